@@ -1,0 +1,28 @@
+# Each target sets up all that it needs: an environment in .venv with exactly the versions of constraints.txt.
+PYTHON ?= python3
+export HF_HUB_OFFLINE = 1
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: run test lint clean
+run: $(READY)
+	$(BIN)/python run.py
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv
+
+# torch first and by itself, so that pip does not replace a CPU build by the registry's CUDA one
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"selfplay needs Python 3.11 or newer, this is {v.major}.{v.minor}: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)

@@ -1,0 +1,116 @@
+"""What the embedded models can do: the figures of experiments/tiny_model/README.md.
+
+python experiments/tiny_model/measure.py [--model asset:tiny] [--reward asset:tiny-rm] [--out figures.json]
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from statistics import fmean
+
+import torch
+from scipy import stats
+
+from selfplay.core import Ask, Turn, user
+from selfplay.lm.memory import keep_freed_memory
+from selfplay.players.language_model import LanguageModel
+from selfplay.referees.reward_model import RewardModel
+from selfplay.referees.selfjudge import ExpectedScore, WrittenScore
+from selfplay.referees.verifier import Verifier
+from selfplay.world import held_out, parse, rubric
+from selfplay.world.prompts import CHALLENGE, JUDGE
+
+SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Turns on the held-out questions (SAMPLES a question at temperature 1, in order) and whether each is right."""
+
+    turns: list[Turn]
+    right: list[bool]
+
+
+def answer(player: LanguageModel, repeats: int, key: str) -> Answers:
+    """Answers to every held-out question, `repeats` times each."""
+    asks = [Ask("solver", user(q.text), key=f"{key}/{i}/{k}") for i, q in enumerate(held_out()) for k in range(repeats)]
+    turns = [Turn(ask, reply) for ask, reply in zip(asks, player.act(asks), strict=True)]
+    return Answers(turns, [x > 0 for x in Verifier().score(turns, {}).tolist()])
+
+
+def auc(scores: list[float], right: list[bool]) -> float:
+    """Area under the ROC curve: the chance that a right answer scores above a wrong one (ties count half)."""
+    good = [s for s, r in zip(scores, right, strict=True) if r]
+    bad = [s for s, r in zip(scores, right, strict=True) if not r]
+    return float(stats.mannwhitneyu(good, bad).statistic / (len(good) * len(bad)))
+
+
+def solver(player: LanguageModel) -> tuple[dict, Answers]:
+    """Greedy accuracy, accuracy and pass@8 at temperature 1; over all, by level and by family."""
+    questions = held_out()
+    greedy, sampled = answer(player.at(0), 1, "measure"), answer(player, SAMPLES, "measure")
+    groups = [sampled.right[i * SAMPLES : (i + 1) * SAMPLES] for i in range(len(questions))]
+    cells: dict[str, list[tuple[bool, float, bool]]] = defaultdict(list)
+    for question, one, group in zip(questions, greedy.right, groups, strict=True):
+        for cell in ("all", f"level {question.level}", question.family):
+            cells[cell].append((one, fmean(group), any(group)))
+    names = ("greedy", "sampled", f"pass@{SAMPLES}")
+    return {c: dict(zip(names, map(fmean, zip(*rows, strict=True)), strict=True)) for c, rows in cells.items()}, sampled
+
+
+def challenger(player: LanguageModel, count: int = 512) -> dict:
+    """The share of valid and of distinct questions; levels and families of the valid ones."""
+    asks = [Ask("challenger", user(CHALLENGE), key=f"measure/challenger/{i}") for i in range(count)]
+    texts = [reply.text for reply in player.act(asks)]
+    valid = [q for q in map(parse, texts) if q is not None]
+    levels = {str(k): sum(q.level == k for q in valid) / len(valid) for k in (1, 2, 3, 4)} if valid else {}
+    families = len({q.family for q in valid})
+    return {"valid": len(valid) / count, "distinct": len(set(texts)) / count, "levels": levels, "families": families}
+
+
+def judge(player: LanguageModel, sampled: Answers) -> dict:
+    """Both readings of the judge's verdict against the rubric and against the truth."""
+    truth = [float(sum(rubric(t.ask.prompt, t.reply.text))) for t in sampled.turns]
+    out = {}
+    readings = {"expected": ExpectedScore(JUDGE, 0.0), "written": WrittenScore(JUDGE, r"(\d+)", 0.0, 0.0)}
+    for name, referee in readings.items():
+        scores = referee.score(sampled.turns, {"reference": player}).tolist()
+        out[name] = {
+            "mean absolute error": fmean(abs(a - b) for a, b in zip(scores, truth, strict=True)),
+            "auc of right answers": auc(scores, sampled.right),
+            "unreadable": referee.metrics["unreadable"],
+        }
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="asset:tiny")
+    parser.add_argument("--reward", default="asset:tiny-rm")
+    parser.add_argument("--out")
+    args = parser.parse_args()
+    keep_freed_memory()
+    torch.manual_seed(0)
+    player = LanguageModel(args.model, 1.0, 48, 512, None, "float32", "cpu", 0)
+    table, sampled = solver(player)
+    figures = {
+        "parameters": sum(p.numel() for p in player.parameters()),
+        "solver": table,
+        "challenger": challenger(player),
+        "judge": judge(player, sampled),
+    }
+    if args.reward != "none":
+        scores = RewardModel(args.reward, 512, "float32", "cpu").score(sampled.turns, {}).tolist()
+        right = [s for s, r in zip(scores, sampled.right, strict=True) if r]
+        wrong = [s for s, r in zip(scores, sampled.right, strict=True) if not r]
+        figures["reward model"] = {"auc": auc(scores, sampled.right), "right": fmean(right), "wrong": fmean(wrong)}
+    print(json.dumps(figures, indent=1))
+    if args.out:
+        with open(args.out, "w", encoding="utf-8") as file:
+            json.dump(figures, file, indent=1)
+            file.write("\n")
+
+
+if __name__ == "__main__":
+    main()

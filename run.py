@@ -1,0 +1,73 @@
+"""Train by self-play: compose the config, then play -> settle -> collate -> update, and keep what happened.
+
+    python run.py                                       Language Self-Play of the embedded model, three minutes
+    python run.py -m game=lsp reward=rm,selfjudge       a sweep
+    python run.py resume=outputs/2026-01-01/12-00-00    go on from the last checkpoint
+
+No component is known here by name: all of them come from conf/.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+if TYPE_CHECKING:
+    from selfplay.build import Cast
+    from selfplay.runs.session import Session
+
+OmegaConf.register_new_resolver("run_folder", lambda resume, new: resume or new)
+
+
+def loop(cast: Cast, cfg: DictConfig, session: Session) -> None:
+    """Learn until `cfg.steps` steps are done; the session keeps the records and knows where to go on."""
+    from selfplay.metrics import of_episodes, of_referees
+    from selfplay.play import collate, play, settle, turns_of
+
+    for step in session.remaining():
+        start = time.perf_counter()
+        episodes = play(cast.game, cast.seats, range(cfg.episodes), key=f"{cfg.seed}/{step}")
+        played = time.perf_counter()
+        settle(cast.game, episodes, cast.referees, cast.players)
+        scored = time.perf_counter()
+        metrics = cast.update.step(collate(episodes, cast.learning))
+        learnt = time.perf_counter()
+        times = {"time/play": played - start, "time/score": scored - played, "time/update": learnt - scored}
+        metrics = of_episodes(episodes) | of_referees(cast.referees) | metrics | times
+        turns = [turn for _, turn in turns_of(episodes, cast.learning)]
+        session.record(step, episodes, turns, metrics)
+
+
+def run(cfg: DictConfig) -> float:
+    """One run, from the config to the optimised metric."""
+    import torch
+
+    from selfplay.build import cast
+    from selfplay.lm.memory import keep_freed_memory
+    from selfplay.runs.session import Session, settled
+
+    keep_freed_memory()
+    cfg, folder = settled(cfg)
+    torch.manual_seed(cfg.seed)
+    with Session(folder, cfg, cast(cfg)) as session:
+        loop(session.cast, cfg, session)
+    return session.optimized
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(cfg: DictConfig) -> float:
+    from selfplay.core import SelfplayError
+
+    try:
+        return run(cfg)
+    except SelfplayError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

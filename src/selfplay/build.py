@@ -1,0 +1,93 @@
+"""From a composed config to the things of a run; the one place where `_target_`s become objects."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from selfplay.core import Game, Player, Policy, Referee, SelfplayError, Update
+from selfplay.play import check_seats
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Everybody who takes part in a run.
+
+    Attributes:
+        seats: role -> player.
+        seated: role -> the player's name.
+        players: "learner" and "reference", for the referees.
+        referees: score name -> referee.
+        learning: the roles in which the learner sits.
+        evaluation: policy -> `selfplay.evaluate.Score`, with an attribute `every`; or None.
+    """
+
+    game: Game
+    seats: Mapping[str, Player]
+    seated: Mapping[str, str]
+    players: Mapping[str, Policy]
+    referees: Mapping[str, Referee]
+    learning: tuple[str, ...]
+    update: Update
+    evaluation: Any
+
+    @property
+    def learner(self) -> Policy:
+        """The player that learns."""
+        return self.players["learner"]
+
+
+def cast(cfg: DictConfig) -> Cast:
+    """Build everything that the config names.
+
+    Raises:
+        SelfplayError: a part cannot be made, a role has no player, or a seat names nobody.
+    """
+    game: Game = make(cfg.game, "game")
+    check_seats(game, cfg.seats)
+    learner: Policy = make(cfg.player, "player")
+    policies = {"learner": learner, "reference": learner.snapshot()}
+    others = {str(name): make(node, f"players.{name}") for name, node in cfg.players.items() if node is not None}
+    everybody: dict[str, Player] = {**policies, **others}
+    seated = {role: str(cfg.seats[role]) for role in game.roles}
+    for role, name in seated.items():
+        if name not in everybody:
+            raise SelfplayError(
+                f"seats.{role} is '{name}', but the players are {', '.join(everybody)}; name one of them"
+            )
+    learning = tuple(role for role, name in seated.items() if name == "learner")
+    if not learning:
+        raise SelfplayError(
+            f"the learner sits nowhere (seats: {seated}); seat it, for example seats.{game.roles[0]}=learner"
+        )
+    named = {"reward": cfg.reward, "quality": cfg.quality, **cfg.probes}
+    referees = {str(name): make(node, str(name)) for name, node in named.items() if node is not None}
+    update: Update = make(cfg["update"], "update")(policy=learner, reference=policies["reference"])
+    evaluation = None if cfg.eval is None else make(cfg.eval, "eval")
+    return Cast(
+        game, {r: everybody[n] for r, n in seated.items()}, seated, policies, referees, learning, update, evaluation
+    )
+
+
+def make(node: Any, name: str) -> Any:
+    """Instantiate one part of the config.
+
+    Raises:
+        SelfplayError: its own, or a wrong or missing argument, told with the part's name.
+    """
+    try:
+        return instantiate(node)
+    except InstantiationException as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, SelfplayError):
+                raise cause from None
+            if isinstance(cause, TypeError | ImportError | AttributeError):
+                raise SelfplayError(
+                    f"'{name}' cannot be made from its config: {cause}; look at its yaml under conf/"
+                ) from None
+            cause = cause.__cause__
+        raise

@@ -1,0 +1,27 @@
+"""The data-driven baseline as a game against Nature: she asks, the Solver answers G times."""
+
+from selfplay.core import Ask, Episode, Game, Play, score, user
+
+
+class Dataset(Game):
+    """Nature (the player in the seat "chance") draws a question; the Solver earns R + w Q for each of G answers.
+
+    Args:
+        answers: G, answers a question.
+        quality_weight: w, the weight of the quality against the reward.
+    """
+
+    roles = ("chance", "solver")
+    judged = ("solver",)
+
+    def __init__(self, answers: int, quality_weight: float) -> None:
+        self.answers, self.quality_weight = answers, quality_weight
+
+    def play(self) -> Play:
+        [question] = yield [Ask("chance")]
+        yield [Ask("solver", user(question.text), group=0)] * self.answers
+        return None
+
+    def payoffs(self, episode: Episode) -> list[float]:
+        _, *solvers = episode.turns
+        return [0.0, *(score(t, "reward") + self.quality_weight * t.scores.get("quality", 0.0) for t in solvers)]

@@ -1,0 +1,1 @@
+"""What a language model needs: loading, sampling, log-probabilities, adapters."""

@@ -1,0 +1,64 @@
+"""Loading models and tokenizers by hub id, folder, or `asset:<name>` (what is embedded in this package)."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from selfplay.core import SelfplayError
+
+ASSET = "asset:"
+transformers_logging.disable_progress_bar()
+
+
+def resolve(name: str) -> str:
+    """The folder of an embedded model, or the name itself.
+
+    Raises:
+        SelfplayError: no such asset.
+    """
+    if not name.startswith(ASSET):
+        return name
+    folder = Path(str(files("selfplay") / "assets"))
+    path = folder / name.removeprefix(ASSET)
+    if not (path / "config.json").is_file():
+        have = ", ".join(sorted(f"{ASSET}{p.name}" for p in folder.glob("*") if p.is_dir())) or "none"
+        raise SelfplayError(f"there is no embedded model '{name}' (there are: {have})")
+    return str(path)
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer, which must have a chat template and an end token.
+
+    Raises:
+        SelfplayError: it cannot be loaded or lacks one of them.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(resolve(name))
+    except (OSError, ValueError) as error:
+        raise SelfplayError(_unloadable(name, "tokenizer", error)) from error
+    if tokenizer.chat_template is None or tokenizer.eos_token_id is None:
+        raise SelfplayError(f"the tokenizer of '{name}' has no chat template or no end token; use a chat model")
+    return tokenizer
+
+
+def load_model(auto: Any, name: str, dtype: str, device: str, **options: Any) -> PreTrainedModel:
+    """A model of the given Auto class, in eval mode on the device, without dropout.
+
+    Raises:
+        SelfplayError: it cannot be loaded.
+    """
+    try:
+        model = auto.from_pretrained(resolve(name), dtype=getattr(torch, dtype), **options)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise SelfplayError(_unloadable(name, "model", error)) from error
+    return model.to(device).eval()
+
+
+def _unloadable(name: str, what: str, error: Exception) -> str:
+    reason = str(error).strip().split("\n")[0][:200]
+    return f"the {what} '{name}' cannot be loaded ({reason}); give a hub id, a folder with its files, or asset:tiny"

@@ -1,0 +1,158 @@
+"""Playing: many episodes side by side in batched waves, then scores, pay-offs and tensors."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+
+from selfplay.core import Ask, Batch, Episode, Game, Play, Player, Policy, Referee, Reply, SelfplayError, Turn
+
+
+def play(game: Game, seats: Mapping[str, Player], episodes: Iterable[int], key: str) -> list[Episode]:
+    """Play the episodes with the given indices, each wave of pending asks in one `act` call a player.
+
+    Args:
+        seats: role -> player; must hold every role of the game.
+        key: the luck of this call; an episode is a function of `key`, its index and the players.
+
+    Raises:
+        SelfplayError: a role without a player, a game that asks an unknown role, or a wrong number of replies.
+    """
+    check_seats(game, seats)
+    indices = list(episodes)
+    tables = {index: Episode(index, []) for index in indices}
+    plays = {index: game.play() for index in indices}
+    pending: dict[int, list[Ask]] = {}
+    for index in indices:
+        _advance(plays[index], None, tables[index], pending, key)
+    while pending:
+        replies = _answer(pending, seats)
+        asked, pending = pending, {}
+        for index, asks in asked.items():
+            tables[index].turns += [Turn(a, r) for a, r in zip(asks, replies[index], strict=True)]
+            _advance(plays[index], replies[index], tables[index], pending, key)
+    return list(tables.values())
+
+
+def check_seats(game: Game, seats: Mapping[str, object]) -> None:
+    """Raise SelfplayError unless every role of the game has a player."""
+    for role in game.roles:
+        if role not in seats:
+            raise SelfplayError(
+                f"the role '{role}' of {type(game).__name__} has no player (seats: {', '.join(seats) or 'none'}); "
+                f"seat one, for example +seats.{role}=learner"
+            )
+
+
+def _advance(
+    play: Play, replies: list[Reply] | None, episode: Episode, pending: dict[int, list[Ask]], key: str
+) -> None:
+    """Let one episode go on to its next asks, or to its end."""
+    try:
+        asks = next(play) if replies is None else play.send(replies)
+    except StopIteration as end:
+        episode.returns = end.value
+        return
+    first = len(episode.turns)
+    pending[episode.index] = [replace(a, key=f"{key}/{episode.index}/{first + i}") for i, a in enumerate(asks)]
+
+
+def _answer(pending: Mapping[int, list[Ask]], seats: Mapping[str, Player]) -> dict[int, list[Reply]]:
+    """Each player answers all that is asked of it, whatever the role and the episode, in one call."""
+    orders: dict[int, list[tuple[int, int, Ask]]] = {}
+    for index, asks in pending.items():
+        for slot, ask in enumerate(asks):
+            if ask.role not in seats:
+                raise SelfplayError(f"the game asked the role '{ask.role}', which it does not list in its roles")
+            orders.setdefault(id(seats[ask.role]), []).append((index, slot, ask))
+    answers: dict[int, dict[int, Reply]] = {index: {} for index in pending}
+    for order in orders.values():
+        player = seats[order[0][2].role]
+        replies = player.act([ask for _, _, ask in order])
+        if len(replies) != len(order):
+            raise SelfplayError(
+                f"{type(player).__name__}.act gave {len(replies)} replies to {len(order)} asks; it must give one an ask"
+            )
+        for (index, slot, _), reply in zip(order, replies, strict=True):
+            answers[index][slot] = reply
+    return {index: [slots[i] for i in range(len(slots))] for index, slots in answers.items()}
+
+
+def settle(
+    game: Game, episodes: Sequence[Episode], referees: Mapping[str, Referee], players: Mapping[str, Policy]
+) -> None:
+    """Let every referee score its turns and the game pay them, in place.
+
+    Raises:
+        SelfplayError: a referee or a game gave a wrong number of figures, or one that is not finite.
+    """
+    turns = [turn for episode in episodes for turn in episode.turns]
+    for name, referee in referees.items():
+        roles = referee.roles or game.judged
+        judged = [turn for turn in turns if turn.ask.role in roles]
+        if not judged:
+            continue
+        scores = referee.score(judged, players)
+        if tuple(scores.shape) != (len(judged),) or not bool(torch.isfinite(scores).all()):
+            raise SelfplayError(
+                f"the referee '{name}' ({type(referee).__name__}) gave {_describe(scores)} for {len(judged)} turns; "
+                f"it must give one finite score a turn"
+            )
+        for turn, value in zip(judged, scores.tolist(), strict=True):
+            turn.scores[name] = value
+    for episode in episodes:
+        payoffs = game.payoffs(episode)
+        if len(payoffs) != len(episode.turns) or not bool(torch.isfinite(torch.tensor(payoffs)).all()):
+            raise SelfplayError(
+                f"{type(game).__name__}.payoffs gave {payoffs} for the {len(episode.turns)} turns of episode "
+                f"{episode.index}; it must give one finite pay-off a turn"
+            )
+        for turn, payoff in zip(episode.turns, payoffs, strict=True):
+            turn.payoff = float(payoff)
+
+
+def _describe(scores: torch.Tensor) -> str:
+    bad = scores[~torch.isfinite(scores)]
+    return f"{bad.numel()} scores like {bad[0].item()}" if bad.numel() else f"scores of shape {tuple(scores.shape)}"
+
+
+def collate(episodes: Sequence[Episode], roles: Collection[str]) -> Batch:
+    """The turns of the given roles as tensors, in the order of episodes and turns.
+
+    Raises:
+        SelfplayError: no such turn, or a turn without tokens (its player cannot be trained).
+    """
+    turns = turns_of(episodes, roles)
+    if not turns:
+        raise SelfplayError(f"no turn of {', '.join(roles) or 'nobody'} to learn from; seat the learner in a role")
+    lengths = [len(turn.reply.reply_ids) for _, turn in turns]
+    for (_, turn), length in zip(turns, lengths, strict=True):
+        if length == 0 or len(turn.reply.logprobs) != length:
+            raise SelfplayError(
+                f"a {turn.ask.role} turn has {length} tokens and {len(turn.reply.logprobs)} log-probs; "
+                "a player that is trained must return both, one a token"
+            )
+    replies = torch.zeros(len(turns), max(lengths), dtype=torch.int64)
+    logprobs = torch.zeros(len(turns), max(lengths))
+    for row, (_, turn) in enumerate(turns):
+        replies[row, : lengths[row]] = torch.tensor(turn.reply.reply_ids)
+        logprobs[row, : lengths[row]] = torch.tensor(turn.reply.logprobs)
+    numbers: dict[object, int] = {}
+    return Batch(
+        prompts=tuple(torch.tensor(turn.reply.prompt_ids, dtype=torch.int64) for _, turn in turns),
+        replies=replies,
+        mask=torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None],
+        logprobs=logprobs,
+        payoffs=torch.tensor([turn.payoff for _, turn in turns], dtype=torch.float32),
+        groups=torch.tensor([numbers.setdefault(_group(e, t.ask), len(numbers)) for e, t in turns]),
+        roles=tuple(turn.ask.role for _, turn in turns),
+    )
+
+
+def turns_of(episodes: Sequence[Episode], roles: Collection[str]) -> list[tuple[Episode, Turn]]:
+    """The turns of the given roles with their episodes: row b of `collate`'s batch is the b-th."""
+    return [(episode, turn) for episode in episodes for turn in episode.turns if turn.ask.role in roles]
+
+
+def _group(episode: Episode, ask: Ask) -> object:
+    return (ask.role,) if ask.group is None else (ask.role, episode.index, ask.group)

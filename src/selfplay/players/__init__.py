@@ -1,0 +1,1 @@
+"""Players: a language model, Nature, scripts."""

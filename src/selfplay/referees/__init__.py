@@ -1,0 +1,1 @@
+"""Referees: they measure turns; the game decides what a measure is worth."""

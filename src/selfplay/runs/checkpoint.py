@@ -1,0 +1,120 @@
+"""Checkpoints: the policy in the format of the field, and beside it all that a run needs to go on as if never stopped.
+
+A checkpoint is written under another name and renamed when it is whole; it is renamed before it is removed. Whatever
+is called `step-...` is therefore complete, at whatever instant the process was killed.
+"""
+
+import os
+import pickle
+import re
+import shutil
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from selfplay.core import Policy, SelfplayError
+from selfplay.runs.folder import RunFolder
+
+STATE = "state.pt"
+_WRITING, _REMOVING = ".writing-", ".removing-"
+
+
+def save(folder: RunFolder, step: int, policy: Policy, state: Mapping[str, object], keep: int, keep_every: int) -> Path:
+    """Write the checkpoint of a step, then remove those that are no longer kept.
+
+    Args:
+        state: tensors, and numbers, strings, lists, tuples and dicts of them.
+        keep: how many of the newest stay; 0 keeps all.
+        keep_every: a checkpoint whose step is a multiple of this stays, too; 0 for none.
+
+    Raises:
+        SelfplayError: the state holds something that could not be read back.
+    """
+    _sweep(folder.checkpoints)
+    target = folder.checkpoints / f"step-{step:06d}"
+    draft = target.with_name(_WRITING + target.name)
+    draft.mkdir(parents=True)
+    policy.save(draft)
+    _write_state(dict(state), draft / STATE)
+    for path in draft.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    if target.exists():
+        _remove(target)
+    os.replace(draft, target)
+    _prune(folder.checkpoints, step, keep, keep_every)
+    return target
+
+
+def latest(folder: RunFolder) -> tuple[int, Path] | None:
+    """The newest checkpoint and its step, None when there is none. Removes what a killed process left half done."""
+    _sweep(folder.checkpoints)
+    found = _complete(folder.checkpoints)
+    return max(found.items(), default=None)
+
+
+def load(path: Path, policy: Policy) -> dict[str, object]:
+    """Read a checkpoint: the policy in place, the state as it was saved (tensors on the CPU).
+
+    Raises:
+        SelfplayError: a file is missing or broken.
+    """
+    file = path / STATE
+    remedy = f"delete {path} to resume from the checkpoint before it"
+    if not file.is_file():
+        raise SelfplayError(f"{file} is missing; {remedy}")
+    with file.open("rb") as opened:
+        try:
+            with zipfile.ZipFile(opened) as archive:  # torch.load does not look at the checksums
+                broken = archive.testzip()
+            if broken:
+                raise zipfile.BadZipFile(f"wrong checksum of {broken}")
+            opened.seek(0)
+            state: dict[str, object] = torch.load(opened, map_location="cpu", weights_only=True)
+        except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+            reason = (str(error) or "it ends too early").splitlines()[0].split(". ")[0]
+            raise SelfplayError(f"{file} is broken ({reason}); {remedy}") from error
+    policy.load(path)
+    return state
+
+
+def _write_state(state: dict[str, object], file: Path) -> None:
+    torch.save(state, file)
+    try:
+        torch.load(file, map_location="cpu", weights_only=True, mmap=True)  # mapped: reads the structure, not the data
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        raise SelfplayError(
+            f"the state of a checkpoint holds {found[1] if found else 'an object'}, which could not be read back "
+            "safely; make it of tensors, numbers, strings, lists, tuples and dicts"
+        ) from error
+
+
+def _complete(checkpoints: Path) -> dict[int, Path]:
+    matches = ((re.fullmatch(r"step-(\d{6,})", path.name), path) for path in checkpoints.glob("step-*"))
+    return {int(match[1]): path for match, path in matches if match and path.is_dir()}
+
+
+def _prune(checkpoints: Path, written: int, keep: int, keep_every: int) -> None:
+    if keep == 0:
+        return
+    found = _complete(checkpoints)
+    kept = {written, *sorted(found)[-keep:]}
+    for step, path in found.items():
+        if step not in kept and not (keep_every and step % keep_every == 0):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    doomed = path.with_name(_REMOVING + path.name)
+    os.replace(path, doomed)
+    shutil.rmtree(doomed)
+
+
+def _sweep(checkpoints: Path) -> None:
+    for prefix in (_WRITING, _REMOVING):
+        for path in checkpoints.glob(prefix + "*"):
+            shutil.rmtree(path)

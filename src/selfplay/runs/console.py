@@ -1,0 +1,137 @@
+"""What a person sees of a run: a live bar on a terminal, plain lines elsewhere, and a table at the end."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+from rich.text import Text
+
+LINES = 20  # about how many plain lines a run prints where nobody watches
+PLAIN_WIDTH = 100
+_console = Console()
+
+
+def say(text: str) -> None:
+    """Print a line, above the bar when there is one."""
+    _console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class Progress:
+    """How far the run is; a context manager around its loop."""
+
+    def __init__(self, total: int, done: int = 0) -> None:
+        self._total, self._done = total, done
+        self._every = max(1, math.ceil(total / LINES))
+        self._last = time.perf_counter()
+        self._unsaid = ""
+        self._first = True
+        self._bar: Bar | None = None
+
+    def __enter__(self) -> Self:
+        self._last = time.perf_counter()
+        if _console.is_terminal:
+            columns = (TextColumn("step"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Bar(*columns, TextColumn("{task.fields[live]}", markup=False), console=_console)
+            self._bar.add_task("", total=self._total, completed=self._done, live="")
+            self._bar.start()
+        return self
+
+    def update(self, step: int, metrics: Mapping[str, object]) -> None:
+        """The step is done: show where the run stands."""
+        now = time.perf_counter()
+        seconds, self._last = now - self._last, now
+        if self._bar:
+            live = "  ".join([*_figures(metrics, ("reward", "truth")), f"{seconds:.1f} s/step"])
+            self._bar.update(self._bar.task_ids[0], completed=step, live=live)
+            return
+        figures = _figures(metrics, ("reward", "truth", "invalid", "drift"))
+        line = "  ".join([f"step {step}/{self._total}", *figures, f"{seconds:.1f} s"])
+        due = self._first or step % self._every == 0 or step >= self._total
+        self._first, self._unsaid = False, "" if due else line
+        if due:
+            say(line)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+        if self._unsaid:
+            say(self._unsaid)
+
+
+def closing_table(before: Mapping[str, Any], after: Mapping[str, Any], where: Path, gain: Mapping[str, Any]) -> None:
+    """Print the comparison of the held-out evaluations before and after the run, and where the run is.
+
+    Args:
+        before, after: {"accuracy", "interval": [low, high], "questions", "families": {name: accuracy}, "levels": ...}.
+        gain: {"gain": after minus before, "interval": [low, high]}.
+    """
+    plain = not _console.is_terminal
+    table = Table(
+        title=f"{after['questions']} held-out questions, percent right (95% intervals)",
+        box=box.ASCII2 if plain else box.ROUNDED,
+        show_edge=False,
+        pad_edge=False,
+    )
+    table.add_column("", overflow="fold")
+    for name in ("before", "after", "change"):
+        table.add_column(name, justify="right", overflow="fold")
+    table.add_row(
+        Text("held-out accuracy"),
+        Text(_percent(before["accuracy"]) + _interval(before["interval"])),
+        Text(_percent(after["accuracy"]) + _interval(after["interval"])),
+        Text(_percent(gain["gain"], "+") + _interval(gain["interval"], "+"), style=_colour(gain["gain"])),
+        style="bold",
+        end_section=True,
+    )
+    for part, label in (("families", "{}"), ("levels", "level {}")):
+        names = list(dict.fromkeys([*before[part], *after[part]]))
+        for name in names:
+            row = _change(label.format(name), before[part].get(name), after[part].get(name))
+            table.add_row(*row, end_section=name == names[-1])
+    (Console(width=PLAIN_WIDTH) if plain else _console).print(table)
+    say(f"run folder: {where}")
+
+
+def _figures(metrics: Mapping[str, object], names: Sequence[str]) -> list[str]:
+    """The metrics that end in one of the names, whatever their role, in the order of the names."""
+    shown = []
+    for name in names:
+        for key, value in metrics.items():
+            if key.rpartition("/")[2] == name and isinstance(value, int | float):
+                shown.append(f"{key} {value:.0e}" if name == "drift" else f"{key} {value:.2f}")
+    return shown
+
+
+def _change(label: str, before: float | None, after: float | None) -> tuple[Text, Text, Text, Text]:
+    if before is None or after is None:
+        cells = ["-" if x is None else _percent(x) for x in (before, after)]
+        return Text(label), Text(cells[0]), Text(cells[1]), Text("-")
+    change = after - before
+    return (
+        Text(label),
+        Text(_percent(before)),
+        Text(_percent(after)),
+        Text(_percent(change, "+"), style=_colour(change)),
+    )
+
+
+def _percent(share: float, sign: str = "") -> str:
+    return f"{100 * share:{sign}.1f}"
+
+
+def _interval(interval: Sequence[float], sign: str = "") -> str:
+    return f" [{_percent(interval[0], sign)}, {_percent(interval[1], sign)}]"
+
+
+def _colour(change: float) -> str:
+    return "green" if change > 0 else "red" if change < 0 else ""

@@ -1,0 +1,194 @@
+"""What a run leaves on disk: its configuration, a line of metrics a step, its transcripts, its summary."""
+
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from selfplay.core import Episode, SelfplayError, Turn
+from selfplay.runs.files import append, as_json, lines, replacing
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The directory of one run. Make it with `create` or `open`."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path | str, config: DictConfig) -> "RunFolder":
+        """Begin a run: make the folder and write `config.yaml`, resolved, with the versions of what runs it.
+
+        Raises:
+            SelfplayError: the folder already holds a run.
+        """
+        folder = cls(Path(path))
+        if folder._config.exists():
+            raise SelfplayError(f"{folder.path} already holds a run; resume that run, or choose another folder")
+        folder.path.mkdir(parents=True, exist_ok=True)
+        written = {**_resolved(config), "versions": _versions()}
+        with replacing(folder._config) as draft:
+            draft.write_text(OmegaConf.to_yaml(OmegaConf.create(written)), encoding="utf-8")
+        return folder
+
+    @classmethod
+    def open(cls, path: Path | str) -> "RunFolder":
+        """Come back to a run.
+
+        Raises:
+            SelfplayError: there is no run at `path`.
+        """
+        folder = cls(Path(path))
+        if not folder._config.is_file():
+            what = "has no config.yaml" if folder.path.is_dir() else "does not exist"
+            raise SelfplayError(f"{path} is not a run folder (it {what}); give the folder that holds a config.yaml")
+        return folder
+
+    @property
+    def config(self) -> DictConfig:
+        """The resolved configuration, as the run was started with.
+
+        Raises:
+            SelfplayError: config.yaml holds something else than a mapping.
+        """
+        config = OmegaConf.load(self._config)
+        if not isinstance(config, DictConfig):
+            raise SelfplayError(
+                f"{self._config} holds a list, not a configuration; restore the file that the run wrote"
+            )
+        config.pop("versions", None)
+        return config
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder that holds one folder a checkpoint."""
+        return self.path / "checkpoints"
+
+    @property
+    def curves(self) -> Path:
+        """The picture of the run's metrics."""
+        return self.path / "curves.png"
+
+    def log(self, step: int, metrics: Mapping[str, object]) -> None:
+        """Append the step's line to metrics.jsonl.
+
+        Raises:
+            SelfplayError: a figure is not finite.
+        """
+        append(self._metrics, [{"step": step, **metrics}])
+
+    def transcribe(
+        self,
+        step: int,
+        episodes: Sequence[Episode],
+        advantages: Mapping[int, float] | None = None,
+        seats: Mapping[str, str] | None = None,
+    ) -> None:
+        """Append the episodes to episodes.jsonl, one line a turn.
+
+        Args:
+            advantages: id(turn) -> advantage; null is written for a turn that is not in it.
+            seats: role -> the name of the player in it; null is written for a role that is not in it.
+
+        Raises:
+            SelfplayError: a score, pay-off or advantage is not finite.
+        """
+        records = [
+            {"step": step, "episode": episode.index}
+            | _described(turn, (seats or {}).get(turn.ask.role))
+            | {"advantage": (advantages or {}).get(id(turn))}
+            for episode in episodes
+            for turn in episode.turns
+        ]
+        append(self._episodes, records)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every whole line of metrics.jsonl, in the order of writing.
+
+        Raises:
+            SelfplayError: a line other than the last is broken.
+        """
+        return [record for _, record in lines(self._metrics)]
+
+    def rewind(self, step: int) -> None:
+        """Forget every line that is later than `step`, and a torn last line, so that the run can go on from there.
+
+        Raises:
+            SelfplayError: a line other than the last is broken.
+        """
+        for path in (self._metrics, self._episodes):
+            if path.exists():
+                with replacing(path) as draft, draft.open("wb") as file:
+                    file.writelines(raw for raw, record in lines(path) if record["step"] <= step)
+
+    def summarise(self, summary: Mapping[str, object]) -> None:
+        """Write summary.json, in place of an earlier one.
+
+        Raises:
+            SelfplayError: a figure is not finite.
+        """
+        path = self.path / "summary.json"
+        text = as_json(dict(summary), path, indent=1)
+        with replacing(path) as draft:
+            draft.write_text(text + "\n", encoding="utf-8")
+
+    @property
+    def _config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def _metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def _episodes(self) -> Path:
+        return self.path / "episodes.jsonl"
+
+
+def _described(turn: Turn, player: str | None) -> dict[str, object]:
+    ask = turn.ask
+    plain = ask.group is None or isinstance(ask.group, int | str)
+    return {
+        "role": ask.role,
+        "player": player,
+        "group": ask.group if plain else repr(ask.group),
+        "prompt": ask.prompt,
+        "reply": turn.reply.text,
+        "scores": turn.scores,
+        "payoff": turn.payoff,
+    }
+
+
+def _resolved(config: DictConfig) -> dict[Any, Any]:
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return plain
+
+
+def _versions() -> dict[str, str | None]:
+    packages = {name: _version(name) for name in ("torch", "transformers", "selfplay")}
+    return {"python": platform.python_version(), **packages, "commit": _commit(Path(__file__).parent)}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit(source: Path) -> str | None:
+    """The commit of the source tree; None where git, a commit, or this file in it is missing."""
+    for command in (["ls-files", "--error-unmatch", "folder.py"], ["rev-parse", "--verify", "HEAD"]):
+        try:
+            done = subprocess.run(["git", *command], cwd=source, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            return None
+        if done.returncode:
+            return None
+    return done.stdout.strip()

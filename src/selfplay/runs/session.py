@@ -1,0 +1,181 @@
+"""A run from the outside: where it begins or goes on, what is written after every step, how it ends."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from selfplay.build import Cast
+from selfplay.core import Episode, SelfplayError, Turn
+from selfplay.evaluate import gain
+from selfplay.runs import checkpoint
+from selfplay.runs.console import Progress, closing_table, say
+from selfplay.runs.folder import RunFolder
+from selfplay.runs.plots import draw_curves
+
+RESUMABLE = ("steps", "device", "checkpoint.every", "checkpoint.keep", "checkpoint.keep_every")
+
+
+def settled(cfg: DictConfig) -> tuple[DictConfig, Path]:
+    """The config that counts and the run's folder: as composed, or a resumed run's own with what may be changed.
+
+    Raises:
+        SelfplayError: there is no run to resume, or an override that a resumed run cannot take.
+    """
+    job = HydraConfig.get()
+    overrides = list(job.overrides.task)
+    where = Path(job.runtime.output_dir)
+    if cfg.resume is None:
+        with open_dict(cfg):
+            cfg.overrides = overrides
+        return cfg, where
+    try:
+        config = RunFolder.open(cfg.resume).config
+    except SelfplayError:
+        with suppress(OSError):
+            where.rmdir()  # Hydra made it; it goes unless somebody else's files are in it
+        raise
+    for override in overrides:
+        key = override.split("=")[0].lstrip("+~")
+        if key == "resume":
+            continue
+        if key not in RESUMABLE:
+            raise SelfplayError(
+                f"a resumed run keeps its config, but '{override}' would change it; drop it (only "
+                f"{', '.join(RESUMABLE)} may change), or start a new run"
+            )
+        OmegaConf.update(config, key, OmegaConf.select(cfg, key))
+    return config, Path(cfg.resume)
+
+
+class Session:
+    """Keeps a run's records, and goes on where they end. A context manager around the loop.
+
+    Args:
+        path: the run's folder.
+        cfg: the whole config.
+        cast: who takes part.
+
+    Raises:
+        SelfplayError: the folder's checkpoint cannot be read.
+    """
+
+    def __init__(self, path: Path, cfg: DictConfig, cast: Cast) -> None:
+        self.cfg, self.cast = cfg, cast
+        if cfg.steps < 1 or cfg.episodes < 1:
+            raise SelfplayError(f"steps is {cfg.steps} and episodes {cfg.episodes}; both must be at least 1")
+        self.done = 0
+        if (path / "config.yaml").is_file():
+            self.folder = RunFolder.open(path)
+            self._restore()
+        else:
+            self.folder = RunFolder.create(path, cfg)
+        self.evals: dict[int, dict[str, Any]] = {m["step"]: m["eval"] for m in self.folder.metrics() if "eval" in m}
+        self.progress = Progress(cfg.steps, self.done)
+
+    def _restore(self) -> None:
+        found = checkpoint.latest(self.folder)
+        if found is not None:
+            self.done, path = found
+            state = checkpoint.load(path, self.cast.learner)
+            self.cast.update.load_state_dict(state["update"])  # type: ignore[arg-type]
+            torch.set_rng_state(state["rng"])  # type: ignore[arg-type]
+        self.folder.rewind(self.done)
+        say(f"resuming {self.folder.path} after step {self.done}")
+
+    def __enter__(self) -> Self:
+        self._summarise("running")
+        self.progress.__enter__()
+        if self.cast.evaluation is not None and 0 not in self.evals:
+            say("asking the untouched model the held-out questions ...")
+            self.folder.rewind(self.done)
+            self.folder.log(0, self._evaluate(0))
+        return self
+
+    def remaining(self) -> Iterator[int]:
+        """The numbers of the steps still to be done."""
+        yield from range(self.done + 1, self.cfg.steps + 1)
+
+    def record(
+        self, step: int, episodes: Sequence[Episode], learnt: Sequence[Turn], metrics: Mapping[str, float]
+    ) -> None:
+        """Write the step's metrics and transcripts, evaluate and save a checkpoint when they are due."""
+        last = step == self.cfg.steps
+        advantages = self.cast.update.last_advantages
+        by_turn = {} if advantages is None else {id(t): a for t, a in zip(learnt, advantages.tolist(), strict=True)}
+        self.folder.transcribe(step, episodes, by_turn, self.cast.seated)
+        due = self.cast.evaluation is not None and (last or step % self.cast.evaluation.every == 0)
+        self.folder.log(step, {**metrics, **(self._evaluate(step) if due else {})})
+        if last or step % self.cfg.checkpoint.every == 0:
+            state = {"update": self.cast.update.state_dict(), "rng": torch.get_rng_state()}
+            kept = self.cfg.checkpoint
+            checkpoint.save(self.folder, step, self.cast.learner, state, kept.keep, kept.keep_every)
+        self.done = step
+        self.progress.update(step, metrics)
+
+    def _evaluate(self, step: int) -> dict[str, Any]:
+        start = time.perf_counter()
+        self.evals[step] = self.cast.evaluation(self.cast.learner).summary()
+        return {"eval": self.evals[step], "time/eval": time.perf_counter() - start}
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.__exit__(kind, error, trace)
+        if error is None:
+            self._summarise("finished")
+            self._show()
+        elif isinstance(error, KeyboardInterrupt):
+            self._summarise("interrupted")
+            say(f"interrupted after step {self.done}; go on with: python run.py resume={self.folder.path}")
+        else:
+            self._summarise("failed", str(error))
+            say(f"stopped after step {self.done}; the run so far is in {self.folder.path}")
+
+    def _show(self) -> None:
+        draw_curves(self.folder.metrics(), self.folder.curves)
+        if 0 in self.evals and self.done in self.evals:
+            before, after = self.evals[0], self.evals[self.done]
+            closing_table(before, after, self.folder.path, gain(before, after))
+        else:
+            say(f"run folder: {self.folder.path}")
+
+    def _summarise(self, status: str, reason: str | None = None) -> None:
+        lines = self.folder.metrics()
+        summary: dict[str, Any] = {
+            "status": status,
+            "steps": self.done,
+            "seconds": sum(v for m in lines for k, v in m.items() if k.startswith("time/")),
+            "tokens": sum(m.get("tokens/generated", 0) for m in lines),
+        }
+        if reason is not None:
+            summary["reason"] = reason
+        if 0 in self.evals and self.done > 0 and self.done in self.evals:
+            before, after = self.evals[0], self.evals[self.done]
+            summary["eval"] = {"before": before, "after": after, "gain": gain(before, after)}
+        if status == "finished":
+            summary["optimized"] = {"metric": self.cfg.optimized_metric, "value": self.optimized}
+        self.folder.summarise(summary)
+
+    @property
+    def optimized(self) -> float:
+        """The optimised metric at the last step.
+
+        Raises:
+            SelfplayError: the last step has no such metric.
+        """
+        last = self.folder.metrics()[-1]
+        flat = {k: v for k, v in last.items() if isinstance(v, int | float)}
+        flat |= {f"eval/{k}": v for k, v in last.get("eval", {}).items() if isinstance(v, int | float)}
+        if self.cfg.optimized_metric not in flat:
+            raise SelfplayError(
+                f"optimized_metric is '{self.cfg.optimized_metric}', which the last step has not; choose one of "
+                + ", ".join(sorted(flat))
+            )
+        return float(flat[self.cfg.optimized_metric])

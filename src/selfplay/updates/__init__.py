@@ -1,0 +1,1 @@
+"""Learning rules: a small class each, over pure losses, advantages and regularizers."""

@@ -1,0 +1,91 @@
+"""One optimizer step over a batch in micro-batches: what every policy-gradient update shares."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from selfplay.core import Batch, Policy, SelfplayError
+
+TurnLosses = Callable[[Tensor, Tensor], Tensor]  # (row numbers [b], log-probs [b, t]) -> losses [b]
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def role_weights(batch: Batch, weights: Mapping[str, float]) -> Tensor:
+    """[B] weight of a turn: its role's weight (1 unless named) over the number of that role's turns.
+
+    So the loss is the weighted sum of the roles' mean losses (Language Self-Play, equations 4-5 and L_Self-Play).
+
+    Raises:
+        SelfplayError: a weight names a role that is not in the batch.
+    """
+    counts = {role: batch.roles.count(role) for role in set(batch.roles)}
+    for role in set(weights) - set(counts):
+        raise SelfplayError(
+            f"update.role_weights names '{role}', but the learner's roles are {', '.join(sorted(counts))}; "
+            f"remove it with ~update.role_weights.{role} or seat the learner there"
+        )
+    return torch.tensor([weights.get(role, 1.0) / counts[role] for role in batch.roles])
+
+
+@torch.no_grad()
+def frozen_logprobs(policy: Policy, batch: Batch, micro_batch: int) -> Tensor:
+    """[B, T] log-probabilities of the batch under a policy that is not being trained."""
+    out = torch.zeros_like(batch.logprobs)
+    for rows in by_length(batch, micro_batch):
+        part = batch.rows(rows)
+        out[rows, : part.replies.shape[1]] = policy.logprobs(part).cpu()
+    return out
+
+
+def by_length(batch: Batch, micro_batch: int) -> list[Tensor]:
+    """Row numbers in micro-batches of turns of like length (prompt and reply), so that little is padding."""
+    lengths = torch.tensor([len(p) for p in batch.prompts]) + batch.mask.sum(1)
+    return list(torch.split(lengths.argsort(stable=True), micro_batch))
+
+
+def descend(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    weights: Tensor,
+    losses: TurnLosses,
+    micro_batch: int,
+    max_grad_norm: float,
+) -> dict[str, float]:
+    """Minimise the sum of weight x loss over all turns by one optimizer step; return loss, grad_norm, drift.
+
+    `drift` is the largest difference between the policy's and the sampler's log-probability of a token; before the step
+    they are the same distribution, so it shows template, alignment and precision mistakes.
+
+    Raises:
+        SelfplayError: memory ran out, or the loss or its gradient is not finite; the weights are then untouched.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    total, drift = 0.0, 0.0
+    try:
+        for rows in by_length(batch, micro_batch):
+            part = batch.rows(rows)
+            logprobs = policy.logprobs(part)
+            loss = (weights[rows].to(logprobs.device) * losses(rows, logprobs)).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+            drift = max(drift, float((logprobs.detach().cpu() - part.logprobs).abs().max()))
+    except (RuntimeError, MemoryError) as error:
+        optimizer.zero_grad(set_to_none=True)
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in OUT_OF_MEMORY):
+            raise
+        raise SelfplayError(
+            f"memory ran out in an update of {len(batch)} turns; "
+            f"lower update.micro_batch (now {micro_batch}) or episodes"
+        ) from error
+    norm = float(torch.nn.utils.clip_grad_norm_(list(policy.parameters()), max_grad_norm))
+    if not (torch.isfinite(torch.tensor(total)) and torch.isfinite(torch.tensor(norm))):
+        optimizer.zero_grad(set_to_none=True)
+        raise SelfplayError(
+            f"the loss is {total} and its gradient's norm {norm}; the weights were left as they were: lower "
+            "update.optimizer.lr or regularizer.beta and resume"
+        )
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return {"loss": total, "grad_norm": norm, "drift": drift}

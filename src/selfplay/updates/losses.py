@@ -1,0 +1,47 @@
+"""Losses of one turn each: pure functions from [B, T] log-probabilities to [B], nothing off the mask counts.
+
+Every objective takes the learner's log-probs, the sampler's, the mask (all [B, T]), the advantages [B] and the
+regularizer's terms [B, T], and says how it adds tokens up. Nothing is averaged over turns here; the update weighs them.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Objective(Protocol):
+    """(log-probs, sampler's log-probs, mask, advantages, penalty) -> [B]."""
+
+    def __call__(self, logprobs: Tensor, old: Tensor, mask: Tensor, advantages: Tensor, penalty: Tensor) -> Tensor: ...
+
+
+def reinforce(logprobs: Tensor, old: Tensor, mask: Tensor, advantages: Tensor, penalty: Tensor) -> Tensor:
+    """-(pi / stop(pi)) A + the penalty's sum, pi the whole reply's probability: gradient -A grad log pi. [B]
+
+    The bracket of Language Self-Play (2509.07414), equations 4 and 5, with its sign. It is on-policy, so the sampler's
+    log-probs have no part in it.
+    """
+    _check(logprobs, old, mask, advantages, penalty)
+    whole = (logprobs * mask).sum(-1)
+    return -(whole - whole.detach()).exp() * advantages + (penalty * mask).sum(-1)
+
+
+def clipped(
+    logprobs: Tensor, old: Tensor, mask: Tensor, advantages: Tensor, penalty: Tensor, clip: float = 0.2
+) -> Tensor:
+    """Mean over the reply's tokens of -min(r A, clip(r, 1 - c, 1 + c) A) + the penalty, r = pi / pi_old. [B]
+
+    GRPO (2402.03300), equation 3.
+    """
+    _check(logprobs, old, mask, advantages, penalty)
+    ratio = ((logprobs - old) * mask).exp()
+    a = advantages[:, None]
+    gain = torch.minimum(ratio * a, ratio.clamp(1 - clip, 1 + clip) * a)
+    return ((penalty - gain) * mask).sum(-1) / mask.sum(-1)
+
+
+def _check(logprobs: Tensor, old: Tensor, mask: Tensor, advantages: Tensor, penalty: Tensor) -> None:
+    shapes = [tuple(x.shape) for x in (logprobs, old, mask, penalty)]
+    assert logprobs.ndim == 2 and len(set(shapes)) == 1, f"[B, T] each, got {shapes}"
+    assert advantages.shape == logprobs.shape[:1], f"[B] advantages, got {tuple(advantages.shape)} beside {shapes[0]}"

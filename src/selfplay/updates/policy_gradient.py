@@ -1,0 +1,81 @@
+"""The on-policy update: an advantage, an objective and a regularizer make Language Self-Play's rule, or GRPO's."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from selfplay.core import Batch, Policy, Update
+from selfplay.updates.descent import descend, frozen_logprobs, role_weights
+from selfplay.updates.losses import Objective
+from selfplay.updates.regularizers import Regularizer, k3
+
+
+class PolicyGradient(Update):
+    """One optimizer step a batch on sum over roles of weight x mean over the role's turns of objective.
+
+    With `centred` and `reinforce` this is Language Self-Play (arXiv 2509.07414, equations 2-5, Algorithm 1); with
+    `standardised` and `clipped` GRPO (2402.03300) with one step a batch.
+
+    Args:
+        policy: the learner.
+        reference: the learner as it was before the first step, frozen.
+        optimizer: parameters -> optimizer.
+        advantage: (pay-offs [B], groups [B]) -> [B].
+        objective: see `selfplay.updates.losses`.
+        regularizer: see `selfplay.updates.regularizers`.
+        role_weights: role -> weight of its mean loss; the Challenger's is the paper's alpha_Ch.
+        micro_batch: turns in one backward pass; changes memory and time, not the result.
+        max_grad_norm: the gradient is scaled down to this norm.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        reference: Policy,
+        optimizer: Callable[[Iterable[Parameter]], torch.optim.Optimizer],
+        advantage: Callable[[Tensor, Tensor], Tensor],
+        objective: Objective,
+        regularizer: Regularizer,
+        role_weights: Mapping[str, float],
+        micro_batch: int,
+        max_grad_norm: float,
+    ) -> None:
+        self.policy, self.reference, self.regularizer = policy, reference, regularizer
+        self.optimizer = optimizer(policy.parameters())
+        self.advantage, self.objective = advantage, objective
+        self.role_weights, self.micro_batch, self.max_grad_norm = dict(role_weights), micro_batch, max_grad_norm
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        reference = self._reference(batch)
+        paid = batch.payoffs + self.regularizer.payoff(batch.logprobs, reference, batch.mask)
+        advantages = self.last_advantages = self.advantage(paid, batch.groups)
+
+        def losses(rows: Tensor, logprobs: Tensor) -> Tensor:
+            cut = slice(0, logprobs.shape[1])
+            old, ref, mask = (x[rows, cut].to(logprobs.device) for x in (batch.logprobs, reference, batch.mask))
+            penalty = self.regularizer.loss(logprobs, ref)
+            return self.objective(logprobs, old, mask, advantages[rows].to(logprobs.device), penalty)
+
+        weights = role_weights(batch, self.role_weights)
+        metrics = descend(self.policy, self.optimizer, batch, weights, losses, self.micro_batch, self.max_grad_norm)
+        return metrics | _by_role(batch, reference if self.regularizer.beta else None)
+
+    def _reference(self, batch: Batch) -> Tensor:
+        """[B, T] the reference's log-probs; the batch's own where no regularizer asks for them."""
+        if self.regularizer.beta == 0:
+            return batch.logprobs
+        return frozen_logprobs(self.reference, batch, self.micro_batch)
+
+
+def _by_role(batch: Batch, reference: Tensor | None) -> dict[str, float]:
+    """Nats a token, from the sampled tokens: entropy (minus the mean log-prob) and KL to the reference (mean k3)."""
+    out = {}
+    for role in sorted(set(batch.roles)):
+        rows = torch.tensor([r == role for r in batch.roles])
+        tokens = batch.mask[rows].sum()
+        out[f"{role}/entropy"] = float(-batch.logprobs[rows].sum() / tokens)
+        if reference is not None:
+            out[f"{role}/kl"] = float((k3(batch.logprobs[rows], reference[rows]) * batch.mask[rows]).sum() / tokens)
+    return out

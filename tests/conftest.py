@@ -1,0 +1,82 @@
+"""What many tests share: the embedded model, learners made of it, configs, scripted players."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is fetched by a test
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from selfplay.core import Ask, Player, Policy, Referee, Reply, Turn
+from selfplay.players.language_model import LanguageModel
+
+CONF = Path(__file__).parent.parent / "conf"
+
+
+class Script(Player):
+    """Says what a function of the ask says; keeps what it was asked, call by call."""
+
+    def __init__(self, say: Callable[[Ask], Reply]) -> None:
+        self.say = say
+        self.calls: list[list[Ask]] = []
+
+    def act(self, asks: Sequence[Ask]) -> list[Reply]:
+        self.calls.append(list(asks))
+        return [self.say(ask) for ask in asks]
+
+
+class Fixed(Referee):
+    """Gives the numbers that it was given."""
+
+    def __init__(self, scores: Sequence[float] | Tensor, roles: tuple[str, ...] = ()) -> None:
+        self.scores, self.roles = torch.as_tensor(scores), roles
+        self.seen: list[Turn] = []
+
+    def score(self, turns: Sequence[Turn], players: Mapping[str, Policy]) -> Tensor:
+        self.seen = list(turns)
+        return self.scores
+
+
+def config(*overrides: str) -> DictConfig:
+    """The config as `run.py` would compose it."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return compose("config", list(overrides))
+
+
+def plain_logprobs(model: PreTrainedModel, prompt: Sequence[int], reply: Sequence[int]) -> Tensor:
+    """[T] log-probabilities of a reply's tokens by one unpadded call of the model, nothing of ours."""
+    ids = torch.tensor([[*prompt, *reply]])
+    logp = torch.log_softmax(model(input_ids=ids).logits[0], dim=-1)
+    return logp[len(prompt) - 1 : -1].gather(-1, torch.tensor(reply)[:, None])[:, 0]
+
+
+def perturb(model: PreTrainedModel, scale: float, seed: int = 0) -> None:
+    """Move every parameter a little, at random."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in model.parameters():
+            p += scale * torch.randn(p.shape, generator=generator)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> LanguageModel:
+    """The embedded model, for everybody: not to be changed."""
+    return LanguageModel(
+        "asset:tiny", temperature=1.0, max_tokens=48, rows=512, lora=None, dtype="float32", device="cpu", seed=0
+    )
+
+
+@pytest.fixture
+def learner(tiny: LanguageModel) -> LanguageModel:
+    """A copy of the embedded model that may be changed."""
+    twin = copy.copy(tiny)
+    twin.model = copy.deepcopy(tiny.model)
+    return twin
