@@ -11,16 +11,21 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
     from selfplay.build import Cast
     from selfplay.runs.session import Session
 
-OmegaConf.register_new_resolver("run_folder", lambda resume, new: resume or new)
+OmegaConf.register_new_resolver("run_folder", lambda resume, new: resume or new, replace=True)
 
 
 def loop(cast: Cast, cfg: DictConfig, session: Session) -> None:
@@ -64,8 +69,15 @@ def main(cfg: DictConfig) -> float:
 
     try:
         return run(cfg)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except SelfplayError as error:
         print(f"error: {error}", file=sys.stderr)
+        job = HydraConfig.get()
+        with suppress(OSError):
+            Path(job.runtime.output_dir).rmdir()  # Hydra made it; it goes when the run wrote nothing
+        if job.mode == RunMode.MULTIRUN:
+            raise CompactHydraException(str(error)) from None  # the sweep's other runs go on, then it ends with 1
         sys.exit(1)
 
 

@@ -13,7 +13,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from selfplay.core import Ask, Player, Policy, Referee, Reply, Turn
 from selfplay.players.language_model import LanguageModel
@@ -76,7 +76,12 @@ def tiny() -> LanguageModel:
 
 @pytest.fixture
 def learner(tiny: LanguageModel) -> LanguageModel:
-    """A copy of the embedded model that may be changed."""
+    """The embedded model's architecture and tokenizer with weights of chance, always the same; may be changed."""
     twin = copy.copy(tiny)
-    twin.model = copy.deepcopy(tiny.model)
+    sizes = copy.deepcopy(tiny.model.config)
+    sizes.initializer_range = 0.05  # far from uniform
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        twin.model = AutoModelForCausalLM.from_config(sizes, dtype=torch.float32).eval()
+    twin.model.generation_config = tiny.model.generation_config
     return twin

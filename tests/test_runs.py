@@ -84,6 +84,7 @@ def read(path: Path) -> list[dict[str, object]]:
 
 def test_config_is_resolved_and_comes_back_without_versions(run: RunFolder) -> None:
     assert RunFolder.open(run.path).config == {"seed": 3, "game": {"seed": 3, "answers": 4}, "steps": 9}
+    assert "${" not in (run.path / "config.yaml").read_text()
     versions = OmegaConf.select(OmegaConf.load(run.path / "config.yaml"), "versions")
     assert set(versions) == {"python", "torch", "transformers", "selfplay", "commit"}
     assert versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
@@ -181,7 +182,8 @@ def test_a_step_is_one_write(run: RunFolder, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_rewind_forgets_later_steps_and_torn_lines(run: RunFolder) -> None:
-    run.rewind(0)  # nothing was written yet
+    run.rewind(0)
+    assert os.listdir(run.path) == ["config.yaml"]
     for step in (1, 2, 3):
         run.log(step, {"drift": 0.0})
         run.transcribe(step, episodes())
@@ -237,8 +239,9 @@ def test_a_checkpoint_comes_back(run: RunFolder) -> None:
 @pytest.mark.parametrize("step", [20, 40])
 def test_a_kill_while_saving_leaves_the_checkpoint_before(run: RunFolder, step: int) -> None:
     before = checkpoint.save(run, 20, Toy(2.0), {"n": 1}, keep=1, keep_every=0)
-    with pytest.raises(Killed):
-        checkpoint.save(run, step, Dying(4.0), {"n": 2}, keep=1, keep_every=0)
+    for _ in range(2):
+        with pytest.raises(Killed):
+            checkpoint.save(run, step, Dying(4.0), {"n": 2}, keep=1, keep_every=0)
     assert checkpoint.latest(run) == (20, before)
     assert steps(run) == ["step-000020"]
     assert checkpoint.load(before, Toy()) == {"n": 1}
@@ -287,6 +290,9 @@ def test_the_newest_is_by_number_and_other_names_are_let_be(run: RunFolder) -> N
 
 def broken_states(whole: bytes) -> dict[str, bytes]:
     at = whole.index(torch.arange(64.0).numpy().tobytes()[-64:])
+    entry = whole.rindex(b"PK\x01\x02")  # of the last file in the archive: sizes, packed and unpacked, and the name
+    size, name = entry + 20, entry + 46
+    offset = whole.rindex(b"PK\x06\x06") + 48  # of the archive's directory
     flipped = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
     return {
         "empty": b"",
@@ -295,6 +301,9 @@ def broken_states(whole: bytes) -> dict[str, bytes]:
         "garbage": b"\x80\x02garbage" * 50,
         "a plain pickle": pickle.dumps({"n": 1}),
         "one bit of a tensor": flipped,
+        "a size beyond the end": whole[:size] + b"\xff\xff\x00\x00" * 2 + whole[size + 8 :],
+        "a garbled name": whole[:name] + b"\xff" + whole[name + 1 :],
+        "a directory elsewhere": whole[:offset] + b"\x00\x00\x00\x40" + whole[offset + 4 :],
         "zeros": bytes(len(whole)),
     }
 
@@ -308,7 +317,7 @@ def test_a_broken_state_is_named_with_the_remedy(run: RunFolder) -> None:
         with pytest.raises(SelfplayError) as caught:
             checkpoint.load(path, policy)
         told = str(caught.value)
-        assert told.startswith(f"{file} is broken (") and "\n" not in told, what
+        assert told.startswith(f"{file} is broken (") and "\n" not in told and "()" not in told, what
         assert told.endswith(f"; delete {path} to resume from the checkpoint before it"), what
         assert policy.weight.item() == 9.0
     file.unlink()
@@ -360,6 +369,15 @@ def test_plain_lines_of_a_short_an_interrupted_and_a_resumed_run(capsys: pytest.
         progress.update(1, {})
         progress.update(2, {})
     assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()] == ["step 1/2", "step 2/2"]
+    with console.Progress(50) as progress:
+        for step in range(1, 51):
+            progress.update(step, {})
+        console.say("end")
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()][-3:] == [
+        "step 48/50",
+        "step 50/50",
+        "end",
+    ]
     with pytest.raises(Killed), console.Progress(1000, done=7) as progress:
         for step in (8, 9, 10):
             progress.update(step, {})

@@ -7,7 +7,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from selfplay.world import Question, draw, rubric
-from selfplay.world.families import FAMILIES, LETTERS
+from selfplay.world.families import FAMILIES
+from selfplay.world.operands import LETTERS
 from selfplay.world.prompts import CHALLENGE, JUDGE, UNKNOWN
 
 TRAP = 4  # the level at which the model only ever sees mistakes

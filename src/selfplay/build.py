@@ -1,6 +1,7 @@
 """From a composed config to the things of a run; the one place where `_target_`s become objects."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ from omegaconf import DictConfig
 
 from selfplay.core import Game, Player, Policy, Referee, SelfplayError, Update
 from selfplay.play import check_seats
+
+MISTAKES = (TypeError, ValueError, AttributeError, ImportError, RuntimeError)  # of a constructor, about its arguments
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,12 @@ def cast(cfg: DictConfig) -> Cast:
     """
     game: Game = make(cfg.game, "game")
     check_seats(game, cfg.seats)
+    for role in cfg.seats:
+        if role not in game.roles:
+            raise SelfplayError(
+                f"seats.{role} is given, but {type(game).__name__} has no such role (roles: {', '.join(game.roles)}); "
+                f"remove it with ~seats.{role}"
+            )
     learner: Policy = make(cfg.player, "player")
     policies = {"learner": learner, "reference": learner.snapshot()}
     others = {str(name): make(node, f"players.{name}") for name, node in cfg.players.items() if node is not None}
@@ -65,7 +74,8 @@ def cast(cfg: DictConfig) -> Cast:
         )
     named = {"reward": cfg.reward, "quality": cfg.quality, **cfg.probes}
     referees = {str(name): make(node, str(name)) for name, node in named.items() if node is not None}
-    update: Update = make(cfg["update"], "update")(policy=learner, reference=policies["reference"])
+    with _making("update"):
+        update: Update = instantiate(cfg["update"])(policy=learner, reference=policies["reference"])
     evaluation = None if cfg.eval is None else make(cfg.eval, "eval")
     return Cast(
         game, {r: everybody[n] for r, n in seated.items()}, seated, policies, referees, learning, update, evaluation
@@ -78,16 +88,24 @@ def make(node: Any, name: str) -> Any:
     Raises:
         SelfplayError: its own, or a wrong or missing argument, told with the part's name.
     """
-    try:
+    with _making(name):
         return instantiate(node)
-    except InstantiationException as error:
+
+
+@contextmanager
+def _making(name: str) -> Iterator[None]:
+    """Tell a mistake of the config in one sentence."""
+    try:
+        yield
+    except (InstantiationException, *MISTAKES) as error:
         cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, SelfplayError):
-                raise cause from None
-            if isinstance(cause, TypeError | ImportError | AttributeError):
-                raise SelfplayError(
-                    f"'{name}' cannot be made from its config: {cause}; look at its yaml under conf/"
-                ) from None
+        while cause is not None and not isinstance(cause, (SelfplayError, *MISTAKES)):
             cause = cause.__cause__
-        raise
+        if isinstance(cause, SelfplayError):
+            raise cause from None
+        if cause is None:
+            raise
+        reason = str(cause).strip().split("\n")[0].rstrip(".")
+        raise SelfplayError(
+            f"'{name}' cannot be made from its config: {reason}; look at its yaml under conf/"
+        ) from error

@@ -3,17 +3,20 @@
 from collections.abc import Callable, Sequence
 from random import Random
 
-from selfplay.core import Ask, Player, Reply
+from selfplay.core import Ask, Player, Reply, SelfplayError
 
 
 class Nature(Player):
     """Luck, as a function of the ask's key: one of the ask's options, or a free draw where there are none.
 
     Args:
-        draw: a random generator -> text, asked when an ask has no options.
+        draw: a random generator -> text, for asks without options.
+
+    Raises (when acting):
+        SelfplayError: an ask without options, and no `draw`.
     """
 
-    def __init__(self, draw: Callable[[Random], str]) -> None:
+    def __init__(self, draw: Callable[[Random], str] | None = None) -> None:
         self.draw = draw
 
     def act(self, asks: Sequence[Ask]) -> list[Reply]:
@@ -21,7 +24,11 @@ class Nature(Player):
         return [self._one(ask, Random(ask.key)) for ask in asks]
 
     def _one(self, ask: Ask, rng: Random) -> Reply:
-        return Reply(rng.choice(ask.options) if ask.options else self.draw(rng))
+        if ask.options:
+            return Reply(rng.choice(ask.options))
+        if self.draw is None:
+            raise SelfplayError("chance was asked without options; give the player in its seat a way to draw (its `draw`)")
+        return Reply(self.draw(rng))
 
 
 class Deal(Player):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from selfplay.core import Episode, SelfplayError, Turn
 from selfplay.runs.files import append, as_json, lines, replacing
@@ -31,9 +32,7 @@ class RunFolder:
         if folder._config.exists():
             raise SelfplayError(f"{folder.path} already holds a run; resume that run, or choose another folder")
         folder.path.mkdir(parents=True, exist_ok=True)
-        written = {**_resolved(config), "versions": _versions()}
-        with replacing(folder._config) as draft:
-            draft.write_text(OmegaConf.to_yaml(OmegaConf.create(written)), encoding="utf-8")
+        folder.configure(config)
         return folder
 
     @classmethod
@@ -49,14 +48,24 @@ class RunFolder:
             raise SelfplayError(f"{path} is not a run folder (it {what}); give the folder that holds a config.yaml")
         return folder
 
+    def configure(self, config: DictConfig) -> None:
+        """Write `config.yaml`, in place of an earlier one."""
+        written = {**_resolved(config), "versions": _versions()}
+        with replacing(self._config) as draft:
+            draft.write_text(OmegaConf.to_yaml(OmegaConf.create(written)), encoding="utf-8")
+
     @property
     def config(self) -> DictConfig:
-        """The resolved configuration, as the run was started with.
+        """The resolved configuration, as the run was started or last resumed with.
 
         Raises:
-            SelfplayError: config.yaml holds something else than a mapping.
+            SelfplayError: config.yaml is broken or holds something else than a mapping.
         """
-        config = OmegaConf.load(self._config)
+        try:
+            config = OmegaConf.load(self._config)
+        except (YAMLError, UnicodeDecodeError) as error:
+            reason = str(error).split("\n")[0]
+            raise SelfplayError(f"{self._config} is broken ({reason}); restore the file that the run wrote") from error
         if not isinstance(config, DictConfig):
             raise SelfplayError(
                 f"{self._config} holds a list, not a configuration; restore the file that the run wrote"

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,29 +17,26 @@ from selfplay.runs import checkpoint
 from selfplay.runs.console import Progress, closing_table, say
 from selfplay.runs.folder import RunFolder
 from selfplay.runs.plots import draw_curves
+from selfplay.updates.descent import OUT_OF_MEMORY
 
 RESUMABLE = ("steps", "device", "checkpoint.every", "checkpoint.keep", "checkpoint.keep_every")
+LEAST = {"seed": 0, "steps": 1, "episodes": 1, "checkpoint.every": 1, "checkpoint.keep": 0, "checkpoint.keep_every": 0}
 
 
 def settled(cfg: DictConfig) -> tuple[DictConfig, Path]:
     """The config that counts and the run's folder: as composed, or a resumed run's own with what may be changed.
 
     Raises:
-        SelfplayError: there is no run to resume, or an override that a resumed run cannot take.
+        SelfplayError: there is no run to resume, an override that a resumed run cannot take, or a number out of range.
     """
     job = HydraConfig.get()
     overrides = list(job.overrides.task)
-    where = Path(job.runtime.output_dir)
     if cfg.resume is None:
         with open_dict(cfg):
             cfg.overrides = overrides
-        return cfg, where
-    try:
-        config = RunFolder.open(cfg.resume).config
-    except SelfplayError:
-        with suppress(OSError):
-            where.rmdir()  # Hydra made it; it goes unless somebody else's files are in it
-        raise
+        _check_numbers(cfg)
+        return cfg, Path(job.runtime.output_dir)
+    config = RunFolder.open(cfg.resume).config
     for override in overrides:
         key = override.split("=")[0].lstrip("+~")
         if key == "resume":
@@ -50,8 +46,29 @@ def settled(cfg: DictConfig) -> tuple[DictConfig, Path]:
                 f"a resumed run keeps its config, but '{override}' would change it; drop it (only "
                 f"{', '.join(RESUMABLE)} may change), or start a new run"
             )
+        if key == "device":
+            _move(config, config.device, cfg.device)
         OmegaConf.update(config, key, OmegaConf.select(cfg, key))
+    config.resume = str(cfg.resume)
+    config.overrides = [*config.overrides, *overrides]
+    _check_numbers(config)
     return config, Path(cfg.resume)
+
+
+def _check_numbers(cfg: DictConfig) -> None:
+    for key, least in LEAST.items():
+        value = OmegaConf.select(cfg, key)
+        if type(value) is not int or value < least:
+            raise SelfplayError(f"{key} is {value}, but it must be a whole number, at least {least}; change it")
+
+
+def _move(node: DictConfig, old: str, new: str) -> None:
+    """What followed `device` when the config was composed follows it still; a run's own config is resolved."""
+    for key, value in node.items():
+        if isinstance(value, DictConfig):
+            _move(value, old, new)
+        elif key == "device" and value == old:
+            node[key] = new
 
 
 class Session:
@@ -63,19 +80,16 @@ class Session:
         cast: who takes part.
 
     Raises:
-        SelfplayError: the folder's checkpoint cannot be read.
+        SelfplayError: the folder's checkpoint cannot be read, it has more steps than `cfg`, or the folder of a new run
+            holds one already.
     """
 
     def __init__(self, path: Path, cfg: DictConfig, cast: Cast) -> None:
         self.cfg, self.cast = cfg, cast
-        if cfg.steps < 1 or cfg.episodes < 1:
-            raise SelfplayError(f"steps is {cfg.steps} and episodes {cfg.episodes}; both must be at least 1")
         self.done = 0
-        if (path / "config.yaml").is_file():
-            self.folder = RunFolder.open(path)
+        self.folder = RunFolder.create(path, cfg) if cfg.resume is None else RunFolder.open(path)
+        if cfg.resume is not None:
             self._restore()
-        else:
-            self.folder = RunFolder.create(path, cfg)
         self.evals: dict[int, dict[str, Any]] = {m["step"]: m["eval"] for m in self.folder.metrics() if "eval" in m}
         self.progress = Progress(cfg.steps, self.done)
 
@@ -83,29 +97,46 @@ class Session:
         found = checkpoint.latest(self.folder)
         if found is not None:
             self.done, path = found
-            state = checkpoint.load(path, self.cast.learner)
-            self.cast.update.load_state_dict(state["update"])  # type: ignore[arg-type]
-            torch.set_rng_state(state["rng"])  # type: ignore[arg-type]
+            if self.cfg.steps < self.done:
+                raise SelfplayError(
+                    f"steps is {self.cfg.steps}, but {self.folder.path} has done {self.done}; give more, for example "
+                    f"steps={2 * self.done}"
+                )
+            try:
+                state = checkpoint.load(path, self.cast.learner)
+                self.cast.update.load_state_dict(state["update"])  # type: ignore[arg-type]
+                torch.set_rng_state(state["rng"])  # type: ignore[arg-type]
+            except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                reason = str(error).strip().split("\n")[0]
+                raise SelfplayError(
+                    f"the checkpoint {path} is not of this run's player and update ({reason}); "
+                    "delete it to resume from the checkpoint before it"
+                ) from error
+        self.folder.configure(self.cfg)
         self.folder.rewind(self.done)
         say(f"resuming {self.folder.path} after step {self.done}")
 
     def __enter__(self) -> Self:
         self._summarise("running")
         self.progress.__enter__()
-        if self.cast.evaluation is not None and 0 not in self.evals:
-            say("asking the untouched model the held-out questions ...")
-            self.folder.rewind(self.done)
-            self.folder.log(0, self._evaluate(0))
         return self
 
     def remaining(self) -> Iterator[int]:
-        """The numbers of the steps still to be done."""
+        """The numbers of the steps still to be done; before the first of all, the untouched model is evaluated."""
+        if self.cast.evaluation is not None and 0 not in self.evals:
+            say("asking the untouched model the held-out questions ...")
+            self.folder.log(0, self._evaluate(0))
         yield from range(self.done + 1, self.cfg.steps + 1)
 
     def record(
         self, step: int, episodes: Sequence[Episode], learnt: Sequence[Turn], metrics: Mapping[str, float]
     ) -> None:
-        """Write the step's metrics and transcripts, evaluate and save a checkpoint when they are due."""
+        """Write the step's metrics and transcripts, evaluate and save a checkpoint when they are due.
+
+        Raises:
+            SelfplayError: there is no such metric as the optimised one.
+        """
+        self._optimized({**metrics, "eval": self.evals.get(0, {})})  # a wrong name is told now, not after the last step
         last = step == self.cfg.steps
         advantages = self.cast.update.last_advantages
         by_turn = {} if advantages is None else {id(t): a for t, a in zip(learnt, advantages.tolist(), strict=True)}
@@ -134,6 +165,10 @@ class Session:
         elif isinstance(error, KeyboardInterrupt):
             self._summarise("interrupted")
             say(f"interrupted after step {self.done}; go on with: python run.py resume={self.folder.path}")
+        elif isinstance(error, MemoryError | RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY):
+            reason = f"memory ran out in step {self.done + 1}; lower player.rows or episodes"
+            self._summarise("failed", reason)
+            raise SelfplayError(reason) from error
         else:
             self._summarise("failed", str(error))
             say(f"stopped after step {self.done}; the run so far is in {self.folder.path}")
@@ -170,12 +205,14 @@ class Session:
         Raises:
             SelfplayError: the last step has no such metric.
         """
-        last = self.folder.metrics()[-1]
-        flat = {k: v for k, v in last.items() if isinstance(v, int | float)}
-        flat |= {f"eval/{k}": v for k, v in last.get("eval", {}).items() if isinstance(v, int | float)}
+        return self._optimized(self.folder.metrics()[-1])
+
+    def _optimized(self, line: Mapping[str, Any]) -> float:
+        flat = {k: v for k, v in line.items() if isinstance(v, int | float)}
+        flat |= {f"eval/{k}": v for k, v in line.get("eval", {}).items() if isinstance(v, int | float)}
         if self.cfg.optimized_metric not in flat:
             raise SelfplayError(
-                f"optimized_metric is '{self.cfg.optimized_metric}', which the last step has not; choose one of "
+                f"optimized_metric is '{self.cfg.optimized_metric}', which this run has not; choose one of "
                 + ", ".join(sorted(flat))
             )
         return float(flat[self.cfg.optimized_metric])

@@ -4,7 +4,8 @@ It is to this project what the fruit fly is to genetics: small enough that a mod
 minutes, rich enough that there are things it can do, things it does wrong out of habit, and things it cannot do.
 """
 
-from selfplay.world.families import FAMILIES, LEVELS, Family
+from selfplay.world.families import FAMILIES, Family
+from selfplay.world.operands import LEVELS
 from selfplay.world.questions import Question, draw, draw_text, held_out, is_held_out, parse
 from selfplay.world.rubric import SCORES, rubric
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
 
-from selfplay.world.families import FAMILIES, LEVELS, Family
+from selfplay.world.families import FAMILIES, Family
+from selfplay.world.operands import LEVELS
 
 FIELDS = {"a": r"\d{1,6}", "b": r"\d{1,6}", "ns": r"\d{1,4}(?: \d{1,4})+", "n": r"\d", "w": r"[a-z]+", "c": r"[a-z]"}
 HELD_OUT_SHARE = 8  # one in this many sets of operands is held out

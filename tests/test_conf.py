@@ -1,0 +1,153 @@
+"""Every yaml composes and can be built; what wins over what; an option lives in one constructor and its yaml."""
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cli
+import pytest
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+from peft import LoraConfig
+
+from selfplay.build import Cast, cast
+
+SOURCES = sorted((cli.ROOT / "src").rglob("*.py")) + [cli.ROOT / "run.py"]
+
+
+def with_others(choice: str) -> list[str]:
+    """The choice with the defaults of the other groups, but for the reward model, which has a test of its own."""
+    return [choice] if choice.startswith("reward=") else ["reward=verifier", choice]
+
+
+def every_choice() -> list[Any]:
+    return [pytest.param(c, marks=cli.needs_rm) if c == "reward=rm" else c for c in cli.choices()]
+
+
+@pytest.mark.parametrize("choice", every_choice())
+def test_every_yaml_builds(choice: str) -> None:
+    made = cast(cli.composed(*with_others(choice)))
+    assert isinstance(made, Cast) and made.learning
+
+
+@cli.needs_rm
+def test_the_defaults_build() -> None:
+    assert set(cast(cli.composed()).referees) == {"reward", "quality", "truth", "invalid"}
+
+
+def calls(node: Any, where: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every node with a `_target_`."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield where, node
+        for key, value in node.items():
+            yield from calls(value, f"{where}.{key}")
+
+
+@pytest.mark.parametrize("choice", cli.choices())
+def test_every_key_is_a_parameter_and_every_parameter_a_key(choice: str) -> None:
+    config = OmegaConf.to_container(cli.composed(*with_others(choice)), resolve=True)
+    found = list(calls(config))
+    assert len(found) > 5
+    for where, node in found:
+        parameters = inspect.signature(get_object(node["_target_"])).parameters
+        keys = {key for key in node if key not in ("_target_", "_partial_")}
+        assert keys <= set(parameters), f"{where} of {choice}: {node['_target_']} does not know {keys - set(parameters)}"
+        if not node.get("_partial_") and node["_target_"].startswith("selfplay."):
+            assert keys == set(parameters), f"{where} of {choice} leaves out {set(parameters) - keys}"
+        if where == ".update":
+            assert set(parameters) - keys == {"policy", "reference"}
+
+
+def test_the_keys_of_lora_are_peft_s() -> None:
+    lora = cli.composed("player=tiny_lora").player.lora
+    assert set(lora) and set(lora) <= set(inspect.signature(LoraConfig).parameters)
+
+
+# --- what wins over what ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> list[str]:
+    """An experiment file of somebody else's folder."""
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\ndefaults:\n  - override /quality: none\n  - override /update: grpo\n"
+    text += "steps: 7\nepisodes: 5\ngame:\n  answers: 3\nupdate:\n  role_weights:\n    challenger: 0.25\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(text)
+    return [f"--config-dir={tmp_path}", "experiment=mine"]
+
+
+def test_an_experiment_wins_over_the_config_and_the_game(experiment: list[str]) -> None:
+    plain, mine = cli.composed(), cli.composed(*experiment)
+    assert (mine.steps, mine.episodes, mine.game.answers, mine.seed) == (7, 5, 3, plain.seed)
+    assert plain.steps != 7 and plain.episodes != 5 and plain.game.answers != 3
+    assert plain.quality is not None and mine.quality is None
+    assert mine["update"].role_weights == {"challenger": 0.25, "solver": 1.0}
+    assert mine["update"].objective._target_.endswith("clipped")
+
+
+def test_the_command_line_wins_over_an_experiment(experiment: list[str]) -> None:
+    mine = cli.composed(*experiment, "steps=9", "game.answers=4", "quality=selfjudge", "update=lsp")
+    assert (mine.steps, mine.episodes, mine.game.answers) == (9, 5, 4)
+    assert mine.quality._target_.endswith("ExpectedScore") and mine["update"].objective._target_.endswith("reinforce")
+
+
+def test_a_search_path_finds_an_experiment_too(experiment: list[str]) -> None:
+    folder = experiment[0].removeprefix("--config-dir=")
+    assert cli.composed(f"hydra.searchpath=[file://{folder}]", "experiment=mine").steps == 7
+
+
+def test_lsp_brings_the_quality_and_lsp_zero_does_not() -> None:
+    assert cli.composed("game=lsp").quality._target_.endswith("ExpectedScore")
+    assert cli.composed("game=lsp_zero").quality is None
+    assert cli.composed("game=dataset").quality is None
+
+
+def test_the_command_line_wins_over_a_game() -> None:
+    assert cli.composed("game=lsp", "quality=none").quality is None
+    assert cli.composed("quality=selfjudge_written", "game=lsp").quality._target_.endswith("WrittenScore")
+    assert cli.composed("game=lsp_zero", "quality=selfjudge").quality._target_.endswith("ExpectedScore")
+
+
+def test_the_challenger_s_pay_is_chosen_where_there_is_a_challenger() -> None:
+    own = {game: cli.composed(f"game={game}").challenger._target_.rsplit(".")[-1] for game in ("lsp", "lsp_zero")}
+    assert own == {"lsp": "lsp", "lsp_zero": "lsp_zero"}
+    spice = cli.composed("game=lsp", "challenger=spice", "challenger.sigma=0.5")
+    assert spice.game.pay._target_.endswith(".spice") and spice.game.pay.sigma == 0.5
+    refused = cli.run("game=dataset", "challenger=spice", "--cfg", "job")
+    assert refused.code == 1 and refused.err.startswith("Could not override 'challenger'.")
+
+
+def test_the_judge_is_the_same_as_reward_and_as_quality() -> None:
+    for name in ("selfjudge", "selfjudge_written"):
+        both = cli.composed(f"reward={name}", f"quality={name}")
+        assert both.reward == both.quality and "_target_" in both.reward
+
+
+# --- rules of the house -----------------------------------------------------------------------------------------------
+
+
+def test_no_default_hides_in_the_code() -> None:
+    found = [p.name for p in SOURCES if re.search(r"\b(cfg|config|conf)(\.\w+|\[\"\w+\"\])*\.get\(", p.read_text())]
+    assert found == []
+
+
+@pytest.mark.parametrize("file", ["run.py", "src/selfplay/core.py", "src/selfplay/play.py"])
+def test_the_core_names_no_component(file: str) -> None:
+    folders = ("games", "players", "referees", "updates")
+    sources = [p for f in folders for p in sorted((cli.ROOT / "src/selfplay" / f).glob("*.py"))]
+    components = {c.name for p in sources for c in ast.walk(ast.parse(p.read_text())) if isinstance(c, ast.ClassDef)}
+    assert {"LSP", "LanguageModel", "Verifier", "PolicyGradient"} <= components
+    used: set[str] = set()
+    for node in ast.walk(ast.parse((cli.ROOT / file).read_text())):
+        if isinstance(node, ast.Name):
+            used.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            used.add(node.attr)
+        elif isinstance(node, ast.ImportFrom):
+            used |= {alias.name for alias in node.names}
+            assert not re.match(rf"selfplay\.({'|'.join(folders)})\b", node.module or ""), node.module
+    assert not used & components

@@ -1,0 +1,235 @@
+"""What referees measure: the exact truth, the judge's verdicts and expectations, the reward model's logits."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import config, perturb
+from torch import Tensor
+from transformers import LlamaForSequenceClassification
+
+from selfplay.build import make
+from selfplay.core import Ask, Episode, Policy, Referee, Reply, SelfplayError, Turn, user
+from selfplay.games.challenger_pay import lsp
+from selfplay.games.lsp import LSP
+from selfplay.metrics import of_referees
+from selfplay.play import settle
+from selfplay.players.language_model import LanguageModel
+from selfplay.referees.distinct import Pair, score_distinct
+from selfplay.referees.reward_model import RewardModel
+from selfplay.referees.selfjudge import ExpectedScore, WrittenScore, judge_prompt
+from selfplay.referees.verifier import Invalid, Verifier
+
+PROMPT = "Q: {question} A: {answer}"
+PAIRS = [("sort cab", "abc"), ("7+5", ""), ("sort cab", "cab"), ("sort cab", "abc"), ("how long is it?", "as you like")]
+
+
+def turns(pairs: Sequence[Pair], role: str = "solver") -> list[Turn]:
+    return [Turn(Ask(role, user(q), key=f"key/{i}"), Reply(a)) for i, (q, a) in enumerate(pairs)]
+
+
+# --- the exact truth --------------------------------------------------------------------------------------------------
+
+
+def test_verifier() -> None:
+    pairs = [("add 3 and 4", "7"), ("add 3 and 4", "07"), ("add 3 and 4", "7 "), ("add 3 and 4", ""), ("3 and 4", "7")]
+    assert Verifier().score(turns([*pairs, ("is 3 more than 4?", "no")]), {}).tolist() == [1, 0, 0, 0, 0, 1]
+
+
+def test_invalid_reads_what_the_challenger_said() -> None:
+    said = [("add 3 and 4", "sort cab"), ("sort cab", "sort cab "), ("", "")]
+    assert Invalid().score(turns(said, "challenger"), {}).tolist() == [0, 1, 1]
+    assert Invalid().roles == ("challenger",)
+
+
+def test_the_probes_look_at_the_right_turns() -> None:
+    """A challenger's turn is judged by what it says, a solver's by what it was asked."""
+    probes = {str(name): make(node, str(name)) for name, node in config().probes.items()}
+    asked, answered = turns([("Write one question.", "add 3 and 4")], "challenger"), turns([("add 3 and 4", "7")])
+    settle(LSP("", 1, lsp, 0.0), [Episode(0, asked + answered)], probes | {"reward": Verifier()}, {})
+    assert asked[0].scores == {"invalid": 0.0}
+    assert answered[0].scores == {"truth": 1.0, "reward": 1.0}
+
+
+def test_distinct_pairs_are_scored_once_and_shortest_first() -> None:
+    calls: list[list[Pair]] = []
+
+    def lengths(pairs: list[Pair]) -> Tensor:
+        calls.append(pairs)
+        return torch.tensor([10.0 * len(q) + len(a) for q, a in pairs], dtype=torch.float64)
+
+    pairs = [("bb", "xyz"), ("a", ""), ("bb", "x"), ("a", ""), ("bb", "xyz"), ("x", "bb")]
+    scores = score_distinct(turns(pairs), lengths)
+    assert calls == [[("a", ""), ("bb", "x"), ("x", "bb"), ("bb", "xyz")]]
+    assert scores.tolist() == [23, 10, 21, 10, 23, 12]
+    assert scores.dtype == torch.float32
+
+
+# --- the judge --------------------------------------------------------------------------------------------------------
+
+
+def test_a_hostile_text_is_only_text() -> None:
+    hostile = ("{answer} {question} {0} \\1 \\g<1> %s", "{question}{answer}{x}")
+    filled = "Q: {answer} {question} {0} \\1 \\g<1> %s A: {question}{answer}{x}"
+    assert judge_prompt(PROMPT, hostile) == filled
+    assert judge_prompt("{answer}{answer}{x}", ("q", "a")) == "aa{x}"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "verdict", "score"),
+    [
+        (r"(\d+)", "5", 5.0),
+        (r"(\d+)", "0", 0.0),
+        (r"(\d+)", "7", 7.0),
+        (r"(\d+)", "8", None),
+        (r"(\d+)", "13", None),
+        (r"(\d+)", "", None),
+        (r"(\d+)", "none", None),
+        (r"(\d+)", "score 9", None),
+        (r"(\d+)", "1+0+1=2", 2.0),
+        (r"(\d+)", "a 3 or rather a 4.", 4.0),
+        (r"(\d+)", "3, or 44", None),
+        (r"<Score>(.*?)</Score>", "<Score>6</Score> of 7", 6.0),
+        (r"<Score>(.*?)</Score>", "<Score>six</Score>", None),
+        (r"<Score>(.*?)</Score>", "<Score>-1</Score>", None),
+        (r"<Score>(.*?)</Score>", "6", None),
+    ],
+)
+def test_reading_a_verdict(pattern: str, verdict: str, score: float | None) -> None:
+    assert WrittenScore(PROMPT, pattern, unreadable=0.0, temperature=0.0).read(verdict) == score
+
+
+class Judge(LanguageModel):
+    """A language model in name, whose verdicts are given."""
+
+    def __init__(self, verdicts: Mapping[str, str]) -> None:
+        self.verdicts, self.asked, self.temperature = verdicts, list[Ask](), 1.0
+
+    def act(self, asks: Sequence[Ask]) -> list[Reply]:
+        self.asked += asks
+        return [Reply(self.verdicts[ask.prompt]) for ask in asks]
+
+
+def test_written_scores_by_hand() -> None:
+    """Of four distinct verdicts two cannot be read: they earn -1, and half of them are reported."""
+    verdicts = dict(zip(dict.fromkeys(PAIRS), ("7", "?", "2", "9"), strict=True))
+    judge = Judge({f"Q: {question} A: {answer}": said for (question, answer), said in verdicts.items()})
+    referee = WrittenScore(PROMPT, r"(\d+)", unreadable=-1.0, temperature=0.0)
+    assert referee.score(turns(PAIRS), {"learner": judge, "reference": judge}).tolist() == [7, -1, 2, 7, -1]
+    assert of_referees({"quality": referee}) == {"quality/unreadable": 0.5}
+    assert len({ask.key for ask in judge.asked}) == len(judge.asked) == 4
+
+
+def expectation(policy: LanguageModel, pair: Pair) -> tuple[float, float]:
+    """The probability of the eight score tokens, and the mean score given one of them, in plain transformers."""
+    ids = policy.tokenizer.apply_chat_template(
+        [{"role": "user", "content": f"Q: {pair[0]} A: {pair[1]}"}], add_generation_prompt=True, return_tensors="pt"
+    )["input_ids"]
+    with torch.no_grad():
+        p = torch.softmax(policy.model(input_ids=ids).logits[0, -1], -1)
+    shares = [float(p[policy.tokenizer.convert_tokens_to_ids(str(s))]) for s in range(8)]
+    return sum(shares), sum(s * share for s, share in enumerate(shares)) / sum(shares)
+
+
+def test_expected_scores_are_the_expectation(learner: LanguageModel) -> None:
+    """Weights with which the judge mostly writes a score; where it mostly does not, the verdict is unreadable."""
+    with torch.no_grad():
+        learner.model.get_output_embeddings().weight[6:14] *= 4
+    learner.rows = 3
+    pairs = [*PAIRS, *((f"sort {c}{d}", d) for c in "abcde" for d in "vwxyz")]
+    referee = ExpectedScore(PROMPT, unreadable=-2.0)
+    scores = referee.score(turns(pairs), {"reference": learner}).tolist()
+    by_hand = {pair: expectation(learner, pair) for pair in pairs}
+    right = [mean if mass >= 0.5 else -2.0 for mass, mean in (by_hand[pair] for pair in pairs)]
+    assert scores == pytest.approx(right, abs=1e-5)
+    unreadable = sum(mass < 0.5 for mass, _ in by_hand.values())
+    assert 0 < unreadable < len(by_hand) == len(pairs) - 1
+    assert referee.metrics == {"unreadable": pytest.approx(unreadable / len(by_hand))}
+    assert len({s for s in right if s != -2.0}) > 3
+
+
+def test_the_expectation_by_hand(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens "0" to "7" are 6 to 13. Shares: 3/10 on 4 and 3/10 on 7; 1/2 on 1; 49/100 on 7 and the rest elsewhere."""
+    tables = torch.zeros(3, 102)
+    tables[0, 10], tables[0, 13], tables[0, 1] = 0.3, 0.3, 0.4
+    tables[1, 7], tables[1, 50] = 0.5, 0.5
+    tables[2, 13], tables[2, 50] = 0.49, 0.51
+    monkeypatch.setattr(LanguageModel, "next_token", lambda self, prompts: tables.log())
+    referee = ExpectedScore(PROMPT, unreadable=0.25)
+    scores = referee.score(turns([("a", ""), ("aa", ""), ("aaa", "")]), {"reference": tiny})
+    assert scores.tolist() == pytest.approx([5.5, 1.0, 0.25])
+    assert referee.metrics["unreadable"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("referee", [ExpectedScore(PROMPT, 0.0), WrittenScore(PROMPT, r"(\d+)", 0.0, 0.0)])
+def test_only_a_language_model_can_judge(referee: Referee) -> None:
+    Table = type("Table", (Policy,), {name: None for name in Policy.__abstractmethods__})
+    with pytest.raises(SelfplayError, match="needs a language model to judge, but the learner is a Table"):
+        referee.score(turns(PAIRS), {"reference": Table()})
+
+
+def test_the_written_judge_is_greedy_where_its_yaml_says_so(learner: LanguageModel) -> None:
+    """temperature 0: the verdicts do not depend on the dice."""
+    learner.max_tokens = 4
+    referee = make(config("quality=selfjudge_written").quality, "quality")
+    assert referee.temperature == 0.0
+    other = [Turn(Ask("solver", t.ask.messages, key="other"), t.reply) for t in turns(PAIRS)]
+    players = {"reference": learner.snapshot()}
+    assert referee.score(turns(PAIRS), players).tolist() == referee.score(other, players).tolist()
+
+
+# --- the reward model -------------------------------------------------------------------------------------------------
+
+
+def saved_reward_model(
+    tiny: LanguageModel, folder: Path, labels: int = 1, **changes: object
+) -> LlamaForSequenceClassification:
+    """A reward model of the embedded model's sizes with weights of chance, in a folder."""
+    sizes = type(tiny.model.config)(
+        **{**tiny.model.config.to_dict(), "id2label": dict.fromkeys(range(labels), ""), **changes}
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlamaForSequenceClassification(sizes).eval()
+    perturb(model, 0.1)
+    model.save_pretrained(folder)
+    tiny.tokenizer.save_pretrained(folder)
+    return model
+
+
+def one_by_one(tiny: LanguageModel, model: LlamaForSequenceClassification) -> list[float]:
+    """The state after the last token of <|user|>question<|end|><|assistant|>answer<|end|>, without any padding."""
+    out = []
+    for question, answer in PAIRS:
+        ids = tiny.tokenizer.encode(f"<|user|>{question}<|end|><|assistant|>{answer}<|end|>", return_tensors="pt")
+        with torch.no_grad():
+            out.append(float(model.score(model.model(input_ids=ids).last_hidden_state[:, -1])))
+    return out
+
+
+@pytest.mark.parametrize("rows", [1, 3, 100])
+def test_a_padded_batch_is_one_by_one(tiny: LanguageModel, tmp_path: Path, rows: int) -> None:
+    model = saved_reward_model(tiny, tmp_path)
+    scores = RewardModel(str(tmp_path), rows=rows, dtype="float32", device="cpu").score(turns(PAIRS), {})
+    right = one_by_one(tiny, model)
+    assert scores.tolist() == pytest.approx(right, abs=1e-5)
+    assert len({round(s, 3) for s in right}) == 4
+
+
+def test_a_reward_model_that_names_no_padding(tiny: LanguageModel, tmp_path: Path) -> None:
+    """Its config may have no pad token, as those of many Llama models: scores are the same."""
+    model = saved_reward_model(tiny, tmp_path, pad_token_id=None)
+    scores = RewardModel(str(tmp_path), rows=100, dtype="float32", device="cpu").score(turns(PAIRS), {})
+    assert scores.tolist() == pytest.approx(one_by_one(tiny, model), abs=1e-5)
+
+
+def test_a_classifier_of_two_labels_is_refused(tiny: LanguageModel, tmp_path: Path) -> None:
+    saved_reward_model(tiny, tmp_path, labels=2)
+    with pytest.raises(SelfplayError, match=r"has 2 labels; use one trained on preference pairs"):
+        RewardModel(str(tmp_path), rows=8, dtype="float32", device="cpu")
+
+
+def test_a_reward_model_that_is_nowhere_is_told() -> None:
+    with pytest.raises(SelfplayError, match="'/nowhere/rm' cannot be loaded"):
+        RewardModel("/nowhere/rm", rows=8, dtype="float32", device="cpu")
