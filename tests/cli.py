@@ -19,9 +19,8 @@ CONF = ROOT / "conf"
 SMALL = ("reward=verifier", "eval=none", "episodes=2", "steps=2", "game.answers=2", "player.max_tokens=12")
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is fetched by a test
-needs_rm = pytest.mark.skipif(
-    not (ROOT / "src/selfplay/assets/tiny-rm/config.json").is_file(), reason="no reward model is embedded yet"
-)
+HAS_RM = (ROOT / "src/selfplay/assets/tiny-rm/config.json").is_file()
+needs_rm = pytest.mark.skipif(not HAS_RM, reason="no reward model is embedded yet")
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def cases() -> list[Any]:
 def shrunk(choice: str) -> list[str]:
     """The choice and what makes its run small, from what its own config holds."""
     args = [choice]
-    if not choice.startswith(("reward=", "experiment=")):
+    if not choice.startswith(("reward=", "experiment=")) or (choice.startswith("experiment=") and not cli.HAS_RM):
         args.append("reward=verifier")
     if not choice.startswith(("eval=", "experiment=")):
         args.append("eval=none")

@@ -164,7 +164,7 @@ def test_the_expectation_by_hand(tiny: LanguageModel, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("referee", [ExpectedScore(PROMPT, 0.0), WrittenScore(PROMPT, r"(\d+)", 0.0, 0.0)])
 def test_only_a_language_model_can_judge(referee: Referee) -> None:
-    Table = type("Table", (Policy,), {name: None for name in Policy.__abstractmethods__})
+    Table = type("Table", (Policy,), dict.fromkeys(Policy.__abstractmethods__))
     with pytest.raises(SelfplayError, match="needs a language model to judge, but the learner is a Table"):
         referee.score(turns(PAIRS), {"reference": Table()})
 

@@ -53,7 +53,7 @@ def expected_gradient(name: str, logits: Tensor, logp: Tensor, ref: Tensor) -> T
     """The update's gradient in expectation over replies drawn from the policy: all of them [S, T], by probability."""
     regularizer = configured(name)
     mask = torch.ones_like(logp, dtype=torch.bool)
-    paid = regularizer.payoff(logp.detach(), ref, mask)
+    paid = regularizer.payoff(logp, ref, mask)
     assert not paid.requires_grad
     losses = reinforce(logp, logp.detach(), mask, paid, regularizer.loss(logp, ref))
     drawn = logp.detach().sum(-1).exp()

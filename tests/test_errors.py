@@ -1,0 +1,213 @@
+"""A mistake ends in one sentence on stderr that names the thing, the value and the remedy, and leaves nothing half."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cli
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from selfplay.players.language_model import LanguageModel
+
+# what is wrong -> (the arguments, the words that must be in the sentence)
+BEFORE: dict[str, tuple[list[str], list[str]]] = {
+    "role without player": (["~seats.solver"], ["role 'solver' of LSP", "seats: challenger", "seats.solver=learner"]),
+    "seat of nobody": (["seats.solver=bob"], ["seats.solver is 'bob'", "learner, reference", "name one"]),
+    "seat of no role": (["+seats.jury=learner"], ["seats.jury", "roles: challenger, solver", "~seats.jury"]),
+    "no learner": (["seats={challenger:reference,solver:reference}"], ["learner sits nowhere", "seats.challenger="]),
+    "missing model": (["player.path=/nonexistent"], ["'/nonexistent'", "give a hub id, a folder"]),
+    "missing asset": (["player.path=asset:nope"], ["'asset:nope'", "there are: asset:tiny"]),
+    "greedy learner": (["player.temperature=0"], ["player.temperature is 0", "above 0"]),
+    "no step": (["steps=0"], ["steps is 0", "at least 1"]),
+    "no episode": (["episodes=0"], ["episodes is 0", "at least 1"]),
+    "steps in words": (["steps=many"], ["steps is many", "whole number"]),
+    "seed in words": (["seed=abc"], ["seed is abc", "whole number"]),
+    "no checkpoints": (["checkpoint.every=0"], ["checkpoint.every is 0", "at least 1"]),
+    "learning rate": (["update.optimizer.lr=-1"], ["'update' cannot be made", "learning rate: -1", "conf/"]),
+    "dtype": (["player.dtype=float99"], ["'player' cannot be made", "float99"]),
+    "device": (["device=nowhere"], ["'player' cannot be made", "nowhere"]),
+    "LoRA target": (["player=tiny_lora", "player.lora.target_modules=[nope]"], ["'player' cannot", "'nope'"]),
+    "unknown parameter": (["+game.anwsers=4"], ["'game' cannot be made", "'anwsers'", "yaml under conf/"]),
+    "unknown class": (["game._target_=selfplay.games.chess.Chess"], ["'game' cannot be made", "chess"]),
+}
+DURING: dict[str, tuple[list[str], list[str]]] = {
+    "unknown metric": (["optimized_metric=solver/nope"], ["optimized_metric is 'solver/nope'", "solver/reward,"]),
+    "unknown weight": (["+update.role_weights.jury=2"], ["update.role_weights names 'jury'", "challenger, solver"]),
+    "reward out of range": (
+        ["challenger=spice", "reward=selfjudge"],
+        ["challenger=spice needs rewards between 0 and 1", "use reward=verifier"],
+    ),
+    "missing reward": (["reward=none"], ["needs the score 'reward' of a solver turn", "choose one", "reward=verifier"]),
+    "long reply": (["player.max_tokens=100000"], ["player.max_tokens=100000", "context of", "lower player.max_tokens"]),
+}
+
+
+def sentence(ended: cli.Ended) -> str:
+    """The only line on stderr."""
+    assert ended.code == 1, ended.out
+    assert re.fullmatch(r"error: [^\n]+[^.\n]\n", ended.err), ended.err
+    return ended.err
+
+
+@pytest.mark.parametrize("case", BEFORE)
+def test_a_mistake_before_the_first_step_leaves_no_folder(case: str, tmp_path: Path) -> None:
+    args, words = BEFORE[case]
+    told = sentence(cli.run(f"hydra.run.dir={tmp_path / 'run'}", *cli.SMALL, *args))
+    assert all(word in told for word in words), told
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("case", DURING)
+def test_a_mistake_in_the_first_step_is_kept_with_the_run(case: str, tmp_path: Path) -> None:
+    args, words = DURING[case]
+    told = sentence(cli.run(f"hydra.run.dir={tmp_path}", *cli.SMALL, *args))
+    assert all(word in told for word in words), told
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "summary.json"]
+    written = cli.summary(tmp_path)
+    assert (written["status"], written["steps"]) == ("failed", 0) and told == f"error: {written['reason']}\n"
+
+
+HYDRA = {
+    "reward=nope": ["'reward/nope'", "rm", "selfjudge", "verifier"],
+    "game=chess": ["'game/chess'", "dataset", "lsp"],
+    "rewrad=rm": ["'rewrad'"],
+    "game.anwsers=4": ["'game.anwsers'", "not in struct"],
+}
+
+
+@pytest.mark.parametrize("override", HYDRA)
+def test_a_mistaken_option_is_named_with_what_there_is(override: str, tmp_path: Path) -> None:
+    ended = cli.run(f"hydra.run.dir={tmp_path / 'run'}", override)
+    assert ended.code == 1 and "Traceback" not in ended.err
+    assert all(word in ended.err for word in HYDRA[override]), ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_ends_with_1_and_says_it_on_stderr_alone(tmp_path: Path) -> None:
+    ended = cli.process(f"hydra.run.dir={tmp_path / 'run'}", "steps=0")
+    assert ended == cli.Ended(1, "", "error: steps is 0, but it must be a whole number, at least 1; change it\n")
+
+
+# --- runs that are there already --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return cli.finished(tmp_path_factory.mktemp("errors") / "run", *cli.SMALL)
+
+
+@pytest.fixture
+def copy(made: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(made, tmp_path / "copy")
+
+
+def content(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_that_holds_a_run_is_not_used_for_another(made: Path) -> None:
+    before = content(made)
+    told = sentence(cli.run(f"hydra.run.dir={made}", *cli.SMALL, "reward=selfjudge"))
+    assert f"{made} already holds a run; resume that run, or choose another folder" in told
+    assert content(made) == before
+
+
+def test_resuming_nothing(tmp_path: Path) -> None:
+    told = sentence(cli.run(f"resume={tmp_path / 'gone'}"))
+    assert "gone is not a run folder" in told and "give the folder that holds a config.yaml" in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(b"\x93garbage" * 100)
+
+
+def no_state(path: Path) -> None:
+    torch.save({"update": {}}, path)
+
+
+def another_optimizer(path: Path) -> None:
+    state = torch.load(path, weights_only=True)
+    state["update"]["optimizer"]["param_groups"][0]["params"].pop()
+    torch.save(state, path)
+
+
+def wider(path: Path) -> None:
+    save_file({name: torch.cat([w, w]) for name, w in load_file(path).items()}, path, {"format": "pt"})
+
+
+def fewer(path: Path) -> None:
+    save_file(dict(list(load_file(path).items())[1:]), path, {"format": "pt"})
+
+
+BROKEN: list[Any] = [
+    *[(file, how) for file in ("model.safetensors", "state.pt") for how in (cut, garbage, Path.unlink)],
+    *[("state.pt", no_state), ("state.pt", another_optimizer), ("model.safetensors", wider)],
+    ("model.safetensors", fewer),
+]
+
+
+@pytest.mark.parametrize(("file", "how"), BROKEN, ids=[f"{how.__name__}-{file}" for file, how in BROKEN])
+def test_a_checkpoint_that_cannot_be_read(copy: Path, file: str, how: Callable[[Path], None]) -> None:
+    newest = copy / "checkpoints" / "step-000002"
+    how(newest / file)
+    before = content(copy)
+    told = sentence(cli.run(f"resume={copy}", "steps=3"))
+    assert str(newest) in told and ("delete" in told or "resume with" in told), told
+    assert content(copy) == before
+    shutil.rmtree(newest)  # the remedy
+    assert cli.run(f"resume={copy}").code == 0
+
+
+def test_a_checkpoint_of_another_player(copy: Path, tmp_path: Path) -> None:
+    lora = cli.finished(tmp_path / "lora", *cli.SMALL, "player=tiny_lora", "steps=1")
+    shutil.copytree(lora / "checkpoints" / "step-000001", copy / "checkpoints" / "step-000003")
+    told = sentence(cli.run(f"resume={copy}", "steps=4"))
+    assert str(copy / "checkpoints" / "step-000003") in told and "model.safetensors" in told
+
+
+def test_a_config_that_cannot_be_read(copy: Path) -> None:
+    (copy / "config.yaml").write_text("seed: [1\nsteps: 2")
+    before = content(copy)
+    told = sentence(cli.run(f"resume={copy}"))
+    assert f"{copy / 'config.yaml'} is broken" in told and "restore the file" in told
+    assert content(copy) == before
+
+
+# --- what goes wrong on the way ---------------------------------------------------------------------------------------
+
+
+def test_learning_that_diverges_stops_at_the_last_good_checkpoint(tmp_path: Path) -> None:
+    diverging = ["reward=selfjudge", "update.optimizer.lr=1e30", "steps=6"]
+    told = sentence(cli.run(f"hydra.run.dir={tmp_path}", *cli.SMALL, *diverging))
+    assert "nan" in told and "lower update.optimizer.lr" in told
+    written = cli.summary(tmp_path)
+    assert written["status"] == "failed" and 1 <= written["steps"] < 6
+    last = cli.steps(tmp_path)[-1]
+    assert last == f"step-{written['steps']:06d}"
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoints" / last)
+    assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
+
+
+@pytest.mark.parametrize(("method", "remedy"), [("logprobs", "update.micro_batch"), ("act", "player.rows")])
+def test_memory_that_runs_out(method: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LanguageModel, method, lambda *_: torch.empty(1 << 50))
+    told = sentence(cli.run(f"hydra.run.dir={tmp_path}", *cli.SMALL))
+    assert "memory ran out" in told and f"lower {remedy}" in told and "episodes" in told
+    assert cli.summary(tmp_path)["status"] == "failed"
+
+
+def test_a_bug_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LanguageModel, "act", lambda *_: 1 / 0)
+    ended = cli.run(f"hydra.run.dir={tmp_path}", *cli.SMALL)
+    assert ended.code == 1 and "ZeroDivisionError" in ended.err and "test_errors.py" in ended.err
+    assert cli.summary(tmp_path)["status"] == "failed"

@@ -1,0 +1,122 @@
+"""A game that nobody here wrote: one python file and one yaml in a folder of its own, no edit elsewhere."""
+
+import sys
+from pathlib import Path
+
+import cli
+import pytest
+from safetensors.torch import load_file
+
+from selfplay.core import Ask, Game, Player, Reply
+from selfplay.play import collate, play, settle
+
+GAME = '''
+"""Two players speak at once, twice; who said more in all takes a point from the other."""
+
+from selfplay.core import Ask, Game, Play, user
+
+
+class Duel(Game):
+    roles = ("left", "right")
+    zero_sum = True
+
+    def __init__(self, rounds: int) -> None:
+        self.rounds = rounds
+
+    def play(self) -> Play:
+        said = {"left": "", "right": ""}
+        for turn in range(self.rounds):
+            first, second = yield [Ask(role, user(f"Turn {turn}. {said[role]}")) for role in self.roles]
+            said = {"left": said["left"] + first.text, "right": said["right"] + second.text}
+        point = (len(said["left"]) > len(said["right"])) - (len(said["left"]) < len(said["right"]))
+        return {"left": float(point), "right": -float(point)}
+'''
+YAML = """# @package _global_
+game:
+  _target_: duel.Duel
+  rounds: 2
+seats:
+  left: learner
+  right: learner
+optimized_metric: left/payoff
+"""
+RUN = ("game=duel", "reward=none", "eval=none", "episodes=4", "player.max_tokens=8")
+
+
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the two files."""
+    folder = tmp_path_factory.mktemp("plugin")
+    (folder / "duel.py").write_text(GAME)
+    (folder / "conf" / "game").mkdir(parents=True)
+    (folder / "conf" / "game" / "duel.yaml").write_text(YAML)
+    return folder
+
+
+class Parrot(Player):
+    """Says its key, so that everything said is told apart."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def act(self, asks: list[Ask]) -> list[Reply]:  # type: ignore[override]
+        self.calls += 1
+        return [Reply(ask.key[-3:] * (len(ask.key) + i % 3), (1,), (2, 3), (-1.0, -1.0)) for i, ask in enumerate(asks)]
+
+
+def test_it_plays_as_every_game_does(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(plugin))
+    monkeypatch.delitem(sys.modules, "duel", raising=False)
+    from duel import Duel
+
+    game: Game = Duel(rounds=2)
+    parrot = Parrot()
+    episodes = play(game, {"left": parrot, "right": parrot}, range(50), key="test")
+    assert parrot.calls == 2, "fifty episodes, one call a wave"
+    settle(game, episodes, {}, {})
+    for episode in episodes:
+        assert [turn.ask.role for turn in episode.turns] == ["left", "right"] * 2
+        assert episode.returns is not None and sum(episode.returns.values()) == 0
+        assert [turn.payoff for turn in episode.turns] == [episode.returns[turn.ask.role] for turn in episode.turns]
+    assert {episode.returns["left"] for episode in episodes if episode.returns} >= {1.0, -1.0}
+    replayed = play(game, {"left": Parrot(), "right": Parrot()}, range(50), key="test")
+    assert [len(e.turns) for e in replayed] == [4] * 50
+    batch = collate(episodes, game.roles)
+    assert len(batch) == 200 and len(set(batch.groups.tolist())) == 2
+
+
+def test_it_trains(plugin: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    ended = cli.process(
+        f"--config-dir={plugin / 'conf'}", f"hydra.run.dir={run}", *RUN, "steps=2", "update.optimizer.lr=1e-3", path=plugin
+    )
+    assert ended.code == 0, ended.err
+    first, second = cli.metrics(run)
+    assert {"left/payoff", "right/payoff", "left/entropy", "right/kl", "tokens/generated"} <= set(second)
+    assert first["left/payoff"] == -first["right/payoff"] and first["drift"] < 1e-4
+    assert cli.summary(run)["optimized"] == {"metric": "left/payoff", "value": second["left/payoff"]}
+    turns = cli.lines(run / "episodes.jsonl")
+    assert [turn["role"] for turn in turns[:4]] == ["left", "right", "left", "right"] and len(turns) == 32
+    assert all(turn["scores"] == {} for turn in turns)
+    assert any(turn["advantage"] != 0 for turn in turns), "nobody ever won"
+    one, two = (load_file(run / "checkpoints" / step / "model.safetensors") for step in cli.steps(run))
+    assert any(not one[name].equal(two[name]) for name in one), "nothing was learnt"
+
+
+def test_it_is_listed_and_found_on_a_search_path_too(plugin: Path) -> None:
+    ended = cli.run(f"--config-dir={plugin / 'conf'}", "--help")
+    assert ended.code == 0 and "game: dataset, duel, lsp, lsp_zero" in ended.out
+    found = cli.composed(f"hydra.searchpath=[file://{plugin / 'conf'}]", "game=duel", "game.rounds=3")
+    assert found.game == {"_target_": "duel.Duel", "rounds": 3}
+
+
+def test_an_opponent_that_does_not_learn(plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(plugin))
+    run = cli.finished(
+        tmp_path / "run", f"--config-dir={plugin / 'conf'}", *RUN, "steps=1", "seats.right=reference", "regularizer=none"
+    )
+    [line] = cli.metrics(run)
+    assert "left/entropy" in line and "right/entropy" not in line and "right/payoff" in line
+    players = {turn["role"]: turn["player"] for turn in cli.lines(run / "episodes.jsonl")}
+    assert players == {"left": "learner", "right": "reference"}
+    assert all((turn["advantage"] is None) == (turn["role"] == "right") for turn in cli.lines(run / "episodes.jsonl"))
