@@ -11,7 +11,6 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import pytest
 from omegaconf import DictConfig, OmegaConf
 
 ROOT = Path(__file__).parent.parent
@@ -19,8 +18,6 @@ CONF = ROOT / "conf"
 SMALL = ("reward=verifier", "eval=none", "episodes=2", "steps=2", "game.answers=2", "player.max_tokens=12")
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is fetched by a test
-HAS_RM = (ROOT / "src/selfplay/assets/tiny-rm/config.json").is_file()
-needs_rm = pytest.mark.skipif(not HAS_RM, reason="no reward model is embedded yet")
 
 
 @dataclass(frozen=True)
@@ -42,6 +39,8 @@ def run(*args: str) -> Ended:
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
+    except KeyboardInterrupt:
+        code = -2  # as of a process that the signal ended
     finally:
         sys.argv = argv
     return Ended(code, out.getvalue(), err.getvalue())
@@ -49,7 +48,7 @@ def run(*args: str) -> Ended:
 
 def finished(folder: Path, *args: str) -> Path:
     """A run into `folder` that must end well."""
-    ended = run(f"hydra.run.dir={folder}", *args)
+    ended = run(*args, f"hydra.run.dir={folder}")
     assert ended.code == 0, ended.err
     assert summary(folder)["status"] == "finished"
     return folder

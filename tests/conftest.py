@@ -83,5 +83,5 @@ def learner(tiny: LanguageModel) -> LanguageModel:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         twin.model = AutoModelForCausalLM.from_config(sizes, dtype=torch.float32).eval()
-    twin.model.generation_config = tiny.model.generation_config
+    twin.model.generation_config = copy.deepcopy(tiny.model.generation_config)
     return twin

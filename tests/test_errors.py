@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,14 @@ DURING: dict[str, tuple[list[str], list[str]]] = {
     "missing reward": (["reward=none"], ["needs the score 'reward' of a solver turn", "choose one", "reward=verifier"]),
     "long reply": (["player.max_tokens=100000"], ["player.max_tokens=100000", "context of", "lower player.max_tokens"]),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_picture() -> Iterator[None]:
+    """The curves cost more than the steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("selfplay.runs.session.draw_curves", lambda metrics, path: None)
+        yield
 
 
 def sentence(ended: cli.Ended) -> str:
@@ -198,11 +206,20 @@ def test_learning_that_diverges_stops_at_the_last_good_checkpoint(tmp_path: Path
     assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
 
 
-@pytest.mark.parametrize(("method", "remedy"), [("logprobs", "update.micro_batch"), ("act", "player.rows")])
-def test_memory_that_runs_out(method: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("method", "regularizer", "words"),
+    [
+        ("act", "none", "in step 1; lower player.rows, update.micro_batch or episodes"),
+        ("logprobs", "kl_reverse", "in step 1; lower player.rows, update.micro_batch or episodes"),
+        ("logprobs", "none", "in an update of 6 turns; lower update.micro_batch (now 96) or episodes"),
+    ],
+)
+def test_memory_that_runs_out(
+    method: str, regularizer: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(LanguageModel, method, lambda *_: torch.empty(1 << 50))
-    told = sentence(cli.run(f"hydra.run.dir={tmp_path}", *cli.SMALL))
-    assert "memory ran out" in told and f"lower {remedy}" in told and "episodes" in told
+    told = sentence(cli.run(f"hydra.run.dir={tmp_path}", *cli.SMALL, f"regularizer={regularizer}"))
+    assert told == f"error: memory ran out {words}\n"
     assert cli.summary(tmp_path)["status"] == "failed"
 
 

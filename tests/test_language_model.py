@@ -77,6 +77,9 @@ def test_prompts_are_the_chat_templates(tiny: LanguageModel) -> None:
 def test_replies_hold_their_own_tokens(learner: LanguageModel) -> None:
     """In the order of the asks, whatever their length and however many go side by side."""
     learner.max_tokens = 12
+    with torch.no_grad():
+        hidden = learner.model.get_decoder()(input_ids=torch.tensor([[3]])).last_hidden_state[0, 0]
+        learner.model.get_output_embeddings().weight[1] = 3 * hidden / hidden.norm()  # the end comes often
     asks = [Ask("solver", user("x" * n), key=str(n % 5)) for n in (9, 1, 30, 4, 4, 17)]
     replies = learner.act(asks)
     learner.rows = 2
@@ -86,6 +89,8 @@ def test_replies_hold_their_own_tokens(learner: LanguageModel) -> None:
         assert reply.text == learner.tokenizer.decode(reply.reply_ids, skip_special_tokens=True)
         assert len(reply.logprobs) == len(reply.reply_ids) <= 12
         assert 1 not in reply.reply_ids[:-1]
+        assert "<|end|>" not in reply.text
+    assert {reply.reply_ids[-1] == 1 for reply in replies} == {True, False}
     assert replies[3].reply_ids == replies[4].reply_ids  # the same prompt and key
     assert learner.act([]) == []
 
@@ -93,10 +98,9 @@ def test_replies_hold_their_own_tokens(learner: LanguageModel) -> None:
 def test_stop_ids_are_the_tokenizers_and_the_configs(learner: LanguageModel) -> None:
     assert learner.stop_ids == [1]
     learner.model.generation_config.eos_token_id = [1, 3]
-    try:
-        assert learner.stop_ids == [1, 3]
-    finally:
-        learner.model.generation_config.eos_token_id = 1
+    assert learner.stop_ids == [1, 3]
+    learner.model.generation_config.eos_token_id = None
+    assert learner.stop_ids == [1]
 
 
 def test_another_temperature_is_the_same_live_policy(learner: LanguageModel) -> None:

@@ -90,6 +90,8 @@ def test_choose_by_hand() -> None:
     assert sharper.exp().item() == pytest.approx(2 / 3)
     token, logp = choose(torch.tensor([[0.1, 0.6, 0.3]]).log(), uniforms[:1], 0)
     assert (token.item(), logp.exp().item()) == (1, pytest.approx(0.6))
+    token, _ = choose(torch.tensor([[0.0, 1.0, 0.0]]).log(), uniforms[:1], 1.0)  # the very border of an impossible one
+    assert token.item() == 1
 
 
 def test_dice_are_uniform_and_a_function_of_the_key() -> None:

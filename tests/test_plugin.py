@@ -1,14 +1,15 @@
 """A game that nobody here wrote: one python file and one yaml in a folder of its own, no edit elsewhere."""
 
+import inspect
 import sys
 from pathlib import Path
 
 import cli
 import pytest
+import test_games
 from safetensors.torch import load_file
 
-from selfplay.core import Ask, Game, Player, Reply
-from selfplay.play import collate, play, settle
+from selfplay.build import make
 
 GAME = '''
 """Two players speak at once, twice; who said more in all takes a point from the other."""
@@ -41,6 +42,11 @@ seats:
 optimized_metric: left/payoff
 """
 RUN = ("game=duel", "reward=none", "eval=none", "episodes=4", "player.max_tokens=8")
+CHECKS = [
+    name
+    for name, function in vars(test_games).items()
+    if name.startswith("test_") and list(inspect.signature(function).parameters) == ["cfg", "game"]
+]
 
 
 @pytest.fixture(scope="module")
@@ -53,43 +59,24 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Parrot(Player):
-    """Says its key, so that everything said is told apart."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-
-    def act(self, asks: list[Ask]) -> list[Reply]:  # type: ignore[override]
-        self.calls += 1
-        return [Reply(ask.key[-3:] * (len(ask.key) + i % 3), (1,), (2, 3), (-1.0, -1.0)) for i, ask in enumerate(asks)]
+def test_there_are_checks() -> None:
+    assert len(CHECKS) > 4
 
 
-def test_it_plays_as_every_game_does(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("check", CHECKS)
+def test_it_keeps_the_rules_of_every_game(check: str, plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(plugin))
     monkeypatch.delitem(sys.modules, "duel", raising=False)
-    from duel import Duel
-
-    game: Game = Duel(rounds=2)
-    parrot = Parrot()
-    episodes = play(game, {"left": parrot, "right": parrot}, range(50), key="test")
-    assert parrot.calls == 2, "fifty episodes, one call a wave"
-    settle(game, episodes, {}, {})
-    for episode in episodes:
-        assert [turn.ask.role for turn in episode.turns] == ["left", "right"] * 2
-        assert episode.returns is not None and sum(episode.returns.values()) == 0
-        assert [turn.payoff for turn in episode.turns] == [episode.returns[turn.ask.role] for turn in episode.turns]
-    assert {episode.returns["left"] for episode in episodes if episode.returns} >= {1.0, -1.0}
-    replayed = play(game, {"left": Parrot(), "right": Parrot()}, range(50), key="test")
-    assert [len(e.turns) for e in replayed] == [4] * 50
-    batch = collate(episodes, game.roles)
-    assert len(batch) == 200 and len(set(batch.groups.tolist())) == 2
+    cfg = cli.composed(f"--config-dir={plugin / 'conf'}", *RUN)
+    game = make(cfg.game, "game")
+    assert type(game).__name__ == "Duel" and game.zero_sum
+    getattr(test_games, check)(cfg, game)
 
 
 def test_it_trains(plugin: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    ended = cli.process(
-        f"--config-dir={plugin / 'conf'}", f"hydra.run.dir={run}", *RUN, "steps=2", "update.optimizer.lr=1e-3", path=plugin
-    )
+    args = [*RUN, "steps=2", "update.optimizer.lr=1e-3"]
+    ended = cli.process(f"--config-dir={plugin / 'conf'}", f"hydra.run.dir={run}", *args, path=plugin)
     assert ended.code == 0, ended.err
     first, second = cli.metrics(run)
     assert {"left/payoff", "right/payoff", "left/entropy", "right/kl", "tokens/generated"} <= set(second)
@@ -112,9 +99,8 @@ def test_it_is_listed_and_found_on_a_search_path_too(plugin: Path) -> None:
 
 def test_an_opponent_that_does_not_learn(plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(plugin))
-    run = cli.finished(
-        tmp_path / "run", f"--config-dir={plugin / 'conf'}", *RUN, "steps=1", "seats.right=reference", "regularizer=none"
-    )
+    args = [*RUN, "steps=1", "seats.right=reference", "regularizer=none"]
+    run = cli.finished(tmp_path / "run", f"--config-dir={plugin / 'conf'}", *args)
     [line] = cli.metrics(run)
     assert "left/entropy" in line and "right/entropy" not in line and "right/payoff" in line
     players = {turn["role"]: turn["player"] for turn in cli.lines(run / "episodes.jsonl")}

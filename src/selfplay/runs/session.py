@@ -166,7 +166,7 @@ class Session:
             self._summarise("interrupted")
             say(f"interrupted after step {self.done}; go on with: python run.py resume={self.folder.path}")
         elif isinstance(error, MemoryError | RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY):
-            reason = f"memory ran out in step {self.done + 1}; lower player.rows or episodes"
+            reason = f"memory ran out in step {self.done + 1}; lower player.rows, update.micro_batch or episodes"
             self._summarise("failed", reason)
             raise SelfplayError(reason) from error
         else:
