@@ -1,6 +1,7 @@
 """The tiny world: questions that read back, answers by other means, what is held out, the rubric by hand."""
 
 import importlib.util
+import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import ModuleType
 import pytest
 from conftest import config
 
+from selfplay.core import SelfplayError
 from selfplay.world import FAMILIES, LEVELS, Question, draw, draw_text, held_out, is_held_out, parse, rubric
 from selfplay.world.prompts import CHALLENGE, JUDGE, UNKNOWN
 from selfplay.world.questions import HELD_OUT_SHARE
@@ -166,6 +168,22 @@ def test_held_out_questions() -> None:
     assert held_out() == questions
     assert len(held_out(2, seed=1)) == 96
     assert {q.text for q in held_out(12, seed=1)} != {q.text for q in questions}
+
+
+def test_more_questions_than_there_are_is_refused() -> None:
+    """Only 21 held-out questions take a digit from a digit: a user who wants 22 is told, and does not wait for ever."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError("still drawing")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(10)
+    try:
+        with pytest.raises(SelfplayError, match="subtract"):
+            held_out(22)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_the_split_is_by_operands_and_about_an_eighth() -> None:
