@@ -105,6 +105,11 @@ def test_nature_is_uniform_over_options() -> None:
     assert {c: abs(texts.count(c) - 300) < 50 for c in texts} == {"x": True, "y": True, "z": True}
 
 
+def test_nature_without_anything_to_say_is_told() -> None:
+    with pytest.raises(SelfplayError, match="chance was asked without options"):
+        Nature().act([Ask("chance", key="k")])
+
+
 def test_an_empty_seat_is_told() -> None:
     with pytest.raises(SelfplayError, match=r"'solver' of LSP has no player \(seats: challenger\).*\+seats\.solver="):
         play(game(), {"challenger": echo()}, range(1), key="k")

@@ -136,13 +136,16 @@ class LanguageModel(Policy):
             return reply_logprobs(self.model, batch, self.temperature)
 
     def parameters(self) -> list[Parameter]:
+        if self.frozen_adapter is not None:
+            return []
         return [p for p in self.model.parameters() if p.requires_grad]
 
     def snapshot(self) -> "LanguageModel":
         """A frozen copy. With LoRA it shares the frozen weights and owns only a copy of the adapter."""
         twin = copy.copy(self)
         if self.lora:
-            twin.frozen_adapter = {n: p.detach().clone() for n, p in self._adapter()}
+            with self._weights():
+                twin.frozen_adapter = {n: p.detach().clone() for n, p in self._adapter()}
         else:
             twin.model = copy.deepcopy(self.model).requires_grad_(False).eval()
         return twin
@@ -175,7 +178,8 @@ class LanguageModel(Policy):
 
     def save(self, folder: Path) -> None:
         """A folder that `from_pretrained` loads as it is (with LoRA: an adapter folder for peft)."""
-        self.model.save_pretrained(folder)
+        with self._weights():
+            self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
     def load(self, folder: Path) -> None:

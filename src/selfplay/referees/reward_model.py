@@ -33,6 +33,7 @@ class RewardModel(Referee):
                 f"the reward model '{path}' has {self.model.config.num_labels} labels; "
                 "use one trained on preference pairs, with one label"
             )
+        self.model.config.pad_token_id = -1  # padding is on the left: the last position is always the one to read
         self.rows = rows
 
     def score(self, turns: Sequence[Turn], players: Mapping[str, Policy]) -> Tensor:

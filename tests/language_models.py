@@ -1,0 +1,39 @@
+"""Language models to be trained, saved and broken by tests."""
+
+import torch
+from torch import Tensor
+
+from selfplay.core import Ask, Batch, Episode, Turn, user
+from selfplay.play import collate
+from selfplay.players.language_model import LanguageModel
+
+ASKS = [Ask("solver", user(text), key=text) for text in ("add 3 and 4", "reverse abc", "")]
+
+
+def made(**changes: object) -> LanguageModel:
+    options = {"temperature": 1.0, "max_tokens": 8, "rows": 512, "lora": None, "dtype": "float32", "device": "cpu"}
+    return LanguageModel(**{"path": "asset:tiny", **options, "seed": 0, **changes})  # type: ignore[arg-type]
+
+
+def adapted(seed: int = 0) -> LanguageModel:
+    return made(lora={"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}, seed=seed)
+
+
+def moved(policy: LanguageModel, seed: int) -> None:
+    """As if it had been trained: what may be changed is changed."""
+    generator = torch.Generator().manual_seed(seed)
+    for p in policy.parameters():
+        p.data += 0.05 * torch.randn(p.shape, generator=generator)
+
+
+def batch_of(policy: LanguageModel) -> Batch:
+    turns = [Turn(ask, reply, {}, 0.0) for ask, reply in zip(ASKS, policy.act(ASKS), strict=True)]
+    return collate([Episode(0, turns)], ("solver",))
+
+
+def logprobs(policy: LanguageModel, batch: Batch) -> Tensor:
+    return policy.logprobs(batch).detach()
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    return bool(torch.equal(a, b))
