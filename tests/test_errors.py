@@ -206,21 +206,43 @@ def test_learning_that_diverges_stops_at_the_last_good_checkpoint(tmp_path: Path
     assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
 
 
+@pytest.mark.parametrize("method", ["act", "logprobs"])
+def test_memory_that_runs_out(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LanguageModel, method, lambda *_: torch.empty(1 << 50))
+    told = sentence(cli.run(f"hydra.run.dir={tmp_path}", *cli.SMALL))
+    assert told == "error: memory ran out in step 1; lower player.rows, update.micro_batch or episodes\n"
+    assert cli.summary(tmp_path)["status"] == "failed"
+
+
 @pytest.mark.parametrize(
-    ("method", "regularizer", "words"),
+    ("override", "words"),
     [
-        ("act", "none", "in step 1; lower player.rows, update.micro_batch or episodes"),
-        ("logprobs", "kl_reverse", "in step 1; lower player.rows, update.micro_batch or episodes"),
-        ("logprobs", "none", "in an update of 6 turns; lower update.micro_batch (now 96) or episodes"),
+        ("game.answers=0", "answers is 0"),
+        ("eval.every=0", "every is 0"),
+        ("eval.per_cell=22", "eval.per_cell is 22"),
+        ("eval.temperature=-1", "eval.temperature is -1"),
+        ("player.rows=0", "rows is 0"),
+        ("update.micro_batch=0", "micro_batch is 0"),
+        ("update.max_grad_norm=null", "update.max_grad_norm is None"),
+        ("regularizer.beta=0.1x", "regularizer.beta is 0.1x"),
+        ("+player.lora.lora_dropout=0.1", "lora_dropout is 0.1"),
     ],
 )
-def test_memory_that_runs_out(
-    method: str, regularizer: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(LanguageModel, method, lambda *_: torch.empty(1 << 50))
-    told = sentence(cli.run(f"hydra.run.dir={tmp_path}", *cli.SMALL, f"regularizer={regularizer}"))
-    assert told == f"error: memory ran out {words}\n"
-    assert cli.summary(tmp_path)["status"] == "failed"
+def test_a_number_out_of_range(override: str, words: str, tmp_path: Path) -> None:
+    small = [o for o in cli.SMALL if not o.startswith(("eval", "game.answers"))]
+    player = "player=tiny_lora" if "lora" in override else "player=tiny"
+    told = sentence(cli.run(f"hydra.run.dir={tmp_path / 'run'}", *small, player, override))
+    assert words in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_records_without_a_checkpoint_are_not_wiped(tmp_path: Path) -> None:
+    run = cli.finished(tmp_path / "run", *cli.SMALL, "steps=3")
+    before = (run / "metrics.jsonl").read_bytes()
+    shutil.rmtree(run / "checkpoints")
+    told = sentence(cli.run(f"resume={run}"))
+    assert "records up to step 3 but no checkpoint" in told
+    assert (run / "metrics.jsonl").read_bytes() == before
 
 
 def test_a_bug_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

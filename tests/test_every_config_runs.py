@@ -40,7 +40,7 @@ def check_names(config: DictConfig, metrics: dict[str, Any]) -> None:
     assert roles
     for role in roles:
         assert {f"{role}/{name}" for name in ("payoff", "payoff_std", "length", "entropy")} <= set(metrics)
-        assert (f"{role}/kl" in metrics) == ("beta" in config.regularizer and config.regularizer.beta > 0)
+        assert f"{role}/kl" in metrics
         assert metrics[f"{role}/entropy"] > 0
     if "solver" in roles:
         assert {"solver/reward", "solver/reward_std", "solver/truth"} <= set(metrics)

@@ -22,7 +22,12 @@ def test_the_example_game_trains_from_its_two_files(tmp_path: Path) -> None:
     (tmp_path / "conf" / "game" / "guess.yaml").write_text(block("yaml"))
     run = tmp_path / "run"
     ended = cli.process(
-        f"--config-dir={tmp_path / 'conf'}", "game=guess", f"hydra.run.dir={run}", "steps=2", "episodes=4", path=tmp_path
+        f"--config-dir={tmp_path / 'conf'}",
+        "game=guess",
+        f"hydra.run.dir={run}",
+        "steps=2",
+        "episodes=4",
+        path=tmp_path,
     )
     assert ended.code == 0, ended.err
     assert len(cli.metrics(run)) == 2

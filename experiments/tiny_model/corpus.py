@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from selfplay.world import Question, draw, rubric
+from selfplay.world import Question, draw, parse, rubric
 from selfplay.world.families import FAMILIES
 from selfplay.world.operands import LETTERS
 from selfplay.world.prompts import CHALLENGE, JUDGE, UNKNOWN
@@ -32,7 +32,14 @@ def garble(rng: Random, text: str) -> str:
 
 
 def broken_question(rng: Random) -> str:
-    """Something that is (nearly always) no question of this world."""
+    """Something that is no question of this world, so no held-out one either."""
+    while True:
+        text = _perhaps_broken(rng)
+        if parse(text) is None:
+            return text
+
+
+def _perhaps_broken(rng: Random) -> str:
     kind = rng.random()
     if kind < 0.5:
         return garble(rng, draw(rng).text)

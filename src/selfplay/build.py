@@ -12,7 +12,14 @@ from omegaconf import DictConfig
 from selfplay.core import Game, Player, Policy, Referee, SelfplayError, Update
 from selfplay.play import check_seats
 
-MISTAKES = (TypeError, ValueError, AttributeError, ImportError, RuntimeError)  # of a constructor, about its arguments
+MISTAKES = (
+    TypeError,
+    ValueError,
+    AttributeError,
+    ImportError,
+    RuntimeError,
+    AssertionError,
+)  # of a constructor, about its arguments
 
 
 @dataclass(frozen=True)

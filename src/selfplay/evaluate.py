@@ -6,7 +6,7 @@ from statistics import fmean
 
 from scipy import stats
 
-from selfplay.core import Policy
+from selfplay.core import Policy, SelfplayError, at_least
 from selfplay.games.dataset import Dataset
 from selfplay.play import play, settle
 from selfplay.players.nature import Deal
@@ -56,6 +56,9 @@ class HeldOut:
     """
 
     def __init__(self, per_cell: int, temperature: float, every: int, seed: int) -> None:
+        at_least(1, per_cell=per_cell, every=every)
+        if temperature < 0:
+            raise SelfplayError(f"eval.temperature is {temperature}; use 0 for greedy answers, or more")
         self.temperature, self.every = temperature, every
         self.questions = held_out(per_cell, seed)
         self.nature = Deal([q.text for q in self.questions])

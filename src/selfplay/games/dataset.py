@@ -1,6 +1,6 @@
 """The data-driven baseline as a game against Nature: she asks, the Solver answers G times."""
 
-from selfplay.core import Ask, Episode, Game, Play, score, user
+from selfplay.core import Ask, Episode, Game, Play, at_least, score, user
 
 
 class Dataset(Game):
@@ -15,6 +15,7 @@ class Dataset(Game):
     judged = ("solver",)
 
     def __init__(self, answers: int, quality_weight: float) -> None:
+        at_least(1, answers=answers)
         self.answers, self.quality_weight = answers, quality_weight
 
     def play(self) -> Play:

@@ -1,6 +1,6 @@
 """Language Self-Play (arXiv 2509.07414): one model asks, the same model answers."""
 
-from selfplay.core import Ask, Episode, Game, Play, score, user
+from selfplay.core import Ask, Episode, Game, Play, at_least, score, user
 from selfplay.games.challenger_pay import ChallengerPay
 
 
@@ -22,6 +22,7 @@ class LSP(Game):
     judged = ("solver",)
 
     def __init__(self, challenge: str, answers: int, pay: ChallengerPay, quality_weight: float) -> None:
+        at_least(1, answers=answers)
         self.challenge, self.answers, self.pay, self.quality_weight = challenge, answers, pay, quality_weight
 
     def play(self) -> Play:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from selfplay.core import Ask, Batch, Message, Policy, Reply, SelfplayError
+from selfplay.core import Ask, Batch, Message, Policy, Reply, SelfplayError, at_least
 from selfplay.lm.load import load_model, load_tokenizer
 from selfplay.lm.logprobs import check_head, next_logprobs, reply_logprobs
 from selfplay.lm.sample import sample
@@ -49,6 +49,12 @@ class LanguageModel(Policy):
     ) -> None:
         if temperature <= 0:
             raise SelfplayError(f"player.temperature is {temperature}; a learner explores, so it must be above 0")
+        at_least(1, max_tokens=max_tokens, rows=rows)
+        if lora is not None and lora.get("lora_dropout"):
+            raise SelfplayError(
+                f"player.lora.lora_dropout is {lora['lora_dropout']}, but a policy learns from what it said without "
+                "dropout; leave it out"
+            )
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(path)
         self.model: PreTrainedModel = load_model(AutoModelForCausalLM, path, dtype, device)
         if not check_head(self.model):
@@ -156,7 +162,8 @@ class LanguageModel(Policy):
         return twin
 
     def _adapter(self) -> list[tuple[str, Parameter]]:
-        return [(n, p) for n, p in self.model.named_parameters() if "lora_" in n]
+        """All that the adapter trains, in a fixed order: what it adds, and modules that it saves whole."""
+        return [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
 
     @contextmanager
     def _weights(self) -> Iterator[None]:
@@ -195,7 +202,13 @@ class LanguageModel(Policy):
                 raise SelfplayError(
                     f"the checkpoint file {file} is broken ({error}); delete {folder} to resume from the one before it"
                 ) from error
-        _assign(self.model, weights, self.lora, folder)
+        try:
+            _assign(self.model, weights, self.lora, folder)
+        except RuntimeError as error:  # torch, about shapes
+            raise SelfplayError(
+                f"the checkpoint {folder} does not fit the model ({str(error).strip().splitlines()[-1].strip()}); "
+                "resume with the player it was made with"
+            ) from error
 
 
 def _with_adapter(model: PreTrainedModel, lora: Mapping[str, Any], seed: int) -> PreTrainedModel:
@@ -212,7 +225,8 @@ def _assign(model: PreTrainedModel, weights: dict[str, Tensor], lora: bool, fold
         from peft import set_peft_model_state_dict
 
         unexpected = set_peft_model_state_dict(model, weights).unexpected_keys
-        missing = [n for n, _ in model.named_parameters() if "lora_" in n and n.replace(".default", "") not in weights]
+        trained = (n for n, p in model.named_parameters() if p.requires_grad)
+        missing = [n for n in trained if n.replace(".default", "") not in weights]
     else:
         result = model.load_state_dict(weights, strict=False)
         tied = set(getattr(model, "all_tied_weights_keys", None) or ())

@@ -27,7 +27,9 @@ class Nature(Player):
         if ask.options:
             return Reply(rng.choice(ask.options))
         if self.draw is None:
-            raise SelfplayError("chance was asked without options; give the player in its seat a way to draw (its `draw`)")
+            raise SelfplayError(
+                "chance was asked without options; give the player in its seat a way to draw (its `draw`)"
+            )
         return Reply(self.draw(rng))
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from selfplay.core import Policy, Referee, SelfplayError, Turn
+from selfplay.core import Policy, Referee, SelfplayError, Turn, at_least
 from selfplay.lm.load import load_model, load_tokenizer
 from selfplay.lm.sample import left_padded
 from selfplay.referees.distinct import Pair, score_distinct
@@ -26,6 +26,7 @@ class RewardModel(Referee):
     """
 
     def __init__(self, path: str, rows: int, dtype: str, device: str) -> None:
+        at_least(1, rows=rows)
         self.tokenizer = load_tokenizer(path)
         self.model = load_model(AutoModelForSequenceClassification, path, dtype, device)
         if self.model.config.num_labels != 1:
@@ -33,7 +34,9 @@ class RewardModel(Referee):
                 f"the reward model '{path}' has {self.model.config.num_labels} labels; "
                 "use one trained on preference pairs, with one label"
             )
-        self.model.config.pad_token_id = -1  # padding is on the left: the last position is always the one to read
+        self.model.config.get_text_config().pad_token_id = (
+            -1
+        )  # never seen, so the last position is read; padding is left
         self.rows = rows
 
     def score(self, turns: Sequence[Turn], players: Mapping[str, Policy]) -> Tensor:

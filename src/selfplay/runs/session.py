@@ -19,7 +19,15 @@ from selfplay.runs.folder import RunFolder
 from selfplay.runs.plots import draw_curves
 from selfplay.updates.descent import OUT_OF_MEMORY
 
-RESUMABLE = ("steps", "device", "checkpoint.every", "checkpoint.keep", "checkpoint.keep_every")
+RESUMABLE = (
+    "steps",
+    "device",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "checkpoint.keep_every",
+    "player.rows",
+    "update.micro_batch",
+)
 LEAST = {"seed": 0, "steps": 1, "episodes": 1, "checkpoint.every": 1, "checkpoint.keep": 0, "checkpoint.keep_every": 0}
 
 
@@ -95,6 +103,12 @@ class Session:
 
     def _restore(self) -> None:
         found = checkpoint.latest(self.folder)
+        logged = max((line["step"] for line in self.folder.metrics()), default=0)
+        if found is None and logged > self.cfg.checkpoint.every:
+            raise SelfplayError(
+                f"{self.folder.path} has records up to step {logged} but no checkpoint; put one back into "
+                f"{self.folder.checkpoints}, or start a new run"
+            )
         if found is not None:
             self.done, path = found
             if self.cfg.steps < self.done:
@@ -165,7 +179,9 @@ class Session:
         elif isinstance(error, KeyboardInterrupt):
             self._summarise("interrupted")
             say(f"interrupted after step {self.done}; go on with: python run.py resume={self.folder.path}")
-        elif isinstance(error, MemoryError | RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY):
+        elif isinstance(error, MemoryError) or (
+            isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+        ):
             reason = f"memory ran out in step {self.done + 1}; lower player.rows, update.micro_batch or episodes"
             self._summarise("failed", reason)
             raise SelfplayError(reason) from error

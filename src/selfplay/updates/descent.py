@@ -83,8 +83,8 @@ def descend(
     if not (torch.isfinite(torch.tensor(total)) and torch.isfinite(torch.tensor(norm))):
         optimizer.zero_grad(set_to_none=True)
         raise SelfplayError(
-            f"the loss is {total} and its gradient's norm {norm}; the weights were left as they were: lower "
-            "update.optimizer.lr or regularizer.beta and resume"
+            f"the loss is {total} and its gradient's norm {norm}; the weights were left as they were: start a new "
+            "run with a lower update.optimizer.lr"
         )
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

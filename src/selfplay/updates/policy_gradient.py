@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from selfplay.core import Batch, Policy, Update
+from selfplay.core import Batch, Policy, SelfplayError, Update, at_least
 from selfplay.updates.descent import descend, frozen_logprobs, role_weights
 from selfplay.updates.losses import Objective
 from selfplay.updates.regularizers import Regularizer, k3
@@ -27,7 +27,7 @@ class PolicyGradient(Update):
         regularizer: see `selfplay.updates.regularizers`.
         role_weights: role -> weight of its mean loss; the Challenger's is the paper's alpha_Ch.
         micro_batch: turns in one backward pass; changes memory and time, not the result.
-        max_grad_norm: the gradient is scaled down to this norm.
+        max_grad_norm: the gradient is scaled down to this norm; `.inf` leaves it as it is.
     """
 
     def __init__(
@@ -42,13 +42,17 @@ class PolicyGradient(Update):
         micro_batch: int,
         max_grad_norm: float,
     ) -> None:
+        at_least(1, micro_batch=micro_batch)
+        for name, value in (("regularizer.beta", regularizer.beta), ("update.max_grad_norm", max_grad_norm)):
+            if not isinstance(value, int | float) or value < 0:
+                raise SelfplayError(f"{name} is {value}, but it must be a number, at least 0 (.inf clips nothing)")
         self.policy, self.reference, self.regularizer = policy, reference, regularizer
         self.optimizer = optimizer(policy.parameters())
         self.advantage, self.objective = advantage, objective
         self.role_weights, self.micro_batch, self.max_grad_norm = dict(role_weights), micro_batch, max_grad_norm
 
     def step(self, batch: Batch) -> dict[str, float]:
-        reference = self._reference(batch)
+        reference = frozen_logprobs(self.reference, batch, self.micro_batch)
         paid = batch.payoffs + self.regularizer.payoff(batch.logprobs, reference, batch.mask)
         advantages = self.last_advantages = self.advantage(paid, batch.groups)
 
@@ -60,22 +64,15 @@ class PolicyGradient(Update):
 
         weights = role_weights(batch, self.role_weights)
         metrics = descend(self.policy, self.optimizer, batch, weights, losses, self.micro_batch, self.max_grad_norm)
-        return metrics | _by_role(batch, reference if self.regularizer.beta else None)
-
-    def _reference(self, batch: Batch) -> Tensor:
-        """[B, T] the reference's log-probs; the batch's own where no regularizer asks for them."""
-        if self.regularizer.beta == 0:
-            return batch.logprobs
-        return frozen_logprobs(self.reference, batch, self.micro_batch)
+        return metrics | _by_role(batch, reference)
 
 
-def _by_role(batch: Batch, reference: Tensor | None) -> dict[str, float]:
+def _by_role(batch: Batch, reference: Tensor) -> dict[str, float]:
     """Nats a token, from the sampled tokens: entropy (minus the mean log-prob) and KL to the reference (mean k3)."""
     out = {}
     for role in sorted(set(batch.roles)):
         rows = torch.tensor([r == role for r in batch.roles])
         tokens = batch.mask[rows].sum()
         out[f"{role}/entropy"] = float(-batch.logprobs[rows].sum() / tokens)
-        if reference is not None:
-            out[f"{role}/kl"] = float((k3(batch.logprobs[rows], reference[rows]) * batch.mask[rows]).sum() / tokens)
+        out[f"{role}/kl"] = float((k3(batch.logprobs[rows], reference[rows]) * batch.mask[rows]).sum() / tokens)
     return out

@@ -8,7 +8,8 @@ pulls along is its gradient on samples of pi, which is not always the divergence
     k2          (log pi - log pi_ref)^2 / 2  reverse KL(pi || ref), token by token
 
 In the pay-off, a cost is a function of the whole reply's log-ratio [B]: paid with a minus sign, the log-ratio pulls
-along the reverse and one minus the inverse ratio along the forward divergence, exactly.
+along the reverse and one minus the inverse ratio along the forward divergence, exactly (before an update compares it
+within a group: a mean that holds the turn itself leaves (1 - 1/G) of it, a division by the spread rescales it).
 """
 
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from torch import Tensor
 
 
 class Regularizer(Protocol):
-    """Two hooks of an update; with `beta` 0 no reference is asked."""
+    """Two hooks of an update; `beta` is its strength."""
 
     beta: float
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
 
+from selfplay.core import SelfplayError
 from selfplay.world.families import FAMILIES, Family
 from selfplay.world.operands import LEVELS
 
 FIELDS = {"a": r"\d{1,6}", "b": r"\d{1,6}", "ns": r"\d{1,4}(?: \d{1,4})+", "n": r"\d", "w": r"[a-z]+", "c": r"[a-z]"}
 HELD_OUT_SHARE = 8  # one in this many sets of operands is held out
+DRAWS_PER_QUESTION = 1000  # before a cell of the held-out questions is taken to be exhausted
 LEVEL_WEIGHTS = (0.32, 0.30, 0.26, 0.12)  # how often levels 1-4 are drawn where nobody asks for one
 
 
@@ -78,13 +80,25 @@ def draw_text(rng: Random) -> str:
 
 
 def held_out(per_cell: int = 12, seed: int = 0) -> list[Question]:
-    """The held-out questions: `per_cell` for each family and level (12 x 12 x 4 = 576), all different."""
+    """The held-out questions: `per_cell` for each family and level (12 x 12 x 4 = 576), all different.
+
+    Raises:
+        SelfplayError: a family and level has not so many.
+    """
     questions: dict[str, Question] = {}
     for family in FAMILIES:
         for level in LEVELS:
             rng = Random(f"held-out/{seed}/{family}/{level}")
-            goal = len(questions) + per_cell
-            while len(questions) < goal:
+            cell: dict[str, Question] = {}
+            for _ in range(DRAWS_PER_QUESTION * per_cell):
                 question = draw(rng, family, level, heldout=True)
-                questions[question.text] = question
+                cell[question.text] = question
+                if len(cell) == per_cell:
+                    break
+            else:
+                raise SelfplayError(
+                    f"eval.per_cell is {per_cell}, but {family} at level {level} has hardly more than {len(cell)} "
+                    f"held-out questions; lower it, to 20 for example"
+                )
+            questions |= cell
     return list(questions.values())
