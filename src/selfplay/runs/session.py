@@ -132,6 +132,8 @@ class Session:
 
     def __enter__(self) -> Self:
         self._summarise("running")
+        if self.cfg.quality is not None and self.cfg.reward == self.cfg.quality:
+            say("note: reward and quality are one measure, so a pay-off of one minus the other is 0 (docs/paper.md)")
         self.progress.__enter__()
         return self
 
