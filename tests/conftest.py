@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from selfplay.core import Ask, Player, Policy, Referee, Reply, Turn
 from selfplay.players.language_model import LanguageModel
+from selfplay.runs import RunFolder
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -85,3 +86,9 @@ def learner(tiny: LanguageModel) -> LanguageModel:
         twin.model = AutoModelForCausalLM.from_config(sizes, dtype=torch.float32).eval()
     twin.model.generation_config = copy.deepcopy(tiny.model.generation_config)
     return twin
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    config = OmegaConf.create({"seed": 3, "game": {"seed": "${seed}", "answers": 4}, "steps": 9})
+    return RunFolder.create(tmp_path / "deep" / "run", config)

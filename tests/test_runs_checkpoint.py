@@ -1,0 +1,126 @@
+"""Checkpoints survive a kill, are pruned, and say what is broken."""
+
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from toys import Dying, Killed, Toy
+
+from selfplay.core import SelfplayError
+from selfplay.runs import RunFolder, checkpoint
+
+
+def steps(run: RunFolder) -> list[str]:
+    return sorted(os.listdir(run.checkpoints))
+
+
+def test_a_checkpoint_comes_back(run: RunFolder) -> None:
+    assert checkpoint.latest(run) is None
+    state = {"optimizer": {"m": torch.arange(3.0), "lr": 0.1}, "rng": torch.get_rng_state(), "league": [(1, "a"), None]}
+    path = checkpoint.save(run, 20, Toy(2.5), state, keep=2, keep_every=0)
+    assert path == run.checkpoints / "step-000020" and checkpoint.latest(run) == (20, path)
+    policy = Toy()
+    loaded = checkpoint.load(path, policy)
+    assert policy.weight.item() == 2.5
+    assert loaded["league"] == [(1, "a"), None] and loaded["optimizer"]["lr"] == 0.1  # type: ignore[index]
+    assert torch.equal(loaded["optimizer"]["m"], torch.arange(3.0))  # type: ignore[index]
+    checkpoint.save(run, 20, Toy(3.5), {}, keep=2, keep_every=0)
+    assert checkpoint.load(path, policy) == {} and policy.weight.item() == 3.5
+
+
+@pytest.mark.parametrize("step", [20, 40])
+def test_a_kill_while_saving_leaves_the_checkpoint_before(run: RunFolder, step: int) -> None:
+    before = checkpoint.save(run, 20, Toy(2.0), {"n": 1}, keep=1, keep_every=0)
+    for _ in range(2):
+        with pytest.raises(Killed):
+            checkpoint.save(run, step, Dying(4.0), {"n": 2}, keep=1, keep_every=0)
+    assert checkpoint.latest(run) == (20, before)
+    assert steps(run) == ["step-000020"]
+    assert checkpoint.load(before, Toy()) == {"n": 1}
+    checkpoint.save(run, step, Toy(4.0), {"n": 2}, keep=1, keep_every=0)
+    assert checkpoint.latest(run) == (step, run.checkpoints / f"step-{step:06d}")
+
+
+def test_a_kill_while_removing_leaves_nothing_half(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint.save(run, 1, Toy(), {}, keep=1, keep_every=0)
+
+    def killed(path: Path) -> None:
+        (Path(path) / "state.pt").unlink()
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(shutil, "rmtree", killed)
+        checkpoint.save(run, 2, Toy(), {}, keep=1, keep_every=0)
+    assert steps(run) == [".removing-step-000001", "step-000002"]
+    assert checkpoint.latest(run) == (2, run.checkpoints / "step-000002")
+    assert steps(run) == ["step-000002"]
+
+
+@pytest.mark.parametrize(
+    ("keep", "keep_every", "left"),
+    [(2, 0, [5, 6]), (1, 3, [3, 6]), (2, 2, [2, 4, 5, 6]), (0, 0, [1, 2, 3, 4, 5, 6]), (0, 3, [1, 2, 3, 4, 5, 6])],
+)
+def test_pruning(run: RunFolder, keep: int, keep_every: int, left: list[int]) -> None:
+    for step in range(1, 7):
+        checkpoint.save(run, step, Toy(), {}, keep, keep_every)
+    assert steps(run) == [f"step-{step:06d}" for step in left]
+
+
+def test_pruning_spares_the_one_just_written(run: RunFolder) -> None:
+    for step in (100, 200, 50):
+        checkpoint.save(run, step, Toy(), {}, keep=1, keep_every=0)
+    assert steps(run) == ["step-000050", "step-000200"]
+
+
+def test_the_newest_is_by_number_and_other_names_are_let_be(run: RunFolder) -> None:
+    for step in (999999, 1000000):
+        checkpoint.save(run, step, Toy(), {}, keep=0, keep_every=0)
+    (run.checkpoints / "step-best").mkdir()
+    assert checkpoint.latest(run) == (1000000, run.checkpoints / "step-1000000")
+    assert "step-best" in steps(run)
+
+
+def broken_states(whole: bytes) -> dict[str, bytes]:
+    at = whole.index(torch.arange(64.0).numpy().tobytes()[-64:])
+    entry = whole.rindex(b"PK\x01\x02")  # of the last file in the archive: sizes, packed and unpacked, and the name
+    size, name = entry + 20, entry + 46
+    offset = whole.rindex(b"PK\x06\x06") + 48  # of the archive's directory
+    flipped = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
+    return {
+        "empty": b"",
+        "cut": whole[: len(whole) // 2],
+        "cut at the end": whole[:-1],
+        "garbage": b"\x80\x02garbage" * 50,
+        "a plain pickle": pickle.dumps({"n": 1}),
+        "one bit of a tensor": flipped,
+        "a size beyond the end": whole[:size] + b"\xff\xff\x00\x00" * 2 + whole[size + 8 :],
+        "a garbled name": whole[:name] + b"\xff" + whole[name + 1 :],
+        "a directory elsewhere": whole[:offset] + b"\x00\x00\x00\x40" + whole[offset + 4 :],
+        "zeros": bytes(len(whole)),
+    }
+
+
+def test_a_broken_state_is_named_with_the_remedy(run: RunFolder) -> None:
+    path = checkpoint.save(run, 3, Toy(1.0), {"m": torch.arange(64.0)}, keep=0, keep_every=0)
+    file = path / "state.pt"
+    for what, data in broken_states(file.read_bytes()).items():
+        file.write_bytes(data)
+        policy = Toy(9.0)
+        with pytest.raises(SelfplayError) as caught:
+            checkpoint.load(path, policy)
+        told = str(caught.value)
+        assert told.startswith(f"{file} is broken (") and "\n" not in told and "()" not in told, what
+        assert told.endswith(f"; delete {path} to resume from the checkpoint before it"), what
+        assert policy.weight.item() == 9.0
+    file.unlink()
+    with pytest.raises(SelfplayError, match=r"state.pt is missing; delete .*step-000003 to resume"):
+        checkpoint.load(path, Toy())
+
+
+def test_a_state_that_could_not_be_read_back_is_refused_at_once(run: RunFolder) -> None:
+    with pytest.raises(SelfplayError, match=r"holds pathlib.*Path, which could not be read back"):
+        checkpoint.save(run, 3, Toy(), {"where": run.path}, keep=0, keep_every=0)
+    assert checkpoint.latest(run) is None

@@ -1,0 +1,169 @@
+"""What a person sees: lines, a bar, the closing table and the curves."""
+
+import os
+import re
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from toys import Killed
+
+from selfplay.runs import console
+from selfplay.runs.plots import draw_curves
+
+METRICS = {
+    "solver/truth": 0.29,
+    "drift": 2.1e-6,
+    "solver/reward": 0.3111,
+    "challenger/invalid": 0.03,
+    "solver/kl": 9.0,
+    "time/play": 1,
+}
+BEFORE = {
+    "accuracy": 0.3125,
+    "interval": [0.276, 0.351],
+    "questions": 576,
+    "families": {"add": 0.5, "[odd]": 0.25, "a family with a rather long name": 0.0},
+    "levels": {"1": 0.75, "4": 0.0},
+}
+AFTER = BEFORE | {"accuracy": 0.4375, "interval": [0.4, 0.48], "families": {"add": 0.625, "[odd]": 0.125, "new": 1.0}}
+GAIN = {"gain": 0.125, "interval": [0.08, 0.17]}
+
+
+def test_plain_lines_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.Progress(60) as progress:
+        for step in range(1, 61):
+            progress.update(step, METRICS)
+        console.say("[bold] saved " + "x" * 200)
+    lines = capsys.readouterr().out.splitlines()
+    figures = "solver/reward 0.31  solver/truth 0.29  challenger/invalid 0.03  drift 2e-06"
+    assert re.fullmatch(re.escape(f"step 1/60  {figures}  ") + r"\d+\.\d s", lines[0])
+    assert [int(re.split("[ /]", line)[1]) for line in lines[:-1]] == [1, *range(3, 61, 3)]
+    assert lines[-1] == "[bold] saved " + "x" * 200
+
+
+def test_plain_lines_of_a_short_an_interrupted_and_a_resumed_run(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.Progress(2) as progress:
+        progress.update(1, {})
+        progress.update(2, {})
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()] == ["step 1/2", "step 2/2"]
+    with console.Progress(50) as progress:
+        for step in range(1, 51):
+            progress.update(step, {})
+        console.say("end")
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()][-3:] == [
+        "step 48/50",
+        "step 50/50",
+        "end",
+    ]
+    with pytest.raises(Killed), console.Progress(1000, done=7) as progress:
+        for step in (8, 9, 10):
+            progress.update(step, {})
+        raise Killed
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()] == ["step 8/1000", "step 10/1000"]
+
+
+def test_a_live_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = StringIO()
+    monkeypatch.setattr(console, "_console", Console(file=screen, force_terminal=True, width=120))
+    with console.Progress(60, done=10) as progress:
+        progress.update(11, METRICS)
+        console.say("a checkpoint")
+    shown = re.sub(r"\x1b\[[\d;?]*\w", "", screen.getvalue())
+    assert "11/60" in shown and "solver/reward 0.31  solver/truth 0.29  0.0 s/step" in shown
+    assert "a checkpoint\n" in shown.replace("\r", "") and "drift" not in shown
+
+
+def test_the_closing_table_is_plain_and_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    where = Path("/runs/[x]/" + "long/" * 40)
+    console.closing_table(BEFORE, AFTER, where, GAIN)
+    out = capsys.readouterr().out
+    *table, last = out.splitlines()
+    assert last == f"run folder: {where}"
+    assert out.isascii() and max(map(len, table)) <= 100 and "\x1b" not in out
+    rows = [[cell.strip() for cell in line.split("|")] for line in table if "|" in line]
+    assert rows == [
+        ["", "before", "after", "change"],
+        ["held-out accuracy", "31.2 [27.6, 35.1]", "43.8 [40.0, 48.0]", "+12.5 [+8.0, +17.0]"],
+        ["add", "50.0", "62.5", "+12.5"],
+        ["[odd]", "25.0", "12.5", "-12.5"],
+        ["a family with a rather long name", "0.0", "-", "-"],
+        ["new", "-", "100.0", "-"],
+        ["level 1", "75.0", "75.0", "+0.0"],
+        ["level 4", "0.0", "0.0", "+0.0"],
+    ]
+    assert "576 held-out questions" in out
+
+
+def test_the_closing_table_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = StringIO()
+    monkeypatch.setattr(console, "_console", Console(file=screen, force_terminal=True, width=80))
+    console.closing_table(BEFORE, AFTER | {"families": {}}, Path("run"), GAIN)
+    shown = re.sub(r"\x1b\[[\d;?]*\w", "", screen.getvalue())
+    assert max(map(len, shown.splitlines())) <= 80 and "…" not in shown
+    assert re.search(r"\x1b\[1m\s*43.8 \[40.0, 48.0\]", screen.getvalue()), "the row of the whole is bold"
+
+
+# --- the picture ------------------------------------------------------------------------------------------------------
+
+
+def panels(metrics: list[dict[str, object]], path: Path, monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
+    """Draw, and give every word of every panel."""
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+
+    words: list[set[str]] = []
+    save = Figure.savefig
+
+    def spy(figure: Figure, *args: object, **kwargs: object) -> None:
+        save(figure, *args, **kwargs)  # type: ignore[arg-type]
+        found = (axes.findobj(Text) for axes in figure.axes[:6])
+        words.extend({text.get_text() for text in texts if isinstance(text, Text)} for texts in found)
+
+    monkeypatch.setattr(Figure, "savefig", spy)
+    draw_curves(metrics, path)
+    assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n") and os.listdir(path.parent) == [path.name]
+    return words
+
+
+def test_curves_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert all("not measured" in words for words in panels([], tmp_path / "curves.png", monkeypatch))
+
+
+def test_curves_show_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics: list[dict[str, object]] = [
+        {
+            "step": s,
+            "solver/reward": s / 9,
+            "solver/truth": 0.5,
+            "player_2/kl": 0.1,
+            "time/play": 1.0,
+            "solver/kl": None,
+        }
+        for s in range(1, 51)
+    ]
+    metrics[0]["eval"] = {"accuracy": 0.5, "interval": [0.4, 0.6]}
+    reward, accuracy, challenger, kl, entropy, times = panels(metrics, tmp_path / "curves.png", monkeypatch)
+    assert {"solver/reward", "solver/truth"} <= reward and "player_2/kl" in kl and "time/play" in times
+    assert ["not measured" in words for words in (reward, accuracy, challenger, kl, entropy, times)] == [
+        *(False, False, True),
+        *(False, True, False),
+    ]
+    assert "time/score" not in times and "solver/kl" not in kl
+
+
+def test_a_picture_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    path = tmp_path / "curves.png"
+    path.write_bytes(b"old")
+
+    def cut(figure: Figure, draft: Path, **_: object) -> None:
+        draft.write_bytes(b"\x89P")
+        raise Killed
+
+    monkeypatch.setattr(Figure, "savefig", cut)
+    with pytest.raises(Killed):
+        draw_curves([], path)
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["curves.png"]
