@@ -35,16 +35,19 @@ def loop(cast: Cast, cfg: DictConfig, session: Session) -> None:
 
     for step in session.remaining():
         start = time.perf_counter()
-        episodes = play(cast.game, cast.seats, range(cfg.episodes), key=f"{cfg.seed}/{step}")
+        cast.opponent.before(step)
+        players, seats = cast.opponent.players, cast.opponent.seats(step)
+        episodes = play(cast.game, players, range(cfg.episodes), f"{cfg.seed}/{step}", seats)
         played = time.perf_counter()
         settle(cast.game, episodes, cast.referees, cast.players)
         scored = time.perf_counter()
-        metrics = cast.update.step(collate(episodes, cast.learning))
+        turns = turns_of(episodes, "learner")
+        metrics = cast.update.step(collate(turns))
         learnt = time.perf_counter()
         times = {"time/play": played - start, "time/score": scored - played, "time/update": learnt - scored}
         metrics = of_episodes(episodes) | of_referees(cast.referees) | metrics | times
-        turns = [turn for _, turn in turns_of(episodes, cast.learning)]
-        session.record(step, episodes, turns, metrics)
+        metrics |= cast.opponent.after(step, episodes)
+        session.record(step, episodes, [turn for _, turn in turns], metrics)
 
 
 def run(cfg: DictConfig) -> float:

@@ -80,6 +80,16 @@ def choices(*groups: str) -> list[str]:
     return [f"{path.parent.name}={path.stem}" for path in found]
 
 
+def needing(choice: str) -> list[str]:
+    """The choice, behind the others without which it means nothing: who solves a meta-game, say, needs a population."""
+    group = choice.split("=")[0]
+    if group == "meta_solver":
+        return ["game=kuhn", "opponent=psro", choice]
+    if group == "opponent" or choice in ("player=tabular", "eval=exploitability", "eval=versus"):
+        return ["game=kuhn", choice]
+    return [choice]
+
+
 def lines(file: Path) -> list[dict[str, Any]]:
     """Every line of a JSONL file."""
     return [json.loads(line) for line in file.read_text().splitlines()]

@@ -71,7 +71,16 @@ def perturb(model: PreTrainedModel, scale: float, seed: int = 0) -> None:
 def tiny() -> LanguageModel:
     """The embedded model, for everybody: not to be changed."""
     return LanguageModel(
-        "asset:tiny", temperature=1.0, max_tokens=48, rows=512, lora=None, dtype="float32", device="cpu", seed=0
+        "asset:tiny",
+        temperature=1.0,
+        max_tokens=48,
+        rows=512,
+        choose="likelihood",
+        pattern=None,
+        lora=None,
+        dtype="float32",
+        device="cpu",
+        seed=0,
     )
 
 

@@ -11,7 +11,16 @@ ASKS = [Ask("solver", user(text), key=text) for text in ("add 3 and 4", "reverse
 
 
 def made(**changes: object) -> LanguageModel:
-    options = {"temperature": 1.0, "max_tokens": 8, "rows": 512, "lora": None, "dtype": "float32", "device": "cpu"}
+    options = {
+        "temperature": 1.0,
+        "max_tokens": 8,
+        "rows": 512,
+        "choose": "likelihood",
+        "pattern": None,
+        "lora": None,
+        "dtype": "float32",
+        "device": "cpu",
+    }
     return LanguageModel(**{"path": "asset:tiny", **options, "seed": 0, **changes})  # type: ignore[arg-type]
 
 
@@ -28,7 +37,7 @@ def moved(policy: LanguageModel, seed: int) -> None:
 
 def batch_of(policy: LanguageModel) -> Batch:
     turns = [Turn(ask, reply, {}, 0.0) for ask, reply in zip(ASKS, policy.act(ASKS), strict=True)]
-    return collate([Episode(0, turns)], ("solver",))
+    return collate([(Episode(0, []), turn) for turn in turns])
 
 
 def logprobs(policy: LanguageModel, batch: Batch) -> Tensor:

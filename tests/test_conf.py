@@ -20,9 +20,9 @@ SOURCES = [*sorted((cli.ROOT / "src").rglob("*.py")), cli.ROOT / "run.py"]
 
 @pytest.mark.parametrize("choice", cli.choices())
 def test_every_yaml_builds(choice: str) -> None:
-    config = cli.composed(choice)
+    config = cli.composed(*cli.needing(choice))
     made = cast(config)
-    assert isinstance(made, Cast) and made.learning
+    assert isinstance(made, Cast) and "learner" in made.opponent.seated.values()
     assert ("quality" in made.referees, "reward" in made.referees) == (bool(config.quality), bool(config.reward))
 
 
@@ -37,7 +37,7 @@ def calls(node: Any, where: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
 
 @pytest.mark.parametrize("choice", cli.choices())
 def test_every_key_is_a_parameter_and_every_parameter_a_key(choice: str) -> None:
-    config = OmegaConf.to_container(cli.composed(choice), resolve=True)
+    config = OmegaConf.to_container(cli.composed(*cli.needing(choice)), resolve=True)
     found = list(calls(config))
     assert len(found) > 5
     for where, node in found:

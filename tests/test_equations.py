@@ -58,7 +58,7 @@ def played(policy: LanguageModel, *overrides: str) -> tuple[list[Episode], Batch
     episodes = play(game, {"challenger": script, "solver": script}, range(N), key="0")
     flat = {"reward": Fixed([r for row in R for r in row]), "quality": Fixed([q for row in Q for q in row])}
     settle(game, episodes, flat, {})
-    return episodes, collate(episodes, ("challenger", "solver"))
+    return episodes, collate([(e, t) for e in episodes for t in e.turns])
 
 
 def stepped(

@@ -1,6 +1,7 @@
 """Every game under conf/game keeps the rules of the house: found by glob, played with random players in every seat."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from random import Random
 
@@ -32,7 +33,8 @@ class Babbler(Player):
         return [self._one(ask, Random(ask.key)) for ask in asks]
 
     def _one(self, ask: Ask, rng: Random) -> Reply:
-        text = rng.choice(ask.options) if ask.options else "".join(rng.choices(LETTERS, k=rng.randint(0, 6)))
+        moves = ask.options or re.findall(r"\[[\w ]+\]", ask.prompt)  # TextArena names its moves in brackets, in words
+        text = rng.choice(moves) if moves else "".join(rng.choices(LETTERS, k=rng.randint(0, 6)))
         return Reply(text, (1, 2), tuple(rng.randrange(9) for _ in range(rng.randint(1, 4))))
 
 

@@ -110,7 +110,7 @@ def random_batch(rows: int = 7) -> Batch:
     for _ in range(rows):
         prompt, reply = (tuple(rng.randrange(102) for _ in range(rng.randint(1, 12))) for _ in range(2))
         turns.append(Turn(Ask("solver", user("?")), Reply("", prompt, reply, (0.0,) * len(reply)), {}, 0.0))
-    return collate([Episode(0, turns)], ("solver",))
+    return collate([(Episode(0, []), turn) for turn in turns])
 
 
 def by_row(model: PreTrainedModel, batch: Batch, temperature: float) -> Tensor:
@@ -137,7 +137,10 @@ def close(ours: list[Tensor], right: list[Tensor]) -> None:
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_reply_logprobs_are_the_plain_ones(learner: LanguageModel, temperature: float) -> None:
     batch = random_batch()
-    got, right = reply_logprobs(learner.model, batch, temperature), by_row(learner.model, batch, temperature)
+    got, right = (
+        reply_logprobs(learner.model, batch.prompts, batch.replies, batch.mask, temperature),
+        by_row(learner.model, batch, temperature),
+    )
     torch.testing.assert_close(got, right, atol=1e-5, rtol=0)
     assert got[~batch.mask].tolist() == [0.0] * int((~batch.mask).sum())
     close(gradient(learner.model, got), gradient(learner.model, right))
@@ -147,13 +150,13 @@ def test_reply_logprobs_are_the_plain_ones(learner: LanguageModel, temperature: 
 def test_chunks_change_nothing(learner: LanguageModel, monkeypatch: pytest.MonkeyPatch, entries: int) -> None:
     """One and three positions at a time through the head, which is then run again in the backward pass."""
     batch = random_batch()
-    whole = reply_logprobs(learner.model, batch, 0.7)
+    whole = reply_logprobs(learner.model, batch.prompts, batch.replies, batch.mask, 0.7)
     expected = gradient(learner.model, whole)
     sizes: list[int] = []
     plain = ours._chosen
     monkeypatch.setattr(ours, "CHUNK", entries)
     monkeypatch.setattr(ours, "_chosen", lambda head, part, *rest: sizes.append(len(part)) or plain(head, part, *rest))
-    chunked = reply_logprobs(learner.model, batch, 0.7)
+    chunked = reply_logprobs(learner.model, batch.prompts, batch.replies, batch.mask, 0.7)
     assert max(sizes) == max(1, entries // 102)
     assert sum(sizes) == int(batch.mask.sum())
     torch.testing.assert_close(chunked, whole, atol=1e-6, rtol=0)
@@ -174,7 +177,7 @@ def test_what_was_sampled_is_what_is_learnt(learner: LanguageModel) -> None:
     learner.temperature, learner.max_tokens = 0.7, 12
     asks = [Ask("solver", user(text), key=text) for text in ("sort cab", "7+5", "", "say x 3 times")]
     turns = [Turn(ask, reply, {}, 0.0) for ask, reply in zip(asks, learner.act(asks), strict=True)]
-    batch = collate([Episode(0, turns)], ("solver",))
+    batch = collate([(Episode(0, []), turn) for turn in turns])
     with torch.no_grad():
         torch.testing.assert_close(learner.logprobs(batch), batch.logprobs, atol=1e-5, rtol=0)
         perturb(learner.model, 0.01)

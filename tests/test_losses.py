@@ -39,6 +39,9 @@ class Table(Policy):
     def snapshot(self) -> Policy:
         return Table(self.values.tolist())
 
+    def restore(self, snapshot: Policy) -> None:
+        raise NotImplementedError
+
     def at(self, temperature: float) -> Player:
         return self
 
@@ -55,7 +58,7 @@ def batch(roles: tuple[str, ...] = ("a", "b", "b"), payoffs: Sequence[float] = (
     mask = torch.tensor([[True, True, False], [True, False, False], [True, True, True]])
     logprobs = torch.tensor([-1.0, -2.0, -3.0])[replies] * mask
     prompts = tuple(torch.zeros(n, dtype=torch.int64) for n in (5, 1, 2))
-    return Batch(prompts, replies, mask, logprobs, torch.tensor(payoffs), torch.tensor([0, 1, 1]), roles)
+    return Batch(prompts, replies, mask, logprobs, torch.tensor(payoffs), torch.tensor([0, 1, 1]), roles, ((),) * 3)
 
 
 def sgd(policy: Policy, lr: float = 1.0) -> torch.optim.Optimizer:
@@ -174,7 +177,9 @@ def test_one_step_by_hand() -> None:
     The gradient (-1, -2, 1) has the norm sqrt 6. Plain gradient descent then adds (1, 2, -1).
     """
     policy = Table([-1.0, -2.0, -3.0])
-    update = PolicyGradient(policy, policy, lambda p: torch.optim.SGD(p, lr=1.0), centred, reinforce, Off(), {}, 2, 9.0)
+    update = PolicyGradient(
+        policy, policy, lambda p: torch.optim.SGD(p, lr=1.0), centred, "group", reinforce, Off(), {}, 0, 2, 9.0
+    )
     metrics = update.step(batch())
     assert policy.values.tolist() == [0.0, 0.0, -4.0]
     assert metrics["grad_norm"] == pytest.approx(math.sqrt(6))

@@ -210,7 +210,7 @@ def test_default_payoffs_without_returns_are_rewards() -> None:
 def turn(role: str, tokens: int, payoff: float, group: int | None, prompt: int = 2) -> Turn:
     ids = tuple(range(10, 10 + tokens))
     reply = Reply("", tuple(range(prompt)), ids, tuple(-float(i) for i in ids))
-    return Turn(Ask(role, group=group), reply, {}, payoff)
+    return Turn(Ask(role, group=group), reply, {}, payoff, "somebody" if role == "x" else "learner")
 
 
 def test_the_layout_of_a_batch() -> None:
@@ -218,7 +218,7 @@ def test_the_layout_of_a_batch() -> None:
     first = [turn("c", 2, 1.0, None), turn("s", 1, 2.0, 0), turn("s", 3, 3.0, 0), turn("s", 1, 4.0, 1, prompt=4)]
     second = [turn("c", 1, 5.0, None), turn("s", 1, 6.0, 0), turn("x", 9, 7.0, 0)]
     got = [Episode(4, first), Episode(2, second)]
-    b = collate(got, ("c", "s"))
+    b = collate(turns_of(got, "learner"))
     assert b.roles == ("c", "s", "s", "s", "c", "s")
     assert b.payoffs.tolist() == [1, 2, 3, 4, 5, 6]
     assert b.groups.tolist() == [0, 1, 1, 2, 0, 3]
@@ -229,12 +229,12 @@ def test_the_layout_of_a_batch() -> None:
     assert [x.dtype for x in (b.replies, b.mask, b.logprobs, b.payoffs, b.groups)] == [
         torch.int64, torch.bool, torch.float32, torch.float32, torch.int64
     ]  # fmt: skip
-    assert [t for _, t in turns_of(got, ("c", "s"))] == [*first, *second[:2]]
+    assert [t for _, t in turns_of(got, "learner")] == [*first, *second[:2]]
     assert len(b) == 6
 
 
 def test_rows_of_a_batch() -> None:
-    b = collate([Episode(0, [turn("s", n, float(n), 0, prompt=n) for n in (3, 1, 2)])], ("s",))
+    b = collate([(Episode(0, []), turn("s", n, float(n), 0, prompt=n)) for n in (3, 1, 2)])
     part = b.rows(torch.tensor([2, 1]))
     assert part.replies.tolist() == [[10, 11], [10, 0]]
     assert part.mask.tolist() == [[True, True], [True, False]]
@@ -247,11 +247,10 @@ def test_rows_of_a_batch() -> None:
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: collate([Episode(0, [turn("s", 1, 0.0, 0)])], ("c",)), "no turn of c to learn from"),
-        (lambda: collate([], ()), "no turn of nobody"),
-        (lambda: collate([Episode(0, [turn("s", 0, 0.0, 0)])], ("s",)), "has 0 tokens and 0 log-probs"),
+        (lambda: collate([]), "the learner had no turn"),
+        (lambda: collate([(Episode(0, []), turn("s", 0, 0.0, 0))]), "has 0 tokens and 0 log-probs"),
         (
-            lambda: collate([Episode(0, [Turn(Ask("s"), Reply("x", (1,), (1, 2), (-1.0,)))])], ("s",)),
+            lambda: collate([(Episode(0, []), Turn(Ask("s"), Reply("x", (1,), (1, 2), (-1.0,))))]),
             "a s turn has 2 tokens and 1 log-probs",
         ),
     ],

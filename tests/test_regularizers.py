@@ -30,11 +30,17 @@ def forward(p: Tensor, q: Tensor) -> Tensor:
     return (q * (q / p).log()).sum()
 
 
+def entropy(p: Tensor, q: Tensor) -> Tensor:
+    """Minus the policy's entropy; the reference has no part in it."""
+    return (p * p.log()).sum()
+
+
 ONE_TOKEN: dict[str, Divergence] = {
     "none": nothing,
     "literal": nothing,
     "kl_forward": forward,
     "kl_reverse": reverse,
+    "entropy": entropy,
     "kl_forward_payoff": forward,
     "kl_reverse_payoff": reverse,
 }
@@ -81,7 +87,7 @@ def test_one_token(name: str) -> None:
     logits, ref = table(1, 4), table(2, 4).detach().log_softmax(-1)
     gradient = expected_gradient(name, logits, logits.log_softmax(-1)[:, None], ref[:, None])
     p = logits.softmax(-1)
-    exact = {d: exact_gradient(d(p, ref.exp()), logits) for d in (nothing, reverse, forward)}
+    exact = {d: exact_gradient(d(p, ref.exp()), logits) for d in (nothing, reverse, forward, entropy)}
     close(gradient, exact[ONE_TOKEN[name]])
     for one, other in combinations(exact.values(), 2):
         assert float((one - other).abs().max()) > 1e-3  # so that they could be told apart

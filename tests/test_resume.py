@@ -130,7 +130,7 @@ def test_an_interrupt_before_the_first_step(tmp_path: Path, monkeypatch: pytest.
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("selfplay.evaluate.HeldOut.__call__", interrupted)
+        patch.setattr("selfplay.evaluations.held_out.HeldOut.__call__", interrupted)
         ended = cli.run(f"hydra.run.dir={tmp_path / 'run'}", *ARGS, *EVAL, "steps=1")
     assert (ended.code, ended.err) == (130, "")
     assert cli.summary(tmp_path / "run") == {"status": "interrupted", "steps": 0, "tokens": 0}

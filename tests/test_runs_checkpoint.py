@@ -23,12 +23,21 @@ def test_a_checkpoint_comes_back(run: RunFolder) -> None:
     path = checkpoint.save(run, 20, Toy(2.5), state, keep=2, keep_every=0)
     assert path == run.checkpoints / "step-000020" and checkpoint.latest(run) == (20, path)
     policy = Toy()
-    loaded = checkpoint.load(path, policy)
+    loaded, frozen = checkpoint.load(path, policy)
+    assert frozen == {}
     assert policy.weight.item() == 2.5
     assert loaded["league"] == [(1, "a"), None] and loaded["optimizer"]["lr"] == 0.1  # type: ignore[index]
     assert torch.equal(loaded["optimizer"]["m"], torch.arange(3.0))  # type: ignore[index]
     checkpoint.save(run, 20, Toy(3.5), {}, keep=2, keep_every=0)
-    assert checkpoint.load(path, policy) == {} and policy.weight.item() == 3.5
+    assert checkpoint.load(path, policy) == ({}, {}) and policy.weight.item() == 3.5
+
+
+def test_frozen_policies_come_back_with_it(run: RunFolder) -> None:
+    path = checkpoint.save(run, 1, Toy(2.5), {"n": 1}, 2, 0, {"magnet": Toy(7.0)})
+    policy = Toy()
+    state, frozen = checkpoint.load(path, policy)
+    assert state == {"n": 1} and policy.weight.item() == 2.5
+    assert list(frozen) == ["magnet"] and frozen["magnet"].weight.item() == 7.0  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("step", [20, 40])
@@ -39,7 +48,7 @@ def test_a_kill_while_saving_leaves_the_checkpoint_before(run: RunFolder, step: 
             checkpoint.save(run, step, Dying(4.0), {"n": 2}, keep=1, keep_every=0)
     assert checkpoint.latest(run) == (20, before)
     assert steps(run) == ["step-000020"]
-    assert checkpoint.load(before, Toy()) == {"n": 1}
+    assert checkpoint.load(before, Toy()) == ({"n": 1}, {})
     checkpoint.save(run, step, Toy(4.0), {"n": 2}, keep=1, keep_every=0)
     assert checkpoint.latest(run) == (step, run.checkpoints / f"step-{step:06d}")
 

@@ -75,7 +75,8 @@ def test_what_is_not_finite_is_refused_by_name(run: RunFolder, value: float) -> 
 
 def test_transcripts_hold_one_line_a_turn(run: RunFolder) -> None:
     played = episodes()
-    run.transcribe(4, played, {id(played[0].turns[1]): 0.125}, {"solver": "learner"})
+    played[0].turns[1].player = "learner"
+    run.transcribe(4, played, {id(played[0].turns[1]): 0.125})
     first, second = read(run.path / "episodes.jsonl")
     assert first["player"] is None and first["advantage"] is None and first["group"] is None
     assert second == {

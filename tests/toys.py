@@ -29,6 +29,10 @@ class Toy(Policy):
     def snapshot(self) -> Policy:
         return Toy(self.weight.item())
 
+    def restore(self, snapshot: Policy) -> None:
+        assert isinstance(snapshot, Toy)
+        self.weight.data.copy_(snapshot.weight)
+
     def at(self, temperature: float) -> Player:
         return self
 

@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from selfplay.core import Game, Player, Policy, Referee, SelfplayError, Update
+from selfplay.opponents.seating import Seating
 from selfplay.play import check_seats
 
 MISTAKES = (
@@ -27,20 +28,16 @@ class Cast:
     """Everybody who takes part in a run.
 
     Attributes:
-        seats: role -> player.
-        seated: role -> the player's name.
+        opponent: who sits where, episode by episode; it knows all players by name.
         players: "learner" and "reference", for the referees.
         referees: score name -> referee.
-        learning: the roles in which the learner sits.
-        evaluation: policy -> `selfplay.evaluate.Score`, with an attribute `every`; or None.
+        evaluation: cast -> an evaluation, see `selfplay.evaluations`; or None.
     """
 
     game: Game
-    seats: Mapping[str, Player]
-    seated: Mapping[str, str]
+    opponent: Seating
     players: Mapping[str, Policy]
     referees: Mapping[str, Referee]
-    learning: tuple[str, ...]
     update: Update
     evaluation: Any
 
@@ -66,27 +63,37 @@ def cast(cfg: DictConfig) -> Cast:
             )
     learner: Policy = make(cfg.player, "player")
     policies = {"learner": learner, "reference": learner.snapshot()}
-    others = {str(name): make(node, f"players.{name}") for name, node in cfg.players.items() if node is not None}
-    everybody: dict[str, Player] = {**policies, **others}
+    everybody: dict[str, Player] = {**policies, **others_of(cfg)}
     seated = {role: str(cfg.seats[role]) for role in game.roles}
     for role, name in seated.items():
         if name not in everybody:
             raise SelfplayError(
                 f"seats.{role} is '{name}', but the players are {', '.join(everybody)}; name one of them"
             )
-    learning = tuple(role for role, name in seated.items() if name == "learner")
-    if not learning:
+    if "learner" not in seated.values():
         raise SelfplayError(
             f"the learner sits nowhere (seats: {seated}); seat it, for example seats.{game.roles[0]}=learner"
         )
-    named = {"reward": cfg.reward, "quality": cfg.quality, **cfg.probes}
-    referees = {str(name): make(node, str(name)) for name, node in named.items() if node is not None}
+    referees = referees_of(cfg)
     with _making("update"):
         update: Update = instantiate(cfg["update"])(policy=learner, reference=policies["reference"])
+    with _making("opponent"):
+        opponent: Seating = instantiate(cfg.opponent)(
+            seated=seated, players=everybody, game=game, referees=referees, update=update
+        )
     evaluation = None if cfg.eval is None else make(cfg.eval, "eval")
-    return Cast(
-        game, {r: everybody[n] for r, n in seated.items()}, seated, policies, referees, learning, update, evaluation
-    )
+    return Cast(game, opponent, policies, referees, update, evaluation)
+
+
+def others_of(cfg: DictConfig) -> dict[str, Player]:
+    """The config's further players, by name."""
+    return {str(name): make(node, f"players.{name}") for name, node in cfg.players.items() if node is not None}
+
+
+def referees_of(cfg: DictConfig) -> dict[str, Referee]:
+    """The config's referees, by the name of their score."""
+    named = {"reward": cfg.reward, "quality": cfg.quality, **cfg.probes}
+    return {str(name): make(node, str(name)) for name, node in named.items() if node is not None}
 
 
 def make(node: Any, name: str) -> Any:

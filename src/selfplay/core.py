@@ -49,6 +49,7 @@ class Ask:
         role: who is asked. "chance" is a role too: luck is asked for, never drawn inside a game.
         messages: all that this role sees, as chat messages.
         options: the legal replies; empty means free text.
+        weights: how likely each option is, where chance is asked; empty means alike.
         group: turns of one role and group are compared with one another; None compares across the batch.
         key: the only source of luck for the reply, filled in by `play`: the same key, the same dice.
     """
@@ -56,6 +57,7 @@ class Ask:
     role: str
     messages: tuple[Message, ...] = ()
     options: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
     group: Hashable = None
     key: str = ""
 
@@ -72,24 +74,31 @@ class Reply:
     Attributes:
         text: the reply as the game reads it.
         prompt_ids: the prompt's token ids.
-        reply_ids: the sampled token ids, the end token included when it was sampled.
-        logprobs: natural-log probability of each sampled token under the distribution it was sampled from.
+        reply_ids: the sampled token ids, the end token included when it was sampled; or, when `choices` is not empty,
+            one number: which of the choices was taken.
+        logprobs: natural-log probability of each of `reply_ids` under the distribution it was sampled from.
+        choices: token ids of all that could be chosen, where the reply was one choice and not word after word.
     """
 
     text: str
     prompt_ids: tuple[int, ...] = ()
     reply_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
+    choices: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass
 class Turn:
-    """An ask and its reply; the referees write `scores`, the game's `payoffs` are written to `payoff`."""
+    """An ask and its reply; the referees write `scores`, the game's `payoffs` are written to `payoff`.
+
+    `player` is the name of who replied.
+    """
 
     ask: Ask
     reply: Reply
     scores: dict[str, float] = field(default_factory=dict)
     payoff: float = math.nan
+    player: str = ""
 
 
 @dataclass
@@ -119,6 +128,7 @@ class Batch:
         payoffs: [B] float32.
         groups: [B] int64; turns with the same number are compared.
         roles: B names.
+        choices: B tuples, `Reply.choices` of each turn; empty where the reply was written word after word.
     """
 
     prompts: tuple[Tensor, ...]
@@ -128,6 +138,7 @@ class Batch:
     payoffs: Tensor
     groups: Tensor
     roles: tuple[str, ...]
+    choices: tuple[tuple[tuple[int, ...], ...], ...]
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -143,6 +154,7 @@ class Batch:
             self.payoffs[index],
             self.groups[index],
             tuple(self.roles[i] for i in index.tolist()),
+            tuple(self.choices[i] for i in index.tolist()),
         )
 
 
@@ -208,6 +220,17 @@ class Player(ABC):
     def act(self, asks: Sequence[Ask]) -> list[Reply]:
         """One reply an ask, in one batched call. The luck in a reply comes from its ask's key alone."""
 
+    def probabilities(self, asks: Sequence[Ask]) -> list[tuple[float, ...]]:
+        """How likely `act` is to reply each of an ask's options, in their order: exact, for enumeration.
+
+        Raises:
+            SelfplayError: this player cannot say, or an ask has no options.
+        """
+        raise SelfplayError(
+            f"{type(self).__name__} cannot say how likely each option is, so nothing exact can be computed of it; "
+            "play episodes instead"
+        )
+
 
 class Policy(Player):
     """A player that can be trained."""
@@ -223,6 +246,10 @@ class Policy(Player):
     @abstractmethod
     def snapshot(self) -> Policy:
         """A frozen copy of the policy as it is now; as cheap as can be (an adapter where there is one)."""
+
+    @abstractmethod
+    def restore(self, snapshot: Policy) -> None:
+        """Take the weights of a snapshot of this policy, in place."""
 
     @abstractmethod
     def at(self, temperature: float) -> Player:
@@ -267,10 +294,12 @@ class Update(ABC):
     Attributes:
         optimizer: what changes the policy's parameters.
         last_advantages: [B] of the last step's batch, for the transcripts; None where there is no such thing.
+        frozen: policies that the rule remembers between steps, by name; a checkpoint holds them beside the learner.
     """
 
     optimizer: Optimizer
     last_advantages: Tensor | None = None
+    frozen: Mapping[str, Policy] = {}
 
     @abstractmethod
     def step(self, batch: Batch) -> dict[str, float]:

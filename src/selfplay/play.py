@@ -1,6 +1,7 @@
 """Playing: many episodes side by side in batched waves, then scores, pay-offs and tensors."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -8,28 +9,38 @@ import torch
 from selfplay.core import Ask, Batch, Episode, Game, Play, Player, Policy, Referee, Reply, SelfplayError, Turn
 
 
-def play(game: Game, seats: Mapping[str, Player], episodes: Iterable[int], key: str) -> list[Episode]:
+def play(
+    game: Game,
+    players: Mapping[str, Player],
+    episodes: Iterable[int],
+    key: str,
+    seats: Callable[[int], Mapping[str, str]] | None = None,
+) -> list[Episode]:
     """Play the episodes with the given indices, each wave of pending asks in one `act` call a player.
 
     Args:
-        seats: role -> player; must hold every role of the game.
-        key: the luck of this call; an episode is a function of `key`, its index and the players.
+        players: by name.
+        key: the luck of this call; an episode is a function of `key`, its index and its players.
+        seats: index -> {role: name of its player}; without it the player of a role is the one of the role's name.
 
     Raises:
         SelfplayError: a role without a player, a game that asks an unknown role, or a wrong number of replies.
     """
-    check_seats(game, seats)
     indices = list(episodes)
+    seated = {index: dict(seats(index)) if seats else {role: role for role in players} for index in indices}
+    for names in seated.values():
+        check_seats(game, {role: name for role, name in names.items() if name in players})
     tables = {index: Episode(index, []) for index in indices}
     plays = {index: game.play() for index in indices}
     pending: dict[int, list[Ask]] = {}
     for index in indices:
         _advance(plays[index], None, tables[index], pending, key)
     while pending:
-        replies = _answer(pending, seats)
+        replies = _answer(pending, seated, players)
         asked, pending = pending, {}
         for index, asks in asked.items():
-            tables[index].turns += [Turn(a, r) for a, r in zip(asks, replies[index], strict=True)]
+            names = seated[index]
+            tables[index].turns += [Turn(a, r, player=names[a.role]) for a, r in zip(asks, replies[index], strict=True)]
             _advance(plays[index], replies[index], tables[index], pending, key)
     return list(tables.values())
 
@@ -57,17 +68,19 @@ def _advance(
     pending[episode.index] = [replace(a, key=f"{key}/{episode.index}/{first + i}") for i, a in enumerate(asks)]
 
 
-def _answer(pending: Mapping[int, list[Ask]], seats: Mapping[str, Player]) -> dict[int, list[Reply]]:
+def _answer(
+    pending: Mapping[int, list[Ask]], seated: Mapping[int, Mapping[str, str]], players: Mapping[str, Player]
+) -> dict[int, list[Reply]]:
     """Each player answers all that is asked of it, whatever the role and the episode, in one call."""
-    orders: dict[int, list[tuple[int, int, Ask]]] = {}
+    orders: dict[int, tuple[Player, list[tuple[int, int, Ask]]]] = {}
     for index, asks in pending.items():
         for slot, ask in enumerate(asks):
-            if ask.role not in seats:
+            if ask.role not in seated[index]:
                 raise SelfplayError(f"the game asked the role '{ask.role}', which it does not list in its roles")
-            orders.setdefault(id(seats[ask.role]), []).append((index, slot, ask))
+            player = players[seated[index][ask.role]]
+            orders.setdefault(id(player), (player, []))[1].append((index, slot, ask))
     answers: dict[int, dict[int, Reply]] = {index: {} for index in pending}
-    for order in orders.values():
-        player = seats[order[0][2].role]
+    for player, order in orders.values():
         replies = player.act([ask for _, _, ask in order])
         if len(replies) != len(order):
             raise SelfplayError(
@@ -102,7 +115,7 @@ def settle(
             turn.scores[name] = value
     for episode in episodes:
         payoffs = game.payoffs(episode)
-        if len(payoffs) != len(episode.turns) or not bool(torch.isfinite(torch.tensor(payoffs)).all()):
+        if len(payoffs) != len(episode.turns) or not all(map(math.isfinite, payoffs)):
             raise SelfplayError(
                 f"{type(game).__name__}.payoffs gave {payoffs} for the {len(episode.turns)} turns of episode "
                 f"{episode.index}; it must give one finite pay-off a turn"
@@ -116,15 +129,19 @@ def _describe(scores: torch.Tensor) -> str:
     return f"{bad.numel()} scores like {bad[0].item()}" if bad.numel() else f"scores of shape {tuple(scores.shape)}"
 
 
-def collate(episodes: Sequence[Episode], roles: Collection[str]) -> Batch:
-    """The turns of the given roles as tensors, in the order of episodes and turns.
+def turns_of(episodes: Sequence[Episode], player: str) -> list[tuple[Episode, Turn]]:
+    """The turns of a player with their episodes, in the order of episodes and turns."""
+    return [(episode, turn) for episode in episodes for turn in episode.turns if turn.player == player]
+
+
+def collate(turns: Sequence[tuple[Episode, Turn]]) -> Batch:
+    """Turns with their episodes as tensors: row b of the batch is the b-th turn.
 
     Raises:
-        SelfplayError: no such turn, or a turn without tokens (its player cannot be trained).
+        SelfplayError: no turn at all, or a turn without tokens (its player cannot be trained).
     """
-    turns = turns_of(episodes, roles)
     if not turns:
-        raise SelfplayError(f"no turn of {', '.join(roles) or 'nobody'} to learn from; seat the learner in a role")
+        raise SelfplayError("the learner had no turn in this step; seat it in a role, or play more episodes a step")
     lengths = [len(turn.reply.reply_ids) for _, turn in turns]
     for (_, turn), length in zip(turns, lengths, strict=True):
         if length == 0 or len(turn.reply.logprobs) != length:
@@ -146,12 +163,8 @@ def collate(episodes: Sequence[Episode], roles: Collection[str]) -> Batch:
         payoffs=torch.tensor([turn.payoff for _, turn in turns], dtype=torch.float32),
         groups=torch.tensor([numbers.setdefault(_group(e, t.ask), len(numbers)) for e, t in turns]),
         roles=tuple(turn.ask.role for _, turn in turns),
+        choices=tuple(turn.reply.choices for _, turn in turns),
     )
-
-
-def turns_of(episodes: Sequence[Episode], roles: Collection[str]) -> list[tuple[Episode, Turn]]:
-    """The turns of the given roles with their episodes: row b of `collate`'s batch is the b-th."""
-    return [(episode, turn) for episode in episodes for turn in episode.turns if turn.ask.role in roles]
 
 
 def _group(episode: Episode, ask: Ask) -> object:

@@ -7,32 +7,39 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from selfplay.core import Batch
 from selfplay.lm.sample import left_padded
 
+Menu = tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]  # a prompt and what may be said after it, as token ids
 CHUNK = 1 << 22  # logits in memory at once (entries), 16 MiB in float32
 
 
-def right_padded(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
+def right_padded(prompts: Sequence[Tensor], replies: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Prompt and reply side by side, [B, L] int64 padded on the right with 0, and where each reply starts, [B]."""
-    starts = torch.tensor([len(p) for p in batch.prompts])
-    lengths = batch.mask.sum(1)
-    ids = torch.zeros(len(batch), int((starts + lengths).max()), dtype=torch.int64)
-    for row, prompt in enumerate(batch.prompts):
+    starts = torch.tensor([len(p) for p in prompts])
+    lengths = mask.sum(1)
+    ids = torch.zeros(len(prompts), int((starts + lengths).max()), dtype=torch.int64)
+    for row, prompt in enumerate(prompts):
         start, length = len(prompt), int(lengths[row])
         ids[row, :start] = prompt
-        ids[row, start : start + length] = batch.replies[row, :length]
-    return ids.to(device), starts.to(device)
+        ids[row, start : start + length] = replies[row, :length]
+    return ids, starts
 
 
-def reply_logprobs(model: PreTrainedModel, batch: Batch, temperature: float) -> Tensor:
-    """[B, T] float32 log softmax(logits / temperature) of the batch's reply tokens, with gradient, 0 off the mask.
+def reply_logprobs(
+    model: PreTrainedModel, prompts: Sequence[Tensor], replies: Tensor, mask: Tensor, temperature: float
+) -> Tensor:
+    """[B, T] float32 log softmax(logits / temperature) of the reply tokens, with gradient, 0 off the mask.
+
+    Args:
+        prompts: B ragged int64 vectors.
+        replies: [B, T] int64.
+        mask: [B, T] bool.
 
     Padding is on the right, after every token that is read, so causal attention needs no mask.
     """
     device = model.device
-    ids, starts = right_padded(batch, device)
-    mask, replies = batch.mask.to(device), batch.replies.to(device)
+    ids, starts = (x.to(device) for x in right_padded(prompts, replies, mask))
+    mask, replies = mask.to(device), replies.to(device)
     hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
     rows, columns = mask.nonzero(as_tuple=True)
     states = hidden[rows, starts[rows] + columns - 1]  # the state that predicts the token at this column
@@ -46,6 +53,33 @@ def reply_logprobs(model: PreTrainedModel, batch: Batch, temperature: float) -> 
         else:
             parts.append(_chosen(head, part, target, temperature))
     return torch.zeros(mask.shape, device=device).index_put((rows, columns), torch.cat(parts))
+
+
+def choice_logprobs(model: PreTrainedModel, menus: Sequence[Menu], temperature: float, rows: int) -> list[Tensor]:
+    """For each menu [K] float32 log-probabilities of its K choices, with gradient; they add up to 1.
+
+    A choice's likelihood is the product of its tokens' probabilities after the prompt, at the temperature; the choices
+    of a menu share what is theirs. Nothing else than a choice can be said, however unlikely they all are.
+
+    Args:
+        menus: (prompt, choices) each, as token ids; a menu that is there twice is computed once.
+        rows: sequences in one forward pass.
+    """
+    distinct = list(dict.fromkeys(menus))
+    flat = [(torch.tensor(prompt), choice) for prompt, choices in distinct for choice in choices]
+    wholes = []
+    for start in range(0, len(flat), rows):
+        part = flat[start : start + rows]
+        replies = torch.zeros(len(part), max(len(choice) for _, choice in part), dtype=torch.int64)
+        lengths = torch.tensor([len(choice) for _, choice in part])
+        for row, (_, choice) in enumerate(part):
+            replies[row, : len(choice)] = torch.tensor(choice)
+        mask = torch.arange(replies.shape[1])[None] < lengths[:, None]
+        wholes.append(reply_logprobs(model, [p for p, _ in part], replies, mask, temperature).sum(-1))
+    sizes = [len(choices) for _, choices in distinct]
+    shared = [torch.log_softmax(x, 0) for x in torch.split(torch.cat(wholes), sizes)]
+    where = {menu: i for i, menu in enumerate(distinct)}
+    return [shared[where[menu]] for menu in menus]
 
 
 def _chosen(head: torch.nn.Module, states: Tensor, target: Tensor, temperature: float) -> Tensor:

@@ -1,6 +1,7 @@
 """A causal language model in a seat: full fine-tuning, or LoRA over frozen weights."""
 
 import copy
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +16,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from selfplay.core import Ask, Batch, Message, Policy, Reply, SelfplayError, at_least
 from selfplay.lm.load import load_model, load_tokenizer
-from selfplay.lm.logprobs import check_head, next_logprobs, reply_logprobs
-from selfplay.lm.sample import sample
+from selfplay.lm.logprobs import Menu, check_head, choice_logprobs, next_logprobs, reply_logprobs
+from selfplay.lm.sample import choose as draw
+from selfplay.lm.sample import dice, sample
+
+CHOOSE = ("likelihood", "text")
 
 
 class LanguageModel(Policy):
@@ -28,6 +32,11 @@ class LanguageModel(Policy):
         max_tokens: longest reply.
         rows: replies sampled side by side; lower it when memory runs out.
         lora: arguments of `peft.LoraConfig`, or None for full fine-tuning.
+        choose: what is done with an ask's options: "likelihood" takes one of them, each as likely as the model finds it
+            (all its words and the end, after the prompt) among the options; "text" lets the model write, and the
+            game decides what an illegal reply costs.
+        pattern: with choose="text", a regular expression; the reply that the game reads is its first group, or its
+            whole match; what does not match is read as it is. None reads the text as it is.
         dtype: of the weights, a name such as "float32".
         device: "cpu", "cuda", ...
         seed: of the adapter's initial weights.
@@ -42,6 +51,8 @@ class LanguageModel(Policy):
         temperature: float,
         max_tokens: int,
         rows: int,
+        choose: str,
+        pattern: str | None,
         lora: Mapping[str, Any] | None,
         dtype: str,
         device: str,
@@ -50,6 +61,9 @@ class LanguageModel(Policy):
         if temperature <= 0:
             raise SelfplayError(f"player.temperature is {temperature}; a learner explores, so it must be above 0")
         at_least(1, max_tokens=max_tokens, rows=rows)
+        if choose not in CHOOSE:
+            raise SelfplayError(f"player.choose is '{choose}'; take one of {', '.join(CHOOSE)}")
+        self.choose, self.pattern = choose, _compiled(pattern)
         if lora is not None and lora.get("lora_dropout"):
             raise SelfplayError(
                 f"player.lora.lora_dropout is {lora['lora_dropout']}, but a policy learns from what it said without "
@@ -68,17 +82,22 @@ class LanguageModel(Policy):
         self.temperature, self.max_tokens, self.rows = temperature, max_tokens, rows
         self.frozen_adapter: dict[str, Tensor] | None = None
         self._rendered: dict[tuple[tuple[str, str], ...], tuple[int, ...]] = {}
+        self._encoded: dict[str, tuple[int, ...]] = {}
 
     # --- playing ------------------------------------------------------------------------------------------------------
 
     def act(self, asks: Sequence[Ask]) -> list[Reply]:
-        """Sample one reply an ask; an ask's options are for the game to enforce."""
+        """One reply an ask: one of its options by their likelihood, or text written token by token."""
         prompts = [self.render(ask.messages) for ask in asks]
-        order = sorted(range(len(asks)), key=lambda i: (len(prompts[i]), prompts[i]))
+        chosen = [i for i, ask in enumerate(asks) if ask.options and self.choose == "likelihood"]
+        written = sorted(set(range(len(asks))) - set(chosen), key=lambda i: (len(prompts[i]), prompts[i]))
         replies: dict[int, Reply] = {}
+        if chosen:
+            picked = self._pick([asks[i] for i in chosen], [prompts[i] for i in chosen])
+            replies |= dict(zip(chosen, picked, strict=True))
         with self._weights():
-            for start in range(0, len(order), self.rows):
-                part = order[start : start + self.rows]
+            for start in range(0, len(written), self.rows):
+                part = written[start : start + self.rows]
                 sampled = sample(
                     self.model,
                     [prompts[i] for i in part],
@@ -89,9 +108,51 @@ class LanguageModel(Policy):
                     self.pad_id,
                 )
                 for i, s in zip(part, sampled, strict=True):
-                    text = self.tokenizer.decode(s.ids, skip_special_tokens=True)
-                    replies[i] = Reply(str(text), prompts[i], s.ids, s.logprobs)
+                    text = str(self.tokenizer.decode(s.ids, skip_special_tokens=True))
+                    replies[i] = Reply(self._read(asks[i], text), prompts[i], s.ids, s.logprobs)
         return [replies[i] for i in range(len(asks))]
+
+    def probabilities(self, asks: Sequence[Ask]) -> list[tuple[float, ...]]:
+        if self.choose != "likelihood":
+            raise SelfplayError(
+                "a language model with player.choose=text cannot say how likely each option is; "
+                "use player.choose=likelihood, or play episodes instead"
+            )
+        menus = [self._menu(ask, self.render(ask.messages)) for ask in asks]
+        return [tuple(p.double().exp().tolist()) for p in self._menu_logprobs(menus)]
+
+    def _pick(self, asks: Sequence[Ask], prompts: Sequence[tuple[int, ...]]) -> list[Reply]:
+        """One of the options each, by their likelihood: one action, whatever the number of its tokens."""
+        menus = [self._menu(ask, prompt) for ask, prompt in zip(asks, prompts, strict=True)]
+        replies = []
+        for ask, (prompt, choices), logp in zip(asks, menus, self._menu_logprobs(menus), strict=True):
+            token, taken = draw(logp[None], torch.from_numpy(dice(ask.key, 1)), float(self.temperature > 0))
+            replies.append(Reply(ask.options[int(token)], prompt, (int(token),), (float(taken),), choices))
+        return replies
+
+    @torch.no_grad()
+    def _menu_logprobs(self, menus: Sequence[Menu]) -> list[Tensor]:
+        with self._weights():
+            return [p.cpu() for p in choice_logprobs(self.model, menus, self.temperature or 1.0, self.rows)]
+
+    def _menu(self, ask: Ask, prompt: tuple[int, ...]) -> Menu:
+        """The options' token ids, each with the end token."""
+        if not ask.options:
+            raise SelfplayError(f"the role '{ask.role}' was asked for free text, which has no list of options")
+        return prompt, tuple(self._option(option) for option in ask.options)
+
+    def _option(self, text: str) -> tuple[int, ...]:
+        if text not in self._encoded:
+            ids = self.tokenizer.encode(text, add_special_tokens=False)
+            self._encoded[text] = (*ids, int(self.tokenizer.eos_token_id))
+        return self._encoded[text]
+
+    def _read(self, ask: Ask, text: str) -> str:
+        """What the game reads of a text that answers an ask with options."""
+        found = self.pattern.search(text) if ask.options and self.pattern else None
+        if found is None:
+            return text
+        return found[1] if self.pattern and self.pattern.groups else found[0]
 
     def render(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """The prompt's token ids after the chat template.
@@ -138,8 +199,21 @@ class LanguageModel(Policy):
     # --- learning -----------------------------------------------------------------------------------------------------
 
     def logprobs(self, batch: Batch) -> Tensor:
+        chosen = torch.tensor([bool(c) for c in batch.choices])
         with self._weights():
-            return reply_logprobs(self.model, batch, self.temperature)
+            if not chosen.any():
+                return reply_logprobs(self.model, batch.prompts, batch.replies, batch.mask, self.temperature)
+            out = torch.zeros(batch.replies.shape, device=self.model.device)
+            picks, texts = chosen.nonzero()[:, 0], (~chosen).nonzero()[:, 0]
+            menus = [(tuple(batch.prompts[i].tolist()), batch.choices[i]) for i in picks.tolist()]
+            every = choice_logprobs(self.model, menus, self.temperature, self.rows)
+            taken = [p[i] for p, i in zip(every, batch.replies[picks, 0].tolist(), strict=True)]
+            out[picks, 0] = torch.stack(taken)
+            if len(texts):
+                part = batch.rows(texts)
+                written = reply_logprobs(self.model, part.prompts, part.replies, part.mask, self.temperature)
+                out[texts, : written.shape[1]] = written
+            return out
 
     def parameters(self) -> list[Parameter]:
         if self.frozen_adapter is not None:
@@ -155,6 +229,17 @@ class LanguageModel(Policy):
         else:
             twin.model = copy.deepcopy(self.model).requires_grad_(False).eval()
         return twin
+
+    @torch.no_grad()
+    def restore(self, snapshot: Policy) -> None:
+        assert isinstance(snapshot, LanguageModel) and snapshot.lora == self.lora
+        if self.lora:
+            kept = snapshot.frozen_adapter or dict(snapshot._adapter())
+            for name, p in self._adapter():
+                p.copy_(kept[name])
+        else:
+            for p, q in zip(self.model.parameters(), snapshot.model.parameters(), strict=True):
+                p.copy_(q)
 
     def at(self, temperature: float) -> "LanguageModel":
         twin = copy.copy(self)
@@ -209,6 +294,13 @@ class LanguageModel(Policy):
                 f"the checkpoint {folder} does not fit the model ({str(error).strip().splitlines()[-1].strip()}); "
                 "resume with the player it was made with"
             ) from error
+
+
+def _compiled(pattern: str | None) -> re.Pattern[str] | None:
+    try:
+        return None if pattern is None else re.compile(pattern)
+    except re.error as error:
+        raise SelfplayError(f"player.pattern '{pattern}' is no regular expression ({error}); mend it") from error
 
 
 def _with_adapter(model: PreTrainedModel, lora: Mapping[str, Any], seed: int) -> PreTrainedModel:

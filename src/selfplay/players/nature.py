@@ -1,13 +1,28 @@
 """Nature: the player in the seat "chance"."""
 
+import math
 from collections.abc import Callable, Sequence
 from random import Random
 
 from selfplay.core import Ask, Player, Reply, SelfplayError
 
 
+def chances(ask: Ask) -> tuple[float, ...]:
+    """How likely each option of a chance ask is.
+
+    Raises:
+        SelfplayError: there are no options, or not one weight an option.
+    """
+    if not ask.options:
+        raise SelfplayError(f"the role '{ask.role}' was asked without options, so its luck cannot be enumerated")
+    weights = ask.weights or (1.0,) * len(ask.options)
+    if len(weights) != len(ask.options) or min(weights) < 0 or not 0 < sum(weights) < math.inf:
+        raise SelfplayError(f"the role '{ask.role}' has {len(ask.options)} options, but the weights {ask.weights}")
+    return tuple(w / sum(weights) for w in weights)
+
+
 class Nature(Player):
-    """Luck, as a function of the ask's key: one of the ask's options, or a free draw where there are none.
+    """Luck, as a function of the ask's key: one of the ask's options by their weights, or a free draw without options.
 
     Args:
         draw: a random generator -> text, for asks without options.
@@ -20,12 +35,15 @@ class Nature(Player):
         self.draw = draw
 
     def act(self, asks: Sequence[Ask]) -> list[Reply]:
-        """Uniform over the options; each ask has a generator of its own."""
+        """By the options' weights, alike where there are none; each ask has a generator of its own."""
         return [self._one(ask, Random(ask.key)) for ask in asks]
+
+    def probabilities(self, asks: Sequence[Ask]) -> list[tuple[float, ...]]:
+        return [chances(ask) for ask in asks]
 
     def _one(self, ask: Ask, rng: Random) -> Reply:
         if ask.options:
-            return Reply(rng.choice(ask.options))
+            return Reply(rng.choices(ask.options, ask.weights or None)[0])
         if self.draw is None:
             raise SelfplayError(
                 "chance was asked without options; give the player in its seat a way to draw (its `draw`)"

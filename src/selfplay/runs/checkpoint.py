@@ -21,13 +21,22 @@ STATE = "state.pt"
 _WRITING, _REMOVING = ".writing-", ".removing-"
 
 
-def save(folder: RunFolder, step: int, policy: Policy, state: Mapping[str, object], keep: int, keep_every: int) -> Path:
+def save(
+    folder: RunFolder,
+    step: int,
+    policy: Policy,
+    state: Mapping[str, object],
+    keep: int,
+    keep_every: int,
+    frozen: Mapping[str, Policy] | None = None,
+) -> Path:
     """Write the checkpoint of a step, then remove those that are no longer kept.
 
     Args:
         state: tensors, and numbers, strings, lists, tuples and dicts of them.
         keep: how many of the newest stay; 0 keeps all.
         keep_every: a checkpoint whose step is a multiple of this stays, too; 0 for none.
+        frozen: further policies, each saved in a folder of its name inside the checkpoint.
 
     Raises:
         SelfplayError: the state holds something that could not be read back.
@@ -37,7 +46,10 @@ def save(folder: RunFolder, step: int, policy: Policy, state: Mapping[str, objec
     draft = target.with_name(_WRITING + target.name)
     draft.mkdir(parents=True)
     policy.save(draft)
-    _write_state(dict(state), draft / STATE)
+    for name, other in (frozen or {}).items():
+        (draft / name).mkdir()
+        other.save(draft / name)
+    _write_state({**state, "frozen": list(frozen or {})}, draft / STATE)
     for path in draft.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
@@ -56,8 +68,8 @@ def latest(folder: RunFolder) -> tuple[int, Path] | None:
     return max(found.items(), default=None)
 
 
-def load(path: Path, policy: Policy) -> dict[str, object]:
-    """Read a checkpoint: the policy in place, the state as it was saved (tensors on the CPU).
+def load(path: Path, policy: Policy) -> tuple[dict[str, object], dict[str, Policy]]:
+    """Read a checkpoint: the policy in place, the state as it was saved (tensors on the CPU), and what it froze.
 
     Raises:
         SelfplayError: a file is missing or broken.
@@ -77,8 +89,12 @@ def load(path: Path, policy: Policy) -> dict[str, object]:
         except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
             reason = (str(error) or "it ends too early").splitlines()[0].split(". ")[0]
             raise SelfplayError(f"{file} is broken ({reason}); {remedy}") from error
+    frozen: dict[str, Policy] = {}
+    for name in state.pop("frozen"):  # type: ignore[attr-defined]
+        policy.load(path / name)
+        frozen[name] = policy.snapshot()
     policy.load(path)
-    return state
+    return state, frozen
 
 
 def _write_state(state: dict[str, object], file: Path) -> None:

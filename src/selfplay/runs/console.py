@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,6 +15,7 @@ from rich.text import Text
 
 LINES = 20  # about how many plain lines a run prints where nobody watches
 PLAIN_WIDTH = 100
+MOST_ENTRIES = 8  # of a mapping that is shown entry by entry
 _console = Console()
 
 
@@ -27,8 +27,8 @@ def say(text: str) -> None:
 class Progress:
     """How far the run is; a context manager around its loop."""
 
-    def __init__(self, total: int, done: int = 0) -> None:
-        self._total, self._done = total, done
+    def __init__(self, total: int, done: int = 0, watch: str = "") -> None:
+        self._total, self._done, self._watch = total, done, watch
         self._every = max(1, math.ceil(total / LINES))
         self._last = time.perf_counter()
         self._unsaid = ""
@@ -49,10 +49,10 @@ class Progress:
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
         if self._bar:
-            live = "  ".join([*_figures(metrics, ("reward", "truth")), f"{seconds:.1f} s/step"])
+            live = "  ".join([*_figures(metrics, ("reward", "truth"), self._watch), f"{seconds:.1f} s/step"])
             self._bar.update(self._bar.task_ids[0], completed=step, live=live)
             return
-        figures = _figures(metrics, ("reward", "truth", "invalid", "drift"))
+        figures = _figures(metrics, ("reward", "truth", "invalid", "drift"), self._watch)
         line = "  ".join([f"step {step}/{self._total}", *figures, f"{seconds:.1f} s"])
         due = self._first or step % self._every == 0 or step >= self._total
         self._first, self._unsaid = False, "" if due else line
@@ -68,23 +68,14 @@ class Progress:
             say(self._unsaid)
 
 
-def closing_table(before: Mapping[str, Any], after: Mapping[str, Any], where: Path, gain: Mapping[str, Any]) -> None:
-    """Print the comparison of the held-out evaluations before and after the run, and where the run is.
+def closing_table(before: Mapping[str, Any], after: Mapping[str, Any], gain: Mapping[str, Any]) -> None:
+    """Print the comparison of the held-out evaluations before and after the run.
 
     Args:
         before, after: {"accuracy", "interval": [low, high], "questions", "families": {name: accuracy}, "levels": ...}.
         gain: {"gain": after minus before, "interval": [low, high]}.
     """
-    plain = not _console.is_terminal
-    table = Table(
-        title=f"{after['questions']} held-out questions, percent right (95% intervals)",
-        box=box.ASCII2 if plain else box.ROUNDED,
-        show_edge=False,
-        pad_edge=False,
-    )
-    table.add_column("", overflow="fold")
-    for name in ("before", "after", "change"):
-        table.add_column(name, justify="right", overflow="fold")
+    table = _table(f"{after['questions']} held-out questions, percent right (95% intervals)")
     table.add_row(
         Text("held-out accuracy"),
         Text(_percent(before["accuracy"]) + _interval(before["interval"])),
@@ -98,17 +89,59 @@ def closing_table(before: Mapping[str, Any], after: Mapping[str, Any], where: Pa
         for name in names:
             row = _change(label.format(name), before[part].get(name), after[part].get(name))
             table.add_row(*row, end_section=name == names[-1])
-    (Console(width=PLAIN_WIDTH) if plain else _console).print(table)
-    say(f"run folder: {where}")
+    _print(table)
 
 
-def _figures(metrics: Mapping[str, object], names: Sequence[str]) -> list[str]:
-    """The metrics that end in one of the names, whatever their role, in the order of the names."""
+def closing_figures(before: Mapping[str, Any], after: Mapping[str, Any], gain: Mapping[str, Any]) -> None:
+    """Print the numbers of an evaluation before and after the run; a mapping of numbers gives a row an entry."""
+    table = _table("evaluation")
+    for name, first, last in _numbers(before, after):
+        table.add_row(Text(name), Text(f"{first:.4f}"), Text(f"{last:.4f}"), Text(f"{last - first:+.4f}"))
+    _print(table)
+
+
+def _numbers(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, float, float]]:
+    rows: list[tuple[str, float, float]] = []
+    for name, value in after.items():
+        was = before.get(name)
+        if isinstance(value, Mapping) and isinstance(was, Mapping) and len(value) <= MOST_ENTRIES:
+            rows += [
+                (f"{name} {key}", was[key], number)
+                for key, number in value.items()
+                if isinstance(number, int | float) and key in was
+            ]
+        elif name == "interval":
+            rows += [(f"{name} {i}", a, b) for i, a, b in zip(("low", "high"), was or value, value, strict=True)]
+        elif isinstance(value, int | float) and isinstance(was, int | float):
+            rows.append((name, float(was), float(value)))
+    return rows
+
+
+def _table(title: str) -> Table:
+    """A comparison with three columns."""
+    shape = box.ROUNDED if _console.is_terminal else box.ASCII2
+    table = Table(title=title, box=shape, show_edge=False, pad_edge=False)
+    table.add_column("", overflow="fold")
+    for name in ("before", "after", "change"):
+        table.add_column(name, justify="right", overflow="fold")
+    return table
+
+
+def _print(table: Table) -> None:
+    (_console if _console.is_terminal else Console(width=PLAIN_WIDTH)).print(table)
+
+
+def _figures(metrics: Mapping[str, object], names: Sequence[str], watch: str) -> list[str]:
+    """The metric to watch and those that end in one of the names, whatever their role, in the order of the names."""
+    keys = [key for name in names for key in metrics if key.rpartition("/")[2] == name]
+    evaluation = metrics.get("eval")
     shown = []
-    for name in names:
-        for key, value in metrics.items():
-            if key.rpartition("/")[2] == name and isinstance(value, int | float):
-                shown.append(f"{key} {value:.0e}" if name == "drift" else f"{key} {value:.2f}")
+    for key in dict.fromkeys([watch, *keys]):
+        value = metrics.get(key)
+        if isinstance(value, int | float):
+            shown.append(f"{key} {value:.0e}" if key == "drift" else f"{key} {value:.2f}")
+    if isinstance(evaluation, Mapping):
+        shown += [f"eval/{k} {v:.4f}" for k, v in evaluation.items() if isinstance(v, float)]
     return shown
 
 

@@ -79,6 +79,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def population(self) -> Path:
+        """The folder that holds one folder a member of the population, for runs that have one."""
+        return self.path / "population"
+
+    @property
     def curves(self) -> Path:
         """The picture of the run's metrics."""
         return self.path / "curves.png"
@@ -96,20 +101,18 @@ class RunFolder:
         step: int,
         episodes: Sequence[Episode],
         advantages: Mapping[int, float] | None = None,
-        seats: Mapping[str, str] | None = None,
     ) -> None:
         """Append the episodes to episodes.jsonl, one line a turn.
 
         Args:
             advantages: id(turn) -> advantage; null is written for a turn that is not in it.
-            seats: role -> the name of the player in it; null is written for a role that is not in it.
 
         Raises:
             SelfplayError: a score, pay-off or advantage is not finite.
         """
         records = [
             {"step": step, "episode": episode.index}
-            | _described(turn, (seats or {}).get(turn.ask.role))
+            | _described(turn)
             | {"advantage": (advantages or {}).get(id(turn))}
             for episode in episodes
             for turn in episode.turns
@@ -159,12 +162,12 @@ class RunFolder:
         return self.path / "episodes.jsonl"
 
 
-def _described(turn: Turn, player: str | None) -> dict[str, object]:
+def _described(turn: Turn) -> dict[str, object]:
     ask = turn.ask
     plain = ask.group is None or isinstance(ask.group, int | str)
     return {
         "role": ask.role,
-        "player": player,
+        "player": turn.player or None,
         "group": ask.group if plain else repr(ask.group),
         "prompt": ask.prompt,
         "reply": turn.reply.text,

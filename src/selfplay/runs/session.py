@@ -12,9 +12,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from selfplay.build import Cast
 from selfplay.core import Episode, SelfplayError, Turn
-from selfplay.evaluate import gain
 from selfplay.runs import checkpoint
-from selfplay.runs.console import Progress, closing_table, say
+from selfplay.runs.console import Progress, closing_figures, closing_table, say
 from selfplay.runs.folder import RunFolder
 from selfplay.runs.plots import draw_curves
 from selfplay.updates.descent import OUT_OF_MEMORY
@@ -99,7 +98,7 @@ class Session:
         if cfg.resume is not None:
             self._restore()
         self.evals: dict[int, dict[str, Any]] = {m["step"]: m["eval"] for m in self.folder.metrics() if "eval" in m}
-        self.progress = Progress(cfg.steps, self.done)
+        self.progress = Progress(cfg.steps, self.done, cfg.watch)
 
     def _restore(self) -> None:
         found = checkpoint.latest(self.folder)
@@ -117,8 +116,9 @@ class Session:
                     f"steps={2 * self.done}"
                 )
             try:
-                state = checkpoint.load(path, self.cast.learner)
+                state, self.cast.update.frozen = checkpoint.load(path, self.cast.learner)
                 self.cast.update.load_state_dict(state["update"])  # type: ignore[arg-type]
+                self.cast.opponent.load_state_dict(state["opponent"], self.folder.population)  # type: ignore[arg-type]
                 torch.set_rng_state(state["rng"])  # type: ignore[arg-type]
             except (KeyError, TypeError, ValueError, RuntimeError) as error:
                 reason = str(error).strip().split("\n")[0]
@@ -140,7 +140,7 @@ class Session:
     def remaining(self) -> Iterator[int]:
         """The numbers of the steps still to be done; before the first of all, the untouched model is evaluated."""
         if self.cast.evaluation is not None and 0 not in self.evals:
-            say("asking the untouched model the held-out questions ...")
+            say("evaluating the untouched learner ...")
             self.folder.log(0, self._evaluate(0))
         yield from range(self.done + 1, self.cfg.steps + 1)
 
@@ -156,19 +156,26 @@ class Session:
         last = step == self.cfg.steps
         advantages = self.cast.update.last_advantages
         by_turn = {} if advantages is None else {id(t): a for t, a in zip(learnt, advantages.tolist(), strict=True)}
-        self.folder.transcribe(step, episodes, by_turn, self.cast.seated)
+        self.folder.transcribe(step, episodes, by_turn)
         due = self.cast.evaluation is not None and (last or step % self.cast.evaluation.every == 0)
         self.folder.log(step, {**metrics, **(self._evaluate(step) if due else {})})
         if last or step % self.cfg.checkpoint.every == 0:
-            state = {"update": self.cast.update.state_dict(), "rng": torch.get_rng_state()}
+            opponent = self.cast.opponent
+            opponent.store(self.folder.population)
+            state = {
+                "update": self.cast.update.state_dict(),
+                "opponent": opponent.state_dict(),
+                "rng": torch.get_rng_state(),
+            }
             kept = self.cfg.checkpoint
-            checkpoint.save(self.folder, step, self.cast.learner, state, kept.keep, kept.keep_every)
+            frozen = self.cast.update.frozen
+            checkpoint.save(self.folder, step, self.cast.learner, state, kept.keep, kept.keep_every, frozen)
         self.done = step
         self.progress.update(step, metrics)
 
     def _evaluate(self, step: int) -> dict[str, Any]:
         start = time.perf_counter()
-        self.evals[step] = self.cast.evaluation(self.cast.learner).summary()
+        self.evals[step] = self.cast.evaluation(self.cast)
         return {"eval": self.evals[step], "time/eval": time.perf_counter() - start}
 
     def __exit__(
@@ -195,9 +202,9 @@ class Session:
         draw_curves(self.folder.metrics(), self.folder.curves)
         if 0 in self.evals and self.done in self.evals:
             before, after = self.evals[0], self.evals[self.done]
-            closing_table(before, after, self.folder.path, gain(before, after))
-        else:
-            say(f"run folder: {self.folder.path}")
+            show = closing_table if "accuracy" in after else closing_figures
+            show(before, after, self.cast.evaluation.gain(before, after))
+        say(f"run folder: {self.folder.path}")
 
     def _summarise(self, status: str, reason: str | None = None) -> None:
         lines = self.folder.metrics()
@@ -211,7 +218,7 @@ class Session:
             summary["reason"] = reason
         if 0 in self.evals and self.done > 0 and self.done in self.evals:
             before, after = self.evals[0], self.evals[self.done]
-            summary["eval"] = {"before": before, "after": after, "gain": gain(before, after)}
+            summary["eval"] = {"before": before, "after": after, "gain": self.cast.evaluation.gain(before, after)}
         if status == "finished":
             summary["optimized"] = {"metric": self.cfg.optimized_metric, "value": self.optimized}
         self.folder.summarise(summary)

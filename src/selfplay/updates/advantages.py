@@ -1,7 +1,32 @@
-"""Advantages: pay-offs compared within their group. Pure functions of [B] tensors."""
+"""Advantages: what a turn earned beyond what was to be expected.
+
+An advantage is called with pay-offs [B], groups [B] int64 and the roles (B names), and gives [B]. All but
+`RoleBaseline` are pure functions that compare within a group.
+"""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from selfplay.core import SelfplayError
+
+
+class Advantage(Protocol):
+    """(pay-offs [B], groups [B], roles) -> [B]."""
+
+    def __call__(self, payoffs: Tensor, groups: Tensor, roles: Sequence[str]) -> Tensor: ...
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """An advantage with a memory, which a checkpoint must hold."""
+
+    def state_dict(self) -> dict[str, object]: ...
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None: ...
 
 
 def group_mean(payoffs: Tensor, groups: Tensor) -> Tensor:
@@ -16,14 +41,45 @@ def group_std(payoffs: Tensor, groups: Tensor) -> Tensor:
     return (squares / (counts - 1).clamp(min=1)).sqrt()[groups]
 
 
-def centred(payoffs: Tensor, groups: Tensor) -> Tensor:
+def centred(payoffs: Tensor, groups: Tensor, roles: Sequence[str] = ()) -> Tensor:
     """[B] pay-off minus the mean of its group: both advantages of Language Self-Play (2509.07414, equations 2-3)."""
     return payoffs - group_mean(payoffs, groups)
 
 
-def standardised(payoffs: Tensor, groups: Tensor, epsilon: float = 1e-4) -> Tensor:
+def standardised(payoffs: Tensor, groups: Tensor, roles: Sequence[str] = (), epsilon: float = 1e-4) -> Tensor:
     """[B] pay-off minus mean, over standard deviation plus epsilon (GRPO, 2402.03300, section 4.1.2; TRL's epsilon)."""
     return centred(payoffs, groups) / (group_std(payoffs, groups) + epsilon)
+
+
+class RoleBaseline:
+    """Pay-off minus a running mean of what its role has earned, whatever the group (SPIRAL, 2506.24119).
+
+    A = r - b_role with b_role read first; then b_role <- decay b_role + (1 - decay) x the role's mean in the batch.
+    A role begins with b = 0. In a zero-sum game one role may expect to win: a baseline common to both would teach it
+    that.
+
+    Args:
+        decay: from 0 (the last batch alone) to just below 1.
+    """
+
+    def __init__(self, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise SelfplayError(f"update.advantage.decay is {decay}; choose a number from 0 to below 1")
+        self.decay = decay
+        self.baseline: dict[str, float] = {}
+
+    def __call__(self, payoffs: Tensor, groups: Tensor, roles: Sequence[str]) -> Tensor:
+        expected = torch.tensor([self.baseline.get(role, 0.0) for role in roles])
+        for role in sorted(set(roles)):
+            mean = fmean(p for p, r in zip(payoffs.tolist(), roles, strict=True) if r == role)
+            self.baseline[role] = self.decay * self.baseline.get(role, 0.0) + (1 - self.decay) * mean
+        return payoffs - expected
+
+    def state_dict(self) -> dict[str, object]:
+        return {"baseline": dict(self.baseline)}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        self.baseline = dict(state["baseline"])  # type: ignore[call-overload]
 
 
 def _sums(values: Tensor, groups: Tensor) -> Tensor:

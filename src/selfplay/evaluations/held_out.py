@@ -1,8 +1,11 @@
 """Evaluation is play without an update: held-out questions dealt in order, the exact truth as referee."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from scipy import stats
 
@@ -12,6 +15,9 @@ from selfplay.play import play, settle
 from selfplay.players.nature import Deal
 from selfplay.referees.verifier import Verifier
 from selfplay.world import Question, held_out
+
+if TYPE_CHECKING:
+    from selfplay.build import Cast
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,14 @@ class HeldOut:
         self.questions = held_out(per_cell, seed)
         self.nature = Deal([q.text for q in self.questions])
 
-    def __call__(self, policy: Policy) -> Score:
+    def __call__(self, cast: Cast) -> dict[str, object]:
+        return self.score(cast.opponent.main).summary()
+
+    def gain(self, before: Mapping[str, object], after: Mapping[str, object]) -> dict[str, object]:
+        return gain(before, after)
+
+    def score(self, policy: Policy) -> Score:
+        """The policy's answers to the held-out questions."""
         game, truth = Dataset(answers=1, quality_weight=0.0), Verifier()
         seats = {"chance": self.nature, "solver": policy.at(self.temperature)}
         episodes = play(game, seats, range(len(self.questions)), key="eval")

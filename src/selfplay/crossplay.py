@@ -1,0 +1,156 @@
+"""Cross-play: every checkpoint of some runs against every other one, in the runs' game.
+
+    python -m selfplay.crossplay outputs/2026-01-01/12-00-00               the checkpoints of a run
+    python -m selfplay.crossplay multirun/2026-01-01/12-00-00 --last       the final policies of a sweep's runs
+    python -m selfplay.crossplay RUN RUN --exact                           by enumeration, for small games
+
+Prints who is how good, and writes crossplay.json and crossplay.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from selfplay.opponents.round_robin import Arena
+    from selfplay.theory.meta_game import Analysis, MetaGame
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = argparse.ArgumentParser(
+        prog="python -m selfplay.crossplay",
+        description="Play every checkpoint of the given runs against every other one, each in each role, and say who "
+        "is how good: ratings, mean returns, the meta-game's Nash equilibrium, exploitability, cycles.",
+        epilog="The runs must play one game; their players may differ. Scripted players and referees are those of the "
+        "first run. Without --no-base the learner as it was before the first step takes part, named 'base'.",
+    )
+    add = found.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, or a sweep's folder for all of its runs")
+    add("--games", type=int, default=64, metavar="N", help="episodes an ordered pairing, roles in turns (%(default)s)")
+    add("--exact", action="store_true", help="expectations by enumeration of the game tree; nothing is played")
+    which = found.add_mutually_exclusive_group()
+    which.add_argument("--every", type=int, default=1, metavar="K", help="checkpoints of every K-th step, and the last")
+    which.add_argument("--last", action="store_true", help="the last checkpoint of each run alone")
+    add("--no-base", action="store_true", help="leave out the learner as it was before the first step")
+    add("--population", action="store_true", help="the members of the runs' populations, too (opponent=league, ...)")
+    add("--out", type=Path, metavar="FOLDER", help="for the files (default: RUN/crossplay, of the first RUN)")
+    add("--seed", type=int, default=0, metavar="S", help="of the luck in the games (%(default)s)")
+    return found
+
+
+def crossplay(args: argparse.Namespace) -> None:
+    """Load, play, analyse, show, write.
+
+    Raises:
+        SelfplayError: no run, no checkpoint, a broken one, different games, or fewer than two players or roles.
+    """
+    from selfplay.build import make
+    from selfplay.core import SelfplayError, at_least
+    from selfplay.opponents.round_robin import enumerated, played
+    from selfplay.runs.console import say
+    from selfplay.runs.players import Choice, check_same_game, policies, run_folders, short_names
+    from selfplay.runs.standings import show
+    from selfplay.theory.meta_game import analyse
+
+    at_least(1, every=args.every)
+    at_least(2, games=args.games)
+    runs = run_folders(args.runs)
+    games = [make(run.config.game, "game") for run in runs]
+    check_same_game(runs, games)
+    choice = Choice(args.every, args.last, not args.no_base, args.population)
+    found = [policies(run, name, choice) for run, name in zip(runs, short_names(runs), strict=True)]
+    players = {name: policy for _, some in found for name, policy in some.items()}
+    if len(players) < 2:
+        raise SelfplayError(f"the only player is {', '.join(players)}; give a second run, or leave out --no-base")
+    arena = _arena(runs[0].config, games[0], found[0][0])
+    folder = _made(args.out or args.runs[0] / "crossplay")
+    nash_convs: Mapping[str, float] | None = None
+    if args.exact:
+        say(f"enumerating the game for {len(players)} players ...")
+        meta, nash_convs = enumerated(arena, players)
+    else:
+        say(f"playing {len(players)} players against each other, {args.games} games an ordered pairing ...")
+        meta = played(arena, players, args.games, args.seed)
+    analysis = analyse(meta)
+    show(meta, analysis, nash_convs)
+    about = {
+        "runs": [str(run.path) for run in runs],
+        "game": type(arena.game).__name__,
+        "roles": list(arena.contested),
+        "seed": None if args.exact else args.seed,
+    }
+    _write(folder, about, meta, analysis, nash_convs)
+
+
+def _arena(config: Any, game: Any, base: Any) -> Arena:
+    """The first run's game and all in it but the learner."""
+    from selfplay.build import others_of, referees_of
+    from selfplay.opponents.round_robin import Arena
+    from selfplay.opponents.seating import LEARNER
+
+    seated = {role: str(config.seats[role]) for role in game.roles}
+    contested = tuple(role for role, name in seated.items() if name == LEARNER)
+    rest = {**others_of(config), "reference": base}
+    return Arena(game, seated, contested, rest, referees_of(config), {LEARNER: base, "reference": base})
+
+
+def _made(folder: Path) -> Path:
+    """The folder for the files, made before anything is played."""
+    from selfplay.core import SelfplayError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SelfplayError(
+            f"the folder {folder} cannot be made ({error.strerror}); choose another with --out"
+        ) from error
+    return folder
+
+
+def _write(
+    folder: Path,
+    about: Mapping[str, object],
+    meta: MetaGame,
+    analysis: Analysis,
+    nash_convs: Mapping[str, float] | None,
+) -> None:
+    """crossplay.json and crossplay.png."""
+    from selfplay.runs.console import say
+    from selfplay.runs.files import as_json, replacing
+    from selfplay.runs.heatmap import draw_heatmap
+    from selfplay.theory.meta_game import record
+
+    file, picture = folder / "crossplay.json", folder / "crossplay.png"
+    text = as_json({**about, **record(meta, analysis, nash_convs)}, file, indent=1)
+    with replacing(file) as draft:
+        draft.write_text(text + "\n", encoding="utf-8")
+    order = analysis.order
+    title = f"{about['game']}: row against column, best rating first"
+    draw_heatmap([meta.names[i] for i in order], meta.payoffs[order][:, order], picture, title)
+    say(f"written: {file}, {picture.name}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The program; ends with 1 and one line on stderr where the user has to change something."""
+    args = parser().parse_args(arguments)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a run's model is here already
+
+    from selfplay.core import SelfplayError
+
+    try:
+        crossplay(args)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except SelfplayError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

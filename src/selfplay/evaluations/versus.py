@@ -1,0 +1,59 @@
+"""What the policy earns against a fixed player, for games that cannot be enumerated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from scipy import stats
+
+from selfplay.core import SelfplayError, at_least
+from selfplay.opponents.seating import check_contested, rotated
+from selfplay.opponents.table import results
+from selfplay.play import play, settle
+
+if TYPE_CHECKING:
+    from selfplay.build import Cast
+
+
+class Versus:
+    """The mean return of the learner against somebody, its roles in turns, with a 95 % interval (Student's t).
+
+    Args:
+        name: "reference" for the learner as it was before the first step, or a player of the config's `players`.
+        episodes: games an evaluation; the same luck each time.
+        every: steps between evaluations (there is always one before the first and one after the last step).
+        seed: of the luck.
+
+    Raises (when called):
+        SelfplayError: nobody has this name, or the learner has no role to spare.
+    """
+
+    def __init__(self, name: str, episodes: int, every: int, seed: int) -> None:
+        at_least(2, episodes=episodes)
+        at_least(1, every=every)
+        self.name, self.episodes, self.every, self.seed = name, episodes, every, seed
+
+    def __call__(self, cast: Cast) -> dict[str, object]:
+        opponent = cast.opponent
+        check_contested(opponent.contested)
+        if self.name not in opponent.players:
+            raise SelfplayError(f"eval.name is '{self.name}', but the players are {', '.join(opponent.players)}")
+        players = {**opponent.players, "learner": opponent.main}
+        episodes = play(
+            cast.game,
+            players,
+            range(self.episodes),
+            f"{self.seed}/versus",
+            lambda index: rotated(opponent.seated, opponent.contested, index, lambda role: self.name),
+        )
+        settle(cast.game, episodes, cast.referees, cast.players)
+        mine = [r for episode in episodes for r in results(episode) if r[:2] == ("learner", self.name)]
+        gained, won = [r[2] for r in mine], [r[3] for r in mine]
+        half = float(stats.sem(gained)) * float(stats.t.ppf(0.975, len(gained) - 1))
+        mean = fmean(gained)
+        return {"return": mean, "interval": [mean - half, mean + half], "win_rate": fmean(won), "games": len(gained)}
+
+    def gain(self, before: Mapping[str, object], after: Mapping[str, object]) -> dict[str, object]:
+        return {k: float(after[k]) - float(before[k]) for k in ("return", "win_rate")}  # type: ignore[arg-type]

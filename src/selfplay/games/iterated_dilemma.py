@@ -1,0 +1,65 @@
+"""The iterated prisoner's dilemma (Axelrod 1984), with a known number of rounds."""
+
+from selfplay.core import Ask, Game, Message, Play, SelfplayError, at_least, user
+from selfplay.games.rules import forfeited, illegal
+
+ACTIONS = ("cooperate", "defect")
+
+
+class IteratedDilemma(Game):
+    """Both cooperate or defect at once, round after round, and see what was done; a return is the mean of the rounds.
+
+    Args:
+        rounds: how many.
+        temptation: T, for defecting against one who cooperates.
+        reward: R, for cooperating together.
+        punishment: P, for defecting together.
+        sucker: S, for cooperating with one who defects.
+        forfeit: what an illegal reply costs, whatever was earned before; above -S, or breaking the rules may pay.
+
+    Raises:
+        SelfplayError: no rounds, or the pay-offs are no dilemma (T > R > P > S).
+    """
+
+    roles = ("row", "column")
+
+    def __init__(
+        self, rounds: int, temptation: float, reward: float, punishment: float, sucker: float, forfeit: float
+    ) -> None:
+        at_least(1, rounds=rounds)
+        if not temptation > reward > punishment > sucker:
+            raise SelfplayError(
+                f"the pay-offs T, R, P, S are {temptation}, {reward}, {punishment}, {sucker}, but a prisoner's "
+                "dilemma has T > R > P > S; change them, or play them once with game=matrix game.name=custom"
+            )
+        self.rounds, self.forfeit = rounds, forfeit
+        self.paid = {  # (mine, theirs) -> mine
+            ("cooperate", "cooperate"): reward,
+            ("cooperate", "defect"): sucker,
+            ("defect", "cooperate"): temptation,
+            ("defect", "defect"): punishment,
+        }
+
+    def play(self) -> Play:
+        row: list[str] = []
+        column: list[str] = []
+        for _ in range(self.rounds):
+            asks = [
+                Ask("row", self._view("row", row, column), options=ACTIONS),
+                Ask("column", self._view("column", column, row), options=ACTIONS),
+            ]
+            replies = yield asks
+            if offenders := illegal(asks, replies):
+                return forfeited(self.roles, offenders, self.forfeit)
+            row.append(replies[0].text)
+            column.append(replies[1].text)
+        return {"row": self._mean(row, column), "column": self._mean(column, row)}
+
+    def _mean(self, mine: list[str], theirs: list[str]) -> float:
+        return sum(self.paid[both] for both in zip(mine, theirs, strict=True)) / self.rounds
+
+    def _view(self, role: str, mine: list[str], theirs: list[str]) -> tuple[Message, ...]:
+        paid = ", ".join(f"{a[0]}{b[0]} {earned:g}" for (a, b), earned in self.paid.items())  # cc, cd, dc, dd
+        rounds = [f"round {i + 1}: {a}, {b}" for i, (a, b) in enumerate(zip(mine, theirs, strict=True))]
+        now = f"round {len(mine) + 1} of {self.rounds}"
+        return user("\n".join([f"iterated dilemma, you are {role}", f"mine, theirs: {paid}", *rounds, now]))

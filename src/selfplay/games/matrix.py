@@ -1,0 +1,120 @@
+"""Two-player normal-form games: both choose at once; the classics, random matrices, and your own."""
+
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Any
+
+from selfplay.core import Ask, Game, Message, Play, SelfplayError, at_least, user
+from selfplay.games.rules import forfeited, illegal
+
+Matrix = Sequence[Sequence[float]]
+
+
+class MatrixGame(Game):
+    """A bimatrix game; each role is shown the pay-offs from its own view (its own first, unless they add up to 0).
+
+    Args:
+        name: what the roles are told that they play.
+        row: [n][m], the row's pay-offs.
+        column: [n][m], the column's pay-offs; None where they are the row's negated.
+        rows: n names of the row's actions; None for 1 to n.
+        columns: m names of the column's actions; None for 1 to m.
+        forfeit: what an illegal reply costs; at least the greatest loss in the matrices, or breaking the rules pays.
+
+    Raises:
+        SelfplayError: the matrices are not two rectangles of one shape, or the names do not fit them.
+    """
+
+    roles = ("row", "column")
+
+    def __init__(
+        self,
+        name: str,
+        row: Matrix,
+        column: Matrix | None,
+        rows: Sequence[str] | None,
+        columns: Sequence[str] | None,
+        forfeit: float,
+    ) -> None:
+        self.row = [[float(x) for x in line] for line in row]
+        negated = [[0.0 - x for x in line] for line in self.row]  # never -0
+        self.column = negated if column is None else [[float(x) for x in line] for line in column]
+        n, m = len(self.row), len(self.row[0]) if self.row else 0
+        if not m or any(list(map(len, matrix)) != [m] * n for matrix in (self.row, self.column)):
+            raise SelfplayError(f"the pay-offs of {name} are {row} and {column}; give two matrices of one shape")
+        self.rows, self.columns = _names(name, "rows", rows, n), _names(name, "columns", columns, m)
+        self.zero_sum = self.column == negated
+        self.name, self.forfeit = name, forfeit
+
+    def play(self) -> Play:
+        transposed = [[*map(list, zip(*matrix, strict=True))] for matrix in (self.column, self.row)]
+        asks = [
+            Ask("row", self._view("row", self.rows, self.columns, self.row, self.column), options=self.rows),
+            Ask("column", self._view("column", self.columns, self.rows, *transposed), options=self.columns),
+        ]
+        replies = yield asks
+        if offenders := illegal(asks, replies):
+            return forfeited(self.roles, offenders, self.forfeit)
+        i, j = self.rows.index(replies[0].text), self.columns.index(replies[1].text)
+        return {"row": self.row[i][j], "column": self.column[i][j]}
+
+    def _view(
+        self, role: str, mine: Sequence[str], theirs: Sequence[str], own: Matrix, other: Matrix
+    ) -> tuple[Message, ...]:
+        """One line an action of one's own: what it pays against each action of the other."""
+        lines = [f"{self.name.replace('_', ' ')}, you are {role}"]
+        for action, earned, lost in zip(mine, own, other, strict=True):
+            cells = [f"{a:g}" if self.zero_sum else f"{a:g} {b:g}" for a, b in zip(earned, lost, strict=True)]
+            lines.append(f"{action}: " + ", ".join(f"{t} {cell}" for t, cell in zip(theirs, cells, strict=True)))
+        return user("\n".join(lines))
+
+
+def _names(name: str, which: str, given: Sequence[str] | None, number: int) -> tuple[str, ...]:
+    names = tuple(map(str, range(1, number + 1) if given is None else given))
+    if len(names) != number or len(set(names)) != number:
+        raise SelfplayError(f"the {which} of {name} are named {', '.join(names)}; give {number} different names")
+    return names
+
+
+def random_matrix(size: int, zero_sum: bool, seed: int) -> dict[str, Any]:
+    """A game of `size` actions each, whose pay-offs are uniform in [-1, 1], in hundredths: a function of the seed."""
+    at_least(1, size=size)
+    rng = Random(f"matrix/{seed}")
+    row, column = [[[rng.randint(-100, 100) / 100 for _ in range(size)] for _ in range(size)] for _ in range(2)]
+    return {"row": row, "column": None if zero_sum else column, "rows": None, "columns": None}
+
+
+def _symmetric(actions: str, row: Matrix) -> dict[str, Any]:
+    names = actions.split()
+    return {"row": row, "column": [*zip(*row, strict=True)], "rows": names, "columns": names}
+
+
+CLASSICS: dict[str, dict[str, Any]] = {
+    "rock_paper_scissors": _symmetric("rock paper scissors", [[0, -1, 1], [1, 0, -1], [-1, 1, 0]]),
+    "matching_pennies": _symmetric("heads tails", [[1, -1], [-1, 1]]) | {"column": None},
+    "prisoners_dilemma": _symmetric("cooperate defect", [[3, 0], [5, 1]]),
+    "stag_hunt": _symmetric("stag hare", [[4, 1], [3, 2]]),
+    "battle_of_the_sexes": _symmetric("opera football", [[3, 0], [0, 2]]) | {"column": [[2, 0], [0, 3]]},
+    "chicken": _symmetric("swerve straight", [[0, -1], [1, -10]]),
+}
+
+
+def matrix_game(name: str, custom: Mapping[str, Any], random: Mapping[str, Any], forfeit: float) -> MatrixGame:
+    """The game of this name: one of `CLASSICS`, "custom" or "random".
+
+    Args:
+        name: of the game.
+        custom: `row`, `column`, `rows` and `columns` of `MatrixGame`, where the name is "custom".
+        random: the arguments of `random_matrix`, where the name is "random".
+        forfeit: what an illegal reply costs.
+
+    Raises:
+        SelfplayError: there is no such game, or its matrices are none.
+    """
+    if name == "custom":
+        return MatrixGame(name, **custom, forfeit=forfeit)
+    if name == "random":
+        return MatrixGame(name, **random_matrix(**random), forfeit=forfeit)
+    if name not in CLASSICS:
+        raise SelfplayError(f"game.name is '{name}'; choose one of {', '.join(CLASSICS)}, custom, random")
+    return MatrixGame(name, **CLASSICS[name], forfeit=forfeit)

@@ -1,0 +1,1 @@
+"""Who sits across from the learner: itself, somebody else, or a population that grows with it."""

@@ -1,0 +1,228 @@
+"""A population of frozen selves: who is in it, who is drawn, and when it grows."""
+
+import copy
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from selfplay.core import Episode, Game, Player, Policy, Referee, SelfplayError, Update, at_least
+from selfplay.opponents.rules import Rule
+from selfplay.opponents.seating import LEARNER, Seating, Seats, check_contested, rotated
+from selfplay.opponents.table import Table, pairs, results
+from selfplay.play import play, settle
+from selfplay.theory.strategies import expected_returns, strategy_of
+from selfplay.theory.tree import Tree, enumerate_game
+
+BASE = "step-000000"  # the first member: the learner before the first step
+
+
+class League(Seating):
+    """The learner against its own past: in each episode it takes one of its roles, drawn members take the others.
+
+    Every `every` steps a snapshot joins. With `restart` the learner then begins again from the base, as an oracle of
+    PSRO does. With `exploit` > 0 the first steps of every period are an exploiter's: the learner begins from the base
+    and meets nobody but the newest main member; it joins the population, and the main learner goes on where it was
+    (the exploiters of AlphaStar, Vinyals et al. 2019, taking turns at one set of weights).
+
+    Args:
+        rule: (table, names) -> weights.
+        every: steps of the main learner between snapshots.
+        latest: share of the main learner's episodes that it plays against itself.
+        restart: whether the learner begins from the base after a snapshot.
+        exploit: steps of an exploiter before each `every` steps of the main learner; 0 for none.
+        matches: games of a new member against each other one, to measure the table; 0 leaves it to what is played.
+        exact: measure the table by enumeration instead (games that can be enumerated).
+        memory: what the learner's own results are worth a step later, from 0 to 1.
+        steps: of the whole run.
+        seed: of the draws.
+
+    Raises:
+        SelfplayError: the learner has no role to spare, or the run would end while an exploiter is learning.
+    """
+
+    def __init__(
+        self,
+        seated: Seats,
+        players: Mapping[str, Player],
+        game: Game,
+        referees: Mapping[str, Referee],
+        update: Update,
+        rule: Rule,
+        every: int,
+        latest: float,
+        restart: bool,
+        exploit: int,
+        matches: int,
+        exact: bool,
+        memory: float,
+        steps: int,
+        seed: int,
+    ) -> None:
+        super().__init__(seated, players)
+        at_least(1, **{"opponent.every": every})
+        at_least(0, **{"opponent.exploit": exploit, "opponent.matches": matches})
+        for name, share in (("opponent.latest", latest), ("opponent.memory", memory)):
+            if not 0 <= share <= 1:
+                raise SelfplayError(f"{name} is {share}, but it is a share; choose a number from 0 to 1")
+        check_contested(self.contested)
+        self.game, self.referees, self.update, self.rule = game, referees, update, rule
+        self.every, self.latest, self.restart, self.exploit = every, latest, restart, exploit
+        self.matches, self.exact, self.memory, self.seed = matches, exact, memory, seed
+        if self._exploiting(steps):
+            raise SelfplayError(
+                f"steps={steps} ends while an exploiter is learning; make it a multiple of {every + exploit} "
+                "(opponent.every + opponent.exploit)"
+            )
+        base = players["reference"]
+        assert isinstance(base, Policy)
+        self.base, self.fresh = base, copy.deepcopy(update.state_dict())
+        self.population: dict[str, Policy] = {}
+        self.table = Table([LEARNER])
+        self.aside: tuple[Policy, dict[str, Any]] | None = None  # the main learner while an exploiter is learning
+        self._tree: Tree | None = None
+        self._join(BASE, base)
+
+    @property
+    def learner(self) -> Policy:
+        learner = self.players[LEARNER]
+        assert isinstance(learner, Policy)
+        return learner
+
+    @property
+    def main(self) -> Policy:
+        return self.aside[0] if self.aside else self.learner
+
+    def _exploiting(self, step: int) -> bool:
+        return (step - 1) % (self.every + self.exploit) < self.exploit
+
+    # --- who plays ----------------------------------------------------------------------------------------------------
+
+    def seats(self, step: int) -> Callable[[int], Seats]:
+        names = list(self.population)
+        if self._exploiting(step):
+            weights = np.eye(len(names))[names.index(self._newest())]
+        else:
+            weights = self.rule(self.table, names)
+        alone = 0.0 if self._exploiting(step) else self.latest
+
+        def seat(index: int) -> Seats:
+            rng = Random(f"{self.seed}/{step}/{index}/opponents")
+            if rng.random() < alone:
+                return self.seated
+            return rotated(self.seated, self.contested, index, lambda role: rng.choices(names, weights)[0])
+
+        return seat
+
+    def mixture(self) -> dict[str, float]:
+        names = list(self.population)
+        return dict(zip(names, self.rule(self.table, names).tolist(), strict=True))
+
+    # --- how it grows -------------------------------------------------------------------------------------------------
+
+    def before(self, step: int) -> None:
+        if (step - 1) % (self.every + self.exploit) != 0:
+            return
+        if self.exploit:
+            self.aside = (self.population[self._newest()], copy.deepcopy(self.update.state_dict()))
+        if self.exploit or self.restart:
+            self.learner.restore(self.base)
+            self.update.load_state_dict(copy.deepcopy(self.fresh))
+            self.table.fade(LEARNER, 0.0)
+
+    def after(self, step: int, episodes: Sequence[Episode]) -> dict[str, Any]:
+        self.table.fade(LEARNER, self.memory)
+        met: dict[str, list[float]] = {}
+        for episode in episodes:
+            found = [r for r in results(episode) if r[0] != r[1]]
+            self.table.record([r for r in found if LEARNER in r[:2]])
+            for name, other, gained, _ in found:
+                if name == LEARNER:
+                    met.setdefault(other, []).append(gained)
+        done = step % (self.every + self.exploit)
+        if done == 0:
+            self._join(f"step-{step:06d}", self.learner.snapshot())
+        elif done == self.exploit:
+            self._join(f"exploiter-{step:06d}", self.learner.snapshot())
+            assert self.aside is not None
+            self.learner.restore(self.aside[0])
+            self.update.load_state_dict(self.aside[1])
+            self.table.fade(LEARNER, 0.0)
+            self.aside = None
+        return {
+            "opponents": {name: {"games": len(got), "return": float(np.mean(got))} for name, got in met.items()},
+            "opponent/population": float(len(self.population)),
+        }
+
+    def _newest(self) -> str:
+        """The newest member that is not an exploiter."""
+        return [name for name in self.population if name.startswith("step-")][-1]
+
+    def _join(self, name: str, policy: Policy) -> None:
+        self.population[name] = self.players[name] = policy
+        self.table.enter(name)
+        if self.exact:
+            self._enumerate(name)
+        elif self.matches:
+            self._play_everybody(name)
+
+    def _play_everybody(self, name: str) -> None:
+        """`matches` games against each member, itself included, the roles in turns."""
+        others = list(self.population)
+
+        def seat(index: int) -> Seats:
+            return self._facing(name, others[index // self.matches], index)
+
+        count = len(others) * self.matches
+        episodes = play(self.game, self.players, range(count), f"{self.seed}/{name}/matches", seat)
+        settle(self.game, episodes, self.referees, {LEARNER: self.learner, "reference": self.base})
+        for episode in episodes:
+            self.table.record(results(episode))
+
+    def _facing(self, name: str, other: str, index: int) -> Seats:
+        """`name` in the index-th of the learner's roles, `other` in the rest of them."""
+        mine = self.contested[index % len(self.contested)]
+        return {r: (name if r == mine else other) if r in self.contested else n for r, n in self.seated.items()}
+
+    def _enumerate(self, name: str) -> None:
+        """The same by enumeration: no game is played."""
+        self._tree = self._tree or enumerate_game(self.game)
+        for other in self.population:
+            for index in range(len(self.contested)):
+                seats = self._facing(name, other, index)
+                strategy = strategy_of(self._tree, {role: self.players[n] for role, n in seats.items()})
+                paid = expected_returns(self._tree, strategy)
+                self.table.record(pairs({role: seats[role] for role in self.contested}, paid))
+
+    # --- on disk ------------------------------------------------------------------------------------------------------
+
+    def store(self, folder: Path) -> None:
+        """Every member but the base in a folder of its own, written whole or not at all."""
+        for name, policy in self.population.items():
+            target = folder / name
+            if name == BASE or target.exists():
+                continue
+            draft = folder / f".writing-{name}"
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+            policy.save(draft)
+            os.replace(draft, target)
+
+    def state_dict(self) -> dict[str, object]:
+        aside = None if self.aside is None else self.aside[1]
+        return {"population": list(self.population), "table": self.table.state_dict(), "aside": aside}
+
+    def load_state_dict(self, state: Mapping[str, Any], folder: Path) -> None:
+        current = self.learner.snapshot()
+        for name in state["population"]:
+            if name != BASE:
+                self.learner.load(folder / name)
+                self.population[name] = self.players[name] = self.learner.snapshot()
+        self.learner.restore(current)
+        self.table.load_state_dict(state["table"])
+        if state["aside"] is not None:
+            self.aside = (self.population[self._newest()], state["aside"])

@@ -1,0 +1,96 @@
+"""Seating: which player is in which role of an episode."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from selfplay.core import Episode, Player, Policy, SelfplayError
+
+LEARNER = "learner"
+Seats = Mapping[str, str]  # role -> the name of the player in it
+
+
+class Seating:
+    """The opponents of a run. This one is the latest self: the learner sits in every role that the game gives it.
+
+    Args:
+        seated: role -> name, as the config seats them.
+        players: everybody who takes part from the start, by name.
+    """
+
+    def __init__(self, seated: Seats, players: Mapping[str, Player], **_: Any) -> None:
+        self.seated, self.players = dict(seated), dict(players)
+
+    @property
+    def contested(self) -> tuple[str, ...]:
+        """The roles that the config gives to the learner."""
+        return tuple(role for role, name in self.seated.items() if name == LEARNER)
+
+    def seats(self, step: int) -> Callable[[int], Seats]:
+        """Episode index -> seats, for the episodes of a step. Its luck is a function of seed, step and index."""
+        return lambda index: self.seated
+
+    def before(self, step: int) -> None:
+        """Make ready for a step: whose turn is it to learn?"""
+
+    def after(self, step: int, episodes: Sequence[Episode]) -> dict[str, Any]:
+        """Learn from a step's episodes who won, let the population grow; return what is worth logging."""
+        return {}
+
+    @property
+    def main(self) -> Policy:
+        """The policy that the run is about: the learner, unless it is out exploiting it."""
+        learner = self.players[LEARNER]
+        assert isinstance(learner, Policy)
+        return learner
+
+    def mixture(self) -> dict[str, float]:
+        """Name -> weight: the strategy of the population as a whole; empty where there is no population."""
+        return {}
+
+    def store(self, folder: Path) -> None:
+        """Write what `state_dict` only names."""
+
+    def state_dict(self) -> dict[str, object]:
+        """All that must survive a kill, as plain values and tensors."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any], folder: Path) -> None:
+        """Become what `state_dict` and `store` told."""
+
+
+class Against(Seating):
+    """One given player in all of the learner's roles but one; the roles take turns, episode by episode.
+
+    Args:
+        name: "reference" for the frozen base, or a player of the config's `players`.
+
+    Raises:
+        SelfplayError: nobody has this name, or the game leaves no role for an opponent.
+    """
+
+    def __init__(self, seated: Seats, players: Mapping[str, Player], name: str, **_: Any) -> None:
+        super().__init__(seated, players)
+        if name not in players or name == LEARNER:
+            others = ", ".join(p for p in players if p != LEARNER)
+            raise SelfplayError(f"opponent.name is '{name}', but the other players are {others}; name one of them")
+        check_contested(self.contested)
+        self.name = name
+
+    def seats(self, step: int) -> Callable[[int], Seats]:
+        return lambda index: rotated(self.seated, self.contested, index, lambda role: self.name)
+
+
+def check_contested(roles: Sequence[str]) -> None:
+    """Raise SelfplayError unless the learner has a role to spare."""
+    if len(roles) < 2:
+        raise SelfplayError(
+            f"an opponent takes one of the learner's roles, but the learner has only {', '.join(roles)}; "
+            "use opponent=latest, or seat the learner in a further role"
+        )
+
+
+def rotated(seated: Seats, contested: Sequence[str], index: int, opponent: Callable[[str], str]) -> Seats:
+    """The learner in the index-th of its roles, opponents in the others, everybody else where they were."""
+    mine = contested[index % len(contested)]
+    return {r: opponent(r) if r in contested and r != mine else name for r, name in seated.items()}

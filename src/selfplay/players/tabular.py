@@ -1,0 +1,157 @@
+"""A table as a policy: a row of logits for each information state, for games that can be solved exactly."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import Parameter
+
+from selfplay.core import Ask, Batch, Policy, Reply, SelfplayError, at_least
+
+State = tuple[str, ...]  # the role, and the contents of all messages that it sees
+WEIGHTS, STATES = "table.safetensors", "states.json"
+
+
+class Tabular(Policy):
+    """One row of logits per information state; the state is the role and the text that it is shown.
+
+    A reply is one action, the option's place; `Reply.prompt_ids` holds the row's number. Rows are taken as states are
+    met, and every policy that descends from this one by `snapshot` shares their numbers.
+
+    Args:
+        states: how many information states there is room for.
+        actions: the most options of a state.
+        spread: standard deviation of the initial logits; 0 begins with the uniform policy.
+        temperature: of acting; log-probabilities are those of the tempered distribution.
+        seed: of the initial logits.
+
+    Raises (when acting):
+        SelfplayError: an ask without options, or no room for a state or its options.
+    """
+
+    def __init__(self, states: int, actions: int, spread: float, temperature: float, seed: int) -> None:
+        at_least(1, states=states, actions=actions)
+        if temperature <= 0:
+            raise SelfplayError(f"player.temperature is {temperature}; a learner explores, so it must be above 0")
+        generator = torch.Generator().manual_seed(seed)
+        self.initial = spread * torch.randn(states, actions, generator=generator)
+        self.logits = Parameter(self.initial.clone())
+        self.temperature = temperature
+        self.frozen = False
+        self.index: dict[State, int] = {}  # in the order of meeting
+        self.options: list[int] = []  # of each row
+
+    def act(self, asks: Sequence[Ask]) -> list[Reply]:
+        rows = torch.tensor([self._row(ask) for ask in asks])
+        logp = self._log_softmax(rows).detach()
+        if self.temperature == 0:
+            actions = logp.argmax(-1)
+        else:
+            cumulative = logp.double().exp().cumsum(-1)
+            points = torch.tensor([uniform(ask.key) for ask in asks], dtype=torch.float64)[:, None]
+            actions = torch.searchsorted(cumulative, points * cumulative[:, -1:], right=True)[:, 0]
+        taken = logp.gather(-1, actions[:, None])[:, 0]
+        return [
+            Reply(ask.options[a], (row,), (a,), (p,))
+            for ask, row, a, p in zip(asks, rows.tolist(), actions.tolist(), taken.tolist(), strict=True)
+        ]
+
+    def probabilities(self, asks: Sequence[Ask]) -> list[tuple[float, ...]]:
+        logp = self._log_softmax(torch.tensor([self._row(ask) for ask in asks])).detach().double()
+        return [tuple(row[: len(ask.options)].exp().tolist()) for row, ask in zip(logp, asks, strict=True)]
+
+    def logprobs(self, batch: Batch) -> Tensor:
+        rows = torch.cat(batch.prompts)
+        return self._log_softmax(rows).gather(-1, batch.replies[:, :1])
+
+    def _log_softmax(self, rows: Tensor) -> Tensor:
+        """[N, actions] log-probabilities, minus infinity beyond a state's options."""
+        counts = torch.tensor([self.options[row] for row in rows.tolist()])
+        there = torch.arange(self.logits.shape[1])[None] < counts[:, None]
+        logits = (self.logits[rows] / (self.temperature or 1.0)).masked_fill(~there, -torch.inf)
+        return torch.log_softmax(logits, -1)
+
+    def _row(self, ask: Ask) -> int:
+        state = (ask.role, *(message["content"] for message in ask.messages))
+        row = self.index.get(state)
+        if row is None:
+            row = self._enter(state, len(ask.options))
+        if self.options[row] != len(ask.options):
+            raise SelfplayError(
+                f"the state {state} had {self.options[row]} options and now has {len(ask.options)}; a game must show "
+                "in its messages what changes its options"
+            )
+        return row
+
+    def _enter(self, state: State, options: int) -> int:
+        room, width = self.logits.shape
+        if options == 0:
+            raise SelfplayError(
+                f"a table cannot write free text, but the game asks '{state[0]}' for it; use player=tiny"
+            )
+        if options > width:
+            raise SelfplayError(f"a state of '{state[0]}' has {options} options; raise player.actions (now {width})")
+        if len(self.options) == room:
+            raise SelfplayError(f"the game has more than {room} information states; raise player.states")
+        self.index[state] = len(self.options)
+        self.options.append(options)
+        return self.index[state]
+
+    # --- copies -------------------------------------------------------------------------------------------------------
+
+    def parameters(self) -> list[Parameter]:
+        return [] if self.frozen else [self.logits]
+
+    def snapshot(self) -> "Tabular":
+        twin = self.at(self.temperature)
+        twin.logits, twin.frozen = Parameter(self.logits.detach().clone(), requires_grad=False), True
+        return twin
+
+    @torch.no_grad()
+    def restore(self, snapshot: Policy) -> None:
+        assert isinstance(snapshot, Tabular)
+        self.logits.copy_(snapshot.logits)
+
+    def at(self, temperature: float) -> "Tabular":
+        twin = object.__new__(type(self))
+        twin.__dict__ |= self.__dict__ | {"temperature": temperature}
+        return twin
+
+    # --- on disk ------------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """The rows in use (table.safetensors) and what they are about (states.json)."""
+        save_file({"logits": self.logits.detach()[: len(self.options)].clone()}, folder / WEIGHTS)
+        states = [{"state": list(state), "options": self.options[row]} for state, row in self.index.items()]
+        (folder / STATES).write_text(json.dumps(states, indent=0) + "\n", encoding="utf-8")
+
+    @torch.no_grad()
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote; a state that is not in it gets its initial row."""
+        try:
+            logits = load_file(folder / WEIGHTS)["logits"]
+            states = json.loads((folder / STATES).read_text(encoding="utf-8"))
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
+            raise SelfplayError(
+                f"the checkpoint {folder} is no table or broken ({error}); resume from another"
+            ) from error
+        if logits.shape[0] != len(states) or logits.shape[1:] != self.logits.shape[1:]:
+            raise SelfplayError(
+                f"the checkpoint {folder} holds {len(states)} states in a table of shape {tuple(logits.shape)}, the "
+                f"player has rows of {self.logits.shape[1]}; resume with the player it was made with"
+            )
+        self.logits.copy_(self.initial)
+        for row, entry in zip(logits, states, strict=True):
+            state = tuple(entry["state"])
+            here = self.index.get(state)
+            self.logits[self._enter(state, entry["options"]) if here is None else here] = row
+
+
+def uniform(key: str) -> float:
+    """A number in [0, 1), a pure function of the key."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little") / 2**64

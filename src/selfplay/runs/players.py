@@ -1,0 +1,141 @@
+"""The players that runs have left behind: every checkpoint as a frozen policy."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from selfplay.build import make
+from selfplay.core import Game, Policy, SelfplayError
+from selfplay.runs.folder import RunFolder
+
+BASE = "base"
+NEEDED = ("game", "player", "seats", "players", "reward", "quality", "probes")
+STEP = re.compile(r"step-(\d{6,})")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which policies of a run are taken.
+
+    Attributes:
+        every: checkpoints whose step is a multiple of this, and the last one; 1 is all that the run kept.
+        last: the last checkpoint alone.
+        base: the learner as it was before the first step, too.
+        population: the members of the run's population, too, where it has one.
+    """
+
+    every: int = 1
+    last: bool = False
+    base: bool = True
+    population: bool = False
+
+
+def run_folders(paths: Sequence[Path]) -> list[RunFolder]:
+    """The runs at the paths, each once; a folder without a config.yaml stands for the runs right below it.
+
+    Raises:
+        SelfplayError: there is no run at a path, or a config.yaml is none of a run.
+    """
+    found: dict[Path, RunFolder] = {}
+    for path in paths:
+        for folder in _below(path) or [path]:
+            run = RunFolder.open(folder)
+            missing = [key for key in NEEDED if key not in run.config]
+            if missing:
+                raise SelfplayError(
+                    f"{folder}/config.yaml has no '{missing[0]}', so it is not the config of a run; give a run's folder"
+                )
+            found.setdefault(folder.resolve(), run)
+    return list(found.values())
+
+
+def _below(path: Path) -> list[Path]:
+    """The run folders right below a folder that is none; a sweep's 10 comes after its 9."""
+    if not path.is_dir() or (path / "config.yaml").is_file():
+        return []
+    runs = [folder for folder in path.iterdir() if (folder / "config.yaml").is_file()]
+    return sorted(runs, key=lambda folder: (not folder.name.isdigit(), len(folder.name), folder.name))
+
+
+def short_names(runs: Sequence[RunFolder]) -> list[str]:
+    """The runs' paths without what all of them begin with; a single run has none."""
+    if len(runs) == 1:
+        return [""]
+    paths = [run.path.resolve() for run in runs]
+    common = os.path.commonpath([path.parent for path in paths])
+    return [path.relative_to(common).as_posix() for path in paths]
+
+
+def check_same_game(runs: Sequence[RunFolder], games: Sequence[Game]) -> None:
+    """Raise SelfplayError, naming a difference, unless all runs play one game with the same seats.
+
+    A config may differ in what its game does not look at (the seed of a random matrix that is not played): two games
+    made of equal plain values are one.
+    """
+    first = runs[0]
+    for run, game in zip(runs[1:], games[1:], strict=True):
+        found = _difference(first.config.game, run.config.game, "game")
+        if found and not (type(game) is type(games[0]) and vars(game) == vars(games[0])):
+            raise SelfplayError(_different(first, run, found))
+        found = _difference(first.config.seats, run.config.seats, "seats")
+        if found:
+            raise SelfplayError(_different(first, run, found))
+
+
+def _different(first: RunFolder, other: RunFolder, found: tuple[str, object, object]) -> str:
+    key, here, there = found
+    return (
+        f"{first.path} and {other.path} play different games ({key} is {here} in the one and {there} in the other); "
+        "give runs of one game"
+    )
+
+
+def _difference(here: object, there: object, key: str) -> tuple[str, object, object] | None:
+    """The first key, with dots, at which two nodes of a config differ, and both values."""
+    if not (isinstance(here, DictConfig) and isinstance(there, DictConfig)):
+        a, b = (OmegaConf.to_container(x) if OmegaConf.is_config(x) else x for x in (here, there))
+        return None if a == b else (key, a, b)
+    for name in dict.fromkeys([*here, *there]):
+        found = _difference(here.get(name), there.get(name), f"{key}.{name}")
+        if found:
+            return found
+    return None
+
+
+def policies(run: RunFolder, name: str, choice: Choice) -> tuple[Policy, dict[str, Policy]]:
+    """The learner that a run began with, and the chosen policies by name, in the order of their steps; all frozen.
+
+    Args:
+        name: of the run, in front of the policies' names; "" for none.
+
+    Raises:
+        SelfplayError: the run has no checkpoint, or one of them is broken.
+    """
+    learner: Policy = make(run.config.player, "player")
+    base = learner.snapshot()
+    prefix = f"{name}/" if name else ""
+    found = {prefix + BASE: base} if choice.base else {}
+    for label, folder in _chosen(run, choice).items():
+        learner.load(folder)
+        found[prefix + label] = learner.snapshot()
+    return base, found
+
+
+def _chosen(run: RunFolder, choice: Choice) -> Mapping[str, Path]:
+    """The folders to load, by name. A checkpoint that is a member of the population as well is taken once."""
+    steps = {int(m[1]): p for p in run.checkpoints.glob("step-*") if (m := STEP.fullmatch(p.name)) and p.is_dir()}
+    if not steps:
+        raise SelfplayError(f"{run.path} has no checkpoint to play with; give a run that has done a step")
+    last = max(steps)
+    kept = [last] if choice.last else [step for step in sorted(steps) if step % choice.every == 0 or step == last]
+    found = {steps[step].name: steps[step] for step in kept}
+    if choice.population and run.population.is_dir():
+        members = [path for path in run.population.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        for path in sorted(members, key=lambda path: path.name.rpartition("-")[2]):
+            if path.name not in found:
+                found[f"population/{path.name}"] = path
+    return found

@@ -1,0 +1,82 @@
+"""What a person sees of a cross-play: standings, the pay-off matrix, a sentence on cycles."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from selfplay.runs.console import PLAIN_WIDTH, say
+from selfplay.theory.meta_game import Analysis, MetaGame
+
+MATRIX_UP_TO = 12  # players
+
+
+def show(meta: MetaGame, found: Analysis, nash_convs: Mapping[str, float] | None) -> None:
+    """Print who is how good, from the highest rating to the lowest."""
+    exact = meta.margins is None
+    elo, bounds = found.ratings.elo(), found.ratings.elo_intervals()
+    columns = ["Elo" if exact else "Elo [95 %]", "return", "Nash", "exploitability", *(["NashConv"] if exact else [])]
+    table = _table(["#", "player", *columns])
+    for place, i in enumerate(found.order, start=1):
+        interval = "" if exact else f" [{_signed(bounds[i, 0], 0)}, {_signed(bounds[i, 1], 0)}]"
+        nemesis = "" if found.nemeses[i] == i else f" by {found.order.index(found.nemeses[i]) + 1}"
+        cells = [
+            f"{_signed(elo[i], 0)}{interval}",
+            _signed(found.mean_returns[i], 3),
+            f"{found.nash.weights[i]:.2f}",
+            f"{found.exploitability[i]:.3f}{nemesis}",
+        ]
+        if exact:
+            cells.append("-" if nash_convs is None else f"{nash_convs[meta.names[i]]:.4f}")
+        table.add_row(*map(Text, [str(place), meta.names[i], *cells]))
+    _print(table)
+    if len(meta.names) <= MATRIX_UP_TO:
+        largest = 0.0 if meta.margins is None else float(meta.margins[~np.eye(len(meta.names), dtype=bool)].max())
+        accuracy = "exact" if exact else f"95 % intervals of at most +-{largest:.3f}"
+        say(f"\nmean return of the row against the column ({accuracy})")
+        _print(_matrix(meta, found))
+    say("\n" + cycles_sentence(meta, found))
+
+
+def _matrix(meta: MetaGame, found: Analysis) -> Table:
+    numbers = [str(place) for place in range(1, len(found.order) + 1)]
+    digits = 3 if len(numbers) <= 8 else 2
+    table = _table(["#", *numbers])
+    for number, i in zip(numbers, found.order, strict=True):
+        table.add_row(*map(Text, [number, *(_signed(meta.payoffs[i, j], digits) for j in found.order)]))
+    return table
+
+
+def _signed(value: float, digits: int) -> str:
+    """A figure with its sign; what rounds to 0 has none."""
+    rounded = round(float(value), digits)
+    return f"{rounded:+.{digits}f}" if rounded else f"{0.0:.{digits}f}"
+
+
+def cycles_sentence(meta: MetaGame, found: Analysis) -> str:
+    """How cyclic the population is, and who goes round."""
+    share = f"cyclic share {found.hodge.cyclic_share:.2f}"
+    if found.noise_share is not None:
+        share += f" (of which the games' noise explains about {min(found.noise_share, found.hodge.cyclic_share):.2f})"
+    if found.strongest is None:
+        return f"{share}; nobody beats somebody who beats somebody who beats them"
+    names = [meta.names[i] for i in (*found.strongest, found.strongest[0])]
+    clear = "" if meta.margins is None else f", {found.clear_cycles} beyond the intervals"
+    plural = "" if len(found.cycles) == 1 else "s"
+    return f"{share}; {len(found.cycles)} three-cycle{plural}{clear}, the strongest: {' beats '.join(names)}"
+
+
+def _table(columns: list[str]) -> Table:
+    shape = box.ROUNDED if Console().is_terminal else box.ASCII2
+    table = Table(box=shape, show_edge=False, pad_edge=False)
+    for i, name in enumerate(columns):
+        table.add_column(name, justify="left" if name == "player" else "right", overflow="fold", no_wrap=i == 0)
+    return table
+
+
+def _print(table: Table) -> None:
+    console = Console()
+    (console if console.is_terminal else Console(width=PLAIN_WIDTH)).print(table)

@@ -1,0 +1,120 @@
+"""Alpha-Rank: the stationary distribution of evolution with rare mutants (Omidshafiei et al. 2019, 1903.01373)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from selfplay.core import SelfplayError, at_least
+from selfplay.theory.zero_sum import Array, matrix
+
+
+@dataclass(frozen=True, eq=False)
+class AlphaRank:
+    """Where evolution spends its time.
+
+    Attributes:
+        distribution: [n] over strategies for one population; [n_1, ..., n_k] over pure profiles for k populations.
+        alpha: ranking intensity, per unit of payoff.
+        population_size: individuals in each population.
+        method: how it was found.
+    """
+
+    distribution: Array
+    alpha: float
+    population_size: int
+    method: str
+
+    def marginal(self, player: int) -> Array:
+        """[n_player] how often that population plays each strategy."""
+        others = tuple(axis for axis in range(self.distribution.ndim) if axis != player)
+        return np.asarray(self.distribution.sum(axis=others), dtype=np.float64)
+
+
+def alpha_rank(payoffs: ArrayLike, alpha: float = 100.0, population_size: int = 50) -> AlphaRank:
+    """Alpha-Rank of a symmetric two-player game with one population (1903.01373, local selection).
+
+    The chain is kept and eliminated in logarithms (Grassmann, Taksar and Heyman 1985: no subtractions), so that any
+    finite alpha may be asked for. As alpha grows the distribution tends to that on the strongly connected sinks of
+    the response graph; it is there once alpha times the smallest difference of payoffs is some tens.
+
+    Args:
+        payoffs: [n, n] the return of i against j; only payoffs - payoffs.T is looked at.
+        alpha: ranking intensity, at least 0; at 0 the distribution is uniform.
+        population_size: at least 2.
+
+    Raises:
+        SelfplayError: the payoffs are no square matrix of finite numbers, or an option is out of its range.
+    """
+    game = matrix(payoffs, square=True)
+    _check(alpha, population_size)
+    rates = _log_fixation(alpha * (game.T - game), population_size)
+    weights = _stationary(rates)
+    return AlphaRank(weights, float(alpha), population_size, "one population, log-space elimination")
+
+
+def alpha_rank_profiles(payoffs: Sequence[ArrayLike], alpha: float = 100.0, population_size: int = 50) -> AlphaRank:
+    """Alpha-Rank of a k-player game with a population for each player, one of which moves at a time; see `alpha_rank`.
+
+    Args:
+        payoffs: for each of the k players the returns [n_1, ..., n_k] at every pure profile.
+        alpha: ranking intensity, at least 0; at 0 the distribution is uniform.
+        population_size: at least 2.
+
+    Raises:
+        SelfplayError: the payoffs are not k finite tensors of one shape of k axes, or an option is out of its range.
+    """
+    tables = [np.array(table, dtype=np.float64) for table in payoffs]
+    shapes = [table.shape for table in tables]
+    if not tables or any(s != shapes[0] or len(s) != len(tables) or 0 in s for s in shapes):
+        raise SelfplayError(
+            f"the payoff tensors have the shapes {shapes}; give each of k players one of the same k axes"
+        )
+    if not all(np.isfinite(table).all() for table in tables):
+        raise SelfplayError("a payoff tensor holds a number that is not finite; give finite numbers")
+    _check(alpha, population_size)
+    weights = _stationary(_profile_rates(tables, alpha, population_size)).reshape(shapes[0])
+    return AlphaRank(weights, float(alpha), population_size, f"{len(tables)} populations, log-space elimination")
+
+
+def _check(alpha: float, population_size: int) -> None:
+    at_least(2, population_size=population_size)
+    if not 0 <= alpha < math.inf:
+        raise SelfplayError(f"alpha is {alpha}; use a finite number, at least 0 (a large one for the limit)")
+
+
+def _profile_rates(tables: Sequence[Array], alpha: float, population_size: int) -> Array:
+    """[profiles, profiles] the log rate from each pure profile to each that differs in one player's strategy."""
+    shape = tables[0].shape
+    ids = np.arange(math.prod(shape)).reshape(shape)
+    rates = np.full((ids.size, ids.size), -np.inf)
+    for player, table in enumerate(tables):
+        lines = np.moveaxis(ids, player, -1).reshape(-1, shape[player])
+        returns = np.moveaxis(table, player, -1).reshape(-1, shape[player])
+        gains = returns[:, None, :] - returns[:, :, None]
+        rates[lines[:, :, None], lines[:, None, :]] = _log_fixation(alpha * gains, population_size)
+    return rates
+
+
+def _log_fixation(advantage: Array, population_size: int) -> Array:
+    """The log probability that one mutant takes over, log((1 - exp(-u)) / (1 - exp(-m u))), and -log(m) at u = 0."""
+    u, m = np.abs(advantage), population_size
+    safe = np.where(u > 0, u, 1.0)
+    ratio = np.where(u > 0, np.log(-np.expm1(-safe)) - np.log(-np.expm1(-m * safe)), -math.log(m))
+    return np.asarray(ratio - (m - 1) * np.clip(-advantage, 0.0, None), dtype=np.float64)
+
+
+def _stationary(rates: Array) -> Array:
+    """[n] the stationary distribution of the chain whose log rates, off the diagonal, are given; exact to rounding."""
+    logs, n = rates.copy(), len(rates)
+    for last in range(n - 1, 0, -1):
+        logs[:last, last] -= np.logaddexp.reduce(logs[last, :last])
+        through = logs[:last, last, None] + logs[None, last, :last]
+        logs[:last, :last] = np.logaddexp(logs[:last, :last], through)
+    weights = np.zeros(n)
+    for state in range(1, n):
+        weights[state] = np.logaddexp.reduce(weights[:state] + logs[:state, state])
+    weights = np.exp(weights - weights.max())
+    return np.asarray(weights / weights.sum(), dtype=np.float64)

@@ -1,0 +1,266 @@
+"""Dynamics and smoothed equilibria of two-player games: the replicator, and quantal response."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.integrate import solve_ivp
+from scipy.special import log_softmax, softmax
+
+from selfplay.core import SelfplayError, at_least
+from selfplay.theory.zero_sum import Array, matrix
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """A run of replicator dynamics.
+
+    Attributes:
+        times: [t] from 0 to the duration, in units of 1 / payoff.
+        row: [t, n] the row population at those times.
+        column: [t, m] the column population; the row population where there is one population.
+        row_average: [n] the mean of the row population over time.
+        column_average: [m] the mean of the column population over time.
+        method: how it was found.
+    """
+
+    times: Array
+    row: Array
+    column: Array
+    row_average: Array
+    column_average: Array
+    method: str
+
+
+@dataclass(frozen=True, eq=False)
+class QuantalResponse:
+    """A logit quantal response equilibrium.
+
+    Attributes:
+        row: [n] proportional to row_reference * exp(returns against the column player / beta).
+        column: [m] likewise.
+        row_value: what the row player earns (without the regulariser).
+        column_value: what the column player earns.
+        beta: the temperature, in the payoffs' unit.
+        residual: the largest error of a log probability in the equations above.
+        method: how it was found.
+    """
+
+    row: Array
+    column: Array
+    row_value: float
+    column_value: float
+    beta: float
+    residual: float
+    method: str
+
+
+def replicator_derivative(payoffs: ArrayLike, state: ArrayLike) -> Array:
+    """[n] x_i ((A x)_i - x A x), per unit of time (Taylor and Jonker 1978). payoffs [n, n], state [n] a distribution.
+
+    Raises:
+        SelfplayError: the payoffs are no square matrix of finite numbers, or the state is no distribution over it.
+    """
+    game = matrix(payoffs, square=True)
+    x = _distribution("state", state, len(game))
+    return x * (game @ x - x @ game @ x)
+
+
+def replicator(
+    payoffs: ArrayLike,
+    column_payoffs: ArrayLike | None = None,
+    *,
+    duration: float = 100.0,
+    points: int = 101,
+    start: ArrayLike | None = None,
+    column_start: ArrayLike | None = None,
+    discrete: bool = False,
+) -> Trajectory:
+    """Replicator dynamics (Taylor and Jonker 1978), of one population or of two.
+
+    With z the integral of the opponents' strategies, x = softmax(log start + A z): this is integrated (DOP853, relative
+    tolerance 1e-9), so that x stays a distribution and z / duration is the average. The discrete variant is its
+    Euler step, x <- x exp(step A x) normalised: exponential weights (Freund and Schapire 1999). In a symmetric
+    zero-sum game from the uniform start, the continuous average is exploitable by at most log(n) / duration.
+
+    Args:
+        payoffs: [n, m] what the row player earns; square where there is one population.
+        column_payoffs: [n, m] what the column player earns; None for one population that plays itself.
+        duration: more than 0, in units of 1 / payoff.
+        points: times recorded, at least 2; in the discrete variant there are points - 1 steps.
+        start: [n] the row population at time 0; uniform by default.
+        column_start: [m] the column population at time 0; uniform by default.
+        discrete: Euler's steps of exponential weights in the place of continuous time.
+
+    Raises:
+        SelfplayError: payoffs or starts of the wrong shape or not finite, or an option out of its range.
+    """
+    alone = column_payoffs is None
+    game, other = _bimatrix(payoffs, matrix(payoffs, square=True).T if alone else column_payoffs)
+    at_least(2, points=points)
+    if not 0 < duration < math.inf:
+        raise SelfplayError(f"duration is {duration}; use a finite number above 0")
+    n, m = game.shape
+    x = _distribution("start", start, n)
+    y = x if alone else _distribution("column_start", column_start, m)
+    with np.errstate(divide="ignore"):
+        log_x, log_y = np.log(x), np.log(y)
+
+    def populations(z: Array) -> Array:
+        return np.concatenate([softmax(log_x + game @ z[n:]), softmax(log_y + other.T @ z[:n])])
+
+    times = np.linspace(0.0, duration, points)
+    totals = _euler(populations, times, n + m) if discrete else _integral(populations, times, n + m)
+    states, average = np.array([populations(z) for z in totals]), totals[-1] / duration
+    name = "exponential weights" if discrete else "continuous replicator (DOP853)"
+    method = f"{name}, {'one population' if alone else 'two populations'}, duration {duration:g}"
+    return Trajectory(times, states[:, :n], states[:, n:], average[:n], average[n:], method)
+
+
+def replicator_average(payoffs: ArrayLike, duration: float = 1000.0) -> Array:
+    """[n] the average over time of one population from the uniform start; payoffs [n, n], errors as `replicator`."""
+    average = replicator(payoffs, duration=duration, points=2).row_average
+    return np.asarray(average / average.sum(), dtype=np.float64)
+
+
+def quantal_response(
+    payoffs: ArrayLike,
+    column_payoffs: ArrayLike | None = None,
+    *,
+    beta: float,
+    row_reference: ArrayLike | None = None,
+    column_reference: ArrayLike | None = None,
+) -> QuantalResponse:
+    """The logit quantal response equilibrium (McKelvey and Palfrey 1995) on the branch from beta = inf.
+
+    Each strategy is proportional to reference * exp(its returns / beta): the equilibrium of the game in which each
+    player also pays beta * KL(strategy, reference); from uniform references, the entropy-regularised one. A zero-sum
+    game has one. The branch is followed by predictor and corrector (Turocy 2005) in log probabilities, so that it may
+    turn; of several equilibria at beta it is the first one reached.
+
+    Args:
+        payoffs: [n, m] what the row player earns.
+        column_payoffs: [n, m] what the column player earns; None for minus the row player's.
+        beta: temperature, above 0, in the payoffs' unit; at infinity each plays its reference.
+        row_reference: [n] every entry above 0; uniform by default.
+        column_reference: [m] every entry above 0; uniform by default.
+
+    Raises:
+        SelfplayError: payoffs or references of the wrong shape or not positive, beta out of its range or not reached.
+    """
+    game, other = _bimatrix(payoffs, -matrix(payoffs) if column_payoffs is None else column_payoffs)
+    if not beta > 0:
+        raise SelfplayError(f"beta is {beta}; use a temperature above 0, or an equilibrium solver for 0")
+    (n, m), scale = game.shape, max(np.ptp(game), np.ptp(other)) or 1.0
+    references = (
+        _distribution("row_reference", row_reference, n),
+        _distribution("column_reference", column_reference, m),
+    )
+    if min(r.min() for r in references) <= 0:
+        raise SelfplayError("a reference strategy has an entry of 0; leave that strategy out of the game instead")
+    branch = _Branch((game - game.min()) / scale, (other - other.min()) / scale, np.log(np.concatenate(references)))
+    point = branch.follow(scale / beta)
+    row, column = (np.asarray(softmax(part), dtype=np.float64) for part in (point[:n], point[n:-1]))
+    residual = float(np.abs(branch.errors(point)).max())
+    values = float(row @ game @ column), float(row @ other @ column)
+    return QuantalResponse(row, column, *values, float(beta), residual, "logit branch from the references, arclength")
+
+
+class _Branch:
+    """The curve errors(point) = 0 of points (log row, log column, 1 / beta), payoffs within [0, 1]."""
+
+    def __init__(self, game: Array, other: Array, references: Array) -> None:
+        self.game, self.other, self.references, self.n = game, other, references, len(game)
+
+    def errors(self, point: Array) -> Array:
+        """[n + m] log probabilities less those of the quantal responses."""
+        return point[:-1] - self._respond(point)[0]
+
+    def _respond(self, point: Array) -> tuple[Array, Array]:
+        """[n + m] the log quantal responses to the point, and the returns that they are responses to."""
+        n, plays = self.n, np.exp(point[:-1])
+        returns = np.concatenate([self.game @ plays[n:], self.other.T @ plays[:n]])
+        logits = self.references + point[-1] * returns
+        return np.concatenate([log_softmax(logits[:n]), log_softmax(logits[n:])]), returns
+
+    def slopes(self, point: Array) -> Array:
+        """[n + m, n + m + 1] the derivatives of the errors."""
+        n, plays = self.n, np.exp(point[:-1])
+        responses, returns = self._respond(point)
+        moved = np.zeros((len(plays), len(plays) + 1))
+        moved[:n, n:-1] = point[-1] * self.game * plays[n:]
+        moved[n:, :n] = point[-1] * self.other.T * plays[:n]
+        moved[:, -1] = returns
+        for part in (slice(0, n), slice(n, len(plays))):
+            moved[part] -= np.exp(responses[part]) @ moved[part]
+        return np.eye(*moved.shape) - moved
+
+    def follow(self, goal: float, steps: int = 5_000) -> Array:
+        """The first point of the curve from the references whose 1 / beta is the goal."""
+        point, length = np.append(self.references, 0.0), 0.1
+        if goal == 0:
+            return point
+        along = np.append(np.zeros(len(point) - 1), 1.0)
+        for _ in range(steps):
+            tangent = np.linalg.qr(self.slopes(point).T, mode="complete")[0][:, -1]
+            tangent = tangent if tangent @ along > 0 else -tangent
+            last = point[-1] + length * tangent[-1] >= goal
+            guess = point + tangent * ((goal - point[-1]) / tangent[-1] if last else length)
+            found = self._correct(guess, fixed=last)
+            if found is None or np.linalg.norm(found - guess) > 0.3 * np.linalg.norm(guess - point) + 1e-9:
+                length /= 2
+            elif last or abs(found[-1] - goal) < 1e-12 * goal:
+                return found
+            elif found[-1] > goal:
+                length /= 2
+            else:
+                point, along, length = found, tangent, length * 1.5
+        raise SelfplayError(
+            f"the quantal response branch did not reach beta {1 / goal:g} times the range of the payoffs; raise beta"
+        )
+
+    def _correct(self, point: Array, fixed: bool) -> Array | None:
+        """Newton's method back to the curve, at this 1 / beta if it is fixed; None where it does not converge."""
+        for _ in range(8):
+            errors, slopes = self.errors(point), self.slopes(point)
+            if np.abs(errors).max() < 1e-13 * (1 + np.abs(point).max()):
+                return point
+            used = slopes[:, :-1] if fixed else slopes
+            step = np.linalg.lstsq(used, errors, rcond=None)[0]
+            point = point - (np.append(step, 0.0) if fixed else step)
+            if not np.isfinite(point).all() or point[:-1].max() > 1.0:
+                return None
+        return None
+
+
+def _bimatrix(payoffs: ArrayLike, column_payoffs: ArrayLike | None) -> tuple[Array, Array]:
+    assert column_payoffs is not None
+    game, other = matrix(payoffs), matrix(column_payoffs)
+    if game.shape != other.shape:
+        raise SelfplayError(f"payoffs are {game.shape} but column_payoffs {other.shape}; give both as [row, column]")
+    return game, other
+
+
+def _distribution(name: str, weights: ArrayLike | None, size: int) -> Array:
+    x = np.full(size, 1 / size) if weights is None else np.array(weights, dtype=np.float64)
+    if x.shape != (size,) or not (x >= 0).all() or not abs(x.sum() - 1) < 1e-9:
+        raise SelfplayError(f"{name} is {x.tolist()}; give {size} probabilities that sum to 1")
+    return x
+
+
+def _integral(speed: Callable[[Array], Array], times: Array, size: int) -> Array:
+    """[t, size] z at the times, from z = 0."""
+    start = np.zeros(size)
+    solution = solve_ivp(lambda _, z: speed(z), (0.0, times[-1]), start, "DOP853", t_eval=times, rtol=1e-9, atol=1e-11)
+    if not solution.success:
+        raise SelfplayError(f"the replicator's integration ended with {solution.message!r}; shorten the duration")
+    return np.asarray(solution.y.T, dtype=np.float64)
+
+
+def _euler(speed: Callable[[Array], Array], times: Array, size: int) -> Array:
+    totals = np.zeros((len(times), size))
+    for t, step in enumerate(np.diff(times)):
+        totals[t + 1] = totals[t] + step * speed(totals[t])
+    return totals

@@ -1,0 +1,241 @@
+"""A population's own game, from what everybody got of everybody: ratings, meta-Nash, exploitability, cycles."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from random import Random
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from selfplay.core import SelfplayError
+from selfplay.theory.cycles import Hodge, hodge, three_cycles
+from selfplay.theory.ratings import BradleyTerry, Elo, bradley_terry, elo
+from selfplay.theory.zero_sum import Array, NashAverage, antisymmetrised, nash_averaging
+
+LEVEL = 0.95
+PRIOR = 0.1  # of the Bradley-Terry ratings: a standard deviation of 550 Elo points
+EXACT_GAMES = 128  # a pair's exact win-rate counts as this many games against the prior
+ROUNDING = 1e-9  # pay-offs nearer to 0 than this share of the largest are ties
+SAMPLED = "games played; 95 % intervals: Student's t over games"
+EXACT = "enumeration of the game tree: exact up to rounding"
+
+
+class Meeting(NamedTuple):
+    """One game of `first` against `second` (places in the population), and what they earned.
+
+    A player in several roles counts with the mean over them. `score`: 1 where first earned more, 1/2 for as much.
+    """
+
+    first: int
+    second: int
+    gained: float
+    lost_to: float
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class MetaGame:
+    """n players, each against each, the roles in turns.
+
+    Attributes:
+        names: of the players.
+        payoffs: [n, n] mean return of i against j; the diagonal is self-play.
+        margins: [n, n] half-widths of the 95 % intervals of the pay-offs; None where they are exact.
+        edge_margins: [n, n] the same of (payoffs - payoffs.T) / 2: by how much i beats j.
+        win_rates: [n, n] how often i earned more than j, a draw counting half.
+        games: [n, n] int64 games behind each entry; 0 where it is exact.
+        elo: Elo's sequential ratings, the games in an order of chance; None where none was played.
+        method: how it was measured.
+    """
+
+    names: tuple[str, ...]
+    payoffs: Array
+    margins: Array | None
+    edge_margins: Array | None
+    win_rates: Array
+    games: NDArray[np.int64]
+    elo: Elo | None
+    method: str
+
+
+def from_games(names: Sequence[str], meetings: Sequence[Meeting], seed: int = 0) -> MetaGame:
+    """The meta-game that games have shown.
+
+    Args:
+        names: [n].
+        meetings: at least two games of every pair and of everybody against itself, in any order of the two.
+        seed: of the order in which Elo's ratings see the games.
+
+    Raises:
+        SelfplayError: two players, or one and itself, met less than twice.
+    """
+    n = len(names)
+    gains: list[list[list[float]]] = [[[] for _ in names] for _ in names]
+    wins = np.zeros((n, n))
+    for i, j, gained, lost_to, score in meetings:
+        gains[i][j].append(gained)
+        wins[i, j] += score
+        if i != j:
+            gains[j][i].append(lost_to)
+            wins[j, i] += 1 - score
+    games = np.array([[len(cell) for cell in row] for row in gains], dtype=np.int64)
+    if games.min() < 2:
+        i, j = (int(k) for k in np.argwhere(games < 2)[0])
+        raise SelfplayError(f"{names[i]} and {names[j]} met {games[i, j]} times; play at least 2 games")
+    arrays = [[np.array(cell) for cell in row] for row in gains]
+    payoffs = np.array([[cell.mean() for cell in row] for row in arrays])
+    margins = np.array([[_margin(cell) for cell in row] for row in arrays])
+    edges = np.array([[_margin((arrays[i][j] - arrays[j][i]) / 2) for j in range(n)] for i in range(n)])
+    order = [(m.first, m.second, m.score) for m in meetings if m.first != m.second]
+    Random(f"{seed}/elo").shuffle(order)
+    return MetaGame(tuple(names), payoffs, margins, edges, wins / games, games, elo(order, n, k=16.0), SAMPLED)
+
+
+def from_expectations(names: Sequence[str], payoffs: Array, win_rates: Array) -> MetaGame:
+    """The meta-game of exact expectations, [n, n] each as in `MetaGame`; rounding is cut off at 12 decimals."""
+    none = np.zeros(payoffs.shape, dtype=np.int64)
+    return MetaGame(tuple(names), np.round(payoffs, 12) + 0.0, None, None, np.round(win_rates, 12), none, None, EXACT)
+
+
+def _margin(values: Array) -> float:
+    return float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """What follows from a meta-game.
+
+    Attributes:
+        ratings: Bradley-Terry, from the win-rates; its errors mean nothing where the meta-game is exact.
+        nash: Nash averaging; its `gap` is the exploitability of the meta-Nash within the population, 0 up to rounding.
+        mean_returns: [n] mean pay-off against all others.
+        exploitability: [n] max over j of payoffs[j, i], minus payoffs[i, i]: what somebody of the population gets
+            against i beyond what i gets against itself (0 in a zero-sum game); i itself included, so at least 0.
+        nemeses: [n] who that is, i itself where nobody does better.
+        hodge: the cyclic part of the pay-offs.
+        noise_share: the cyclic share that the noise of the games alone is expected to add; None where exact.
+        cycles: (i, j, k) where i beats j beats k beats i.
+        clear_cycles: how many of them hold with all three intervals on one side of 0.
+        strongest: the cycle whose narrowest win is widest; None without a cycle.
+    """
+
+    ratings: BradleyTerry
+    nash: NashAverage
+    mean_returns: Array
+    exploitability: Array
+    nemeses: tuple[int, ...]
+    hodge: Hodge
+    noise_share: float | None
+    cycles: tuple[tuple[int, int, int], ...]
+    clear_cycles: int
+    strongest: tuple[int, int, int] | None
+
+    @property
+    def order(self) -> list[int]:
+        """The players from the highest rating to the lowest."""
+        return sorted(range(len(self.nemeses)), key=lambda i: (-round(float(self.ratings.ratings[i]), 9), i))
+
+
+def analyse(meta: MetaGame) -> Analysis:
+    """Everything that is said about a meta-game.
+
+    Raises:
+        SelfplayError: fewer than two players.
+    """
+    n = len(meta.names)
+    if n < 2:
+        raise SelfplayError(
+            f"the population is {', '.join(meta.names) or 'empty'}; cross-play takes at least 2 players"
+        )
+    counts = np.where(meta.games > 0, meta.games, EXACT_GAMES) * meta.win_rates
+    np.fill_diagonal(counts, 0.0)
+    nemeses = meta.payoffs.argmax(0)
+    own = np.diag(meta.payoffs)
+    nemeses = np.where(meta.payoffs.max(0) > own, nemeses, np.arange(n))
+    edges = antisymmetrised(meta.payoffs)
+    tie = ROUNDING * float(np.abs(edges).max())
+    cycles = three_cycles(meta.payoffs, tie)
+    beyond = np.zeros((n, n)) if meta.edge_margins is None else meta.edge_margins
+    clear = np.where(np.abs(edges) > beyond + tie, np.sign(edges), 0.0)
+    return Analysis(
+        ratings=bradley_terry(counts, prior=PRIOR, names=meta.names),
+        nash=nash_averaging(meta.payoffs),
+        mean_returns=(meta.payoffs.sum(1) - own) / (n - 1),
+        exploitability=meta.payoffs.max(0) - own,
+        nemeses=tuple(nemeses.tolist()),
+        hodge=hodge(meta.payoffs),
+        noise_share=_noise_share(meta, edges),
+        cycles=cycles,
+        clear_cycles=len(three_cycles(clear, 0.5)),
+        strongest=max(cycles, key=lambda c: min(edges[i, j] for i, j in pairwise([*c, c[0]])), default=None),
+    )
+
+
+def _noise_share(meta: MetaGame, edges: Array) -> float | None:
+    """The noise's expected squared norm times the (n - 2) / n of it that is cyclic, over that of the pay-offs.
+
+    The cyclic flows are (n - 1)(n - 2) / 2 of the n(n - 1) / 2 dimensions, and by symmetry every pair has as much of
+    its variance in them; the pairs' games are independent.
+    """
+    if meta.edge_margins is None:
+        return None
+    n, whole = len(edges), float(np.square(edges).sum())
+    variances = np.square(meta.edge_margins / stats.t.ppf((1 + LEVEL) / 2, meta.games - 1))
+    noise = float(variances.sum() - np.trace(variances)) * (n - 2) / n
+    return min(noise / whole, 1.0) if whole else 0.0
+
+
+def record(meta: MetaGame, found: Analysis, nash_convs: Mapping[str, float] | None = None) -> dict[str, object]:
+    """All of it as plain values; [n, n] tables are lists of rows, players are told by name.
+
+    Args:
+        nash_convs: name -> NashConv in the full game, where it is known.
+    """
+    names, sampled = meta.names, meta.margins is not None
+    margins = np.zeros(meta.payoffs.shape) if meta.margins is None else meta.margins
+    intervals = np.stack([meta.payoffs - margins, meta.payoffs + margins], -1)
+    edges = antisymmetrised(meta.payoffs)
+
+    def by_name(values: Array) -> dict[str, object]:
+        return dict(zip(names, values.tolist(), strict=True))
+
+    return {
+        "method": meta.method,
+        "names": list(names),
+        "payoffs": meta.payoffs.tolist(),
+        "intervals": intervals.tolist() if sampled else None,
+        "games": meta.games.tolist(),
+        "win_rates": meta.win_rates.tolist(),
+        "mean_returns": by_name(found.mean_returns),
+        "ratings": {
+            "elo": by_name(found.ratings.elo()),
+            "intervals": by_name(found.ratings.elo_intervals()) if sampled else None,
+            "method": f"Bradley-Terry on Elo's scale, mean 0: {found.ratings.method}",
+        },
+        "elo": None if meta.elo is None else {"ratings": by_name(meta.elo.ratings), "method": meta.elo.method},
+        "meta_nash": {
+            "weights": by_name(found.nash.weights),
+            "skills": by_name(found.nash.skills),
+            "entropy": found.nash.entropy,
+            "exploitability": found.nash.gap,
+            "method": f"Nash averaging: {found.nash.method}",
+        },
+        "exploitability": {
+            name: {"value": value, "by": names[nemesis]}
+            for name, value, nemesis in zip(names, found.exploitability.tolist(), found.nemeses, strict=True)
+        },
+        "nash_conv": None if nash_convs is None else dict(nash_convs),
+        "cycles": {
+            "share": found.hodge.cyclic_share,
+            "noise_share": found.noise_share,
+            "three_cycles": len(found.cycles),
+            "clear_three_cycles": found.clear_cycles,
+            "strongest": None if found.strongest is None else [names[i] for i in found.strongest],
+            "strongest_margin": None
+            if found.strongest is None
+            else min(float(edges[i, j]) for i, j in pairwise([*found.strongest, found.strongest[0]])),
+        },
+    }

@@ -1,0 +1,194 @@
+"""Ratings from wins: Bradley-Terry by maximum likelihood with its intervals, and Elo's sequential ratings."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.sparse.csgraph import connected_components
+from scipy.special import expit, log_expit, ndtri
+
+from selfplay.core import SelfplayError, at_least
+from selfplay.theory.zero_sum import Array, matrix
+
+ELO_PER_UNIT = 400 / math.log(10)
+
+
+@dataclass(frozen=True, eq=False)
+class BradleyTerry:
+    """Bradley-Terry ratings, in natural log-odds, summing to 0: i beats j with probability expit(r_i - r_j).
+
+    Attributes:
+        ratings: [n].
+        covariance: [n, n] of the ratings less their mean: the pseudo-inverse of the Fisher information.
+        log_likelihood: of the wins, in nats, without the prior.
+        prior: precision of the normal prior on each rating; 0 is maximum likelihood.
+        method: how it was found.
+    """
+
+    ratings: Array
+    covariance: Array
+    log_likelihood: float
+    prior: float
+    method: str
+
+    @property
+    def errors(self) -> Array:
+        """[n] standard errors of the ratings, against the mean player."""
+        return np.asarray(np.sqrt(np.diag(self.covariance).clip(0.0)), dtype=np.float64)
+
+    def intervals(self, level: float = 0.95) -> Array:
+        """[n, 2] Wald intervals of the ratings, against the mean player, each of that level alone."""
+        half = self._quantile(level) * self.errors
+        return np.column_stack([self.ratings - half, self.ratings + half])
+
+    def difference(self, i: int, j: int, level: float = 0.95) -> tuple[float, float, float]:
+        """r_i - r_j, and the low and the high end of its Wald interval."""
+        c, gap = self.covariance, float(self.ratings[i] - self.ratings[j])
+        half = self._quantile(level) * math.sqrt(max(float(c[i, i] + c[j, j] - 2 * c[i, j]), 0.0))
+        return gap, gap - half, gap + half
+
+    def elo(self, mean: float = 0.0) -> Array:
+        """[n] the ratings on Elo's scale, with that mean."""
+        return mean + elo_scale(self.ratings)
+
+    def elo_intervals(self, mean: float = 0.0, level: float = 0.95) -> Array:
+        """[n, 2] the intervals on Elo's scale, with that mean."""
+        return mean + elo_scale(self.intervals(level))
+
+    def _quantile(self, level: float) -> float:
+        if not 0 < level < 1:
+            raise SelfplayError(f"level is {level}; use a share between 0 and 1, such as 0.95")
+        return float(ndtri((1 + level) / 2))
+
+
+@dataclass(frozen=True, eq=False)
+class Elo:
+    """Sequential Elo ratings.
+
+    Attributes:
+        ratings: [n] after the last game, in Elo points.
+        games: how many games were rated.
+        k: points won by beating an equal, twice over.
+        method: how it was found.
+    """
+
+    ratings: Array
+    games: int
+    k: float
+    method: str
+
+
+def bradley_terry(wins: ArrayLike, prior: float = 0.0, names: Sequence[str] | None = None) -> BradleyTerry:
+    """Bradley-Terry ratings (Zermelo 1929; Bradley and Terry 1952) by Newton's method, and their covariance.
+
+    The intervals are Wald's, from the Fisher information on the ratings that sum to 0 (with a prior, Laplace's
+    approximation of the posterior): right for many games, too symmetric for a player who wins nearly all of a few.
+
+    Args:
+        wins: [n, n] at least 0, the diagonal 0: how often i beat j, a draw as half a win for each.
+        prior: precision of a normal prior of mean 0 on each rating, in 1 / log-odds squared; 0 is none. 0.1 (a
+            standard deviation of 3.2 log-odds, 550 Elo points) leaves an unbeaten player a finite rating.
+        names: [n] for the error messages; indices by default.
+
+    Raises:
+        SelfplayError: wins of the wrong shape, negative or on the diagonal; a negative prior; or, without a prior,
+            players whom no one outside their group ever beat, so that no finite ratings are likeliest (Ford 1957).
+    """
+    counts = matrix(wins, square=True)
+    if (counts < 0).any() or np.diag(counts).any():
+        raise SelfplayError("wins hold a negative number or one on the diagonal; give counts of i beating another j")
+    if not 0 <= prior < math.inf:
+        raise SelfplayError(f"prior is {prior}; use 0 for maximum likelihood, or a precision above it")
+    if prior == 0:
+        _check_connected(counts, names)
+    ratings = _maximise(counts, prior)
+    covariance = _inverse(_information(counts, ratings, prior))
+    method = f"penalised Newton, normal prior of precision {prior:g}" if prior else "maximum likelihood (Newton)"
+    return BradleyTerry(ratings, covariance, _log_likelihood(counts, ratings), float(prior), method)
+
+
+def elo_scale(ratings: ArrayLike) -> Array:
+    """Log-odds in Elo points, 400 / ln 10 = 173.7 to the unit: 400 points are odds of 10 to 1 (Elo 1978)."""
+    return ELO_PER_UNIT * np.asarray(ratings, dtype=np.float64)
+
+
+def elo(games: Iterable[tuple[int, int, float]], players: int, k: float = 32.0, start: float = 0.0) -> Elo:
+    """Elo's ratings (Elo 1978), game by game: r_i rises, and r_j falls, by k (score - expected score).
+
+    Args:
+        games: (i, j, score of i), in order; the score is 1 for a win, 0.5 for a draw, 0 for a loss.
+        players: how many there are.
+        k: points, above 0.
+        start: the rating of all before the first game.
+
+    Raises:
+        SelfplayError: a game with an unknown player, against oneself or of a score outside [0, 1]; k is not above 0.
+    """
+    at_least(1, players=players)
+    if not 0 < k < math.inf:
+        raise SelfplayError(f"k is {k}; use a finite number of points above 0, such as 32")
+    ratings, played = np.full(players, float(start)), 0
+    for i, j, score in games:
+        if not (0 <= i < players and 0 <= j < players and i != j and 0 <= score <= 1):
+            raise SelfplayError(
+                f"game {played} is {(i, j, score)}; give two of {players} players and a score in [0, 1]"
+            )
+        change = k * (score - float(expit((ratings[i] - ratings[j]) / ELO_PER_UNIT)))
+        ratings[i] += change
+        ratings[j] -= change
+        played += 1
+    return Elo(ratings, played, float(k), f"sequential Elo, k {k:g}, from {start:g}")
+
+
+def _check_connected(counts: Array, names: Sequence[str] | None) -> None:
+    groups, labels = connected_components(counts > 0, directed=True, connection="strong")
+    for group in range(groups if groups > 1 else 0):
+        inside = labels == group
+        if not counts[~inside][:, inside].any():
+            who = ", ".join(names[i] if names else str(i) for i in np.flatnonzero(inside).tolist())
+            raise SelfplayError(
+                f"no other player ever beat {who}, so no finite ratings are likeliest; play more games or set prior > 0"
+            )
+
+
+def _log_likelihood(counts: Array, ratings: Array) -> float:
+    return float((counts * log_expit(ratings[:, None] - ratings[None])).sum())
+
+
+def _information(counts: Array, ratings: Array, prior: float) -> Array:
+    """[n, n] the Fisher information, a graph Laplacian, plus that of the prior."""
+    chance = expit(ratings[:, None] - ratings[None])
+    weights = (counts + counts.T) * chance * chance.T
+    return np.diag(weights.sum(axis=1) + prior) - weights
+
+
+def _inverse(information: Array) -> Array:
+    """[n, n] the inverse on the vectors that sum to 0, which the information maps to themselves; 0 elsewhere."""
+    n = len(information)
+    mean = np.full((n, n), 1 / n)
+    centre, scale = np.eye(n) - mean, np.trace(information) / n or 1.0
+    return np.asarray(centre @ np.linalg.inv(information + scale * mean) @ centre, dtype=np.float64)
+
+
+def _maximise(counts: Array, prior: float) -> Array:
+    """[n] the ratings of the largest log likelihood less prior / 2 * |ratings|^2: a concave function."""
+
+    def goal(ratings: Array) -> float:
+        return _log_likelihood(counts, ratings) - prior / 2 * float(ratings @ ratings)
+
+    ratings, reached = np.zeros(len(counts)), goal(np.zeros(len(counts)))
+    for _ in range(200):
+        expected = (counts + counts.T) * expit(ratings[:, None] - ratings[None])
+        slope = (counts - expected).sum(axis=1) - prior * ratings
+        step = _inverse(_information(counts, ratings, prior)) @ slope
+        decrement, length = float(slope @ step), 1.0
+        if decrement <= 1e-20 * max(1.0, float(counts.sum())):
+            break
+        while (trial := goal(ratings + length * step)) < reached + 0.1 * length * decrement and length > 1e-10:
+            if decrement < 1e-10 * max(1.0, abs(reached)):
+                break
+            length /= 2
+        ratings, reached = ratings + length * step, trial
+    return np.asarray(ratings - ratings.mean(), dtype=np.float64)
