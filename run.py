@@ -37,7 +37,7 @@ def loop(cast: Cast, cfg: DictConfig, session: Session) -> None:
         start = time.perf_counter()
         cast.opponent.before(step)
         players, seats = cast.opponent.players, cast.opponent.seats(step)
-        episodes = play(cast.game, players, range(cfg.episodes), f"{cfg.seed}/{step}", seats)
+        episodes = play(cast.game, players, range(cfg.episodes), key=f"{cfg.seed}/{step}", seats=seats)
         played = time.perf_counter()
         settle(cast.game, episodes, cast.referees, cast.players)
         scored = time.perf_counter()

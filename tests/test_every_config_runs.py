@@ -35,6 +35,8 @@ def shrunk(choice: str) -> list[str]:
     args += ["steps=1", "episodes=2"]
     args += ["player.max_tokens=12"] if "max_tokens" in config.player else []
     args += ["game.answers=2"] if "answers" in config.game else []
+    if choice == "opponent=league":
+        args.append("opponent.exploit=0")  # one step is no whole period of a league with an exploiter
     if config.eval is not None and choice.startswith(("eval=", "experiment=")):
         args += [f"eval.{key}={least}" for key, least in (("per_cell", 1), ("episodes", 2)) if key in config.eval]
     return args

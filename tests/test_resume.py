@@ -107,10 +107,10 @@ def test_interrupted_lora_resumes_to_the_same(tmp_path: Path, monkeypatch: pytes
     whole = cli.finished(tmp_path / "whole", *ARGS, *LORA)
     play = selfplay.play.play
 
-    def interrupted(*args: object, key: str) -> object:
+    def interrupted(*args: object, key: str, **seats: object) -> object:
         if key.endswith("/3"):
             raise KeyboardInterrupt
-        return play(*args, key=key)  # type: ignore[arg-type]
+        return play(*args, key=key, **seats)  # type: ignore[arg-type]
 
     folder = tmp_path / "stopped"
     with monkeypatch.context() as patch:

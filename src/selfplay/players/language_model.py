@@ -119,7 +119,10 @@ class LanguageModel(Policy):
                 "use player.choose=likelihood, or play episodes instead"
             )
         menus = [self._menu(ask, self.render(ask.messages)) for ask in asks]
-        return [tuple(p.double().exp().tolist()) for p in self._menu_logprobs(menus)]
+        found = [p.double().softmax(0) for p in self._menu_logprobs(menus)]
+        if self.temperature == 0:
+            found = [torch.nn.functional.one_hot(p.argmax(), len(p)).double() for p in found]
+        return [tuple(p.tolist()) for p in found]
 
     def _pick(self, asks: Sequence[Ask], prompts: Sequence[tuple[int, ...]]) -> list[Reply]:
         """One of the options each, by their likelihood: one action, whatever the number of its tokens."""

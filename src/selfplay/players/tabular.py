@@ -62,8 +62,11 @@ class Tabular(Policy):
         ]
 
     def probabilities(self, asks: Sequence[Ask]) -> list[tuple[float, ...]]:
-        logp = self._log_softmax(torch.tensor([self._row(ask) for ask in asks])).detach().double()
-        return [tuple(row[: len(ask.options)].exp().tolist()) for row, ask in zip(logp, asks, strict=True)]
+        p = self._log_softmax(torch.tensor([self._row(ask) for ask in asks])).detach().double().exp()
+        if self.temperature == 0:
+            p = torch.nn.functional.one_hot(p.argmax(-1), p.shape[1]).double()
+        p = p / p.sum(-1, keepdim=True)
+        return [tuple(row[: len(ask.options)].tolist()) for row, ask in zip(p, asks, strict=True)]
 
     def logprobs(self, batch: Batch) -> Tensor:
         rows = torch.cat(batch.prompts)
