@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cli import finished
+from cli import finished, lines
 from conftest import config
 from omegaconf import DictConfig, OmegaConf
 
@@ -155,7 +155,7 @@ def test_every_role_counts_alike() -> None:
 
 
 class Most(Game):
-    """Three roles name a number; each earns its own, less what it forfeits for a word."""
+    """Three roles name a number and earn it; a 1 of the first ends the game."""
 
     roles = ("a", "b", "c")
 
@@ -186,15 +186,15 @@ def test_three_roles_and_a_game_that_ends_before_all_were_asked() -> None:
     players = {"one": Says("1"), "zero": Says("0")}
     here = arena(Most(), "a", "b", "c")
     exact, _ = enumerated(here, players)
-    # "one" alone: 1, 1, 1 in turn; "zero" in the rest: (0 - 1) / 2, 0, 0. "zero" alone: 0, 0, -1; the rest 1, 1/2, 1/2
-    alone, rest = np.array([[0, 1], [-1 / 3, 0]]), np.array([[0, -1 / 6], [2 / 3, 0]])
+    # "one" alone earns 1, 1, 1, the "zero" around it -1/2, 0, 0; "zero" alone 0, 0, -1, the "one" around it 1, 0, 1/2
+    alone, rest = np.array([[0, 1], [-1 / 3, 0]]), np.array([[0, -1 / 6], [1 / 2, 0]])
     np.testing.assert_allclose(exact.payoffs, (alone + rest.T) / 2, atol=1e-9)
     sampled = played(here, players, 6, 0)
     np.testing.assert_allclose(sampled.payoffs, exact.payoffs, atol=1e-9)
     np.testing.assert_allclose(sampled.win_rates, exact.win_rates, atol=1e-9)
 
 
-def test_a_player_less_than_two_roles_is_refused() -> None:
+def test_one_role_is_no_contest() -> None:
     with pytest.raises(SelfplayError, match="has only row"):
         arena(rps(), "row", column=Says("rock"))
 
@@ -230,18 +230,23 @@ def test_noise_alone_has_the_cyclic_share_that_is_said() -> None:
     assert beyond <= 1
 
 
+def test_exploitability_is_what_others_get_against_a_player() -> None:
+    payoffs = np.array([[0.0, 2.0, 1.0], [-2.0, 0.0, 3.0], [-1.0, -3.0, 0.0]])
+    found = analyse(from_expectations(["a", "b", "c"], payoffs, 0.5 * (1 + np.sign(payoffs))))
+    assert found.exploitability.tolist() == [0.0, 2.0, 3.0]
+    assert found.nemeses == (0, 0, 1)
+    assert found.mean_returns.tolist() == [1.5, 0.5, -2.0]
+    assert found.order == [0, 1, 2]
+    np.testing.assert_allclose(found.nash.weights, [1, 0, 0], atol=1e-9)
+
+
 def test_copies_tie_and_rounding_is_no_cycle() -> None:
     noise = 1e-15 * np.array([[0, 1, -1], [-1, 0, 1], [1, -1, 0]])
     found = analyse(from_expectations(["a", "b", "c"], noise, np.full((3, 3), 0.5)))
     assert found.cycles == () and found.hodge.cyclic_share == 0 and found.strongest is None
     assert found.nemeses == (0, 1, 2)
-    json.dumps(
-        record(
-            from_expectations(["a", "b"], np.zeros((2, 2)), np.full((2, 2), 0.5)),
-            found := analyse(from_expectations(["a", "b"], np.zeros((2, 2)), np.full((2, 2), 0.5))),
-        ),
-        allow_nan=False,
-    )
+    still = from_expectations(["a", "b"], np.zeros((2, 2)), np.full((2, 2), 0.5))
+    json.dumps(record(still, analyse(still)), allow_nan=False)
 
 
 # --- the command line -------------------------------------------------------------------------------------------------
@@ -293,8 +298,9 @@ def test_a_sweep_is_its_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     for place in (0, 2, 10):
         written(sweep / str(place), {1: mixed(rps(), PURE[place % 3])}, f"seed={place}")  # seed: no part of this game
     (sweep / "multirun.yaml").touch()
-    assert ended(capsys, sweep, sweep / "2", "--exact", "--no-base")[0] == 0
+    assert ended(capsys, sweep, sweep / "10" / ".." / "2", "--exact", "--no-base")[0] == 0
     found = report(sweep / "crossplay")
+    assert len(found["runs"]) == 3
     assert found["names"] == ["0/step-000001", "2/step-000001", "10/step-000001"]
     np.testing.assert_allclose(found["payoffs"], RPS[[0, 2, 1]][:, [0, 2, 1]], atol=1e-9)
 
@@ -304,7 +310,7 @@ def test_the_base_is_the_learner_before_the_first_step(tmp_path: Path, capsys: p
         tmp_path / "run", "game=matrix", "player=tabular", "player.spread=1", "regularizer=none", "steps=1",
         "episodes=8", "eval.every=1",
     )  # fmt: skip
-    first = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][0]
+    first = lines(run / "metrics.jsonl")[0]
     ended(capsys, run, "--exact")
     found = report(run / "crossplay")
     assert found["nash_conv"]["base"] == pytest.approx(first["eval"]["nash_conv"], abs=1e-6)

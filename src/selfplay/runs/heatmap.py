@@ -38,7 +38,7 @@ def draw_heatmap(names: Sequence[str], payoffs: Array, path: Path, title: str) -
     axes.tick_params(length=0)
     figure.colorbar(image, ax=axes, label="mean return of the row", shrink=0.8)
     for i, j in np.ndindex(n, n) if n <= NUMBERS_UP_TO else ():
-        colour = "white" if abs(payoffs[i, j]) > 0.6 * reach else "black"
+        colour = "white" if abs(payoffs[i, j]) > 0.7 * reach else "black"
         axes.text(
             j, i, f"{round(float(payoffs[i, j]), 2) + 0.0:.2f}", ha="center", va="center", fontsize=8, color=colour
         )
