@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from selfplay.core import Ask, Batch, Player, Policy, Reply, SelfplayError
-from selfplay.updates.advantages import centred, group_mean, group_std, standardised
+from selfplay.updates.advantages import RoleBaseline, centred, group_mean, group_std, standardised
 from selfplay.updates.descent import by_length, descend, frozen_logprobs, role_weights
 from selfplay.updates.losses import clipped, reinforce
 from selfplay.updates.policy_gradient import PolicyGradient
@@ -96,6 +96,43 @@ def test_order_of_groups_is_no_matter() -> None:
 def test_a_payoff_without_group_is_refused() -> None:
     with pytest.raises(AssertionError, match="one group a pay-off"):
         centred(PAYOFFS, GROUPS[:5])
+
+
+def test_baselines_of_roles_by_hand() -> None:
+    """b_a: 0, then 3/4 of 0 and 1/4 of 2, then 3/4 of 1/2 and 1/4 of 8. b_b: 0, 1/4 of -4; role c comes late."""
+    advantage, groups = RoleBaseline(0.75), torch.tensor([0, 0, 1])
+    first = advantage(torch.tensor([1.0, 3.0, -4.0]), groups, ("a", "a", "b"))
+    assert first.tolist() == [1, 3, -4]
+    assert advantage.baseline == {"a": 0.5, "b": -1.0}
+    second = advantage(torch.tensor([8.0, 5.0]), torch.tensor([0, 0]), ("a", "c"))
+    assert second.tolist() == [7.5, 5]  # groups are no matter, and what this batch paid comes after
+    assert advantage.baseline == {"a": 2.375, "b": -1.0, "c": 1.25}
+    third = advantage(torch.tensor([0.0, 0.0, 0.0]), groups, ("c", "b", "a"))
+    assert third.tolist() == [-1.25, 1, -2.375]
+
+
+def test_a_baseline_of_the_last_batch_alone() -> None:
+    advantage = RoleBaseline(0.0)
+    for mean in (2.0, -6.0):
+        advantage(torch.tensor([mean, mean + 2, mean - 2]), torch.zeros(3, dtype=torch.int64), ("a",) * 3)
+        assert advantage.baseline == {"a": mean}
+
+
+def test_baselines_are_remembered() -> None:
+    advantage, other = RoleBaseline(0.5), RoleBaseline(0.5)
+    advantage(torch.tensor([4.0]), torch.tensor([0]), ("a",))
+    state = advantage.state_dict()
+    advantage(torch.tensor([4.0]), torch.tensor([0]), ("a",))
+    assert state == {"baseline": {"a": 2.0}}  # and not what came after
+    other.load_state_dict(state)
+    other(torch.tensor([4.0]), torch.tensor([0]), ("a",))
+    assert other.state_dict() == advantage.state_dict() == {"baseline": {"a": 3.0}}
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0, 2.0])
+def test_a_decay_that_is_none_is_refused(decay: float) -> None:
+    with pytest.raises(SelfplayError, match=rf"update.advantage.decay is {decay}; choose a number from 0 to below 1"):
+        RoleBaseline(decay)
 
 
 # --- objectives -------------------------------------------------------------------------------------------------------

@@ -137,6 +137,49 @@ def test_a_wrong_number_of_replies_is_told(count: int) -> None:
         play(game(), both(Bad(lambda ask: Reply(""))), range(2), key="k")
 
 
+# --- seats ------------------------------------------------------------------------------------------------------------
+
+
+def test_seats_by_episode() -> None:
+    """Odd episodes are seated the other way round; a wave is still one call a player."""
+    x, y = (Script(lambda ask: Reply("1", (1,), (2,), (-0.5,))) for _ in "xy")
+    seats = [{"a": "x", "b": "y"}, {"a": "y", "b": "x"}]
+    episodes = play(Uneven(), {"x": x, "y": y}, [0, 1, 2, 5], key="k", seats=lambda index: seats[index % 2])
+    assert [[t.player for t in e.turns] for e in episodes] == [list("xyx"), list("yxy"), list("xyx"), list("yxy")]
+    assert [[t.ask.role for t in e.turns] for e in episodes] == [list("aba")] * 4
+    asked = [[(ask.role, ask.key) for ask in call] for call in x.calls]
+    first = [("a", "k/0/0"), ("a", "k/2/0")]
+    second = [("a", "k/0/2"), ("b", "k/1/1"), ("a", "k/2/2"), ("b", "k/5/1")]
+    assert asked == [first, second]
+    assert [len(call) for call in y.calls] == [2, 4]
+    assert [(e.index, t.ask.role) for e, t in turns_of(episodes, "y")] == [
+        (0, "b"), (1, "a"), (1, "a"), (2, "b"), (5, "a"), (5, "a")
+    ]  # fmt: skip
+    assert collate(turns_of(episodes, "y")).roles == ("b", "a", "a", "b", "a", "a")
+
+
+def test_one_player_of_two_names_is_one_call() -> None:
+    player = echo()
+    episodes = play(
+        game(2), {"p": player, "q": player}, range(3), "k", lambda index: {"challenger": "p", "solver": "q"}
+    )
+    assert [len(call) for call in player.calls] == [3, 6]
+    assert [t.player for t in episodes[0].turns] == ["p", "q", "q"]
+    a = Script(lambda ask: Reply("1"))
+    play(Uneven(), {"x": a, "y": a}, range(4), "k", lambda index: {"a": "xy"[index % 2], "b": "yx"[index % 2]})
+    assert [len(call) for call in a.calls] == [4, 8]  # both names in every wave
+
+
+@pytest.mark.parametrize(
+    ("seats", "told"),
+    [({"challenger": "p"}, "'solver' of LSP has no player"), ({"challenger": "p", "solver": "z"}, "'solver' of LSP")],
+)
+def test_a_seat_of_one_episode_is_looked_at(seats: dict[str, str], told: str) -> None:
+    right = {"challenger": "p", "solver": "p"}
+    with pytest.raises(SelfplayError, match=told):
+        play(game(2), {"p": echo()}, range(3), "k", lambda index: seats if index == 2 else right)
+
+
 # --- settling ---------------------------------------------------------------------------------------------------------
 
 
@@ -231,6 +274,17 @@ def test_the_layout_of_a_batch() -> None:
     ]  # fmt: skip
     assert [t for _, t in turns_of(got, "learner")] == [*first, *second[:2]]
     assert len(b) == 6
+
+
+def test_choices_stand_beside_their_turns() -> None:
+    """A choice is one column, whatever the number of its tokens; rows keep what belongs to them."""
+    menu = ((5, 1), (6, 7, 1))
+    chosen = Turn(Ask("s", options=("x", "yz")), Reply("yz", (3,), (1,), (-0.25,), menu), {}, 2.0)
+    b = collate([(Episode(0, []), t) for t in (turn("s", 3, 1.0, None), chosen)])
+    assert b.choices == ((), menu)
+    assert b.replies.tolist() == [[10, 11, 12], [1, 0, 0]] and b.mask.sum(1).tolist() == [3, 1]
+    part = b.rows(torch.tensor([1]))
+    assert part.choices == (menu,) and part.replies.tolist() == [[1]] and part.logprobs.tolist() == [[-0.25]]
 
 
 def test_rows_of_a_batch() -> None:

@@ -49,7 +49,8 @@ class Versus:
             lambda index: rotated(opponent.seated, opponent.contested, index, lambda role: self.name),
         )
         settle(cast.game, episodes, cast.referees, cast.players)
-        mine = [r for episode in episodes for r in results(episode) if r[:2] == ("learner", self.name)]
+        found = [r for episode in episodes for r in results(episode, opponent.contested)]
+        mine = [r for r in found if r[:2] == ("learner", self.name)]
         gained, won = [r[2] for r in mine], [r[3] for r in mine]
         half = float(stats.sem(gained)) * float(stats.t.ppf(0.975, len(gained) - 1))
         mean = fmean(gained)

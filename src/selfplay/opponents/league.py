@@ -19,6 +19,7 @@ from selfplay.theory.strategies import expected_returns, strategy_of
 from selfplay.theory.tree import Tree, enumerate_game
 
 BASE = "step-000000"  # the first member: the learner before the first step
+ASIDE = "main-"  # before the name of a policy that the main learner's update remembers, while an exploiter is learning
 
 
 class League(Seating):
@@ -129,16 +130,18 @@ class League(Seating):
             return
         if self.exploit:
             self.aside = (self.population[self._newest()], copy.deepcopy(self.update.state_dict()))
+            self.frozen = {ASIDE + name: policy for name, policy in self.update.frozen.items()}
         if self.exploit or self.restart:
             self.learner.restore(self.base)
             self.update.load_state_dict(copy.deepcopy(self.fresh))
+            self.update.frozen = {}
             self.table.fade(LEARNER, 0.0)
 
     def after(self, step: int, episodes: Sequence[Episode]) -> dict[str, Any]:
         self.table.fade(LEARNER, self.memory)
         met: dict[str, list[float]] = {}
         for episode in episodes:
-            found = [r for r in results(episode) if r[0] != r[1]]
+            found = [r for r in results(episode, self.contested) if r[0] != r[1]]
             self.table.record([r for r in found if LEARNER in r[:2]])
             for name, other, gained, _ in found:
                 if name == LEARNER:
@@ -151,8 +154,9 @@ class League(Seating):
             assert self.aside is not None
             self.learner.restore(self.aside[0])
             self.update.load_state_dict(self.aside[1])
+            self.update.frozen = {name.removeprefix(ASIDE): policy for name, policy in self.frozen.items()}
             self.table.fade(LEARNER, 0.0)
-            self.aside = None
+            self.aside, self.frozen = None, {}
         return {
             "opponents": {name: {"games": len(got), "return": float(np.mean(got))} for name, got in met.items()},
             "opponent/population": float(len(self.population)),
@@ -181,7 +185,7 @@ class League(Seating):
         episodes = play(self.game, self.players, range(count), f"{self.seed}/{name}/matches", seat)
         settle(self.game, episodes, self.referees, {LEARNER: self.learner, "reference": self.base})
         for episode in episodes:
-            self.table.record(results(episode))
+            self.table.record(results(episode, self.contested))
 
     def _facing(self, name: str, other: str, index: int) -> Seats:
         """`name` in the index-th of the learner's roles, `other` in the rest of them."""
@@ -216,7 +220,7 @@ class League(Seating):
         aside = None if self.aside is None else self.aside[1]
         return {"population": list(self.population), "table": self.table.state_dict(), "aside": aside}
 
-    def load_state_dict(self, state: Mapping[str, Any], folder: Path) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], folder: Path, frozen: Mapping[str, Policy]) -> None:
         current = self.learner.snapshot()
         for name in state["population"]:
             if name != BASE:
@@ -226,3 +230,4 @@ class League(Seating):
         self.table.load_state_dict(state["table"])
         if state["aside"] is not None:
             self.aside = (self.population[self._newest()], state["aside"])
+            self.frozen = {name: policy for name, policy in frozen.items() if name.startswith(ASIDE)}

@@ -16,7 +16,12 @@ class Seating:
     Args:
         seated: role -> name, as the config seats them.
         players: everybody who takes part from the start, by name.
+
+    Attributes:
+        frozen: policies that a checkpoint must hold for it, by names of its own.
     """
+
+    frozen: Mapping[str, Policy] = {}
 
     def __init__(self, seated: Seats, players: Mapping[str, Player], **_: Any) -> None:
         self.seated, self.players = dict(seated), dict(players)
@@ -55,8 +60,8 @@ class Seating:
         """All that must survive a kill, as plain values and tensors."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any], folder: Path) -> None:
-        """Become what `state_dict` and `store` told."""
+    def load_state_dict(self, state: Mapping[str, Any], folder: Path, frozen: Mapping[str, Policy]) -> None:
+        """Become what `state_dict`, `store` and `frozen` told; `frozen` holds others' policies, too."""
 
 
 class Against(Seating):

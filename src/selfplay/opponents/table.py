@@ -82,9 +82,10 @@ def earned(episode: Episode) -> dict[str, float]:
     return {role: float(np.mean(paid)) for role, paid in turns.items()}
 
 
-def results(episode: Episode) -> list[Result]:
-    """What every player of an episode got of every other one; see `pairs`."""
-    return pairs({turn.ask.role: turn.player for turn in episode.turns}, earned(episode))
+def results(episode: Episode, roles: Sequence[str]) -> list[Result]:
+    """What every player in these roles of an episode got of every other one; see `pairs`."""
+    seats = {turn.ask.role: turn.player for turn in episode.turns if turn.ask.role in roles}
+    return pairs(seats, earned(episode))
 
 
 def pairs(seats: Mapping[str, str], paid: Mapping[str, float]) -> list[Result]:

@@ -55,6 +55,8 @@ def settled(cfg: DictConfig) -> tuple[DictConfig, Path]:
             )
         if key == "device":
             _move(config, config.device, cfg.device)
+        elif key == "steps" and "steps" in config.opponent:
+            config.opponent.steps = cfg.steps
         OmegaConf.update(config, key, OmegaConf.select(cfg, key))
     config.resume = str(cfg.resume)
     config.overrides = [*config.overrides, *overrides]
@@ -116,9 +118,11 @@ class Session:
                     f"steps={2 * self.done}"
                 )
             try:
-                state, self.cast.update.frozen = checkpoint.load(path, self.cast.learner)
+                state, frozen = checkpoint.load(path, self.cast.learner)
                 self.cast.update.load_state_dict(state["update"])  # type: ignore[arg-type]
-                self.cast.opponent.load_state_dict(state["opponent"], self.folder.population)  # type: ignore[arg-type]
+                opponent = self.cast.opponent
+                opponent.load_state_dict(state["opponent"], self.folder.population, frozen)  # type: ignore[arg-type]
+                self.cast.update.frozen = {n: p for n, p in frozen.items() if n not in opponent.frozen}
                 torch.set_rng_state(state["rng"])  # type: ignore[arg-type]
             except (KeyError, TypeError, ValueError, RuntimeError) as error:
                 reason = str(error).strip().split("\n")[0]
@@ -168,7 +172,7 @@ class Session:
                 "rng": torch.get_rng_state(),
             }
             kept = self.cfg.checkpoint
-            frozen = self.cast.update.frozen
+            frozen = {**self.cast.update.frozen, **opponent.frozen}
             checkpoint.save(self.folder, step, self.cast.learner, state, kept.keep, kept.keep_every, frozen)
         self.done = step
         self.progress.update(step, metrics)
