@@ -40,10 +40,11 @@ def scaled(policy: LanguageModel, prompt: Sequence[int], reply: Sequence[int]) -
 
 
 def plain(policy: LanguageModel, ask: Ask) -> Tensor:
-    """[K] log-probabilities of an ask's options: each with the end token, then normalised over the options."""
+    """[K] log-probabilities of an ask's options: each with the end token, tempered whole, then normalised."""
     prompt = policy.render(ask.messages)
     replies = [[*policy.tokenizer.encode(option, add_special_tokens=False), END] for option in ask.options]
-    return torch.stack([scaled(policy, prompt, reply) for reply in replies]).log_softmax(0)
+    wholes = [plain_logprobs(policy.model, prompt, reply).sum() for reply in replies]
+    return (torch.stack(wholes) / policy.temperature).log_softmax(0)
 
 
 def batch_of(policy: LanguageModel, asks: Sequence[Ask]) -> Batch:

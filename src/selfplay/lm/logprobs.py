@@ -58,8 +58,9 @@ def reply_logprobs(
 def choice_logprobs(model: PreTrainedModel, menus: Sequence[Menu], temperature: float, rows: int) -> list[Tensor]:
     """For each menu [K] float32 log-probabilities of its K choices, with gradient; they add up to 1.
 
-    A choice's likelihood is the product of its tokens' probabilities after the prompt, at the temperature; the choices
-    of a menu share what is theirs. Nothing else than a choice can be said, however unlikely they all are.
+    A choice's likelihood is the product of its tokens' probabilities after the prompt. A choice is one action, so the
+    temperature divides whole log-likelihoods: tempered token by token, a longer choice would lose by its length.
+    Nothing else than a choice can be said, however unlikely they all are.
 
     Args:
         menus: (prompt, choices) each, as token ids; a menu that is there twice is computed once.
@@ -75,9 +76,9 @@ def choice_logprobs(model: PreTrainedModel, menus: Sequence[Menu], temperature: 
         for row, (_, choice) in enumerate(part):
             replies[row, : len(choice)] = torch.tensor(choice)
         mask = torch.arange(replies.shape[1])[None] < lengths[:, None]
-        wholes.append(reply_logprobs(model, [p for p, _ in part], replies, mask, temperature).sum(-1))
+        wholes.append(reply_logprobs(model, [p for p, _ in part], replies, mask, 1.0).sum(-1))
     sizes = [len(choices) for _, choices in distinct]
-    shared = [torch.log_softmax(x, 0) for x in torch.split(torch.cat(wholes), sizes)]
+    shared = [torch.log_softmax(x / temperature, 0) for x in torch.split(torch.cat(wholes), sizes)]
     where = {menu: i for i, menu in enumerate(distinct)}
     return [shared[where[menu]] for menu in menus]
 
