@@ -121,7 +121,7 @@ def test_psro_of_three_is_psro_of_four(psro: Path, tmp_path: Path) -> None:
 
 
 def test_what_a_psro_run_writes(psro: Path) -> None:
-    """Every member its own folder and its own weights; the mixture is over the members, its distance beside the last."""
+    """Every member has a folder and weights of its own; the mixture is over the members."""
     members = [f"step-{i:06d}" for i in range(1, 5)]
     assert sorted(p.name for p in (psro / "population").iterdir()) == members
     tables = [(psro / "population" / name / "table.safetensors").read_bytes() for name in members]
