@@ -31,13 +31,12 @@ OmegaConf.register_new_resolver("run_folder", lambda resume, new: resume or new,
 def loop(cast: Cast, cfg: DictConfig, session: Session) -> None:
     """Learn until `cfg.steps` steps are done; the session keeps the records and knows where to go on."""
     from selfplay.metrics import of_episodes, of_referees
-    from selfplay.play import collate, play, settle, turns_of
+    from selfplay.play import collate, settle, turns_of
 
     for step in session.remaining():
         start = time.perf_counter()
         cast.opponent.before(step)
-        players, seats = cast.opponent.players, cast.opponent.seats(step)
-        episodes = play(cast.game, players, range(cfg.episodes), key=f"{cfg.seed}/{step}", seats=seats)
+        episodes = cast.outcomes(cast.game, cast.opponent, step, cfg.episodes, f"{cfg.seed}/{step}")
         played = time.perf_counter()
         settle(cast.game, episodes, cast.referees, cast.players)
         scored = time.perf_counter()

@@ -21,6 +21,8 @@ from selfplay.games.openspiel import OpenSpiel, _names
 from selfplay.games.textarena import TextArena, _Luck
 from selfplay.play import play
 from selfplay.players.nature import Nature
+from selfplay.theory.exploitability import nash_conv
+from selfplay.theory.tree import enumerate_game
 
 SPIEL = (
     "kuhn_poker",
@@ -97,6 +99,21 @@ def test_an_openspiel_game_is_openspiels(name: str) -> None:
     players = seated(game, random_option)
     for episode in play(game, players, range(20), key="spiel"):
         check_against_openspiel(name, episode)
+
+
+def test_leduc_poker_is_as_exploitable_as_openspiel_says() -> None:
+    tree, rng = enumerate_game(OpenSpiel("leduc_poker", None)), np.random.default_rng(0)
+    game = pyspiel.load_game("leduc_poker")
+    assert len(tree.states) == 936  # information states (Southey et al. 2005)
+    for _ in range(5):
+        strategy = tuple(rng.dirichlet(np.ones(len(state.ask.options))) for state in tree.states)
+        theirs = {}
+        for state, p in zip(tree.states, strategy, strict=True):
+            actions = [("Fold", "Call", "Raise").index(option) for option in state.ask.options]
+            theirs[state.ask.prompt] = list(zip(actions, p.tolist(), strict=True))
+        ours = nash_conv(tree, strategy)
+        assert ours.value == pytest.approx(pyspiel.nash_conv(game, pyspiel.TabularPolicy(theirs)), abs=1e-6)
+        assert sum(ours.returns.values()) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_what_openspiel_says_of_a_game() -> None:

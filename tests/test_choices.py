@@ -20,6 +20,7 @@ from selfplay.updates.advantages import centred
 from selfplay.updates.losses import reinforce
 from selfplay.updates.policy_gradient import PolicyGradient
 from selfplay.updates.regularizers import Off
+from selfplay.updates.schedules import constant
 
 END = 1
 OPTIONS = ("a", "ab", "abcdef", "x", "no")  # of different lengths, some the beginning of others
@@ -193,6 +194,7 @@ def test_one_step_makes_what_is_paid_likelier(learner: LanguageModel) -> None:
         compare="group",
         objective=reinforce,
         regularizer=Off(),
+        schedule=constant,
         role_weights={},
         magnet_every=0,
         micro_batch=7,

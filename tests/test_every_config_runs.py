@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 GROUPS = (
     "game", "experiment", "player", "update", "regularizer", "challenger", "quality", "reward", "eval", "opponent",
-    "meta_solver",
+    "meta_solver", "schedule",
 )  # fmt: skip
 TIMES = {"time/play", "time/score", "time/update"}
 
@@ -55,7 +55,7 @@ def check_names(config: DictConfig, metrics: dict[str, Any], roles: set[str]) ->
         assert ("solver/quality" in metrics) == (config.quality is not None)
     if "challenger" in roles:
         assert "challenger/invalid" in metrics
-    assert {"tokens/generated", "drift", "loss", "grad_norm"} <= set(metrics)
+    assert {"tokens/generated", "drift", "loss", "grad_norm", "learning_rate"} <= set(metrics)
 
 
 @pytest.mark.parametrize("choice", cli.choices(*GROUPS))

@@ -15,6 +15,7 @@ from selfplay.updates.descent import by_length, descend, frozen_logprobs, role_w
 from selfplay.updates.losses import clipped, reinforce
 from selfplay.updates.policy_gradient import PolicyGradient
 from selfplay.updates.regularizers import Off
+from selfplay.updates.schedules import constant
 
 PAYOFFS = torch.tensor([1.0, 3.0, 2.0, 4.0, 9.0, 7.0])
 GROUPS = torch.tensor([0, 0, 1, 1, 1, 2])
@@ -58,7 +59,17 @@ def batch(roles: tuple[str, ...] = ("a", "b", "b"), payoffs: Sequence[float] = (
     mask = torch.tensor([[True, True, False], [True, False, False], [True, True, True]])
     logprobs = torch.tensor([-1.0, -2.0, -3.0])[replies] * mask
     prompts = tuple(torch.zeros(n, dtype=torch.int64) for n in (5, 1, 2))
-    return Batch(prompts, replies, mask, logprobs, torch.tensor(payoffs), torch.tensor([0, 1, 1]), roles, ((),) * 3)
+    return Batch(
+        prompts,
+        replies,
+        mask,
+        logprobs,
+        torch.tensor(payoffs),
+        torch.tensor([0, 1, 1]),
+        torch.ones(3),
+        roles,
+        ((),) * 3,
+    )
 
 
 def sgd(policy: Policy, lr: float = 1.0) -> torch.optim.Optimizer:
@@ -215,7 +226,18 @@ def test_one_step_by_hand() -> None:
     """
     policy = Table([-1.0, -2.0, -3.0])
     update = PolicyGradient(
-        policy, policy, lambda p: torch.optim.SGD(p, lr=1.0), centred, "group", reinforce, Off(), {}, 0, 2, 9.0
+        policy,
+        policy,
+        lambda p: torch.optim.SGD(p, lr=1.0),
+        centred,
+        "group",
+        reinforce,
+        Off(),
+        constant,
+        {},
+        0,
+        2,
+        9.0,
     )
     metrics = update.step(batch())
     assert policy.values.tolist() == [0.0, 0.0, -4.0]

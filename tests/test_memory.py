@@ -20,6 +20,7 @@ from selfplay.updates.advantages import centred
 from selfplay.updates.losses import reinforce
 from selfplay.updates.policy_gradient import PolicyGradient
 from selfplay.updates.regularizers import Off
+from selfplay.updates.schedules import constant
 
 MEMBERS = 50
 
@@ -52,6 +53,7 @@ def league(learner: LanguageModel, members: int = MEMBERS) -> League:
         compare="group",
         objective=reinforce,
         regularizer=Off(),
+        schedule=constant,
         role_weights={},
         magnet_every=0,
         micro_batch=8,

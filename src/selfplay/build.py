@@ -1,6 +1,6 @@
 """From a composed config to the things of a run; the one place where `_target_`s become objects."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from selfplay.core import Game, Player, Policy, Referee, SelfplayError, Update
+from selfplay.core import Episode, Game, Player, Policy, Referee, SelfplayError, Update
 from selfplay.opponents.seating import Seating
 from selfplay.play import check_seats
 
@@ -31,6 +31,7 @@ class Cast:
         opponent: who sits where, episode by episode; it knows all players by name.
         players: "learner" and "reference", for the referees.
         referees: score name -> referee.
+        outcomes: (game, opponent, step, episodes, key) -> a step's episodes, see `selfplay.outcomes`.
         evaluation: cast -> an evaluation, see `selfplay.evaluations`; or None.
     """
 
@@ -39,6 +40,7 @@ class Cast:
     players: Mapping[str, Policy]
     referees: Mapping[str, Referee]
     update: Update
+    outcomes: Callable[[Game, Seating, int, int, str], list[Episode]]
     evaluation: Any
 
     @property
@@ -82,7 +84,7 @@ def cast(cfg: DictConfig) -> Cast:
             seated=seated, players=everybody, game=game, referees=referees, update=update
         )
     evaluation = None if cfg.eval is None else make(cfg.eval, "eval")
-    return Cast(game, opponent, policies, referees, update, evaluation)
+    return Cast(game, opponent, policies, referees, update, make(cfg.outcomes, "outcomes"), evaluation)
 
 
 def others_of(cfg: DictConfig) -> dict[str, Player]:

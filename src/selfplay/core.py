@@ -109,11 +109,13 @@ class Episode:
         index: which of the step's episodes it is, from 0.
         turns: every turn in the order of asking.
         returns: role -> return, where the game itself knows who won; None where only referees can say.
+        weight: how many episodes it stands for; 1 where it was drawn.
     """
 
     index: int
     turns: list[Turn]
     returns: dict[str, float] | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ class Batch:
         logprobs: [B, T] float32, the sampler's, 0 off the mask.
         payoffs: [B] float32.
         groups: [B] int64; turns with the same number are compared.
+        weights: [B] float32, how often each turn counts; 1 where episodes were drawn.
         roles: B names.
         choices: B tuples, `Reply.choices` of each turn; empty where the reply was written word after word.
     """
@@ -137,6 +140,7 @@ class Batch:
     logprobs: Tensor
     payoffs: Tensor
     groups: Tensor
+    weights: Tensor
     roles: tuple[str, ...]
     choices: tuple[tuple[tuple[int, ...], ...], ...]
 
@@ -153,6 +157,7 @@ class Batch:
             self.logprobs[index, :width],
             self.payoffs[index],
             self.groups[index],
+            self.weights[index],
             tuple(self.roles[i] for i in index.tolist()),
             tuple(self.choices[i] for i in index.tolist()),
         )
@@ -230,6 +235,10 @@ class Player(ABC):
             f"{type(self).__name__} cannot say how likely each option is, so nothing exact can be computed of it; "
             "play episodes instead"
         )
+
+    def take(self, asks: Sequence[Ask], places: Sequence[int]) -> list[Reply]:
+        """What `act` would give if it replied each ask's option at the given place."""
+        return [Reply(ask.options[place]) for ask, place in zip(asks, places, strict=True)]
 
 
 class Policy(Player):

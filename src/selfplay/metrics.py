@@ -1,31 +1,40 @@
 """What one step is worth logging of its episodes: TRL's metric names behind a role."""
 
+import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean, pstdev
+from statistics import fmean
 
 from selfplay.core import Episode, Referee, Turn
 
 
 def of_episodes(episodes: Sequence[Episode]) -> dict[str, float]:
     """Means and spreads by role: every score, the pay-off, the length in tokens; and the share of silent groups."""
-    by_role: dict[str, list[Turn]] = {}
+    by_role: dict[str, list[tuple[Turn, float]]] = {}
     for episode in episodes:
         for turn in episode.turns:
-            by_role.setdefault(turn.ask.role, []).append(turn)
+            by_role.setdefault(turn.ask.role, []).append((turn, episode.weight))
     out: dict[str, float] = {}
-    for role, turns in by_role.items():
+    for role, weighed in by_role.items():
         if role == "chance":
             continue
+        turns = [turn for turn, _ in weighed]
         for name in dict.fromkeys(name for turn in turns for name in turn.scores):
-            values = [turn.scores[name] for turn in turns if name in turn.scores]
-            out[f"{role}/{name}"] = fmean(values)
+            values = [(turn.scores[name], weight) for turn, weight in weighed if name in turn.scores]
+            out[f"{role}/{name}"], spread = _mean_and_spread(values)
             if name == "reward":
-                out[f"{role}/reward_std"] = pstdev(values)
-        out[f"{role}/payoff"] = fmean(turn.payoff for turn in turns)
-        out[f"{role}/payoff_std"] = pstdev([turn.payoff for turn in turns])
-        out[f"{role}/length"] = fmean(len(turn.reply.reply_ids) for turn in turns)
+                out[f"{role}/reward_std"] = spread
+        paid = _mean_and_spread([(turn.payoff, weight) for turn, weight in weighed])
+        out[f"{role}/payoff"], out[f"{role}/payoff_std"] = paid
+        out[f"{role}/length"], _ = _mean_and_spread([(len(turn.reply.reply_ids), weight) for turn, weight in weighed])
         out[f"{role}/distinct"] = len({turn.reply.text for turn in turns}) / len(turns)
     return out | _silent_groups(episodes) | {"tokens/generated": float(_tokens(episodes))}
+
+
+def _mean_and_spread(values: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Mean and standard deviation (n in the denominator) of values with their weights."""
+    plain, weights = [value for value, _ in values], [weight for _, weight in values]
+    mean = fmean(plain, weights)
+    return mean, math.sqrt(fmean([(value - mean) ** 2 for value in plain], weights))
 
 
 def of_referees(referees: Mapping[str, Referee]) -> dict[str, float]:

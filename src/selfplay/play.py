@@ -149,18 +149,17 @@ def collate(turns: Sequence[tuple[Episode, Turn]]) -> Batch:
                 f"a {turn.ask.role} turn has {length} tokens and {len(turn.reply.logprobs)} log-probs; "
                 "a player that is trained must return both, one a token"
             )
-    replies = torch.zeros(len(turns), max(lengths), dtype=torch.int64)
-    logprobs = torch.zeros(len(turns), max(lengths))
-    for row, (_, turn) in enumerate(turns):
-        replies[row, : lengths[row]] = torch.tensor(turn.reply.reply_ids)
-        logprobs[row, : lengths[row]] = torch.tensor(turn.reply.logprobs)
+    longest = max(lengths)
+    replies = [(*turn.reply.reply_ids, *(0,) * (longest - len(turn.reply.reply_ids))) for _, turn in turns]
+    logprobs = [(*turn.reply.logprobs, *(0.0,) * (longest - len(turn.reply.logprobs))) for _, turn in turns]
     numbers: dict[object, int] = {}
     return Batch(
         prompts=tuple(torch.tensor(turn.reply.prompt_ids, dtype=torch.int64) for _, turn in turns),
-        replies=replies,
-        mask=torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None],
-        logprobs=logprobs,
+        replies=torch.tensor(replies),
+        mask=torch.arange(longest)[None] < torch.tensor(lengths)[:, None],
+        logprobs=torch.tensor(logprobs),
         payoffs=torch.tensor([turn.payoff for _, turn in turns], dtype=torch.float32),
+        weights=torch.tensor([episode.weight for episode, _ in turns]),
         groups=torch.tensor([numbers.setdefault(_group(e, t.ask), len(numbers)) for e, t in turns]),
         roles=tuple(turn.ask.role for _, turn in turns),
         choices=tuple(turn.reply.choices for _, turn in turns),

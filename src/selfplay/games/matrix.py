@@ -46,12 +46,14 @@ class MatrixGame(Game):
         self.zero_sum = self.column == negated
         self.name, self.forfeit = name, forfeit
 
-    def play(self) -> Play:
         transposed = [[*map(list, zip(*matrix, strict=True))] for matrix in (self.column, self.row)]
-        asks = [
+        self.asks = [
             Ask("row", self._view("row", self.rows, self.columns, self.row, self.column), options=self.rows),
             Ask("column", self._view("column", self.columns, self.rows, *transposed), options=self.columns),
         ]
+
+    def play(self) -> Play:
+        asks = self.asks
         replies = yield asks
         if offenders := illegal(asks, replies):
             return forfeited(self.roles, offenders, self.forfeit)

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,10 @@ from selfplay.theory.tree import Tree, enumerate_game
 
 BASE = "step-000000"  # the first member: the learner before the first step
 ASIDE = "main-"  # before the name of a policy that the main learner's update remembers, while an exploiter is learning
+
+
+def _always(name: str) -> Callable[[str], str]:
+    return lambda role: name
 
 
 class League(Seating):
@@ -105,11 +110,7 @@ class League(Seating):
 
     def seats(self, step: int) -> Callable[[int], Seats]:
         names = list(self.population)
-        if self._exploiting(step):
-            weights = np.eye(len(names))[names.index(self._newest())]
-        else:
-            weights = self.rule(self.table, names)
-        alone = 0.0 if self._exploiting(step) else self.latest
+        weights, alone = self._draws(step, names)
 
         def seat(index: int) -> Seats:
             rng = Random(f"{self.seed}/{step}/{index}/opponents")
@@ -118,6 +119,24 @@ class League(Seating):
             return rotated(self.seated, self.contested, index, lambda role: rng.choices(names, weights)[0])
 
         return seat
+
+    def lineups(self, step: int, episodes: int) -> list[tuple[Seats, float]]:
+        if len(self.contested) != 2:  # more than one opponent at a time: as they are drawn
+            return super().lineups(step, episodes)
+        names = list(self.population)
+        weights, alone = self._draws(step, names)
+        found: list[tuple[Seats, float]] = [(self.seated, alone)] if alone else []
+        for name, weight in zip(names, weights, strict=True):
+            for index in range(2 if weight > 0 else 0):
+                seats = rotated(self.seated, self.contested, index, _always(name))
+                found.append((seats, (1 - alone) * weight / 2))
+        return found
+
+    def _draws(self, step: int, names: Sequence[str]) -> tuple[list[float], float]:
+        """How likely each member is drawn, and how likely the learner meets itself."""
+        if self._exploiting(step):
+            return np.eye(len(names))[names.index(self._newest())].tolist(), 0.0
+        return self.rule(self.table, names).tolist(), self.latest
 
     def mixture(self) -> dict[str, float]:
         names = list(self.population)
@@ -139,13 +158,13 @@ class League(Seating):
 
     def after(self, step: int, episodes: Sequence[Episode]) -> dict[str, Any]:
         self.table.fade(LEARNER, self.memory)
-        met: dict[str, list[float]] = {}
+        met: dict[str, list[tuple[float, float]]] = {}
         for episode in episodes:
             found = [r for r in results(episode, self.contested) if r[0] != r[1]]
-            self.table.record([r for r in found if LEARNER in r[:2]])
+            self.table.record([r for r in found if LEARNER in r[:2]], episode.weight)
             for name, other, gained, _ in found:
                 if name == LEARNER:
-                    met.setdefault(other, []).append(gained)
+                    met.setdefault(other, []).append((gained, episode.weight))
         done = step % (self.every + self.exploit)
         if done == 0:
             self._join(f"step-{step:06d}", self.learner.snapshot())
@@ -158,7 +177,10 @@ class League(Seating):
             self.table.fade(LEARNER, 0.0)
             self.aside, self.frozen = None, {}
         return {
-            "opponents": {name: {"games": len(got), "return": float(np.mean(got))} for name, got in met.items()},
+            "opponents": {
+                name: {"games": sum(w for _, w in got), "return": fmean([r for r, _ in got], [w for _, w in got])}
+                for name, got in met.items()
+            },
             "opponent/population": float(len(self.population)),
         }
 

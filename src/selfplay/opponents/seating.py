@@ -1,5 +1,6 @@
 """Seating: which player is in which role of an episode."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,13 @@ class Seating:
     def seats(self, step: int) -> Callable[[int], Seats]:
         """Episode index -> seats, for the episodes of a step. Its luck is a function of seed, step and index."""
         return lambda index: self.seated
+
+    def lineups(self, step: int, episodes: int) -> list[tuple[Seats, float]]:
+        """Every seating of a step with its share: of those that were drawn, unless the opponents know them exactly."""
+        drawn, seat = Counter[tuple[tuple[str, str], ...]](), self.seats(step)
+        for index in range(episodes):
+            drawn[tuple(seat(index).items())] += 1
+        return [(dict(seats), count / episodes) for seats, count in drawn.items()]
 
     def before(self, step: int) -> None:
         """Make ready for a step: whose turn is it to learn?"""

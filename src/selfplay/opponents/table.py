@@ -30,13 +30,13 @@ class Table:
         self.names.append(name)
         self.games, self.returns, self.wins = (np.pad(x, (0, 1)) for x in (self.games, self.returns, self.wins))
 
-    def record(self, results: Sequence[Result]) -> None:
-        """Add games up."""
+    def record(self, results: Sequence[Result], weight: float = 1.0) -> None:
+        """Add games up, each as so many."""
         for name, other, gained, won in results:
             i, j = self._place[name], self._place[other]
-            self.games[i, j] += 1
-            self.returns[i, j] += gained
-            self.wins[i, j] += won
+            self.games[i, j] += weight
+            self.returns[i, j] += weight * gained
+            self.wins[i, j] += weight * won
 
     def fade(self, name: str, memory: float) -> None:
         """Let a player's results count less, because the player has changed."""

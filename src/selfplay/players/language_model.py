@@ -133,6 +133,13 @@ class LanguageModel(Policy):
             replies.append(Reply(ask.options[int(token)], prompt, (int(token),), (float(taken),), choices))
         return replies
 
+    def take(self, asks: Sequence[Ask], places: Sequence[int]) -> list[Reply]:
+        menus = [self._menu(ask, self.render(ask.messages)) for ask in asks]
+        return [
+            Reply(ask.options[place], prompt, (place,), (float(logp[place]),), choices)
+            for ask, place, (prompt, choices), logp in zip(asks, places, menus, self._menu_logprobs(menus), strict=True)
+        ]
+
     @torch.no_grad()
     def _menu_logprobs(self, menus: Sequence[Menu]) -> list[Tensor]:
         with self._weights():

@@ -55,10 +55,15 @@ class Tabular(Policy):
             cumulative = logp.double().exp().cumsum(-1)
             points = torch.tensor([uniform(ask.key) for ask in asks], dtype=torch.float64)[:, None]
             actions = torch.searchsorted(cumulative, points * cumulative[:, -1:], right=True)[:, 0]
-        taken = logp.gather(-1, actions[:, None])[:, 0]
+        return self.take(asks, actions.tolist())
+
+    def take(self, asks: Sequence[Ask], places: Sequence[int]) -> list[Reply]:
+        rows = [self._row(ask) for ask in asks]
+        actions = torch.tensor(places)
+        taken = self._log_softmax(torch.tensor(rows)).detach().gather(-1, actions[:, None])[:, 0]
         return [
             Reply(ask.options[a], (row,), (a,), (p,))
-            for ask, row, a, p in zip(asks, rows.tolist(), actions.tolist(), taken.tolist(), strict=True)
+            for ask, row, a, p in zip(asks, rows, places, taken.tolist(), strict=True)
         ]
 
     def probabilities(self, asks: Sequence[Ask]) -> list[tuple[float, ...]]:

@@ -41,14 +41,17 @@ def as_json(record: Mapping[str, object], path: Path, indent: int | None = None)
     Raises:
         SelfplayError: a figure is not finite.
     """
-    bad = next(_not_finite(record, ""), None)
-    if bad:
+    try:
+        return json.dumps(record, allow_nan=False, indent=indent)
+    except ValueError:
+        bad = next(_not_finite(record, ""), None)
+        if bad is None:
+            raise
         where = f" at step {record['step']}" if "step" in record else ""
         raise SelfplayError(
             f"'{bad[0]}' is {bad[1]}{where}, which {path.name} cannot hold; leave out what was not measured, "
             "and if learning diverged, lower the learning rate"
-        )
-    return json.dumps(record, allow_nan=False, indent=indent)
+        ) from None
 
 
 def _not_finite(value: object, name: str) -> Iterator[tuple[str, float]]:

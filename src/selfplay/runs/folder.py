@@ -112,6 +112,7 @@ class RunFolder:
         """
         records = [
             {"step": step, "episode": episode.index}
+            | ({} if episode.weight == 1.0 else {"weight": episode.weight})
             | _described(turn)
             | {"advantage": (advantages or {}).get(id(turn))}
             for episode in episodes

@@ -53,10 +53,8 @@ def settled(cfg: DictConfig) -> tuple[DictConfig, Path]:
                 f"a resumed run keeps its config, but '{override}' would change it; drop it (only "
                 f"{', '.join(RESUMABLE)} may change), or start a new run"
             )
-        if key == "device":
-            _move(config, config.device, cfg.device)
-        elif key == "steps" and "steps" in config.opponent:
-            config.opponent.steps = cfg.steps
+        if key in ("device", "steps"):
+            _move(config, key, config[key], cfg[key])
         OmegaConf.update(config, key, OmegaConf.select(cfg, key))
     config.resume = str(cfg.resume)
     config.overrides = [*config.overrides, *overrides]
@@ -71,12 +69,12 @@ def _check_numbers(cfg: DictConfig) -> None:
             raise SelfplayError(f"{key} is {value}, but it must be a whole number, at least {least}; change it")
 
 
-def _move(node: DictConfig, old: str, new: str) -> None:
-    """What followed `device` when the config was composed follows it still; a run's own config is resolved."""
+def _move(node: DictConfig, name: str, old: object, new: object) -> None:
+    """What followed `name` when the config was composed follows it still; a run's own config is resolved."""
     for key, value in node.items():
         if isinstance(value, DictConfig):
-            _move(value, old, new)
-        elif key == "device" and value == old:
+            _move(value, name, old, new)
+        elif key == name and value == old:
             node[key] = new
 
 

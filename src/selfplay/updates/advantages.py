@@ -1,7 +1,7 @@
 """Advantages: what a turn earned beyond what was to be expected.
 
-An advantage is called with pay-offs [B], groups [B] int64 and the roles (B names), and gives [B]. All but
-`RoleBaseline` are pure functions that compare within a group.
+An advantage is called with pay-offs [B], groups [B] int64, the roles (B names) and how often each turn counts [B], and
+gives [B]. All but `RoleBaseline` are pure functions that compare within a group.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,13 @@ from torch import Tensor
 
 from selfplay.core import SelfplayError
 
+TINY = 1e-30  # a group that cannot be has no mean
+
 
 class Advantage(Protocol):
-    """(pay-offs [B], groups [B], roles) -> [B]."""
+    """(pay-offs [B], groups [B], roles, weights [B]) -> [B]."""
 
-    def __call__(self, payoffs: Tensor, groups: Tensor, roles: Sequence[str]) -> Tensor: ...
+    def __call__(self, payoffs: Tensor, groups: Tensor, roles: Sequence[str], weights: Tensor) -> Tensor: ...
 
 
 @runtime_checkable
@@ -29,26 +31,37 @@ class Remembering(Protocol):
     def load_state_dict(self, state: Mapping[str, object]) -> None: ...
 
 
-def group_mean(payoffs: Tensor, groups: Tensor) -> Tensor:
-    """[B] the mean pay-off of each turn's own group. payoffs [B] float, groups [B] int64."""
-    return _per_group(payoffs, groups)[groups]
+def group_mean(payoffs: Tensor, groups: Tensor, weights: Tensor | None = None) -> Tensor:
+    """[B] the mean pay-off of each turn's own group. payoffs, weights [B] float, groups [B] int64."""
+    w = torch.ones_like(payoffs) if weights is None else weights
+    return (_sums(w * payoffs, groups) / _sums(w, groups).clamp(min=TINY))[groups]
 
 
-def group_std(payoffs: Tensor, groups: Tensor) -> Tensor:
-    """[B] the standard deviation (n - 1 in the denominator; 0 for a group of one) of each turn's own group."""
-    squares = _sums((payoffs - group_mean(payoffs, groups)) ** 2, groups)
-    counts = _sums(torch.ones_like(payoffs), groups)
-    return (squares / (counts - 1).clamp(min=1)).sqrt()[groups]
+def group_std(payoffs: Tensor, groups: Tensor, weights: Tensor | None = None) -> Tensor:
+    """[B] the standard deviation of each turn's own group; 0 for a group of one.
+
+    Its denominator is n - 1 where turns were drawn, the sum of the weights (a population's) where they are weighed.
+    """
+    w = torch.ones_like(payoffs) if weights is None else weights
+    squares, counts = _sums(w * (payoffs - group_mean(payoffs, groups, w)) ** 2, groups), _sums(w, groups)
+    drawn = bool((w == 1).all())
+    return (squares / ((counts - 1).clamp(min=1) if drawn else counts.clamp(min=TINY))).sqrt()[groups]
 
 
-def centred(payoffs: Tensor, groups: Tensor, roles: Sequence[str] = ()) -> Tensor:
+def centred(payoffs: Tensor, groups: Tensor, roles: Sequence[str] = (), weights: Tensor | None = None) -> Tensor:
     """[B] pay-off minus the mean of its group: both advantages of Language Self-Play (2509.07414, equations 2-3)."""
-    return payoffs - group_mean(payoffs, groups)
+    return payoffs - group_mean(payoffs, groups, weights)
 
 
-def standardised(payoffs: Tensor, groups: Tensor, roles: Sequence[str] = (), epsilon: float = 1e-4) -> Tensor:
+def standardised(
+    payoffs: Tensor,
+    groups: Tensor,
+    roles: Sequence[str] = (),
+    weights: Tensor | None = None,
+    epsilon: float = 1e-4,
+) -> Tensor:
     """[B] pay-off minus mean, over standard deviation plus epsilon (GRPO, 2402.03300, section 4.1.2; TRL's epsilon)."""
-    return centred(payoffs, groups) / (group_std(payoffs, groups) + epsilon)
+    return centred(payoffs, groups, roles, weights) / (group_std(payoffs, groups, weights) + epsilon)
 
 
 class RoleBaseline:
@@ -68,10 +81,12 @@ class RoleBaseline:
         self.decay = decay
         self.baseline: dict[str, float] = {}
 
-    def __call__(self, payoffs: Tensor, groups: Tensor, roles: Sequence[str]) -> Tensor:
+    def __call__(self, payoffs: Tensor, groups: Tensor, roles: Sequence[str], weights: Tensor | None = None) -> Tensor:
+        w = torch.ones_like(payoffs) if weights is None else weights
         expected = torch.tensor([self.baseline.get(role, 0.0) for role in roles])
         for role in sorted(set(roles)):
-            mean = fmean(p for p, r in zip(payoffs.tolist(), roles, strict=True) if r == role)
+            mine = [i for i, r in enumerate(roles) if r == role]
+            mean = fmean(payoffs[mine].tolist(), w[mine].tolist())
             self.baseline[role] = self.decay * self.baseline.get(role, 0.0) + (1 - self.decay) * mean
         return payoffs - expected
 
@@ -85,10 +100,6 @@ class RoleBaseline:
 def _sums(values: Tensor, groups: Tensor) -> Tensor:
     _same_rows(values, groups)
     return torch.zeros(int(groups.max()) + 1, dtype=values.dtype).index_add(0, groups, values)
-
-
-def _per_group(values: Tensor, groups: Tensor) -> Tensor:
-    return _sums(values, groups) / _sums(torch.ones_like(values), groups).clamp(min=1)
 
 
 def _same_rows(values: Tensor, groups: Tensor) -> None:

@@ -12,20 +12,22 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def role_weights(batch: Batch, weights: Mapping[str, float]) -> Tensor:
-    """[B] weight of a turn: its role's weight (1 unless named) over the number of that role's turns.
+    """[B] how much a turn counts: its role's weight (1 unless named), times the turn's share of the role's turns.
 
     So the loss is the weighted sum of the roles' mean losses (Language Self-Play, equations 4-5 and L_Self-Play).
 
     Raises:
         SelfplayError: a weight names a role that is not in the batch.
     """
-    counts = {role: batch.roles.count(role) for role in set(batch.roles)}
+    counts = dict.fromkeys(batch.roles, 0.0)
+    for role, weight in zip(batch.roles, batch.weights.tolist(), strict=True):
+        counts[role] += weight
     for role in set(weights) - set(counts):
         raise SelfplayError(
             f"update.role_weights names '{role}', but the learner's roles are {', '.join(sorted(counts))}; "
             f"remove it with ~update.role_weights.{role} or seat the learner there"
         )
-    return torch.tensor([weights.get(role, 1.0) / counts[role] for role in batch.roles])
+    return batch.weights * torch.tensor([weights.get(role, 1.0) / counts[role] for role in batch.roles])
 
 
 @torch.no_grad()

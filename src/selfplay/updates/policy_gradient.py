@@ -11,6 +11,7 @@ from selfplay.updates.advantages import Advantage, Remembering
 from selfplay.updates.descent import descend, frozen_logprobs, role_weights
 from selfplay.updates.losses import Objective
 from selfplay.updates.regularizers import Regularizer, k3
+from selfplay.updates.schedules import Schedule
 
 COMPARE = ("group", "prompt")
 
@@ -30,6 +31,7 @@ class PolicyGradient(Update):
             games with few information states: the baseline is then the state's).
         objective: see `selfplay.updates.losses`.
         regularizer: see `selfplay.updates.regularizers`.
+        schedule: number of the step, from 1 -> factor on the optimizer's learning rate.
         role_weights: role -> weight of its mean loss; the Challenger's is the paper's alpha_Ch.
         magnet_every: steps after which the regularizer's reference becomes the policy as it is then (the moving magnet
             of magnetic mirror descent, 2206.05825, and of R-NaD, 2206.15378); 0 keeps the one of the start.
@@ -46,6 +48,7 @@ class PolicyGradient(Update):
         compare: str,
         objective: Objective,
         regularizer: Regularizer,
+        schedule: Schedule,
         role_weights: Mapping[str, float],
         magnet_every: int,
         micro_batch: int,
@@ -56,6 +59,7 @@ class PolicyGradient(Update):
         for name, value in (("regularizer.beta", regularizer.beta), ("update.max_grad_norm", max_grad_norm)):
             if not isinstance(value, int | float) or value < 0:
                 raise SelfplayError(f"{name} is {value}, but it must be a number, at least 0 (.inf clips nothing)")
+        schedule(1)  # a number out of range is told now
         if compare not in COMPARE:
             raise SelfplayError(f"update.compare is '{compare}'; take one of {', '.join(COMPARE)}")
         self.policy, self.reference, self.regularizer = policy, reference, regularizer
@@ -63,13 +67,14 @@ class PolicyGradient(Update):
         self.advantage, self.compare, self.objective = advantage, compare, objective
         self.role_weights, self.micro_batch, self.max_grad_norm = dict(role_weights), micro_batch, max_grad_norm
         self.magnet_every, self.steps = magnet_every, 0
+        self.schedule, self.rates = schedule, [group["lr"] for group in self.optimizer.param_groups]
 
     def step(self, batch: Batch) -> dict[str, float]:
         magnet = self.frozen.get("magnet", self.reference)
         reference = frozen_logprobs(magnet, batch, self.micro_batch)
         paid = batch.payoffs + self.regularizer.payoff(batch.logprobs, reference, batch.mask)
         groups = batch.groups if self.compare == "group" else same_prompts(batch)
-        advantages = self.last_advantages = self.advantage(paid, groups, batch.roles)
+        advantages = self.last_advantages = self.advantage(paid, groups, batch.roles, batch.weights)
 
         def losses(rows: Tensor, logprobs: Tensor) -> Tensor:
             cut = slice(0, logprobs.shape[1])
@@ -78,11 +83,14 @@ class PolicyGradient(Update):
             return self.objective(logprobs, old, mask, advantages[rows].to(logprobs.device), penalty)
 
         weights = role_weights(batch, self.role_weights)
+        factor = self.schedule(self.steps + 1)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
         metrics = descend(self.policy, self.optimizer, batch, weights, losses, self.micro_batch, self.max_grad_norm)
         self.steps += 1
         if self.magnet_every and self.steps % self.magnet_every == 0:
             self.frozen = {"magnet": self.policy.snapshot()}
-        return metrics | _by_role(batch, reference)
+        return metrics | {"learning_rate": self.rates[0] * factor} | _by_role(batch, reference)
 
     def state_dict(self) -> dict[str, object]:
         remembered = self.advantage.state_dict() if isinstance(self.advantage, Remembering) else {}
@@ -107,7 +115,7 @@ def _by_role(batch: Batch, reference: Tensor) -> dict[str, float]:
     out = {}
     for role in sorted(set(batch.roles)):
         rows = torch.tensor([r == role for r in batch.roles])
-        tokens = batch.mask[rows].sum()
-        out[f"{role}/entropy"] = float(-batch.logprobs[rows].sum() / tokens)
-        out[f"{role}/kl"] = float((k3(batch.logprobs[rows], reference[rows]) * batch.mask[rows]).sum() / tokens)
+        counts = batch.mask[rows] * batch.weights[rows][:, None]
+        out[f"{role}/entropy"] = float(-(batch.logprobs[rows] * counts).sum() / counts.sum())
+        out[f"{role}/kl"] = float((k3(batch.logprobs[rows], reference[rows]) * counts).sum() / counts.sum())
     return out

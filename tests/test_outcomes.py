@@ -1,0 +1,121 @@
+"""Every outcome, weighed: what infinitely many drawn episodes would show and teach."""
+
+from pathlib import Path
+
+import cli
+import numpy as np
+import pytest
+import torch
+from conftest import config
+
+from selfplay.build import cast
+from selfplay.core import Episode, SelfplayError
+from selfplay.outcomes import every, sampled
+from selfplay.play import collate, settle, turns_of
+from selfplay.players.language_model import LanguageModel
+from selfplay.theory.strategies import expected_returns, strategy_of
+from selfplay.theory.tree import enumerate_game
+from selfplay.updates.advantages import centred, group_std, standardised
+
+KUHN = ("game=kuhn", "player=tabular", "player.spread=1")
+
+
+def returns(episodes: list[Episode], role: str) -> float:
+    total = sum(e.weight for e in episodes)
+    return sum(e.weight * e.returns[role] for e in episodes if e.returns) / total
+
+
+def test_kuhn_has_thirty_outcomes_and_their_mean_is_the_trees() -> None:
+    made = cast(config(*KUHN))
+    episodes = every(made.game, made.opponent, 1, 7, "k", 100)
+    assert len(episodes) == 30
+    assert sum(e.weight for e in episodes) == pytest.approx(7)
+    tree = enumerate_game(made.game)
+    exact = expected_returns(tree, strategy_of(tree, dict.fromkeys(("first", "second"), made.learner)))
+    for role in ("first", "second"):
+        assert returns(episodes, role) == pytest.approx(exact[role], abs=1e-6)
+
+
+def gradient(*args: str, episodes: int, step: int = 1) -> torch.Tensor:
+    """What one step of plain gradient descent at rate 1 moves."""
+    made = cast(config(*KUHN, "update.optimizer.lr=1", f"episodes={episodes}", *args))
+    every(
+        made.game, made.opponent, 1, 1, "", 100
+    )  # so that a state has the same row, and the same initial logits, always
+    before = made.learner.logits.detach().clone()  # type: ignore[attr-defined]
+    found = made.outcomes(made.game, made.opponent, step, episodes, f"0/{step}")
+    settle(made.game, found, {}, made.players)
+    made.update.step(collate(turns_of(found, "learner")))
+    moved: torch.Tensor = made.learner.logits.detach() - before  # type: ignore[attr-defined]
+    states = dict(made.learner.index)  # type: ignore[attr-defined]
+    return torch.stack([moved[states[s], :2] for s in sorted(states)])
+
+
+@pytest.mark.parametrize(
+    "rule", [(), ("update.compare=group",), ("regularizer=kl_reverse_payoff",), ("update=spiral",)]
+)
+def test_drawn_gradients_go_to_the_one_of_all_outcomes(rule: tuple[str, ...]) -> None:
+    exact = gradient("outcomes=every", *rule, episodes=32)
+    few, many = (torch.dist(gradient(*rule, episodes=n), exact).item() for n in (100, 20000))
+    assert many < 0.25 * few and many < 0.1 * float(exact.norm())
+
+
+def test_the_number_of_episodes_changes_nothing() -> None:
+    torch.testing.assert_close(gradient("outcomes=every", episodes=1), gradient("outcomes=every", episodes=50))
+
+
+def test_a_league_is_met_by_its_weights() -> None:
+    made = cast(config(*KUHN, "opponent=uniform", "opponent.every=1", "opponent.latest=0.25"))
+    made.opponent.after(1, [])
+    shares = {tuple(sorted(s.items())): w for s, w in made.opponent.lineups(2, 4)}
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert len(shares) == 5  # itself; two members, in two seats each
+    alone = tuple(sorted({"chance": "nature", "first": "learner", "second": "learner"}.items()))
+    assert shares[alone] == 0.25
+    assert sorted(shares.values()) == pytest.approx([0.1875] * 4 + [0.25])
+    count = 4000
+    drawn = np.array([w for _, w in sorted(super(type(made.opponent), made.opponent).lineups(2, count), key=str)])
+    assert len(drawn) == 5 and np.abs(np.sort(drawn) - np.sort(list(shares.values()))).max() < 0.03
+
+
+def test_a_language_model_s_outcomes(learner: LanguageModel) -> None:
+    made = cast(config("game=kuhn", "player=tiny", "player.temperature=10"))
+    episodes = every(made.game, made.opponent, 1, 3, "k", 100)
+    assert len(episodes) == 30
+    batch = collate(turns_of(episodes, "learner"))
+    with torch.no_grad():
+        assert float((made.learner.logprobs(batch) - batch.logprobs).abs().max()) < 1e-4
+    tree = enumerate_game(made.game)
+    exact = expected_returns(tree, strategy_of(tree, dict.fromkeys(("first", "second"), made.learner)))
+    assert returns(episodes, "first") == pytest.approx(exact["first"], abs=1e-5)
+
+
+def test_drawn_is_play() -> None:
+    made = cast(config(*KUHN))
+    episodes = sampled(made.game, made.opponent, 1, 5, "k")
+    assert [e.index for e in episodes] == [0, 1, 2, 3, 4] and all(e.weight == 1 for e in episodes)
+
+
+def test_weighed_groups_by_hand() -> None:
+    paid, groups, weights = torch.tensor([0.0, 4.0, 5.0]), torch.tensor([0, 0, 1]), torch.tensor([3.0, 1.0, 0.5])
+    assert centred(paid, groups, weights=weights).tolist() == [-1.0, 3.0, 0.0]
+    assert group_std(paid, groups, weights).tolist() == pytest.approx([3**0.5, 3**0.5, 0.0])
+    assert standardised(paid, groups, weights=weights)[1].item() == pytest.approx(3**0.5, rel=1e-3)
+
+
+def test_what_has_no_outcomes_is_told(tmp_path: Path) -> None:
+    ended = cli.run(*cli.SMALL, "outcomes=every", f"hydra.run.dir={tmp_path / 'run'}")
+    assert ended.code == 1 and "outcomes=every needs options, but the role 'challenger'" in ended.err
+    made = cast(config(*KUHN))
+    with pytest.raises(SelfplayError, match=r"Kuhn has more than 29 outcomes; raise outcomes\.limit"):
+        every(made.game, made.opponent, 1, 1, "k", 29)
+
+
+def test_a_run_of_all_outcomes_is_the_same_for_every_seed(tmp_path: Path) -> None:
+    args = ("game=kuhn", "player=tabular", "outcomes=every", "steps=3", "eval.every=1")
+    one, two = (cli.metrics(cli.finished(tmp_path / f"{seed}", *args, f"seed={seed}")) for seed in (0, 1))
+    assert one == two and one[-1]["eval"]["nash_conv"] < one[0]["eval"]["nash_conv"]
+    turns = cli.lines(tmp_path / "0" / "episodes.jsonl")
+    assert (
+        sum(t["weight"] for t in turns if t["step"] == 1 and t["role"] == "first") > 32
+    )  # who is asked twice counts twice
