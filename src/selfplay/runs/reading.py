@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import DictConfig
-
 from selfplay.core import SelfplayError
 from selfplay.runs.files import lines
 from selfplay.runs.folder import RunFolder
@@ -95,7 +93,8 @@ def read(path: Path) -> Run:
     seed = config.seed if config is not None and "seed" in config else None
     seed = seed if type(seed) is int else None
     status = "broken" if broken else str(summary["status"])
-    reason = "; ".join(broken) or _reason(path, status, summary, metrics, config)
+    total = config.steps if config is not None and "steps" in config else None
+    reason = "; ".join(broken) or _reason(path, status, summary, metrics, total)
     return Run(path, status, reason, overrides, seed, summary, metrics, transcript)
 
 
@@ -183,14 +182,15 @@ def _whole(path: Path) -> bool:
 
 
 def _reason(
-    path: Path, status: str, summary: Mapping[str, Any], metrics: list[dict[str, Any]], config: DictConfig
+    path: Path, status: str, summary: Mapping[str, Any], metrics: list[dict[str, Any]], total: int | None
 ) -> str:
     if status == "finished":
         return ""
     if status == "failed":
         return str(summary.get("reason") or "it did not say why")
-    last, total = max((line["step"] for line in metrics), default=0), config.steps if "steps" in config else "?"
+    last = max((line["step"] for line in metrics), default=0)
+    after = f"after step {last}" if total is None else f"after step {last} of {total}"
     resume = f"python run.py resume={path}"
     if status == "interrupted":
-        return f"stopped by hand after step {last} of {total}; go on with: {resume}"
-    return f"no end was written after step {last} of {total}: it is at work, or was killed; then go on with: {resume}"
+        return f"stopped by hand {after}; go on with: {resume}"
+    return f"no end was written {after}: it is at work, or was killed; then go on with: {resume}"
