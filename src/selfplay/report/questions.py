@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Sequence
 from math import exp, log, nan
 
-import numpy as np
 import pandas as pd
 
 from selfplay.core import at_least
@@ -40,12 +39,13 @@ def asked(turns: pd.DataFrame, bins: int = 10, role: str = "challenger", sample:
     rows = []
     if len(mine):
         first, last = int(mine["step"].min()), int(mine["step"].max())
-        width = (last - first + 1) / min(bins, last - first + 1)
-        place = ((mine["step"] - first) // width).astype(int)
+        span = last - first + 1
+        parts = min(bins, span)
+        place = (mine["step"].astype(int) - first) * parts // span
         for (run, number), part in mine.groupby([mine["run"].astype(str), place], sort=False):
-            start, stop = int(np.ceil(first + number * width)), int(np.ceil(first + (number + 1) * width)) - 1
+            start, stop = (first + -(-edge * span // parts) for edge in (number, number + 1))
             row = {"run": run, "setting": str(part["setting"].iloc[0]), "seed": part["seed"].iloc[0]}
-            rows.append(row | {"first": start, "last": stop} | _described(part, f"{run}/{number}", sample))
+            rows.append(row | {"first": start, "last": stop - 1} | _described(part, f"{run}/{number}", sample))
     return pd.DataFrame(rows, columns=None if rows else ["run", "setting", "seed", "first", "last", "questions"])
 
 
