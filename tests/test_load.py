@@ -133,6 +133,13 @@ def test_two_sweeps_with_the_same_numbers(kuhn: Path, tmp_path: Path) -> None:
     assert both.metrics["run"].unique().tolist() == expected and both.turns["run"].unique().tolist() == expected
 
 
+def test_what_lies_inside_a_run_is_no_run(run: Path) -> None:
+    inner = run / "checkpoints" / "step-000002" / "config.yaml"
+    inner.parent.mkdir(parents=True, exist_ok=True)
+    inner.write_text("a: 1\n")
+    assert load(run.parent).runs["run"].tolist() == ["run"]
+
+
 def test_ten_comes_after_two(run: Path, tmp_path: Path) -> None:
     for number in (10, 2, 1):
         shutil.copytree(run, tmp_path / "many" / f"job{number}")
