@@ -4,7 +4,7 @@ export HF_HUB_OFFLINE = 1
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: run test lint clean
+.PHONY: run test lint report clean
 run: $(READY)
 	$(BIN)/python run.py
 
@@ -15,6 +15,11 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# make report RUNS=multirun/x: a page on these runs in report/, needs no browser to be made
+report: $(READY)
+	@test -n "$(RUNS)" || { echo 'error: RUNS is empty; give folders of runs: make report RUNS="multirun/x outputs/y"' >&2; exit 1; }
+	$(BIN)/python -m selfplay.report $(RUNS)
 
 clean:
 	rm -rf .venv

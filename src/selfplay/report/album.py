@@ -1,0 +1,126 @@
+"""Where figures are kept: as SVG in the page, and as PNG and SVG files; and the colours that both are made of.
+
+Colours are Okabe and Ito's (2008), told apart by the colour-blind; from the eighth line on the dashes differ, too. Ink
+and grid are one colour, `INK`. The page replaces all of them by its own, so that a figure reads in the dark as well.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from io import BytesIO, StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from selfplay.runs.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK = "#1f2328"
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
+DASHES = ("-", "--", ":", "-.")
+GREY = "#b9bec4"
+DOTS_PER_INCH = 200
+STYLE = {
+    "font.family": "sans-serif",
+    "font.size": 9.5,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
+    "lines.linewidth": 1.8,
+    "legend.frameon": False,
+    "savefig.transparent": True,
+    "svg.fonttype": "none",  # text stays text: small, searchable, in the reader's own font
+    "text.parse_math": False,  # a setting's name may hold a dollar
+    **dict.fromkeys(
+        ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), INK
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure that was drawn.
+
+    Attributes:
+        name: of its files, without the ending.
+        caption: what a reader should know to read it.
+        alt: what it shows, for those who do not see it.
+        svg: for the page: no prolog, no size, no identifier twice in a page.
+    """
+
+    name: str
+    caption: str
+    alt: str
+    svg: str
+
+
+class Album:
+    """Keeps figures: writes `<folder>/<name>.png` and `.svg`, and hands the picture to the page."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.pictures: list[Picture] = []
+
+    def keep(self, name: str, figure: Figure, caption: str, alt: str) -> Picture:
+        """Write the figure's two files."""
+        import matplotlib as mpl
+
+        vector, raster = StringIO(), BytesIO()
+        with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
+            figure.savefig(vector, format="svg", metadata={"Date": None, "Creator": None})
+            figure.set_layout_engine("none")  # the first drawing has laid it out
+            figure.savefig(raster, format="png", dpi=DOTS_PER_INCH, transparent=False, facecolor="white")
+        with replacing(self.folder / f"{name}.svg") as draft:
+            draft.write_text(vector.getvalue(), encoding="utf-8")
+        with replacing(self.folder / f"{name}.png") as draft:
+            draft.write_bytes(raster.getvalue())
+        picture = Picture(name, caption, alt, _inlined(vector.getvalue(), name))
+        self.pictures.append(picture)
+        return picture
+
+
+def _inlined(svg: str, name: str) -> str:
+    """An SVG as part of a page: only identifiers that are used, and those its own; colours are the page's to define."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<style type=\"text/css\">.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    used = set(re.findall(r"url\(#([^)]+)\)", svg)) | set(re.findall(r'xlink:href="#([^"]+)"', svg))
+    svg = re.sub(r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", svg)
+    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
+    svg = re.sub(r'xlink:href="#([^"]+)"', rf'xlink:href="#{name}-\1"', svg)
+    svg = svg.replace(INK, "currentColor").replace("<svg", '<svg aria-hidden="true" focusable="false"', 1)
+    for number, colour in enumerate(COLOURS):
+        svg = svg.replace(f": {colour}", f": var(--c{number})")
+    return re.sub(r"\n\s*", "\n", svg).strip()
+
+
+def palette() -> str:
+    """The colours as the page's variables, and paler ones for the dark."""
+    light, dark = (
+        "".join(f"--c{i}: {shade(colour)}; " for i, colour in enumerate(COLOURS))
+        for shade in (str, lambda colour: pale(colour, 0.35))
+    )
+    return f":root {{ {light}}}\n@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark}}} }}\n"
+
+
+def paired(count: int) -> list[str]:
+    """So many colours, full and pale in turns, so that neighbours differ in lightness to every eye."""
+    both = [colour for full in COLOURS for colour in (full, pale(full))]
+    return [both[i % len(both)] for i in range(count)]
+
+
+def pale(colour: str, share: float = 0.55) -> str:
+    """The colour mixed with so much white."""
+    parts = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return "#" + "".join(f"{round(part + (255 - part) * share):02x}" for part in parts)

@@ -1,0 +1,101 @@
+"""What is asked as training goes on: kinds and difficulty of the questions, validity, diversity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from selfplay.report.album import COLOURS, GREY, Album, Picture, paired, pale
+from selfplay.report.curves import setting_lines, told
+from selfplay.report.figures import draw_lines, draw_shares
+from selfplay.report.questions import asked
+from selfplay.report.statistics import curves
+from selfplay.world import FAMILIES, LEVELS
+
+if TYPE_CHECKING:
+    from selfplay.report.settings import Settings
+
+BINS = 10
+NOTE = (
+    "The Challenger's questions in stretches of steps; for runs without a Challenger, those drawn from the data. Mean "
+    "over seeds, with 95 % intervals. Measures of diversity depend on how many texts they look at, so as many are drawn "
+    "from each stretch."
+)
+LINES = {  # column -> title, unit, whether it is a share, what it means
+    "valid": ("Valid questions", "%", "Share of questions that have a right answer."),
+    "unique": ("Different questions", "%", "Share of texts that are different, among all of a stretch."),
+    "distinct_1": ("Distinct-1", "share", "Different words as a share of all words."),
+    "distinct_2": ("Distinct-2", "share", "Different pairs of words as a share of all pairs."),
+    "self_bleu": ("Self-BLEU", "0 to 1", "How much a question is like the others: 1 for copies."),
+}
+
+
+def questions_of(turns: pd.DataFrame) -> pd.DataFrame:
+    """`selfplay.report.questions.asked` of the Challenger; of the data where a run's questions come from there."""
+    roles = turns.groupby("run", observed=True)["role"].agg(lambda some: set(some.unique()))
+    with_challenger = {run for run, some in roles.items() if "challenger" in some}
+    with_data = {run for run, some in roles.items() if {"chance", "solver"} <= some} - with_challenger
+    parts = [asked(turns[turns["run"].isin(with_challenger)], BINS)] if with_challenger else []
+    if with_data:
+        drawn = asked(turns[turns["run"].isin(with_data)], BINS, role="chance")
+        known = drawn.groupby("setting")["family/other"].transform("mean") < 1.0
+        parts.append(drawn[known])
+    parts = [part for part in parts if len(part)]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def what_is_asked(turns: pd.DataFrame, settings: Settings, album: Album) -> tuple[list[Picture], list[Picture]]:
+    """Lines over time, one a setting; and of each setting the kinds and the difficulty of its questions."""
+    table = questions_of(turns)
+    if table.empty:
+        return [], []
+    table["step"], table["tokens"] = (table["first"] + table["last"]) / 2, np.nan
+    lines = [_lines(table, name, settings, album) for name in LINES if table[name].notna().any()]
+    stacks = []
+    for setting in dict.fromkeys(table["setting"]):
+        part = table[table["setting"] == setting]
+        if part["family/other"].mean() < 1.0:  # else these are no questions of the tiny world
+            stacks += [_stack(part, kind, str(setting), settings, album) for kind in ("family", "level")]
+    return lines, stacks
+
+
+def _lines(table: pd.DataFrame, name: str, settings: Settings, album: Album) -> Picture:
+    title, unit, meaning = LINES[name]
+    found = setting_lines(curves(table, name), settings, 100.0 if unit == "%" else 1.0)
+    figure = draw_lines(found, title, "step", unit, share=unit == "%")
+    if name in ("distinct_1", "distinct_2", "self_bleu"):
+        sampled = sorted({int(n) for n in table["sampled"]})
+        meaning += f" Measured on {sampled[0]}{f' to {sampled[-1]}' if len(sampled) > 1 else ''} questions a stretch."
+    return album.keep(f"asked-{name.replace('_', '-')}", figure, meaning, f"{title} over time: {told(found, 2)}")
+
+
+def _stack(part: pd.DataFrame, kind: str, setting: str, settings: Settings, album: Album) -> Picture:
+    columns = [c for c in part.columns if c.startswith(f"{kind}/") and part[c].max() > 0]
+    means = part.groupby("step", sort=True)[columns].mean()
+    names = {c: c.removeprefix(f"{kind}/") for c in columns}
+    shares = {
+        (f"level {n}" if kind == "level" and n != "other" else n): 100 * means[c].to_numpy(dtype=float)
+        for c, n in names.items()
+    }
+    short, x = settings.short(setting), means.index.to_numpy(dtype=float)
+    figure = draw_shares(x, shares, _colours(kind, columns), short, "step", f"questions by {kind}, %")
+    what = "Families" if kind == "family" else "Levels of difficulty (4 is beyond what the model was shown)"
+    last = ", ".join(f"{name} {values[-1]:.0f} %" for name, values in shares.items())
+    caption = (
+        f"{what}{'; other: no question of the tiny world' if 'other' in shares else ''}. In the end, at the right."
+    )
+    return album.keep(
+        f"asked-{kind}-{settings.number(setting)}", figure, caption, f"{what} in {short}, in the end: {last}"
+    )
+
+
+def _colours(kind: str, columns: Sequence[str]) -> list[str]:
+    """Families side by side, levels from pale to full; what is neither is grey."""
+    if kind == "level":
+        by_name = {f"level/{level}": pale(COLOURS[0], 0.75 - 0.25 * i) for i, level in enumerate(LEVELS)}
+    else:
+        by_name = dict(zip((f"family/{name}" for name in FAMILIES), paired(len(FAMILIES)), strict=True))
+    return [by_name.get(column, GREY) for column in columns]

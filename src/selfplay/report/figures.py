@@ -1,0 +1,225 @@
+"""The report's figures: small panels of one idea each, with axes that say what and in which unit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from selfplay.report.album import COLOURS, DASHES, INK, STYLE
+from selfplay.theory.zero_sum import Array
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH, HEIGHT = 4.3, 2.9  # inches: one column of the page; on a phone a little smaller
+DIRECT_UP_TO, DIRECT_WIDTH = 4, 16  # lines and characters that are named at the lines' ends; more go into a legend
+LEAST = 0.5  # per cent that are worth a name
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a panel, with its band.
+
+    Attributes:
+        label: whose line it is.
+        x, y: the points.
+        low, high: the band's edges; nan where there is none.
+    """
+
+    label: str
+    x: Array
+    y: Array
+    low: Array
+    high: Array
+
+
+@contextmanager
+def panel(title: str, x: str, y: str, width: float = WIDTH, height: float = HEIGHT) -> Iterator[tuple[Figure, Axes]]:
+    """A figure of one panel with its title and axes; what is drawn in the block has the report's style."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.subplots()
+        axes.set_title(wrapped(printable(title), 46))
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.8)
+        axes.tick_params(length=3)
+        yield figure, axes
+
+
+def printable(text: str) -> str:
+    """A text for a figure: what XML cannot hold is replaced."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def look(index: int) -> dict[str, Any]:
+    """Colour and dashes of the line with this number."""
+    return {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index // len(COLOURS) % len(DASHES)]}
+
+
+def draw_lines(lines: Mapping[int, Line], title: str, x: str, y: str, share: bool = False) -> Figure:
+    """Lines with bands; the key is the number of a line's look, so that a setting keeps it from panel to panel.
+
+    Args:
+        share: y is a percentage: the axis ends at 0 and 100 when it comes near them.
+    """
+    with panel(title, x, y) as (figure, axes):
+        for index, line in lines.items():
+            marker = "o" if len(line.x) <= 12 else ""
+            axes.plot(line.x, line.y, marker=marker, markersize=3.5, label=printable(line.label), **look(index))
+            if np.isfinite(line.low).any():
+                axes.fill_between(line.x, line.low, line.high, color=look(index)["color"], alpha=0.16, linewidth=0)
+        if share:
+            low, high = axes.get_ylim()
+            high = 101 if high > 95 else max(high, 5)
+            axes.set_ylim(-high / 50 if low < 5 else low, high)
+        if max((float(line.x.max()) for line in lines.values() if len(line.x)), default=0) >= 10_000:
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:,.0f}k" if value else "0")
+        axes.locator_params(axis="x", integer=True, nbins=6)
+        name_lines(figure, axes, lines)
+        return figure
+
+
+def name_lines(figure: Figure, axes: Axes, lines: Mapping[int, Line]) -> None:
+    """Say whose line is whose: at its end where there are few, else in a legend below; one line alone needs no name."""
+    names = {i: wrapped(printable(line.label), DIRECT_WIDTH) for i, line in lines.items()}
+    if len(lines) < 2:
+        return
+    if len(lines) > DIRECT_UP_TO or max(name.count("\n") for name in names.values()) > 1:
+        columns = 2 if max(len(line.label) for line in lines.values()) <= 2 * DIRECT_WIDTH else 1
+        figure.legend(loc="outside lower left", ncols=columns, fontsize=8, handlelength=1.8, columnspacing=1.2)
+        return
+    ends = {i: float(line.y[np.isfinite(line.y)][-1]) for i, line in lines.items() if np.isfinite(line.y).any()}
+    low, high = axes.get_ylim()
+    step = (high - low) * 0.068  # the height of a line of text
+    heights = {i: step * (names[i].count("\n") + 1.25) for i in ends}
+    places = spread(ends, heights, low, high)
+    for i, place in places.items():
+        axes.annotate(
+            names[i],
+            (1.0, place),
+            xycoords=("axes fraction", "data"),
+            xytext=(6, 0),
+            textcoords="offset points",
+            color=look(i)["color"],
+            fontsize=8.5,
+            va="center",
+            linespacing=1.05,
+        )
+
+
+def wrapped(text: str, width: int) -> str:
+    """A text in lines of about `width` characters, broken at spaces; a word longer than two lines is cut."""
+    out: list[str] = []
+    for word in text.split(" "):
+        word = word if len(word) <= 2 * width else word[: 2 * width - 1] + "…"
+        if out and len(out[-1]) + 1 + len(word) <= width:
+            out[-1] += " " + word
+        else:
+            out.append(word)
+    return "\n".join(out)
+
+
+def spread(wanted: Mapping[int, float], heights: Mapping[int, float], low: float, high: float) -> dict[int, float]:
+    """Places near the wanted ones, none over another: from the top down, then pushed up from the bottom."""
+    order = sorted(wanted, key=lambda i: -wanted[i])
+    places: dict[int, float] = {}
+    ceiling = high
+    for i in order:
+        places[i] = min(wanted[i], ceiling - heights[i] / 2)
+        ceiling = places[i] - heights[i] / 2
+    floor = low
+    for i in reversed(order):
+        places[i] = max(places[i], floor + heights[i] / 2)
+        floor = places[i] + heights[i] / 2
+    return places
+
+
+def draw_shares(
+    x: Array, shares: Mapping[str, Array], colours: Sequence[str], title: str, x_label: str, y: str
+) -> Figure:
+    """Shares of a whole over time, in per cent, one on top of the other; what is left of each is named at the right."""
+    with panel(title, x_label, y, height=HEIGHT + 0.5) as (figure, axes):
+        names, last = list(shares), [float(values[-1]) for values in shares.values()]
+        axes.stackplot(x, list(shares.values()), colors=colours, edgecolor="white", linewidth=0.5)
+        axes.set_ylim(0, 100)
+        axes.set_xlim(float(x.min()), float(x.max()) if len(x) > 1 else float(x.min()) + 1)
+        axes.grid(visible=False)
+        axes.locator_params(axis="x", integer=True, nbins=6)
+        tops = np.cumsum(last)
+        middles = {i: float(tops[i]) - share / 2 for i, share in enumerate(last) if share >= LEAST}
+        across = axes.get_yaxis_transform()
+        for i, place in spread(middles, dict.fromkeys(middles, 6.2), 0.0, 100.0).items():
+            text = f"{printable(names[i])} {last[i]:.0f} %"
+            axes.text(1.07, place, text, transform=across, fontsize=8, va="center")
+            ends = [middles[i], place]
+            axes.plot([1.0, 1.05], ends, transform=across, color=colours[i], linewidth=2.2, clip_on=False)
+        return figure
+
+
+def draw_intervals(
+    names: Sequence[str],
+    estimates: Array,
+    ticks: Sequence[Sequence[float]],
+    colours: Sequence[str],
+    title: str,
+    x: str,
+) -> Figure:
+    """One row a name: its mean, its interval, and the single measurements as small ticks; 0 is marked.
+
+    Args:
+        estimates: [n, 3] mean, low, high; the latter two NaN where there is no interval.
+    """
+    n, labels = len(names), [wrapped(printable(name), 26) for name in names]
+    row = 0.38 + 0.14 * max(label.count("\n") for label in labels)
+    with panel(title, x, "", height=0.9 + row * max(n, 2)) as (figure, axes):
+        for i in range(n):
+            colour, values = colours[i], np.asarray(ticks[i], dtype=float)
+            axes.plot(values, np.full(len(values), i + 0.25), "|", color=colour, markersize=6, alpha=0.8)
+            middle, low, high = estimates[i]
+            if np.isfinite(low) and np.isfinite(high):
+                axes.plot([low, high], [i, i], color=colour, linewidth=2.4, solid_capstyle="butt")
+            axes.plot([middle], [i], "o", color=colour, markersize=6)
+        axes.set_yticks(range(n), labels)
+        axes.set_ylim(n - 0.5, -0.5)
+        axes.axvline(0, color=INK, linewidth=0.8, alpha=0.5)
+        axes.grid(visible=False, axis="y")
+        axes.grid(axis="x", color=INK, alpha=0.12, linewidth=0.8)
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        return figure
+
+
+def draw_matrix(names: Sequence[str], values: Array, title: str, unit: str) -> Figure:
+    """A table of figures as colours: orange where the row earns less than 0 against the column, blue where more."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    n = len(names)
+    cell = 0.5 if n <= 12 else max(0.16, 6.0 / n)
+    labels = [name if len(name) <= 28 else f"…{name[-27:]}" for name in map(printable, names)]
+    margin = 0.5 + 0.075 * max(map(len, labels))
+    size = n * cell + margin
+    with panel(title, "against", "", width=max(WIDTH, size + 1.2), height=size + 0.5) as (figure, axes):
+        reach = float(np.nanmax(np.abs(values))) or 1.0
+        scale = LinearSegmentedColormap.from_list("orange-blue", [COLOURS[1], "#f7f7f7", COLOURS[0]])
+        image = axes.imshow(values, cmap=scale, vmin=-reach, vmax=reach)
+        axes.grid(visible=False)
+        axes.set_xticks(range(n), labels, rotation=90, fontsize=8)
+        axes.set_yticks(range(n), labels, fontsize=8)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+        bar = figure.colorbar(image, ax=axes, label=unit, shrink=0.8)
+        bar.outline.set_visible(False)
+        for i, j in np.ndindex(n, n) if n <= 12 else ():
+            colour = "#ffffff" if abs(values[i, j]) > 0.7 * reach else "#000000"
+            text = f"{round(float(values[i, j]), 2) + 0.0:.2f}"
+            axes.text(j, i, text, ha="center", va="center", fontsize=7.5, color=colour)
+        return figure

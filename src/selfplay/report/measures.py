@@ -1,0 +1,104 @@
+"""How a metric is told to a reader: its name in words, its unit, and whether more of it is better."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+SHARES = {"accuracy", "truth", "invalid", "distinct", "win_rate", "frac_reward_zero_std", "valid", "unique"}
+UNITS = {"kl": "nats a token", "entropy": "nats a token", "length": "tokens a reply", "tokens": "tokens"}
+WORDS = {
+    "accuracy": "held-out accuracy",
+    "truth": "right answers",
+    "invalid": "invalid questions",
+    "distinct": "different replies",
+    "kl": "KL from the reference",
+    "payoff": "pay-off",
+    "nash_conv": "NashConv",
+    "mixture_nash_conv": "NashConv of the mixture",
+    "win_rate": "games won",
+    "frac_reward_zero_std": "groups paid alike (no signal)",
+    "length": "length",
+}
+LESS_IS_BETTER = {"nash_conv", "mixture_nash_conv", "exploitability", "loss", "invalid", "drift"}
+FIRST = ("truth", "reward", "invalid", "payoff")  # of every role, before the health of the training
+THEN = ("kl", "entropy", "length", "distinct")
+MOST = 16  # panels of learning curves
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A metric as it is shown.
+
+    Attributes:
+        key: its name in metrics.jsonl.
+        words: what it is.
+        unit: of the shown figure; "%" where it is a share.
+        factor: from the logged to the shown figure.
+    """
+
+    key: str
+    words: str
+    unit: str
+    factor: float
+
+    @property
+    def title(self) -> str:
+        return self.words[0].upper() + self.words[1:]
+
+    @property
+    def share(self) -> bool:
+        return self.unit == "%"
+
+    @property
+    def less_is_better(self) -> bool:
+        return self.key.rpartition("/")[2] in LESS_IS_BETTER
+
+    @property
+    def digits(self) -> int:
+        return 1 if self.share else 3
+
+
+def measure(key: str) -> Measure:
+    """The metric of a name as it is logged: `solver/kl`, `eval/accuracy`."""
+    role, _, name = key.rpartition("/")
+    words = WORDS.get(name, name.replace("_", " "))
+    unit = "%" if name in SHARES else UNITS.get(name, words)
+    return Measure(key, words if role in ("", "eval") else f"{role}: {words}", unit, 100.0 if name in SHARES else 1.0)
+
+
+def important(columns: Iterable[str], optimized: Sequence[str]) -> list[Measure]:
+    """The metrics whose curves are drawn: what was optimised, what was evaluated, then role by role."""
+    known = list(columns)
+    names = [*optimized, "eval/accuracy", "eval/nash_conv", "eval/return", "eval/win_rate"]
+    for some in (FIRST, ("frac_reward_zero_std",), THEN):
+        for name in some:
+            names += sorted((key for key in known if key.rpartition("/")[2] == name and key.count("/") < 2), key=_role)
+    return [measure(key) for key in dict.fromkeys(names) if key in known][:MOST]
+
+
+def _role(key: str) -> tuple[bool, str]:
+    return not key.startswith("solver/"), key
+
+
+def number(value: float, digits: int, signed: bool = False) -> str:
+    """A figure with its minus sign; what rounds to 0 has none; an en dash where there is none."""
+    if not math.isfinite(value):
+        return "–"
+    rounded = round(value, digits) + 0.0
+    return f"{rounded:{'+' if signed and rounded else ''}.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def bounds(low: float, high: float, digits: int, signed: bool = False) -> str:
+    """An interval in brackets, nothing where there is none."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    return f"[{number(low, digits, signed)}, {number(high, digits, signed)}]"
+
+
+def probability(p: float) -> str:
+    """A p-value, never told as 0."""
+    if not math.isfinite(p):
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

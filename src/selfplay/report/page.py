@@ -1,0 +1,167 @@
+"""The page: everything that is known of some runs in one HTML file that needs nothing but itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+from jinja2 import Environment, StrictUndefined
+
+from selfplay.core import SelfplayError
+from selfplay.report import crossplays
+from selfplay.report.album import Album, palette
+from selfplay.report.asking import NOTE, what_is_asked
+from selfplay.report.comparison import comparison
+from selfplay.report.curves import GOODHART_NOTE, learning_curves, reward_against_truth
+from selfplay.report.settings import Settings
+from selfplay.report.transcripts import Sample, sample
+from selfplay.runs.files import replacing
+from selfplay.runs.sweep import Sweep
+
+PAGE = "report.html"
+
+
+def write(sweep: Sweep, folders: Sequence[Path], album: Album, baseline: str | None = None) -> Path:
+    """Draw the figures into the album's folder and write the page beside them.
+
+    Args:
+        sweep: what was read.
+        folders: where from; they are searched for cross-play, too.
+        baseline: the setting to compare with; None for the first.
+
+    Raises:
+        SelfplayError: the baseline is no setting, or the folder cannot be written.
+    """
+    page = album.folder / PAGE
+    try:
+        album.folder.mkdir(parents=True, exist_ok=True)
+        text = render(contents(sweep, folders, album, baseline))
+        with replacing(page) as draft:
+            draft.write_text(text, encoding="utf-8", errors="replace")
+    except OSError as error:
+        remedy = "choose another folder with --out"
+        raise SelfplayError(f"{album.folder} cannot be written ({error.strerror}); {remedy}") from error
+    return page
+
+
+def render(content: dict[str, Any]) -> str:
+    """The page's text. Every value is escaped, but for the figures, the style, the script and the JSON."""
+    here = files("selfplay.report")
+    parts = {name: (here / f"page.{name}").read_text(encoding="utf-8") for name in ("css", "js")}
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    template = environment.from_string((here / "page.html.jinja").read_text(encoding="utf-8"))
+    return template.render(**content, **parts, palette=palette())
+
+
+def contents(sweep: Sweep, folders: Sequence[Path], album: Album, baseline: str | None = None) -> dict[str, Any]:
+    """All that the template shows."""
+    settings = Settings(sweep.runs["setting"])
+    tables = comparison(sweep, settings, baseline, album)
+    pairs, note = learning_curves(sweep, settings, album)
+    gaps = reward_against_truth(sweep, settings, album)
+    turns = sweep.turns
+    lines, stacks = what_is_asked(turns, settings, album)
+    chosen = sample(turns)
+    plays, unread = _crossplays(folders, album)
+    sections = [
+        ("comparison", "Comparison", True),
+        ("curves", "Learning curves", pairs),
+        ("goodhart", "Reward against truth", gaps),
+        ("questions", "What is asked", lines or stacks),
+        ("transcripts", "Transcripts", chosen.shown),
+        ("crossplay", "Cross-play", plays),
+    ]
+    return {
+        "title": f"Self-play report: {', '.join(folder.resolve().name for folder in folders)}",
+        "read": _read(sweep, folders, settings),
+        "problems": [*_problems(sweep), *sweep.notes, *unread],
+        "sections": [(name, title) for name, title, there in sections if there],
+        "settings": settings.legend(),
+        "comparison": {"tables": tables, "empty": "No run has finished, so there is nothing to compare yet."},
+        "curves": {"pairs": pairs, "note": note},
+        "goodhart": {"pictures": gaps, "note": GOODHART_NOTE},
+        "questions": {"pictures": lines, "families": stacks, "note": NOTE},
+        "transcripts": _transcripts(chosen),
+        "crossplays": plays,
+    }
+
+
+def _crossplays(folders: Sequence[Path], album: Album) -> tuple[list[crossplays.CrossPlay], list[str]]:
+    """What was found, and what could not be read and why."""
+    plays, unread = [], []
+    for place, path in enumerate(crossplays.files(folders), start=1):
+        try:
+            plays.append(crossplays.crossplay(path, place, album))
+        except SelfplayError as error:
+            unread.append(str(error))
+    return plays, unread
+
+
+def _read(sweep: Sweep, folders: Sequence[Path], settings: Settings) -> dict[str, Any]:
+    runs = sweep.runs
+    counts = ", ".join(f"{count} {status}" for status, count in runs["status"].value_counts().items())
+    seeds = runs["seed"].dropna().nunique()
+    sentence = (
+        f"{_many(len(runs), 'run')} ({counts}) of {_many(len(settings.all), 'setting')} and {_many(seeds, 'seed')}; "
+        f"{_many(int(runs['steps'].sum()), 'step')}, {_many(int(runs['tokens'].sum()), 'generated token')}, "
+        f"{_duration(float(runs['seconds'].sum()))} of training."
+    )
+    if settings.shared:
+        sentence += f" All share {' '.join(settings.shared)}."
+    when = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    return {"sentence": sentence, "when": when, "folders": list(map(str, folders)), "versions": _versions(sweep)}
+
+
+def _versions(sweep: Sweep) -> str:
+    """The versions that the runs say they were made with, each with how many runs where they differ."""
+    found = Counter(_version(Path(path)) for path in sweep.runs["path"])
+    if len(found) == 1:
+        return f"Made with {next(iter(found))}."
+    return "Made with " + "; ".join(f"{made} ({_many(n, 'run')})" for made, n in found.most_common()) + "."
+
+
+def _version(path: Path) -> str:
+    try:
+        _, _, block = (path / "config.yaml").read_text(encoding="utf-8").rpartition("\nversions:\n")
+        versions = yaml.safe_load(f"versions:\n{block}")["versions"] if block else {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        versions = {}
+    if not isinstance(versions, dict) or not versions:
+        return "versions unknown"
+    return ", ".join(f"{name} {str(value)[:12] if value else 'unknown'}" for name, value in versions.items())
+
+
+def _problems(sweep: Sweep) -> list[str]:
+    lines = []
+    for row in sweep.problems.to_dict("records"):
+        seed = "unknown" if str(row["seed"]) == "<NA>" else row["seed"]
+        lines.append(f"Run {row['run']} is {row['status']} ({row['setting']}, seed {seed}): {row['reason']}")
+    return lines
+
+
+def _transcripts(chosen: Sample) -> dict[str, Any]:
+    left = chosen.whole - chosen.shown
+    note = f"{_many(chosen.shown, 'turn')} of {chosen.whole:,}"
+    note += (
+        f": whole episodes of the first, the last and steps between; {left:,} were left out for size." if left else "."
+    )
+    kept = []
+    for run, (shown, whole, steps) in chosen.kept.items():
+        kept.append(f"Run {run}: {shown:,} of {_many(whole, 'turn')}; steps {', '.join(map(str, steps)) or 'none'}")
+    return {"json": chosen.json() if chosen.shown else "", "note": note, "kept": kept}
+
+
+def _duration(seconds: float) -> str:
+    for unit, name in ((3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:,.1f} {name}"
+    return f"{seconds:.0f} seconds"
+
+
+def _many(count: int, thing: str) -> str:
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"

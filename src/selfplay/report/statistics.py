@@ -1,0 +1,213 @@
+"""What can be said of settings from a few seeds: means with intervals, paired comparisons, learning curves.
+
+Every interval is a 95 % Student-t interval over seeds. One seed has no interval, and where there is none, there is NaN
+and a note that says so. Runs that share a setting and a seed are one observation: they are averaged, not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import nan, sqrt
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from selfplay.core import SelfplayError
+
+LEVEL = 0.95
+EXACT = 12  # pairs up to which every assignment of signs is tried
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over n independent values and its interval; NaN where n is too small for one."""
+
+    n: int
+    mean: float
+    low: float
+    high: float
+
+
+def estimate(values: ArrayLike) -> Estimate:
+    """The mean with its Student-t interval: mean ± t(0.975, n-1) · s/√n; NaN in the place of what n does not allow."""
+    x = np.asarray(values, dtype=float)
+    if len(x) == 0:
+        return Estimate(0, nan, nan, nan)
+    mean = float(x.mean())
+    if len(x) == 1:
+        return Estimate(1, mean, nan, nan)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, len(x) - 1) * x.std(ddof=1) / sqrt(len(x)))
+    return Estimate(len(x), mean, mean - half, mean + half)
+
+
+def paired_t(differences: ArrayLike) -> float:
+    """Two-sided p of the paired t-test: that the mean difference is 0.
+
+    NaN for fewer than two pairs, and where all differences are equal but not 0, for then there is no spread to
+    compare with; 1 where all are 0.
+    """
+    d = np.asarray(differences, dtype=float)
+    if len(d) < 2:
+        return nan
+    if np.ptp(d) <= 1e-12 * np.abs(d).max():
+        return nan if d.any() else 1.0
+    return float(stats.ttest_1samp(d, 0.0).pvalue)
+
+
+def sign_flip(differences: ArrayLike) -> float:
+    """Two-sided p of the exact permutation test that flips the sign of each pair's difference.
+
+    The share of all 2^n assignments of signs whose mean is at least as far from 0 as the one that was seen. Never less
+    than 2/2^n: five pairs cannot give less than 0.0625. NaN for no pairs, and for more than 12.
+    """
+    d = np.asarray(differences, dtype=float)
+    if not 1 <= len(d) <= EXACT:
+        return nan
+    sums = np.abs(np.array(list(product((1.0, -1.0), repeat=len(d)))) @ d)
+    return float(np.mean(sums >= abs(d.sum()) - 1e-12 * np.abs(d).sum()))
+
+
+def holm(p: ArrayLike) -> Floats:
+    """p-values corrected for how many there are, by Holm's step-down method (1979). NaN stays, and is not counted."""
+    values = np.asarray(p, dtype=float)
+    corrected = np.full_like(values, nan)
+    known = np.flatnonzero(~np.isnan(values))
+    order = known[np.argsort(values[known], kind="stable")]
+    steps = (len(order) - np.arange(len(order))) * values[order]
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return corrected
+
+
+def compare(runs: pd.DataFrame, metric: str = "optimized", baseline: str | None = None) -> pd.DataFrame:
+    """One row a setting: its mean over seeds, and its difference to the baseline on the same seeds.
+
+    Args:
+        runs: the `runs` of a sweep; those that are not finished or lack the metric are left out, and counted.
+        metric: a column of it, for example "eval/gain/gain".
+        baseline: the setting to compare with; None compares with nothing.
+
+    Returns:
+        `setting`; `n` (seeds), `mean`, `low`, `high`; `pairs` (seeds in common with the baseline), `difference`,
+        `difference/low`, `difference/high`; `p` (paired t-test), `p/exact` (sign flips), `p/holm` (p corrected for the
+        number of settings compared); `left out` (runs without the figure); `note` on what could not be computed.
+
+    Raises:
+        SelfplayError: no run has the metric, or no setting is the baseline.
+    """
+    if metric not in runs or not pd.api.types.is_numeric_dtype(runs[metric]):
+        numeric = ", ".join(runs.select_dtypes("number").columns)
+        raise SelfplayError(f"metric is '{metric}', which these runs have not; choose one of {numeric}")
+    settings = list(dict.fromkeys(runs["setting"]))
+    if baseline is not None and baseline not in settings:
+        raise SelfplayError(
+            f"baseline is '{baseline}', but no run has this setting; choose one of: {'; '.join(settings)}"
+        )
+    usable = runs[(runs["status"] == "finished") & runs[metric].notna()]
+    by_seed = {setting: _by_seed(usable[usable["setting"] == setting], metric) for setting in settings}
+    rows = []
+    for setting, values in by_seed.items():
+        other = by_seed[baseline] if baseline not in (None, setting) else None
+        of_setting = usable["setting"] == setting
+        total = int((runs["setting"] == setting).sum())
+        doubled = int(of_setting.sum()) - len(values)
+        rows.append({"setting": setting, **_row(values, other), "left out": total - int(of_setting.sum())})
+        rows[-1]["note"] = "; ".join(_notes(values, other, rows[-1], doubled))
+    table = pd.DataFrame(rows)
+    table.insert(table.columns.get_loc("p/exact") + 1, "p/holm", holm(table["p"]))
+    return table
+
+
+def _by_seed(runs: pd.DataFrame, metric: str) -> pd.Series:
+    """The metric by seed; a run of unknown seed stands for itself and is paired with none."""
+    return runs[metric].astype(float).groupby(_seeds(runs), sort=False).mean()
+
+
+def _seeds(runs: pd.DataFrame) -> NDArray[np.object_]:
+    """What tells independent observations apart, one a row."""
+    pairs = zip(runs["run"], runs["seed"], strict=True)
+    return np.array([f"run {run}" if pd.isna(seed) else int(seed) for run, seed in pairs], dtype=object)
+
+
+def _row(values: pd.Series, other: pd.Series | None) -> dict[str, object]:
+    here = estimate(values)
+    row: dict[str, object] = {"n": here.n, "mean": here.mean, "low": here.low, "high": here.high}
+    common = [] if other is None else [seed for seed in values.index if seed in other.index]
+    differences = [] if other is None else (values[common] - other[common]).to_numpy()
+    there = estimate(differences)
+    row |= {"pairs": there.n, "difference": there.mean, "difference/low": there.low, "difference/high": there.high}
+    return row | {"p": paired_t(differences), "p/exact": sign_flip(differences)}
+
+
+def _notes(values: pd.Series, other: pd.Series | None, row: dict[str, object], doubled: int) -> Iterable[str]:
+    if len(values) == 0:
+        yield "no finished run has the figure"
+    if len(values) == 1:
+        yield "one seed: no interval"
+    if doubled:
+        yield f"{doubled} more of a seed that is there already: averaged"
+    if other is not None and len(values) > 0:
+        pairs = int(row["pairs"])  # type: ignore[call-overload]
+        if pairs == 0:
+            yield "no seed in common with the baseline"
+        elif pairs == 1:
+            yield "one pair: no test"
+        elif np.isnan(row["p"]):  # type: ignore[call-overload]
+            yield "all differences are equal: no t-test"
+
+
+def curves(metrics: pd.DataFrame, metric: str, against: str = "step", points: int = 60) -> pd.DataFrame:
+    """Learning curves: per setting the mean of a metric over seeds, with the interval as a band.
+
+    Args:
+        metrics: the `metrics` of a sweep.
+        metric: a column of it, for example "eval/accuracy".
+        against: "step", or "tokens", those generated so far.
+        points: of the grid, where `against` is "tokens". Runs do not meet at the same numbers of tokens, so each is
+            interpolated linearly between its own points, over the range that all runs of the setting have covered.
+
+    Returns:
+        `setting`, `x`, `n` (seeds that have a value there), `mean`, `low`, `high`.
+
+    Raises:
+        SelfplayError: there is no such metric, or nothing of that name to draw it against.
+    """
+    if metric not in metrics:
+        raise SelfplayError(
+            f"metric is '{metric}', which was not logged; choose one of {', '.join(metrics.columns[4:])}"
+        )
+    if against not in ("step", "tokens"):
+        raise SelfplayError(f"against is '{against}'; use 'step' or 'tokens'")
+    rows: list[dict[str, object]] = []
+    for setting, part in metrics[metrics[metric].notna()].groupby("setting", sort=False):
+        runs = [run.sort_values("step") for _, run in part.groupby("run", sort=False)]
+        x = _steps(runs) if against == "step" else _tokens(runs, points)
+        table = np.array([_on(run, metric, against, x) for run in runs])
+        seeds = _seeds(pd.concat([run.head(1) for run in runs]))
+        by_seed = pd.DataFrame(table).groupby(seeds, sort=False).mean()
+        for i, at in enumerate(x):
+            here = estimate(by_seed[i].dropna())
+            rows.append(
+                {"setting": setting, "x": at, "n": here.n, "mean": here.mean, "low": here.low, "high": here.high}
+            )
+    return pd.DataFrame(rows, columns=["setting", "x", "n", "mean", "low", "high"])
+
+
+def _steps(runs: Sequence[pd.DataFrame]) -> Floats:
+    return np.unique(np.concatenate([run["step"].to_numpy(dtype=float) for run in runs]))
+
+
+def _tokens(runs: Sequence[pd.DataFrame], points: int) -> Floats:
+    first, last = max(run["tokens"].iloc[0] for run in runs), min(run["tokens"].iloc[-1] for run in runs)
+    return np.linspace(first, last, points) if first < last else np.array([first] if first == last else [], dtype=float)
+
+
+def _on(run: pd.DataFrame, metric: str, against: str, x: Floats) -> Floats:
+    at, y = run[against].to_numpy(dtype=float), run[metric].to_numpy(dtype=float)
+    if against == "tokens":
+        return np.asarray(np.interp(x, at, y))
+    return np.asarray(pd.Series(y, index=at).reindex(x), dtype=float)

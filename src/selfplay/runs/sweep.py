@@ -1,0 +1,193 @@
+"""Many runs as tables: one row a run, one row a step, one row a turn. What is not finished is named, never dropped.
+
+from selfplay.runs import load
+sweep = load("multirun/2026-01-01/12-00-00", "outputs/2026-01-02")
+print(sweep)
+sweep.runs.groupby("setting")["optimized"].mean()
+"""
+
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from selfplay.core import SelfplayError
+from selfplay.runs.plan import default_seed, planned
+from selfplay.runs.reading import Run, is_run, keyed, numbers, read, records
+
+TURN = ("step", "episode", "role", "player", "group", "prompt", "reply", "payoff", "advantage")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Sweep:
+    """The runs of some folders, as tables.
+
+    Attributes:
+        runs: one row a run, whatever became of it. `run` (a short id), `path`, `status` and `reason` (see
+            `selfplay.runs.reading.Run`), `setting` (the overrides that change the science, without the seed), `seed`,
+            `steps`, `seconds`, `tokens` (generated), `optimized` and `metric` (its name), `override/<key>` (the value
+            as it was written), `eval/before/...`, `eval/after/...`, `eval/gain/...`.
+        metrics: one row a step: `run`, `setting`, `seed`, `step`, `tokens` (generated so far), every number that was
+            logged, nested ones as `eval/accuracy`. Step 0 is the evaluation of the untouched model.
+        transcripts: run -> its episodes.jsonl, where it has a readable one.
+        notes: what could not be told: sweeps of which the planned jobs are unknown.
+    """
+
+    runs: pd.DataFrame
+    metrics: pd.DataFrame
+    transcripts: Mapping[str, Path]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def problems(self) -> pd.DataFrame:
+        """The rows of the runs that are not finished."""
+        return self.runs[self.runs["status"] != "finished"]
+
+    @cached_property
+    def turns(self) -> pd.DataFrame:
+        """Every turn of every readable transcript, read at the first use: see `turns_of`."""
+        parts = [self.turns_of(run) for run in self.transcripts]
+        if not parts:
+            return pd.DataFrame(columns=["run", "setting", "seed", *TURN])
+        table = pd.concat(parts, ignore_index=True)
+        return table.astype(dict.fromkeys(("run", "setting", "role", "player"), "category"))
+
+    def turns_of(self, run: str, steps: Collection[int] | None = None) -> pd.DataFrame:
+        """One row a turn of a run, of the given steps or of all: `run`, `setting`, `seed`, `step`, `episode`, `role`,
+        `player`, `group`, `prompt`, `reply`, `payoff`, `advantage`, `score/<name>`; NaN where there is none.
+
+        Raises:
+            SelfplayError: the run has no readable transcript.
+        """
+        if run not in self.transcripts:
+            known = ", ".join(self.transcripts) or "none"
+            raise SelfplayError(f"run '{run}' has no readable transcript; choose one that has: {known}")
+        path = self.transcripts[run]
+        turns = [turn for turn in records(path) if steps is None or turn["step"] in steps]
+        names = dict.fromkeys(name for turn in turns for name in turn["scores"])
+        [row] = self.runs.loc[self.runs["run"] == run, ["setting", "seed"]].itertuples(index=False)
+        try:
+            columns: dict[str, Any] = {name: [turn[name] for turn in turns] for name in TURN}
+        except KeyError as error:
+            raise SelfplayError(f"a turn in {path} has no {error}; restore the file that the run wrote") from error
+        scores = {f"score/{name}": [turn["scores"].get(name) for turn in turns] for name in names}
+        columns["group"] = pd.Series(columns["group"], dtype=object)  # a number, a name or nothing, as it was written
+        table = pd.DataFrame({"run": run, "setting": row.setting, "seed": row.seed, **columns, **scores})
+        return table.astype(dict.fromkeys(("payoff", "advantage", *scores), "float64"))
+
+    def __str__(self) -> str:
+        counts = self.runs["status"].value_counts()
+        total = f"{len(self.runs)} run{'s' if len(self.runs) != 1 else ''}"
+        said = [f"{total}: " + ", ".join(f"{count} {status}" for status, count in counts.items())]
+        for run in self.problems.itertuples():
+            seed = "" if pd.isna(run.seed) else f" seed={run.seed}"
+            said.append(f"  {run.run} is {run.status} ({run.setting}{seed}): {run.reason}")
+        return "\n".join([*said, *(f"  note: {note}" for note in self.notes)])
+
+    __repr__ = __str__
+
+
+def load(*folders: Path | str) -> Sweep:
+    """The runs in some folders: each is a run, or holds runs at any depth.
+
+    The jobs that a sweep planned and that left nothing behind are rows, too, with the status "missing".
+
+    Raises:
+        SelfplayError: a folder does not exist, or there is no run in it and no sweep that planned one.
+    """
+    found: dict[Path, Run] = {}
+    notes: list[str] = []
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise SelfplayError(f"{folder} is not a folder; give the folder of a run, or one that holds runs")
+        before = len(found)
+        here = {path.resolve(): run for path, run in _runs(folder, notes)}
+        found |= here
+        if not here and before == len(found):
+            raise SelfplayError(f"{folder} holds no run; give the folder of a run, or one that holds runs")
+    if not found:
+        raise SelfplayError("no folder was given; give the folder of a run, or one that holds runs")
+    named = _named(found)
+    metrics = [row for name, run in named.items() for row in _steps(name, run)]
+    return Sweep(
+        _typed(pd.DataFrame([_row(name, run) for name, run in named.items()])),
+        _typed(pd.DataFrame(metrics, columns=None if metrics else ["run", "setting", "seed", "step", "tokens"])),
+        {name: run.path / "episodes.jsonl" for name, run in named.items() if run.transcript},
+        tuple(dict.fromkeys(notes)),
+    )
+
+
+def _runs(folder: Path, notes: list[str]) -> Iterator[tuple[Path, Run]]:
+    """Every run below a folder, and every job that a sweep there planned."""
+    for here, inner, _ in os.walk(folder):
+        path = Path(here)
+        if is_run(path):
+            inner.clear()
+            yield path, read(path)
+            continue
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        try:
+            jobs = planned(path) or []
+        except SelfplayError as error:
+            notes.append(f"jobs of {path} that never began cannot be named: {error}")
+            continue
+        for number, overrides in enumerate(jobs):
+            job = path / str(number)
+            if not is_run(job):
+                yield job, _missing(job, keyed(overrides), default_seed(path))
+
+
+def _missing(job: Path, overrides: dict[str, str], seed: int | None) -> Run:
+    said = overrides.get("seed", "").partition("=")[2]
+    what = "its folder is empty" if job.is_dir() else "it has no folder"
+    reason = f"{what}: the job has not begun, or failed before its first step; start the sweep again"
+    return Run(job, "missing", reason, overrides, int(said) if re.fullmatch(r"\d+", said) else seed)
+
+
+def _named(found: Mapping[Path, Run]) -> dict[str, Run]:
+    """The runs by a short name, their path below the folder that they share, in the order that people count in."""
+    shared = Path(os.path.commonpath(found)) if len(found) > 1 else next(iter(found)).parent
+    named = {path.relative_to(shared).as_posix(): run for path, run in found.items()}
+    return dict(sorted(named.items(), key=lambda item: [_natural(part) for part in item[0].split("/")]))
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def _row(name: str, run: Run) -> dict[str, Any]:
+    logged = [numbers(line) for line in run.metrics]
+    optimized = run.summary.get("optimized", {})
+    row: dict[str, Any] = {
+        "run": name,
+        "path": str(run.path),
+        "status": run.status,
+        "reason": run.reason,
+        "setting": run.setting,
+        "seed": run.seed,
+        "steps": run.steps,
+        "seconds": sum(v for line in logged for k, v in line.items() if k.startswith("time/")),
+        "tokens": sum(line.get("tokens/generated", 0.0) for line in logged),
+        "optimized": optimized.get("value", float("nan")),
+        "metric": optimized.get("metric"),
+    }
+    row |= {f"override/{key}": text.partition("=")[2] if "=" in text else "~" for key, text in run.overrides.items()}
+    return row | numbers({"eval": run.summary.get("eval", {})})
+
+
+def _steps(name: str, run: Run) -> Iterator[dict[str, Any]]:
+    tokens = 0.0
+    for line in run.metrics:
+        logged = numbers({key: value for key, value in line.items() if key != "step"})
+        tokens += logged.get("tokens/generated", 0.0)
+        yield {"run": name, "setting": run.setting, "seed": run.seed, "step": line["step"], "tokens": tokens} | logged
+
+
+def _typed(table: pd.DataFrame) -> pd.DataFrame:
+    """Seeds and steps are whole numbers, also where one is unknown."""
+    return table.astype({name: "Int64" for name in ("seed", "step", "steps") if name in table})
