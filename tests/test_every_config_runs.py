@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 GROUPS = (
     "game", "experiment", "player", "update", "regularizer", "challenger", "quality", "reward", "eval", "opponent",
-    "meta_solver",
+    "meta_solver", "logger",
 )  # fmt: skip
 TIMES = {"time/play", "time/score", "time/update"}
 
