@@ -186,7 +186,7 @@ class Spy(Logger):
         return -1
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        CALLS.append(("log", step))
+        CALLS.append(("log", step if metrics else "nothing"))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         CALLS.append(("finish", summary["status"]))
@@ -302,6 +302,12 @@ def test_what_was_logged_before_is_not_told_again(tmp_path: Path) -> None:
     for step in (3, 4):
         loggers.log(step, {"a": 1.0})
     assert CALLS == [("log", 4)]
+
+
+def test_what_never_started_is_not_finished() -> None:
+    CALLS.clear()
+    Loggers({"spy": Spy()}).finish({"status": "interrupted"})
+    assert CALLS == []
 
 
 # --- before the first step --------------------------------------------------------------------------------------------

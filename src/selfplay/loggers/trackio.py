@@ -1,8 +1,6 @@
 """Trackio: on this machine, for all runs together; `trackio show --project selfplay` is its dashboard."""
 
 from collections.abc import Mapping
-from contextlib import redirect_stdout
-from io import StringIO
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -27,16 +25,15 @@ class Trackio(Logger):
         own = "/".join(folder.resolve().parts[-2:])
         name = remembered(folder, "trackio").get("name") or f"{own}-{uuid4().hex[:4]}"
         remember(folder, "trackio", name=name)
-        with redirect_stdout(StringIO()):  # it says six lines of its own
-            self.run = trackio.init(
-                project=self.project,
-                name=name,
-                config=flat(config),
-                resume="allow",
-                embed=False,
-                auto_log_cpu=False,
-                auto_log_gpu=False,
-            )
+        self.run = trackio.init(
+            project=self.project,
+            name=name,
+            config=flat(config),
+            resume="allow",
+            embed=False,
+            auto_log_cpu=False,
+            auto_log_gpu=False,
+        )
         return int(self.run._next_step) - 1  # what its own store holds; there is no public name for it
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -45,9 +42,8 @@ class Trackio(Logger):
     def finish(self, summary: Mapping[str, Any]) -> None:
         import trackio
 
-        with redirect_stdout(StringIO()):
-            if summary["status"] == "finished":  # what is not will be resumed, and goes on after its last row
-                last = {k: v for k, v in flat(summary, "summary").items() if isinstance(v, int | float)}
-                picture = {"curves": trackio.Image(str(self.folder / "curves.png"))}
-                self.run.log({**last, **picture}, step=summary["steps"])
-            self.run.finish()
+        if summary["status"] == "finished":  # what is not will be resumed, and goes on after its last row
+            last = {k: v for k, v in flat(summary, "summary").items() if isinstance(v, int | float)}
+            picture = {"curves": trackio.Image(str(self.folder / "curves.png"))}
+            self.run.log({**last, **picture}, step=summary["steps"])
+        self.run.finish()
