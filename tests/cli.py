@@ -9,6 +9,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -18,6 +19,8 @@ CONF = ROOT / "conf"
 SMALL = ("reward=verifier", "eval=none", "episodes=2", "steps=2", "game.answers=2", "player.max_tokens=12")
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is fetched by a test
+_STORE = TemporaryDirectory(prefix="selfplay-trackio-")
+os.environ["TRACKIO_DIR"] = _STORE.name  # Trackio reads it once, on import
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ def needing(choice: str) -> list[str]:
     group = choice.split("=")[0]
     if group == "meta_solver":
         return ["game=kuhn", "opponent=psro", choice]
+    if group == "logger":
+        return ["game=kuhn", "player=tabular", choice]  # the quickest run there is
     if group == "opponent" or choice in ("player=tabular", "eval=exploitability", "eval=versus"):
         return ["game=kuhn", choice]
     return [choice]

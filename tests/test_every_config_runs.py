@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 GROUPS = (
     "game", "experiment", "player", "update", "regularizer", "challenger", "quality", "reward", "eval", "opponent",
-    "meta_solver", "schedule",
+    "meta_solver", "schedule", "outcomes", "logger",
 )  # fmt: skip
 TIMES = {"time/play", "time/score", "time/update"}
 

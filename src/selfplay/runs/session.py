@@ -10,8 +10,9 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from selfplay.build import Cast
+from selfplay.build import Cast, make
 from selfplay.core import Episode, SelfplayError, Turn
+from selfplay.loggers import Loggers
 from selfplay.runs import checkpoint
 from selfplay.runs.console import Progress, closing_figures, closing_table, say
 from selfplay.runs.folder import RunFolder
@@ -94,6 +95,7 @@ class Session:
     def __init__(self, path: Path, cfg: DictConfig, cast: Cast) -> None:
         self.cfg, self.cast = cfg, cast
         self.done = 0
+        self.loggers = Loggers({str(name): make(node, f"logger.{name}") for name, node in cfg.logger.items()})
         self.folder = RunFolder.create(path, cfg) if cfg.resume is None else RunFolder.open(path)
         if cfg.resume is not None:
             self._restore()
@@ -141,9 +143,11 @@ class Session:
 
     def remaining(self) -> Iterator[int]:
         """The numbers of the steps still to be done; before the first of all, the untouched model is evaluated."""
+        config: Any = OmegaConf.to_container(self.cfg, resolve=True)
+        self.loggers.start(config, self.folder.path, self.done)
         if self.cast.evaluation is not None and 0 not in self.evals:
             say("evaluating the untouched learner ...")
-            self.folder.log(0, self._evaluate(0))
+            self._log(0, self._evaluate(0))
         yield from range(self.done + 1, self.cfg.steps + 1)
 
     def record(
@@ -160,7 +164,7 @@ class Session:
         by_turn = {} if advantages is None else {id(t): a for t, a in zip(learnt, advantages.tolist(), strict=True)}
         self.folder.transcribe(step, episodes, by_turn)
         due = self.cast.evaluation is not None and (last or step % self.cast.evaluation.every == 0)
-        self.folder.log(step, {**metrics, **(self._evaluate(step) if due else {})})
+        self._log(step, {**metrics, **(self._evaluate(step) if due else {})})
         if last or step % self.cfg.checkpoint.every == 0:
             opponent = self.cast.opponent
             opponent.store(self.folder.population)
@@ -175,6 +179,10 @@ class Session:
         self.done = step
         self.progress.update(step, metrics)
 
+    def _log(self, step: int, metrics: Mapping[str, object]) -> None:
+        self.folder.log(step, metrics)
+        self.loggers.log(step, metrics)
+
     def _evaluate(self, step: int) -> dict[str, Any]:
         start = time.perf_counter()
         self.evals[step] = self.cast.evaluation(self.cast)
@@ -183,6 +191,12 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        try:
+            self._end(kind, error, trace)
+        finally:
+            self.loggers.finish(self.summary)
+
+    def _end(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.progress.__exit__(kind, error, trace)
         if error is None:
             self._summarise("finished")
@@ -224,6 +238,7 @@ class Session:
         if status == "finished":
             summary["optimized"] = {"metric": self.cfg.optimized_metric, "value": self.optimized}
         self.folder.summarise(summary)
+        self.summary = summary
 
     @property
     def optimized(self) -> float:

@@ -1,0 +1,73 @@
+"""Weights & Biases: offline unless asked otherwise; `wandb sync <run>/loggers/wandb/offline-run-*` uploads it later."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from selfplay.core import SelfplayError
+from selfplay.loggers.logger import Logger, flat, remember, remembered, require
+
+MODES = ("offline", "online")
+TIMEOUT = 20  # seconds to reach the server, and to be rid of the last figures
+
+
+class WandB(Logger):
+    """A run of `project`, its files in `<run>/loggers/wandb`. The API key is W&B's own affair: `wandb login`.
+
+    Raises:
+        SelfplayError: the package is missing, or `mode` is neither offline nor online.
+    """
+
+    def __init__(self, project: str, entity: str | None, mode: str) -> None:
+        require("wandb", "wandb")
+        if mode not in MODES:
+            raise SelfplayError(f"logger.wandb.mode is '{mode}'; choose one of {', '.join(MODES)}")
+        self.project, self.entity, self.mode = project, entity, mode
+
+    def start(self, config: Mapping[str, Any], folder: Path, resumed_at: int) -> int:
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read on import; its crashes are reported to nobody
+        import wandb
+
+        self.folder = folder
+        known = {"id": uuid4().hex[:8], "step": -1, **remembered(folder, "wandb")}
+        (folder / "loggers").mkdir(exist_ok=True)
+        self.run = wandb.init(
+            project=self.project,
+            entity=self.entity,
+            mode=self.mode,  # type: ignore[arg-type]
+            dir=str(folder / "loggers"),
+            id=known["id"],
+            resume="allow" if self.mode == "online" else None,
+            name="/".join(folder.resolve().parts[-2:]),
+            config=dict(config),
+            reinit="create_new",
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                init_timeout=TIMEOUT,
+                login_timeout=TIMEOUT,
+                finish_timeout=TIMEOUT,
+                finish_timeout_raises=True,
+                disable_git=True,  # a remote's address may hold a token
+                save_code=False,
+                x_disable_meta=True,
+                x_disable_stats=True,
+                x_save_requirements=False,
+            ),
+        )
+        remember(folder, "wandb", id=known["id"], step=known["step"])
+        return int(known["step"])
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.run.log(dict(metrics), step=step)
+        remember(self.folder, "wandb", id=self.run.id, step=step)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        import wandb
+
+        self.run.summary.update(flat(summary, "summary"))
+        if (self.folder / "curves.png").exists():
+            self.run.log({"curves": wandb.Image(str(self.folder / "curves.png"))})
+        self.run.finish(exit_code=0 if summary["status"] == "finished" else 1)
