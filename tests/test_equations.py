@@ -29,7 +29,7 @@ class Capture(torch.optim.Optimizer):
     """An optimizer that keeps the gradients and changes nothing."""
 
     def __init__(self, parameters: Iterable[Parameter]) -> None:
-        super().__init__(parameters, {})
+        super().__init__(parameters, {"lr": 1.0})
         self.gradients: list[Tensor] = []
 
     def step(self, closure: object = None) -> None:

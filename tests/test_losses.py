@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from torch.nn import Parameter
 
 from selfplay.core import Ask, Batch, Player, Policy, Reply, SelfplayError
 from selfplay.updates.advantages import RoleBaseline, centred, group_mean, group_std, standardised
-from selfplay.updates.descent import by_length, descend, frozen_logprobs, role_weights
+from selfplay.updates.descent import by_prompt, descend, frozen_logprobs, role_weights
 from selfplay.updates.losses import clipped, reinforce
 from selfplay.updates.policy_gradient import PolicyGradient
 from selfplay.updates.regularizers import Off
@@ -317,9 +318,12 @@ def test_another_error_is_not_called_no_memory() -> None:
         descend(policy, sgd(policy), batch(), torch.ones(3), lambda rows, lp: lp.sum(1), 1, 1.0)
 
 
-def test_micro_batches_are_of_like_length() -> None:
-    """Prompt and reply together: 7, 2 and 5 tokens."""
-    assert [rows.tolist() for rows in by_length(batch(), 2)] == [[1, 2], [0]]
+def test_micro_batches_keep_prompts_together() -> None:
+    """Prompts of 5, 1 and 2 tokens; then of 1 token each, two of them the same."""
+    assert [rows.tolist() for rows in by_prompt(batch(), 2)] == [[1, 2], [0]]
+    same = replace(batch(), prompts=tuple(torch.tensor([token]) for token in (7, 4, 7)))
+    assert [rows.tolist() for rows in by_prompt(same, 2)] == [[1, 0], [2]]
+    assert [rows.tolist() for rows in by_prompt(same, 1)] == [[1], [0], [2]]
 
 
 def test_frozen_logprobs_keep_rows_and_columns() -> None:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from selfplay.lm.packing import can_pack, pack
 from selfplay.lm.sample import left_padded
 
 Menu = tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]  # a prompt and what may be said after it, as token ids
@@ -35,16 +36,40 @@ def reply_logprobs(
         replies: [B, T] int64.
         mask: [B, T] bool.
 
-    Padding is on the right, after every token that is read, so causal attention needs no mask.
+    Where the model takes it, replies to one prompt share its reading (see `packing`).
     """
+    if not can_pack(model):
+        return plain_logprobs(model, prompts, replies, mask, temperature)
+    packed = pack(prompts, replies, mask).to(model.device)
+    hidden = model.get_decoder()(
+        input_ids=packed.ids,
+        attention_mask=packed.attention(model.dtype),
+        position_ids=packed.positions,
+        use_cache=False,
+    ).last_hidden_state
+    there = packed.mask
+    found = _of_states(model, hidden[packed.rows[there], packed.columns[there]], packed.replies[there], temperature)
+    distinct = torch.zeros(there.shape, device=found.device).index_put(there.nonzero(as_tuple=True), found)
+    return distinct[packed.owner]
+
+
+def plain_logprobs(
+    model: PreTrainedModel, prompts: Sequence[Tensor], replies: Tensor, mask: Tensor, temperature: float
+) -> Tensor:
+    """The same, one row a reply. Padding is on the right, after all that is read, so causal attention needs no mask."""
     device = model.device
     ids, starts = (x.to(device) for x in right_padded(prompts, replies, mask))
     mask, replies = mask.to(device), replies.to(device)
     hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
     rows, columns = mask.nonzero(as_tuple=True)
     states = hidden[rows, starts[rows] + columns - 1]  # the state that predicts the token at this column
+    found = _of_states(model, states, replies[rows, columns], temperature)
+    return torch.zeros(mask.shape, device=device).index_put((rows, columns), found)
+
+
+def _of_states(model: PreTrainedModel, states: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """[M] log-probabilities of the targets [M], from hidden states [M, H]; the head in chunks."""
     head = model.get_output_embeddings()
-    targets = replies[rows, columns]
     size = max(1, CHUNK // head.weight.shape[0])
     parts = []
     for part, target in zip(torch.split(states, size), torch.split(targets, size), strict=True):
@@ -52,7 +77,7 @@ def reply_logprobs(
             parts.append(checkpoint(_chosen, head, part, target, temperature, use_reentrant=False))
         else:
             parts.append(_chosen(head, part, target, temperature))
-    return torch.zeros(mask.shape, device=device).index_put((rows, columns), torch.cat(parts))
+    return torch.cat(parts)
 
 
 def choice_logprobs(model: PreTrainedModel, menus: Sequence[Menu], temperature: float, rows: int) -> list[Tensor]:

@@ -34,16 +34,20 @@ def role_weights(batch: Batch, weights: Mapping[str, float]) -> Tensor:
 def frozen_logprobs(policy: Policy, batch: Batch, micro_batch: int) -> Tensor:
     """[B, T] log-probabilities of the batch under a policy that is not being trained."""
     out = torch.zeros_like(batch.logprobs)
-    for rows in by_length(batch, micro_batch):
+    for rows in by_prompt(batch, micro_batch):
         part = batch.rows(rows)
         out[rows, : part.replies.shape[1]] = policy.logprobs(part).cpu()
     return out
 
 
-def by_length(batch: Batch, micro_batch: int) -> list[Tensor]:
-    """Row numbers in micro-batches of turns of like length (prompt and reply), so that little is padding."""
-    lengths = torch.tensor([len(p) for p in batch.prompts]) + batch.mask.sum(1)
-    return list(torch.split(lengths.argsort(stable=True), micro_batch))
+def by_prompt(batch: Batch, micro_batch: int) -> list[Tensor]:
+    """Row numbers in micro-batches: turns with one prompt together, prompts of like length together.
+
+    So what a policy shares between replies to one prompt is shared, and little is padding.
+    """
+    prompts, lengths = [p.tolist() for p in batch.prompts], batch.mask.sum(1).tolist()
+    order = sorted(range(len(batch)), key=lambda row: (len(prompts[row]), prompts[row], lengths[row]))
+    return list(torch.split(torch.tensor(order), micro_batch))
 
 
 def descend(
@@ -66,7 +70,7 @@ def descend(
     optimizer.zero_grad(set_to_none=True)
     total, drift = 0.0, 0.0
     try:
-        for rows in by_length(batch, micro_batch):
+        for rows in by_prompt(batch, micro_batch):
             part = batch.rows(rows)
             logprobs = policy.logprobs(part)
             loss = (weights[rows].to(logprobs.device) * losses(rows, logprobs)).sum()

@@ -1,0 +1,127 @@
+"""Replies that share the reading of their prompt are what they are alone: layout by hand, values and gradients."""
+
+import copy
+from random import Random
+
+import pytest
+import torch
+from conftest import perturb
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen3Config
+
+from selfplay.lm.logprobs import plain_logprobs, reply_logprobs
+from selfplay.lm.packing import Packed, can_pack, pack
+from selfplay.players.language_model import LanguageModel
+
+PROMPTS = ([5, 6, 7], [5, 6, 7], [5, 6, 7], [8], [5, 6, 7])
+REPLIES = ([1, 2], [3], [1, 2], [4, 4, 4], [9, 9, 9])
+
+
+def ragged(prompts: object, replies: object) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
+    lists = [list(map(int, r)) for r in replies]  # type: ignore[attr-defined]
+    width = max(map(len, lists))
+    ids = torch.tensor([r + [0] * (width - len(r)) for r in lists])
+    mask = torch.arange(width)[None] < torch.tensor([len(r) for r in lists])[:, None]
+    return [torch.tensor(p) for p in prompts], ids, mask  # type: ignore[attr-defined]
+
+
+def test_the_layout_by_hand() -> None:
+    """Two prompts, with 4 and 9 tokens in all: a row holds 6, so the first prompt's three replies take two."""
+    packed = pack(*ragged(PROMPTS, REPLIES))
+    assert packed.ids.tolist() == [[5, 6, 7, 1, 2, 3], [5, 6, 7, 9, 9, 9], [8, 4, 4, 4, 0, 0]]
+    assert packed.positions.tolist() == [[0, 1, 2, 3, 4, 3], [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 0, 0]]
+    assert packed.segments.tolist() == [[0, 0, 0, 1, 1, 2], [0, 0, 0, 1, 1, 1], [0, 1, 1, 1, -1, -1]]
+    assert packed.owner.tolist() == [0, 1, 0, 2, 3]
+    assert packed.mask.sum(1).tolist() == [2, 1, 3, 3]
+    assert packed.rows[packed.mask].tolist() == [0, 0, 0, 2, 2, 2, 1, 1, 1]
+    assert packed.columns[packed.mask].tolist() == [2, 3, 2, 0, 1, 2, 2, 3, 4]
+    assert packed.replies[packed.mask].tolist() == [1, 2, 3, 4, 4, 4, 9, 9, 9]
+
+
+def test_who_looks_at_whom_by_hand() -> None:
+    look = pack(*ragged(PROMPTS, REPLIES)).attention(torch.float32)[0, 0] == 0
+    assert look.int().tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 1, 0],
+        [1, 1, 1, 0, 0, 1],  # the second reply does not see the first
+    ]
+
+
+def game(seed: int, vocabulary: int, count: int = 40) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
+    """A few prompts, many replies to some, some of them twice."""
+    rng = Random(seed)
+
+    def words(most: int) -> list[int]:
+        return [rng.randrange(vocabulary) for _ in range(rng.randint(1, most))]
+
+    prompts = [words(12) for _ in range(6)]
+    said = [(rng.choice(prompts), words(9)) for _ in range(count - 8)]
+    said += rng.choices(said, k=8)
+    return ragged([p for p, _ in said], [r for _, r in said])
+
+
+def both(model: torch.nn.Module, seed: int, temperature: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Log-probs and the gradient of a sum of their squares: plain, and packed."""
+    found = []
+    prompts, replies, mask = game(seed, model.config.vocab_size)  # type: ignore[union-attr, arg-type]
+    for path in (plain_logprobs, reply_logprobs):
+        model.zero_grad()
+        out = path(model, prompts, replies, mask, temperature)  # type: ignore[arg-type]
+        (out * out).sum().backward()  # type: ignore[no-untyped-call]
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        found.append((out.detach(), gradient))
+    return found
+
+
+@pytest.mark.parametrize(("seed", "temperature"), [(0, 1.0), (1, 0.7), (2, 2.0)])
+def test_packed_is_plain(learner: LanguageModel, seed: int, temperature: float) -> None:
+    assert can_pack(learner.model)
+    (plain, slope), (packed, packed_slope) = both(learner.model, seed, temperature)
+    torch.testing.assert_close(packed, plain, atol=1e-5, rtol=1e-5)
+    assert float((packed_slope - slope).norm() / slope.norm()) < 1e-4
+    assert float(slope.norm()) > 1
+
+
+SIZES = {
+    "vocab_size": 40,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("config", [LlamaConfig, Qwen3Config])
+def test_other_architectures(config: type, attention: str) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config(**SIZES, attn_implementation=attention)).eval()
+    perturb(model, 0.2)
+    assert can_pack(model)
+    (plain, slope), (packed, packed_slope) = both(model, 3, 1.0)
+    torch.testing.assert_close(packed, plain, atol=1e-5, rtol=1e-5)
+    assert float((packed_slope - slope).norm() / slope.norm()) < 1e-4
+
+
+def test_a_sliding_window_is_left_as_it_is() -> None:
+    model = AutoModelForCausalLM.from_config(MistralConfig(**SIZES, sliding_window=4)).eval()
+    assert not can_pack(model)
+    (plain, _), (same, _) = both(model, 4, 1.0)
+    assert torch.equal(plain, same)
+
+
+def test_a_mask_that_leaks_would_be_seen(learner: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = copy.deepcopy(learner.model)
+
+    def causal(packed: Packed, dtype: torch.dtype) -> torch.Tensor:
+        rows, width = packed.ids.shape
+        return torch.full((width, width), torch.finfo(dtype).min).triu(1).expand(rows, 1, width, width)
+
+    monkeypatch.setattr("selfplay.lm.packing.Packed.attention", causal)
+    (plain, _), (packed, _) = both(model, 0, 1.0)
+    assert float((packed - plain).abs().max()) > 1e-3
