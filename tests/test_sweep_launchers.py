@@ -36,7 +36,7 @@ def launched(folder: Path, *args: str) -> cli.Ended:
 
 
 LAUNCHERS = {
-    "joblib": ("hydra/launcher=joblib", f"hydra.launcher.n_jobs={joblib.cpu_count()}"),
+    "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
     "submitit": ("hydra/launcher=submitit_local", "hydra.launcher.cpus_per_task=1"),
     "ray": (
         "hydra/launcher=ray",
@@ -58,20 +58,13 @@ def test_a_launcher_s_runs_are_those_of_the_basic_one(whole: Path, tmp_path: Pat
     for seed in seeds:
         sweeps.assert_same_run(tmp_path / str(seed), whole / str(seed))
     threads, processes = zip(*sweeps.spied(tmp_path), strict=True)
-    assert threads == (1,) * (len(seeds) + 1) and os.getpid() not in processes
+    share = max(1, joblib.cpu_count() // 2) if name == "joblib" else 1
+    assert threads == (share,) * len(threads) and len(threads) == len(seeds) + 1 and os.getpid() not in processes
     assert [job["outcome"] for job in sweeps.jobs(tmp_path)] == ["finished"] * len(seeds) + ["failed"]
 
 
 @pytest.mark.slow
-def test_one_of_joblib_s_processes_gets_its_share_of_the_cores(tmp_path: Path) -> None:
-    ended = launched(tmp_path, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1", "steps=1")
-    assert ended.code == 0, ended.err
-    assert [threads for threads, _ in sweeps.spied(tmp_path)] == [max(1, joblib.cpu_count() // 2)] * 2
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("moment", [0, 1])
-def test_killed_with_its_processes_and_started_again(whole: Path, tmp_path: Path, moment: int) -> None:
+def test_killed_with_its_processes_and_started_again(whole: Path, tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
     args = [
         "-m",
@@ -89,7 +82,7 @@ def test_killed_with_its_processes_and_started_again(whole: Path, tmp_path: Path
     )
     while running.poll() is None and not list(sweep.glob("*/config.yaml")):
         time.sleep(0.01)
-    time.sleep(random.Random(moment).uniform(0, 1))
+    time.sleep(random.uniform(0, 1))
     os.killpg(running.pid, signal.SIGKILL)
     assert running.wait() == -signal.SIGKILL
     ended = sweeps.start(sweep, *sweeps.TABLE, "seed=0,1")

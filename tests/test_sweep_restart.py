@@ -14,8 +14,8 @@ from selfplay.runs import RunFolder
 SEEDS = "seed=0,1"
 TINY = ("game=lsp", "reward=verifier", "eval=none", "episodes=2", "steps=2", "game.answers=2", "player.max_tokens=12")
 
-# Run the sweep to its end, count what it does to files in its folder, then run it again and again, each time killed with
-# its whole process group just before one of these acts, drawn at random.
+# Run the sweep to its end, count what it does to files in its folder, then run it again and again, each time killed
+# with its whole process group just before one of these acts, drawn at random.
 KILLER = """
 import os, random, runpy, signal, sys
 import selfplay.runs.session, selfplay.play, selfplay.players.language_model
@@ -147,6 +147,26 @@ def test_a_job_that_crashed_is_named_and_gone_on_with(
     sweeps.assert_same(tmp_path, whole)
 
 
+def test_a_run_is_not_finished_before_its_last_file_is_written(whole: Path, tmp_path: Path) -> None:
+    def broken(*_: object) -> None:
+        raise OSError("no space left")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("selfplay.runs.session.draw_curves", broken)
+        assert "OSError: no space left" in sweeps.start(tmp_path, *sweeps.TABLE, SEEDS).out
+    ended = sweeps.start(tmp_path, *sweeps.TABLE, SEEDS)
+    assert ended.code == 0 and "2 gone on with and finished" in ended.out
+    sweeps.assert_same(tmp_path, whole)
+
+
+def test_checkpoints_that_a_kill_left_over_are_removed(whole: Path, copy: Path) -> None:
+    for name in ("step-000002", ".removing-step-000001", ".writing-step-000009"):
+        shutil.copytree(copy / "0" / "checkpoints" / "step-000007", copy / "0" / "checkpoints" / name)
+    (copy / "0" / "summary.json").write_text('{"status": "running", "steps": 8}')
+    assert sweeps.start(copy, *sweeps.TABLE, SEEDS).code == 0
+    sweeps.assert_same(copy, whole)
+
+
 def test_a_mistake_is_told_in_a_sentence_and_leaves_its_reason(tmp_path: Path) -> None:
     ended = sweeps.start(tmp_path, *sweeps.TABLE, "seed=-1,0")
     reason = "seed is -1, but it must be a whole number, at least 0; change it"
@@ -166,6 +186,7 @@ def test_what_cannot_be_composed_is_told_too(tmp_path: Path) -> None:
     ended = sweeps.start(tmp_path, *sweeps.TABLE, "+game.nothing='${nowhere}',1", "steps=1")
     assert ended.code == 1 and "Interpolation key 'nowhere' not found" in ended.out and "'${nowhere}'" in ended.out
     assert "sweep of 2 jobs: 2 failed" in ended.out and "unexpected keyword" in ended.out
+    assert not (tmp_path / "0").exists() and cli.summary(tmp_path / "1")["status"] == "failed"
 
 
 def test_the_commands_at_the_end_are_those_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,3 +269,22 @@ def test_a_broken_summary_is_told(copy: Path) -> None:
     (copy / "0" / "summary.json").write_text("{")
     ended = sweeps.start(copy, *sweeps.TABLE, SEEDS)
     assert ended.code == 1 and f"error: job 0: {copy}/0/summary.json is broken" in ended.err
+
+
+def test_a_torn_line_of_jobs_is_forgotten_and_a_broken_one_told(copy: Path) -> None:
+    with (copy / "jobs.jsonl").open("a") as file:
+        file.write('{"job": 0, "fol')
+    ended = sweeps.start(copy, *sweeps.TABLE, SEEDS)
+    assert ended.code == 0 and "sweep of 2 jobs: 2 finished before\n" in ended.out
+    assert len(cli.lines(copy / "jobs.jsonl")) == 4
+    with (copy / "jobs.jsonl").open("a") as file:
+        file.write("torn\n")
+    ended = sweeps.start(copy, *sweeps.TABLE, SEEDS)
+    assert ended.code == 1 and ended.err.startswith(f"error: line 5 of {copy}/jobs.jsonl is not JSON")
+
+
+def test_a_sweep_over_runs_to_resume_makes_no_folder_that_is_none(copy: Path, tmp_path: Path) -> None:
+    ended = sweeps.start(tmp_path / "sweep", f"resume={copy}/0,{tmp_path}/none", "steps=9")
+    assert ended.code == 1 and f"{tmp_path}/none is not a run folder" in ended.out
+    assert not (tmp_path / "none").exists() and not (tmp_path / "sweep" / "1").exists()
+    assert cli.summary(copy / "0")["steps"] == 9

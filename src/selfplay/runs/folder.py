@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from selfplay.core import Episode, SelfplayError, Turn
-from selfplay.runs.files import append, as_json, lines, replacing
+from selfplay.runs.files import append, as_json, lines, mend, replacing
 
 
 @dataclass(frozen=True)
@@ -167,9 +167,7 @@ class RunFolder:
             SelfplayError: a line other than the last is broken.
         """
         for path in (self._metrics, self._episodes):
-            if path.exists():
-                with replacing(path) as draft, draft.open("wb") as file:
-                    file.writelines(raw for raw, record in lines(path) if record["step"] <= step)
+            mend(path, lambda record: record["step"] <= step)
 
     @property
     def summary(self) -> dict[str, Any]:

@@ -45,8 +45,8 @@ def settled(cfg: DictConfig) -> Start:
     """From the config as composed to the one that counts, and the run's folder.
 
     Raises:
-        SelfplayError: there is no run to resume, an override that a resumed run cannot take, a number out of range, or a
-            run of another config in the folder of a sweep's job.
+        SelfplayError: there is no run to resume, an override that a resumed run cannot take, a number out of range, or
+            a run of another config in the folder of a sweep's job.
     """
     job = HydraConfig.get()
     overrides = overrides_of(job)
@@ -63,7 +63,8 @@ def settled(cfg: DictConfig) -> Start:
 
 def overrides_of(job: DictConfig) -> list[str]:
     """The overrides of a job, as they were typed; `job` is Hydra's own part of the config."""
-    overrides: list[str] = OmegaConf.to_container(job.overrides.task, resolve=False)
+    overrides = OmegaConf.to_container(job.overrides.task, resolve=False)
+    assert isinstance(overrides, list)
     return overrides
 
 

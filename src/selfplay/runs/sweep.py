@@ -1,6 +1,6 @@
 """A sweep from the outside: what became of each job, and what is said at the end. Called by Hydra (conf/config.yaml).
 
-A failed job gives its sweeper None instead of the exception, so that whatever sweeper and launcher go on with the others.
+A failed job gives its sweeper None instead of the exception: thus every sweeper and launcher goes on with the others.
 """
 
 import os
@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from selfplay.core import SelfplayError
 from selfplay.runs.console import plain, say
-from selfplay.runs.files import append, lines
+from selfplay.runs.files import append, lines, mend
 from selfplay.runs.folder import RunFolder
 from selfplay.runs.start import overrides_of
 
@@ -37,8 +37,8 @@ OUTCOMES = {
 }
 
 
-class Sweep(Callback):
-    """Keeps jobs.jsonl in the sweep's folder, a line a job and start, and closes the sweep: counts, failures, commands."""
+class Sweep(Callback):  # type: ignore[misc]
+    """Keeps jobs.jsonl in the sweep's folder, a line a job and start; closes the sweep: counts, failures, commands."""
 
     def __init__(self) -> None:
         self._process = os.getpid()
@@ -47,6 +47,11 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Remember where the records of this start begin; see to it that a search would choose the same jobs again."""
+        try:
+            mend(_sweep(config) / JOBS)
+        except SelfplayError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
         self._earlier = len(_records(config))
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing calls home
         sweeper = config.hydra.sweeper
@@ -87,12 +92,12 @@ class Sweep(Callback):
             print(f"error: job {line['job']}: {line['reason']}", file=sys.stderr)
             if not isinstance(error, SelfplayError):
                 traceback.print_exception(error)
-            _keep(folder, job_return.cfg, line["reason"])
+            _keep(config, job_return.cfg, line["reason"])
             job_return.status, job_return.return_value = JobStatus.COMPLETED, None
         append(sweep / JOBS, [line])
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Say how many jobs ended how, which failed and why, and what to type next; the exit code is 1 if any failed."""
+        """Say how many jobs ended how, which failed and why, what to type next; the exit code is 1 if any failed."""
         jobs = sorted(_records(config)[self._earlier :], key=lambda job: int(job["job"]))
         counts = Counter(job["outcome"] for job in jobs)
         said = ", ".join(f"{counts[outcome]} {words}" for outcome, words in OUTCOMES.items() if counts[outcome])
@@ -100,9 +105,8 @@ class Sweep(Callback):
         say(f"sweep of {len(jobs)} jobs: {said}")
         failed = [job for job in jobs if job["outcome"] == "failed"]
         for job in failed:
-            say(
-                f"failed: job {job['job']} ({' '.join(job['overrides'])}) in {Path(sweep, job['folder'])}: {job['reason']}"
-            )
+            where = Path(sweep, job["folder"])
+            say(f"failed: job {job['job']} ({' '.join(job['overrides'])}) in {where}: {job['reason']}")
         say(f"sweep folder: {sweep}")
         say(f"what was found: python -m selfplay.report {shlex.quote(sweep)}")
         say(f"start it again, without the finished jobs: {_command(sweep)}")
@@ -116,7 +120,7 @@ class Sweep(Callback):
 
 
 def _threads(launcher: DictConfig) -> int:
-    """How many threads a process of the launcher may use: what submitit was told, what joblib, ray or a person set, or 1."""
+    """How many threads a launcher's process may use: as submitit was told, as joblib, ray or a person set, or 1."""
     if "cpus_per_task" in launcher and launcher.cpus_per_task is not None:
         return int(launcher.cpus_per_task)
     told = os.environ.get("OMP_NUM_THREADS", "")
@@ -128,15 +132,15 @@ def _reason(error: BaseException) -> str:
     return told if isinstance(error, SelfplayError) else f"{type(error).__name__}: {told}"
 
 
-def _keep(folder: RunFolder, config: DictConfig | None, reason: str) -> None:
+def _keep(config: DictConfig, task: DictConfig, reason: str) -> None:
     """Leave the reason also where the run did not come so far as to write anything; whatever was written stays."""
-    if folder.holds_run or config is None:
-        return
-    try:
-        RunFolder.create(folder.path, config)
-    except OmegaConfBaseException:  # it cannot be resolved, and the reason says so
-        return
-    folder.summarise({"status": "failed", "steps": 0, "seconds": 0.0, "tokens": 0, "reason": reason})
+    folder = RunFolder(Path(config.hydra.runtime.output_dir))
+    if config.resume is None and not folder.holds_run:
+        with suppress(OmegaConfBaseException):  # what cannot be resolved; the reason says so
+            RunFolder.create(folder.path, task)
+            folder.summarise({"status": "failed", "steps": 0, "seconds": 0.0, "tokens": 0, "reason": reason})
+    with suppress(OSError):
+        folder.path.rmdir()  # Hydra made it; it goes when nothing was written
 
 
 def _folder(config: DictConfig) -> RunFolder:
