@@ -206,6 +206,12 @@ def test_the_commands_at_the_end_are_those_to_type(tmp_path: Path, monkeypatch: 
     assert folder.startswith("multirun/2") and (tmp_path / folder / "1" / "summary.json").is_file()
 
 
+def test_a_single_run_is_no_sweep(tmp_path: Path) -> None:
+    ended = cli.run(*sweeps.TABLE, "sweep=mine", f"hydra.run.dir={tmp_path / 'run'}")
+    assert ended.code == 1 and not (tmp_path / "run").exists()
+    assert ended.err == "error: sweep is 'mine', but this is a single run; type -m to sweep, or leave it out\n"
+
+
 # --- what counts as the same run --------------------------------------------------------------------------------------
 
 

@@ -45,8 +45,8 @@ def settled(cfg: DictConfig) -> Start:
     """From the config as composed to the one that counts, and the run's folder.
 
     Raises:
-        SelfplayError: there is no run to resume, an override that a resumed run cannot take, a number out of range, or
-            a run of another config in the folder of a sweep's job.
+        SelfplayError: there is no run to resume, an override that a resumed run cannot take, a number out of range, a
+            sweep's name for a single run, or a run of another config in the folder of a sweep's job.
     """
     job = HydraConfig.get()
     overrides = overrides_of(job)
@@ -56,8 +56,10 @@ def settled(cfg: DictConfig) -> Start:
         cfg.overrides = overrides
     _check_numbers(cfg)
     folder = RunFolder(Path(job.runtime.output_dir))
-    if job.mode == RunMode.MULTIRUN and folder.holds_run:
-        return _again(cfg, folder)
+    if job.mode == RunMode.MULTIRUN:
+        return _again(cfg, folder) if folder.holds_run else Start(cfg, folder.path, goes_on=False)
+    if cfg.sweep is not None:
+        raise SelfplayError(f"sweep is '{cfg.sweep}', but this is a single run; type -m to sweep, or leave it out")
     return Start(cfg, folder.path, goes_on=False)
 
 
