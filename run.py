@@ -1,7 +1,7 @@
 """Train by self-play: compose the config, then play -> settle -> collate -> update, and keep what happened.
 
     python run.py                                       Language Self-Play of the embedded model, three minutes
-    python run.py -m game=lsp reward=rm,selfjudge       a sweep
+    python run.py -m game=lsp reward=rm,selfjudge       a sweep; with sweep=<name>, one that can be started again
     python run.py resume=outputs/2026-01-01/12-00-00    go on from the last checkpoint
 
 No component is known here by name: all of them come from conf/.
@@ -17,15 +17,12 @@ from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 if TYPE_CHECKING:
     from selfplay.build import Cast
     from selfplay.runs.session import Session
-
-OmegaConf.register_new_resolver("run_folder", lambda resume, new: resume or new, replace=True)
 
 
 def loop(cast: Cast, cfg: DictConfig, session: Session) -> None:
@@ -55,13 +52,16 @@ def run(cfg: DictConfig) -> float:
 
     from selfplay.build import cast
     from selfplay.lm.memory import keep_freed_memory
-    from selfplay.runs.session import Session, settled
+    from selfplay.runs.session import Session
+    from selfplay.runs.start import settled
 
     keep_freed_memory()
-    cfg, folder = settled(cfg)
-    torch.manual_seed(cfg.seed)
-    with Session(folder, cfg, cast(cfg)) as session:
-        loop(session.cast, cfg, session)
+    start = settled(cfg)
+    if start.result is not None:
+        return start.result
+    torch.manual_seed(start.cfg.seed)
+    with Session(start.folder, start.cfg, cast(start.cfg), start.goes_on) as session:
+        loop(session.cast, start.cfg, session)
     return session.optimized
 
 
@@ -74,12 +74,12 @@ def main(cfg: DictConfig) -> float:
     except KeyboardInterrupt:
         sys.exit(130)
     except SelfplayError as error:
-        print(f"error: {error}", file=sys.stderr)
         job = HydraConfig.get()
+        if job.mode == RunMode.MULTIRUN:
+            raise  # the sweep goes on, and names the job at its end: runs/jobs.py
+        print(f"error: {error}", file=sys.stderr)
         with suppress(OSError):
             Path(job.runtime.output_dir).rmdir()  # Hydra made it; it goes when the run wrote nothing
-        if job.mode == RunMode.MULTIRUN:
-            raise CompactHydraException(str(error)) from None  # the sweep's other runs go on, then it ends with 1
         sys.exit(1)
 
 

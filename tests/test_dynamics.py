@@ -4,6 +4,7 @@ The experiments are those of experiments/small_games; without sampling noise the
 but for rounding.
 """
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,10 @@ def test_the_latest_self_cycles_outwards(tmp_path: Path) -> None:
     found = evals("rps_latest", tmp_path / "run")
     for role in ("row", "column"):
         last = [favourite(line["strategy"], role) for line in found[-100:]]
-        changes = [b for a, b in zip(last, last[1:], strict=False) if a != b]
+        changes = [b for a, b in pairwise(last) if a != b]
         assert set(changes) == {"rock", "paper", "scissors"}  # round and round
-        following = dict(zip(changes, changes[1:], strict=False))
-        assert all(following.get(a, b) == b for a, b in zip(changes, changes[1:], strict=False))  # always the same way
+        following = dict(pairwise(changes))
+        assert all(following.get(a, b) == b for a, b in pairwise(changes))  # always the same way
     assert found[0]["nash_conv"] < 0.6
     assert min(line["nash_conv"] for line in found[-50:]) > 1.0
 

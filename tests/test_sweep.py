@@ -1,4 +1,4 @@
-"""A sweep leaves a whole folder a run; what is asked without a run stays quick."""
+"""A sweep leaves a whole folder a run; what is asked without a run stays quick. See also test_sweep_*.py."""
 
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,8 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     sizes = [arg for arg in cli.SMALL if not arg.startswith("reward=")]
     ended = cli.run("-m", "reward=none,verifier", *sizes, "steps=1", f"hydra.sweep.dir={tmp_path}")
     assert ended.code == 1 and "Traceback" not in ended.err
-    assert ended.err.startswith("error: the game needs the score 'reward'") and "'reward=none'" in ended.err
+    assert ended.err.startswith("error: job 0: the game needs the score 'reward'") and ended.err.count("\n") == 1
+    assert "failed: job 0 (reward=none " in ended.out and "1 finished, 1 failed" in ended.out
     assert [cli.summary(tmp_path / run)["status"] for run in ("0", "1")] == ["failed", "finished"]
 
 

@@ -57,8 +57,19 @@ def save(
     if target.exists():
         _remove(target)
     os.replace(draft, target)
-    _prune(folder.checkpoints, step, keep, keep_every)
+    prune(folder, step, keep, keep_every)
     return target
+
+
+def prune(folder: RunFolder, written: int, keep: int, keep_every: int) -> None:
+    """Remove the checkpoints that are no longer kept once that of step `written` is there; see `save`."""
+    if keep == 0:
+        return
+    found = _complete(folder.checkpoints)
+    kept = {written, *sorted(found)[-keep:]}
+    for step, path in found.items():
+        if step not in kept and not (keep_every and step % keep_every == 0):
+            _remove(path)
 
 
 def latest(folder: RunFolder) -> tuple[int, Path] | None:
@@ -112,16 +123,6 @@ def _write_state(state: dict[str, object], file: Path) -> None:
 def _complete(checkpoints: Path) -> dict[int, Path]:
     matches = ((re.fullmatch(r"step-(\d{6,})", path.name), path) for path in checkpoints.glob("step-*"))
     return {int(match[1]): path for match, path in matches if match and path.is_dir()}
-
-
-def _prune(checkpoints: Path, written: int, keep: int, keep_every: int) -> None:
-    if keep == 0:
-        return
-    found = _complete(checkpoints)
-    kept = {written, *sorted(found)[-keep:]}
-    for step, path in found.items():
-        if step not in kept and not (keep_every and step % keep_every == 0):
-            _remove(path)
 
 
 def _remove(path: Path) -> None:

@@ -19,9 +19,18 @@ MOST_ENTRIES = 8  # of a mapping that is shown entry by entry
 _console = Console()
 
 
+_lead = ""
+
+
+def plain(lead: str) -> None:
+    """From now on no bar but lines, which begin with `lead`: several processes share the terminal."""
+    global _console, _lead
+    _console, _lead = Console(force_terminal=False), lead
+
+
 def say(text: str) -> None:
     """Print a line, above the bar when there is one."""
-    _console.print(text, markup=False, highlight=False, soft_wrap=True)
+    _console.print(_lead + text, markup=False, highlight=False, soft_wrap=True)
 
 
 class Progress:

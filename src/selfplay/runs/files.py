@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,3 +82,14 @@ def lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
             except ValueError as error:
                 raise SelfplayError(f"line {number} of {path} is not JSON ({error}); delete that line") from error
             yield raw, record
+
+
+def mend(path: Path, keep: Callable[[dict[str, Any]], bool] = lambda record: True) -> None:
+    """Forget a torn last line, and the records that are not to be kept.
+
+    Raises:
+        SelfplayError: a line other than the last is broken.
+    """
+    if path.exists():
+        with replacing(path) as draft, draft.open("wb") as file:
+            file.writelines(raw for raw, record in lines(path) if keep(record))

@@ -1,8 +1,12 @@
 """What a run leaves on disk: its configuration, a line of metrics a step, its transcripts, its summary."""
 
+import fcntl
+import json
+import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from selfplay.core import Episode, SelfplayError, Turn
-from selfplay.runs.files import append, as_json, lines, replacing
+from selfplay.runs.files import append, as_json, lines, mend, replacing
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class RunFolder:
             SelfplayError: the folder already holds a run.
         """
         folder = cls(Path(path))
-        if folder._config.exists():
+        if folder.holds_run:
             raise SelfplayError(f"{folder.path} already holds a run; resume that run, or choose another folder")
         folder.path.mkdir(parents=True, exist_ok=True)
         folder.configure(config)
@@ -48,9 +52,38 @@ class RunFolder:
             raise SelfplayError(f"{path} is not a run folder (it {what}); give the folder that holds a config.yaml")
         return folder
 
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run was begun here; config.yaml is the first thing that it writes."""
+        return self._config.is_file()
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether the run has kept nothing of a step: no metric, no checkpoint."""
+        return all(line["step"] == 0 for line in self.metrics()) and not any(self.checkpoints.glob("step-*"))
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Nobody else claims the folder while the block lasts; the lock ends with the process, however that ends.
+
+        Raises:
+            SelfplayError: another process is at it.
+        """
+        directory = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise SelfplayError(
+                    f"another process is at work in {self.path}; wait until it ends, or end it, and start again"
+                ) from None
+            yield
+        finally:
+            os.close(directory)
+
     def configure(self, config: DictConfig) -> None:
         """Write `config.yaml`, in place of an earlier one."""
-        written = {**_resolved(config), "versions": _versions()}
+        written = {**_plain(config), "versions": _versions()}
         with replacing(self._config) as draft:
             draft.write_text(OmegaConf.to_yaml(OmegaConf.create(written)), encoding="utf-8")
 
@@ -135,9 +168,23 @@ class RunFolder:
             SelfplayError: a line other than the last is broken.
         """
         for path in (self._metrics, self._episodes):
-            if path.exists():
-                with replacing(path) as draft, draft.open("wb") as file:
-                    file.writelines(raw for raw, record in lines(path) if record["step"] <= step)
+            mend(path, lambda record: record["step"] <= step)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What summary.json says; nothing when it was not written yet.
+
+        Raises:
+            SelfplayError: it is broken.
+        """
+        path = self.path / "summary.json"
+        if not path.is_file():
+            return {}
+        try:
+            summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise SelfplayError(f"{path} is broken ({error}); delete it, and resume the run") from error
+        return summary
 
     def summarise(self, summary: Mapping[str, object]) -> None:
         """Write summary.json, in place of an earlier one.
@@ -177,7 +224,26 @@ def _described(turn: Turn) -> dict[str, object]:
     }
 
 
-def _resolved(config: DictConfig) -> dict[Any, Any]:
+def resolved(config: DictConfig) -> DictConfig:
+    """The configuration as it would be read back from config.yaml."""
+    read = OmegaConf.create(OmegaConf.to_yaml(OmegaConf.create(_plain(config))))
+    assert isinstance(read, DictConfig)
+    return read
+
+
+def difference(here: object, there: object, key: str = "") -> tuple[str, object, object] | None:
+    """The first key, with dots, at which two nodes of a config differ, and both values; None is as good as no key."""
+    if not (isinstance(here, DictConfig) and isinstance(there, DictConfig)):
+        a, b = (OmegaConf.to_container(x) if OmegaConf.is_config(x) else x for x in (here, there))
+        return None if a == b else (key, a, b)
+    for name in dict.fromkeys([*here, *there]):
+        found = difference(here.get(name), there.get(name), f"{key}.{name}" if key else str(name))
+        if found:
+            return found
+    return None
+
+
+def _plain(config: DictConfig) -> dict[Any, Any]:
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     return plain

@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-
 from selfplay.build import make
 from selfplay.core import Game, Policy, SelfplayError
-from selfplay.runs.folder import RunFolder
+from selfplay.runs.folder import RunFolder, difference
 
 BASE = "base"
 NEEDED = ("game", "player", "seats", "players", "reward", "quality", "probes")
@@ -78,10 +76,10 @@ def check_same_game(runs: Sequence[RunFolder], games: Sequence[Game]) -> None:
     """
     first = runs[0]
     for run, game in zip(runs[1:], games[1:], strict=True):
-        found = _difference(first.config.game, run.config.game, "game")
+        found = difference(first.config.game, run.config.game, "game")
         if found and not (type(game) is type(games[0]) and vars(game) == vars(games[0])):
             raise SelfplayError(_different(first, run, found))
-        found = _difference(first.config.seats, run.config.seats, "seats")
+        found = difference(first.config.seats, run.config.seats, "seats")
         if found:
             raise SelfplayError(_different(first, run, found))
 
@@ -92,18 +90,6 @@ def _different(first: RunFolder, other: RunFolder, found: tuple[str, object, obj
         f"{first.path} and {other.path} play different games ({key} is {here} in the one and {there} in the other); "
         "give runs of one game"
     )
-
-
-def _difference(here: object, there: object, key: str) -> tuple[str, object, object] | None:
-    """The first key, with dots, at which two nodes of a config differ, and both values."""
-    if not (isinstance(here, DictConfig) and isinstance(there, DictConfig)):
-        a, b = (OmegaConf.to_container(x) if OmegaConf.is_config(x) else x for x in (here, there))
-        return None if a == b else (key, a, b)
-    for name in dict.fromkeys([*here, *there]):
-        found = _difference(here.get(name), there.get(name), f"{key}.{name}")
-        if found:
-            return found
-    return None
 
 
 def policies(run: RunFolder, name: str, choice: Choice) -> tuple[Policy, dict[str, Policy]]:

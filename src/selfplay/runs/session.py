@@ -1,14 +1,14 @@
-"""A run from the outside: where it begins or goes on, what is written after every step, how it ends."""
+"""A run from the outside: what is written after every step, how it ends."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import torch
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from selfplay.build import Cast, make
 from selfplay.core import Episode, SelfplayError, Turn
@@ -19,65 +19,6 @@ from selfplay.runs.folder import RunFolder
 from selfplay.runs.plots import draw_curves
 from selfplay.updates.descent import OUT_OF_MEMORY
 
-RESUMABLE = (
-    "steps",
-    "device",
-    "checkpoint.every",
-    "checkpoint.keep",
-    "checkpoint.keep_every",
-    "player.rows",
-    "update.micro_batch",
-)
-LEAST = {"seed": 0, "steps": 1, "episodes": 1, "checkpoint.every": 1, "checkpoint.keep": 0, "checkpoint.keep_every": 0}
-
-
-def settled(cfg: DictConfig) -> tuple[DictConfig, Path]:
-    """The config that counts and the run's folder: as composed, or a resumed run's own with what may be changed.
-
-    Raises:
-        SelfplayError: there is no run to resume, an override that a resumed run cannot take, or a number out of range.
-    """
-    job = HydraConfig.get()
-    overrides = list(job.overrides.task)
-    if cfg.resume is None:
-        with open_dict(cfg):
-            cfg.overrides = overrides
-        _check_numbers(cfg)
-        return cfg, Path(job.runtime.output_dir)
-    config = RunFolder.open(cfg.resume).config
-    for override in overrides:
-        key = override.split("=")[0].lstrip("+~")
-        if key == "resume":
-            continue
-        if key not in RESUMABLE:
-            raise SelfplayError(
-                f"a resumed run keeps its config, but '{override}' would change it; drop it (only "
-                f"{', '.join(RESUMABLE)} may change), or start a new run"
-            )
-        if key in ("device", "steps"):
-            _move(config, key, config[key], cfg[key])
-        OmegaConf.update(config, key, OmegaConf.select(cfg, key))
-    config.resume = str(cfg.resume)
-    config.overrides = [*config.overrides, *overrides]
-    _check_numbers(config)
-    return config, Path(cfg.resume)
-
-
-def _check_numbers(cfg: DictConfig) -> None:
-    for key, least in LEAST.items():
-        value = OmegaConf.select(cfg, key)
-        if type(value) is not int or value < least:
-            raise SelfplayError(f"{key} is {value}, but it must be a whole number, at least {least}; change it")
-
-
-def _move(node: DictConfig, name: str, old: object, new: object) -> None:
-    """What followed `name` when the config was composed follows it still; a run's own config is resolved."""
-    for key, value in node.items():
-        if isinstance(value, DictConfig):
-            _move(value, name, old, new)
-        elif key == name and value == old:
-            node[key] = new
-
 
 class Session:
     """Keeps a run's records, and goes on where they end. A context manager around the loop.
@@ -86,19 +27,23 @@ class Session:
         path: the run's folder.
         cfg: the whole config.
         cast: who takes part.
+        goes_on: the folder holds this run already.
 
     Raises:
         SelfplayError: the folder's checkpoint cannot be read, it has more steps than `cfg`, or the folder of a new run
-            holds one already.
+            holds one already, or another process is at it.
     """
 
-    def __init__(self, path: Path, cfg: DictConfig, cast: Cast) -> None:
+    def __init__(self, path: Path, cfg: DictConfig, cast: Cast, goes_on: bool) -> None:
         self.cfg, self.cast = cfg, cast
         self.done = 0
         self.loggers = Loggers({str(name): make(node, f"logger.{name}") for name, node in cfg.logger.items()})
-        self.folder = RunFolder.create(path, cfg) if cfg.resume is None else RunFolder.open(path)
-        if cfg.resume is not None:
-            self._restore()
+        self.folder = RunFolder.open(path) if goes_on else RunFolder.create(path, cfg)
+        with ExitStack() as stack:
+            stack.enter_context(self.folder.claimed())
+            if goes_on:
+                self._restore()
+            self._claim = stack.pop_all()
         self.evals: dict[int, dict[str, Any]] = {m["step"]: m["eval"] for m in self.folder.metrics() if "eval" in m}
         self.progress = Progress(cfg.steps, self.done, cfg.watch)
 
@@ -130,8 +75,10 @@ class Session:
                     f"the checkpoint {path} is not of this run's player and update ({reason}); "
                     "delete it to resume from the checkpoint before it"
                 ) from error
+            kept = self.cfg.checkpoint
+            checkpoint.prune(self.folder, self.done, kept.keep, kept.keep_every)  # a kill may have come before it
         self.folder.configure(self.cfg)
-        self.folder.rewind(self.done)
+        self.folder.rewind(self.done if found else -1)  # -1: all of it, for the learner that was evaluated is gone, too
         say(f"resuming {self.folder.path} after step {self.done}")
 
     def __enter__(self) -> Self:
@@ -191,15 +138,17 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.progress.__exit__(kind, error, trace)
         try:
-            self._end(kind, error, trace)
+            self._end(error)
         finally:
+            self._claim.close()
             self.loggers.finish(self.summary)
 
-    def _end(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.progress.__exit__(kind, error, trace)
+    def _end(self, error: BaseException | None) -> None:
         if error is None:
-            self._summarise("finished")
+            draw_curves(self.folder.metrics(), self.folder.curves)
+            self._summarise("finished")  # the last of all that is written: what is called finished is whole
             self._show()
         elif isinstance(error, KeyboardInterrupt):
             self._summarise("interrupted")
@@ -215,7 +164,6 @@ class Session:
             say(f"stopped after step {self.done}; the run so far is in {self.folder.path}")
 
     def _show(self) -> None:
-        draw_curves(self.folder.metrics(), self.folder.curves)
         if 0 in self.evals and self.done in self.evals:
             before, after = self.evals[0], self.evals[self.done]
             show = closing_table if "accuracy" in after else closing_figures

@@ -1,0 +1,162 @@
+"""A sweep from the outside: what became of each job, and what is said at the end. Called by Hydra (conf/config.yaml).
+
+A failed job gives its sweeper None instead of the exception: thus every sweeper and launcher goes on with the others.
+"""
+
+import os
+import shlex
+import sys
+import traceback
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from selfplay.core import SelfplayError
+from selfplay.runs.console import plain, say
+from selfplay.runs.files import append, lines, mend
+from selfplay.runs.folder import RunFolder
+from selfplay.runs.start import overrides_of
+
+# here and not in run.py: the processes of a launcher never import that, but each of them holds the callback
+OmegaConf.register_new_resolver("run_folder", lambda given, new: given or new, replace=True)
+
+JOBS = "jobs.jsonl"
+OUTCOMES = {
+    "finished": "finished",
+    "resumed": "gone on with and finished",
+    "skipped": "finished before",
+    "failed": "failed",
+}
+
+
+class Jobs(Callback):  # type: ignore[misc]
+    """Keeps jobs.jsonl in the sweep's folder, a line a job and start; closes the sweep: counts, failures, commands."""
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+        self._earlier = 0  # lines of jobs.jsonl
+        self._was: dict[str, Any] | None = None  # the summary of the run that the job's folder held before
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Remember where the records of this start begin; see to it that a search would choose the same jobs again."""
+        try:
+            mend(_sweep(config) / JOBS)
+        except SelfplayError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
+        self._earlier = len(_records(config))
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing calls home
+        sweeper = config.hydra.sweeper
+        if "sampler" in sweeper and "seed" in sweeper.sampler and sweeper.sampler.seed is None:
+            sweeper.sampler.seed = 0
+        if "direction" in sweeper:
+            way = sweeper.direction if isinstance(sweeper.direction, str) else sweeper.direction.name
+            say(f"the search will {way} {config.optimized_metric} (hydra.sweeper.direction)")
+
+    def on_job_start(self, config: DictConfig, *, task_function: Any, **_: Any) -> None:
+        """Name the job; in a process of a launcher, print plain lines and keep to its share of the cores."""
+        if config.hydra.mode != RunMode.MULTIRUN:
+            return
+        self._was = None
+        number, folder = config.hydra.job.num, _folder(config)
+        if os.getpid() != self._process:
+            plain(f"[{number}] ")
+            torch.set_num_threads(_threads(config.hydra.launcher))
+        say(f"job {number}: {' '.join(overrides_of(config.hydra))}")
+        with suppress(SelfplayError):  # a broken file: the job will say so
+            self._was = folder.summary if folder.holds_run and not folder.is_blank else None
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """Write the job's line. The sweeper gets None for a failed one, so that it goes on with the others."""
+        if config.hydra.mode != RunMode.MULTIRUN:
+            return
+        folder, sweep = _folder(config), _sweep(config)
+        line: dict[str, Any] = {
+            "job": config.hydra.job.num,
+            "folder": os.path.relpath(folder.path, sweep),
+            "overrides": overrides_of(config.hydra),
+        }
+        if job_return.status == JobStatus.COMPLETED:
+            line |= {"outcome": self._outcome(folder), "value": job_return.return_value}
+        else:
+            error = job_return._return_value  # the property would raise it
+            line |= {"outcome": "failed", "reason": _reason(error)}
+            print(f"error: job {line['job']}: {line['reason']}", file=sys.stderr)
+            if not isinstance(error, SelfplayError):
+                traceback.print_exception(error)
+            _keep(config, job_return.cfg, line["reason"])
+            job_return.status, job_return.return_value = JobStatus.COMPLETED, None
+        append(sweep / JOBS, [line])
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Say how many jobs ended how, which failed and why, what to type next; the exit code is 1 if any failed."""
+        jobs = sorted(_records(config)[self._earlier :], key=lambda job: int(job["job"]))
+        counts = Counter(job["outcome"] for job in jobs)
+        said = ", ".join(f"{counts[outcome]} {words}" for outcome, words in OUTCOMES.items() if counts[outcome])
+        sweep = config.hydra.sweep.dir
+        say(f"sweep of {len(jobs)} jobs: {said}")
+        failed = [job for job in jobs if job["outcome"] == "failed"]
+        for job in failed:
+            where = Path(sweep, job["folder"])
+            say(f"failed: job {job['job']} ({' '.join(job['overrides'])}) in {where}: {job['reason']}")
+        say(f"sweep folder: {sweep}")
+        say(f"what was found: python -m selfplay.report {shlex.quote(sweep)}")
+        say(f"start it again, without the finished jobs: {_command(sweep)}")
+        if failed:
+            sys.exit(1)
+
+    def _outcome(self, folder: RunFolder) -> str:
+        if self._was is None:
+            return "finished"
+        return "skipped" if self._was == folder.summary else "resumed"
+
+
+def _threads(launcher: DictConfig) -> int:
+    """How many threads a launcher's process may use: as submitit was told, as joblib, ray or a person set, or 1."""
+    if "cpus_per_task" in launcher and launcher.cpus_per_task is not None:
+        return int(launcher.cpus_per_task)
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return int(told) if told.isdecimal() else 1
+
+
+def _reason(error: BaseException) -> str:
+    told = str(error).strip().split("\n")[0]
+    return told if isinstance(error, SelfplayError) else f"{type(error).__name__}: {told}"
+
+
+def _keep(config: DictConfig, task: DictConfig, reason: str) -> None:
+    """Leave the reason also where the run did not come so far as to write anything; whatever was written stays."""
+    folder = RunFolder(Path(config.hydra.runtime.output_dir))
+    if config.resume is None and not folder.holds_run:
+        with suppress(OmegaConfBaseException):  # what cannot be resolved; the reason says so
+            RunFolder.create(folder.path, task)
+            folder.summarise({"status": "failed", "steps": 0, "seconds": 0.0, "tokens": 0, "reason": reason})
+    with suppress(OSError):
+        folder.path.rmdir()  # Hydra made it; it goes when nothing was written
+
+
+def _folder(config: DictConfig) -> RunFolder:
+    """The folder of a job's run."""
+    return RunFolder(Path(config.resume or config.hydra.runtime.output_dir))
+
+
+def _sweep(config: DictConfig) -> Path:
+    return Path(config.hydra.runtime.cwd, config.hydra.sweep.dir)
+
+
+def _records(config: DictConfig) -> list[dict[str, Any]]:
+    return [record for _, record in lines(_sweep(config) / JOBS)]
+
+
+def _command(sweep: str) -> str:
+    """What was typed, with the folder of the sweep where that had been left to the clock."""
+    given = any(arg.startswith(("sweep=", "hydra.sweep.dir=")) for arg in sys.argv)
+    return shlex.join(["python", *sys.argv, *([] if given else [f"hydra.sweep.dir={sweep}"])])

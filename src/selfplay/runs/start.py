@@ -1,0 +1,142 @@
+"""How a run starts: as composed, resumed by hand (`resume=`), or as the job of a sweep that was started before."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from selfplay.core import SelfplayError
+from selfplay.runs.console import say
+from selfplay.runs.folder import RunFolder, difference, resolved
+
+RESUMABLE = (
+    "steps",
+    "device",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "checkpoint.keep_every",
+    "player.rows",
+    "update.micro_batch",
+)
+NO_PART = ("resume", "sweep", "overrides")  # of what a run computes: how it was asked for
+LEAST = {"seed": 0, "steps": 1, "episodes": 1, "checkpoint.every": 1, "checkpoint.keep": 0, "checkpoint.keep_every": 0}
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run starts.
+
+    Args:
+        cfg: the config that counts.
+        folder: the run's own.
+        goes_on: the folder holds this run already.
+        result: the optimised metric, when an earlier start of the sweep has finished the run.
+    """
+
+    cfg: DictConfig
+    folder: Path
+    goes_on: bool
+    result: float | None = None
+
+
+def settled(cfg: DictConfig) -> Start:
+    """From the config as composed to the one that counts, and the run's folder.
+
+    Raises:
+        SelfplayError: there is no run to resume, an override that a resumed run cannot take, a number out of range, a
+            sweep's name for a single run, or a run of another config in the folder of a sweep's job.
+    """
+    job = HydraConfig.get()
+    overrides = overrides_of(job)
+    if cfg.resume is not None:
+        return _resumed(cfg, overrides)
+    with open_dict(cfg):
+        cfg.overrides = overrides
+    _check_numbers(cfg)
+    folder = RunFolder(Path(job.runtime.output_dir))
+    if job.mode == RunMode.MULTIRUN:
+        return _again(cfg, folder) if folder.holds_run else Start(cfg, folder.path, goes_on=False)
+    if cfg.sweep is not None:
+        raise SelfplayError(f"sweep is '{cfg.sweep}', but this is a single run; type -m to sweep, or leave it out")
+    return Start(cfg, folder.path, goes_on=False)
+
+
+def overrides_of(job: DictConfig) -> list[str]:
+    """The overrides of a job, as they were typed; `job` is Hydra's own part of the config."""
+    overrides = OmegaConf.to_container(job.overrides.task, resolve=False)
+    assert isinstance(overrides, list)
+    return overrides
+
+
+def _resumed(cfg: DictConfig, overrides: list[str]) -> Start:
+    config = RunFolder.open(cfg.resume).config
+    for override in overrides:
+        key = override.split("=")[0].lstrip("+~")
+        if key == "resume":
+            continue
+        if key not in RESUMABLE:
+            raise SelfplayError(
+                f"a resumed run keeps its config, but '{override}' would change it; drop it (only "
+                f"{', '.join(RESUMABLE)} may change), or start a new run"
+            )
+        _change(config, key, cfg)
+    config.resume = str(cfg.resume)
+    config.overrides = [*config.overrides, *overrides]
+    _check_numbers(config)
+    return Start(config, Path(cfg.resume), goes_on=True)
+
+
+def _again(cfg: DictConfig, folder: RunFolder) -> Start:
+    """A job of a sweep whose folder holds a run: done with, or to be gone on with, if it is of the same config.
+
+    Configs are compared resolved, but for NO_PART and for what `resume=` may change. A run that has kept neither a
+    metric nor a checkpoint may begin anew with any config.
+    """
+    if folder.is_blank:
+        return Start(cfg, folder.path, goes_on=True)
+    there, now = folder.config, resolved(cfg)
+    for key in RESUMABLE:
+        _change(there, key, now)
+    for config in (there, now):
+        for key in NO_PART:
+            config.pop(key, None)
+    found = difference(there, now)
+    if found:
+        key, old, new = found
+        raise SelfplayError(
+            f"{folder.path} holds a run of another config ({key} is {old} there and {new} now); "
+            "give the sweep another folder, or delete that one"
+        )
+    summary = folder.summary
+    if summary.get("status") == "finished" and summary["steps"] == cfg.steps:
+        say(f"{folder.path} is finished already")
+        return Start(cfg, folder.path, goes_on=True, result=summary["optimized"]["value"])
+    return Start(cfg, folder.path, goes_on=True)
+
+
+def _change(config: DictConfig, key: str, source: DictConfig) -> None:
+    """Take the value of a key over from another config, also where it was followed: a run's own config is resolved."""
+    old, new = OmegaConf.select(config, key), OmegaConf.select(source, key)
+    if old == new:
+        return
+    if key in ("device", "steps"):
+        _move(config, key, old, new)
+    OmegaConf.update(config, key, new)
+
+
+def _move(node: DictConfig, name: str, old: object, new: object) -> None:
+    """What followed `name` when the config was composed follows it still."""
+    for key, value in node.items():
+        if isinstance(value, DictConfig):
+            _move(value, name, old, new)
+        elif key == name and value == old:
+            node[key] = new
+
+
+def _check_numbers(cfg: DictConfig) -> None:
+    for key, least in LEAST.items():
+        value = OmegaConf.select(cfg, key)
+        if type(value) is not int or value < least:
+            raise SelfplayError(f"{key} is {value}, but it must be a whole number, at least {least}; change it")
