@@ -366,6 +366,14 @@ def test_the_sample_keeps_its_budget_and_whole_episodes() -> None:
     assert sample(turns, budget=10**9).shown == len(turns)
 
 
+def test_what_a_page_cannot_hold_is_left_empty() -> None:
+    turns = many_turns(runs=1, steps=1, episodes=1).assign(seed=pd.array([pd.NA] * 9, dtype="Int64"), group=None)
+    turns.loc[:2, "score/zeal"] = [np.inf, np.nan, -np.inf]
+    data = json.loads(sample(turns).json())
+    assert data["columns"]["score/zeal"] == [None, None, None, *[0.5] * 6] and data["runs"][0]["seed"] is None
+    assert {data["texts"][i] for i in data["columns"]["group"]} == {""}
+
+
 def test_a_sweep_of_24_runs_fits_into_ten_megabytes() -> None:
     found = sample(many_turns(runs=24, steps=12, episodes=32))
     assert 4_000_000 < len(found.json()) < 5_000_000, "of ten; the figures take one or two"
