@@ -6,17 +6,19 @@ Four settings, each with a story that a report should tell: one learns, one lear
 is not true, and one asks ever fewer kinds of questions.
 """
 
+import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from random import Random
 from statistics import fmean
 from typing import Any
 
 from conftest import config
-from omegaconf import open_dict
+from omegaconf import OmegaConf, open_dict
 
 from selfplay.core import Ask, Episode, Reply, Turn, user
 from selfplay.evaluations.held_out import Score, gain
@@ -25,6 +27,14 @@ from selfplay.runs import RunFolder
 from selfplay.world import FAMILIES, Question, draw, held_out
 
 BASE = {1: 0.42, 2: 0.40, 3: 0.32, 4: 0.05}  # how often the untouched model answers rightly, by level
+HOSTILE = (
+    "<img src=x onerror='window.hit=1'>",
+    "</script><script>window.hit=1</script>",
+    "<!--<script>",
+    "a\x00\x1b[31m\x07b\u202ereversed\u2028 \ud800 {{ 7*7 }} ${x} \\u003c",
+    "\N{GRINNING FACE} \N{HEBREW LETTER ALEF} ]]> &lt;b&gt; &amp;",
+    "long " + "x" * 100_000,
+)
 
 
 @dataclass(frozen=True)
@@ -94,16 +104,39 @@ def run(path: Path, story: Story, seed: int, steps: int, episodes: int, status: 
     return path
 
 
+def hostile(path: Path) -> None:
+    """Put the hostile texts into the mouths of a run's first challengers and solvers, and one into its overrides."""
+    config = OmegaConf.load(path / "config.yaml")
+    config.overrides.append(f"game.challenge={HOSTILE[0]}")
+    OmegaConf.save(config, path / "config.yaml")
+    file = path / "episodes.jsonl"
+    turns = [json.loads(line) for line in file.read_text().splitlines()]
+    asking = [turn for turn in turns if turn["role"] == "challenger"]
+    for text, asked in zip(HOSTILE, asking, strict=False):
+        asked["reply"] = text
+        answers = [
+            t for t in turns if (t["step"], t["episode"]) == (asked["step"], asked["episode"]) and t is not asked
+        ]
+        for answer in answers:
+            answer["prompt"] = text
+        answers[0]["reply"] = text
+    file.write_text("".join(json.dumps(turn) + "\n" for turn in turns))
+
+
 def _right(story: Story, level: int, done: float) -> float:
     return min(BASE[level] + done * story.learns * (2.0 if level < 4 else 0.3), 0.97)
 
 
+@lru_cache(maxsize=1)
+def _questions() -> tuple[Question, ...]:
+    return tuple(held_out(4))
+
+
 def _evaluation(story: Story, done: float, rng: Random) -> dict[str, Any]:
-    luck = rng.gauss(0, 0.02) if done else 0.0
-    dice = Random("the questions are the same each time")
-    questions = tuple(held_out(2))
-    correct = tuple(dice.random() < _right(story, q.level, done) + luck for q in questions)
-    return Score(correct, questions).summary()
+    """Before the first step all runs are one model."""
+    dice = rng if done else Random("the untouched model")
+    correct = tuple(dice.random() < _right(story, q.level, done) for q in _questions())
+    return Score(correct, _questions()).summary()
 
 
 def _episode(story: Story, index: int, done: float, rng: Random) -> Episode:

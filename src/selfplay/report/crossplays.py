@@ -46,10 +46,10 @@ class CrossPlay:
 
 
 def files(folders: Iterable[Path]) -> list[Path]:
-    """Every crossplay.json below the folders, each once, in the order of their paths."""
+    """Every crossplay.json below the folders, each once; of a folder, its own before those of the runs in it."""
     found: dict[Path, Path] = {}
     for folder in folders:
-        for path in _below(folder):
+        for path in sorted(_below(folder), key=lambda path: len(path.parts)):
             found.setdefault(path.resolve(), path)
     return list(found.values())
 

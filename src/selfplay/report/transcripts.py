@@ -11,10 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import pandas as pd
+import pandas as pd
 
 BUDGET = 4_500_000  # bytes of JSON, shared by the runs
 LONGEST = 4_000  # characters of a text; the rest is counted, not shown
@@ -107,7 +106,7 @@ def _within(writer: _Writer, rows: pd.DataFrame, budget: int) -> Iterator[list[d
     for step in steps_in_order(list(by_step)):
         bought = False
         for _, part in groupby(by_step[step].to_dict("records"), key=itemgetter("episode")):
-            episode = list(part)
+            episode = [writer.shortened(turn) for turn in part]
             cost, texts = writer.cost(episode)
             if cost <= budget:
                 writer.pay(cost, texts)
@@ -128,10 +127,15 @@ class _Writer:
         self.figures = ["payoff", "advantage", *(f"score/{name}" for name in out.scores)]
         out.columns = {name: [] for name in (*PLACED, *self.figures)}
 
+    def shortened(self, turn: dict[str, Any]) -> dict[str, Any]:
+        """A turn as it is shown: texts cut, figures with few digits."""
+        short = {name: _short(turn[name]) for name in self.figures}
+        return {**turn, "prompt": cut(_text(turn["prompt"])), "reply": cut(_text(turn["reply"])), **short}
+
     def cost(self, episode: Sequence[dict[str, Any]]) -> tuple[int, set[str]]:
         """Bytes of JSON, and the texts among it that were not written before."""
-        texts = {cut(str(turn[key])) for turn in episode for key in ("prompt", "reply")} - self._paid
-        numbers = sum(len(str(_short(turn[name]))) + 1 for turn in episode for name in self.figures)
+        texts = {turn[key] for turn in episode for key in ("prompt", "reply")} - self._paid
+        numbers = sum(len(str(turn[name])) + 1 for turn in episode for name in self.figures)
         return numbers + PLACES * len(episode) + sum(len(embedded(text)) + 1 for text in texts), texts
 
     def pay(self, cost: int, texts: set[str]) -> None:
@@ -155,11 +159,10 @@ class _Writer:
         columns["run"].append(len(self.out.runs) - 1)
         columns["step"].append(int(turn["step"]))
         columns["episode"].append(int(turn["episode"]))
-        columns["group"].append(self._number(_text(turn["group"])))
-        for name in ("role", "player", "prompt", "reply"):
-            columns[name].append(self._number(cut(_text(turn[name]))))
+        for name in ("role", "player", "group", "prompt", "reply"):
+            columns[name].append(self._number(_text(turn[name])))
         for name in self.figures:
-            columns[name].append(_short(turn[name]))
+            columns[name].append(turn[name])
 
     def _number(self, text: str) -> int:
         if text not in self._numbers:
@@ -173,7 +176,7 @@ def _place(episode: Sequence[dict[str, Any]]) -> tuple[int, int]:
 
 
 def _missing(value: object) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
 
 
 def _text(value: object) -> str:
@@ -189,7 +192,7 @@ def _plain(value: object) -> int | str | None:
 
 def _short(value: object) -> float | int | None:
     """A figure with few digits; None where there is none."""
-    if _missing(value) or not isinstance(value, int | float):
+    if not isinstance(value, int | float) or not math.isfinite(value):
         return None
     short = float(f"{value:.{DIGITS}g}")
     return int(short) if short.is_integer() else short

@@ -1,0 +1,247 @@
+"""The report in headless Chromium: clicks, keys, a phone, paper, the dark, hostile texts; its console stays empty.
+
+Chromium is Debian's (`apt-get install chromium`) or any other on the path; Playwright only drives it.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fabricated import HOSTILE, STORIES, hostile, sweep
+
+from selfplay.report.__main__ import main
+from selfplay.report.transcripts import cut
+
+playwright = pytest.importorskip("playwright.sync_api", reason="pip install -e '.[dev]'")
+Page, Browser = playwright.Page, playwright.Browser
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PHONE, DESK, PAPER = 360, 1280, 700  # pixels; paper: A4 with margins of 12 mm
+CARDS, COUNT = "#transcripts .episode", "#transcripts [data-count]"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        reason = "there is no Chromium; install it with: apt-get install chromium"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def report(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two settings, two seeds each; the first run with a Challenger says what no page should be told."""
+    folder = tmp_path_factory.mktemp("page")
+    runs = sweep(folder / "sweep", (STORIES[0], STORIES[3]), seeds=2, steps=5, episodes=8)
+    hostile(runs[2])
+    main([str(folder / "sweep"), "--out", str(folder / "out")])
+    return folder / "out" / "report.html"
+
+
+@pytest.fixture
+def page(browser: Browser, report: Path) -> Iterator[Page]:
+    """The report at a desk; whatever happens, nothing is fetched and nothing is said in the console."""
+    opened = browser.new_page(viewport={"width": DESK, "height": 900})
+    said: list[str] = []
+    opened.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+    opened.on("pageerror", lambda error: said.append(str(error)))
+    opened.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+    opened.on("request", lambda request: said.append(request.url) if not request.url.startswith("data:") else None)
+    opened.goto(report.as_uri())
+    yield opened
+    assert opened.evaluate("window.hit") is None
+    opened.close()
+    assert said == [report.as_uri()], "the page itself is all that was asked for"
+
+
+def total(page: Page) -> tuple[int, int, int]:
+    """Turns, episodes and pages that the browser of transcripts says it has found."""
+    turns, episodes, pages = re.findall(
+        r"([\d,]+) turns in ([\d,]+) episodes; page \d+ of (\d+)", page.inner_text(COUNT)
+    )[0]
+    return int(turns.replace(",", "")), int(episodes.replace(",", "")), int(pages)
+
+
+def choose(page: Page, name: str, label: str) -> None:
+    page.locator(f"form select[name={name}]").select_option(label=label)
+
+
+def cells(page: Page, column: str, rows: str = "tr.match") -> list[float]:
+    """The figures of a column in the shown episodes."""
+    found = page.evaluate(
+        """([column, rows]) => [...document.querySelectorAll("#transcripts .block table")].flatMap((table) => {
+             const place = [...table.querySelectorAll("thead th")].findIndex((th) => th.textContent === column);
+             const found = place < 0 ? [] : [...table.querySelectorAll(`tbody ${rows}`)];
+             return found.map((tr) => tr.children[place].textContent);
+           })""",
+        [column, rows],
+    )
+    return [float(text.replace("\u2212", "-")) for text in found if text]
+
+
+# --- curves -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_buttons_change_the_axis(page: Page) -> None:
+    steps, tokens = (page.locator(f'#curves figure[data-for="{axis}"]') for axis in ("steps", "tokens"))
+    assert steps.count() == tokens.count() > 5
+    button = page.get_by_role("button", name="against generated tokens")
+    assert (
+        steps.first.is_visible() and not tokens.first.is_visible() and button.get_attribute("aria-pressed") == "false"
+    )
+    button.click()
+    assert tokens.first.is_visible() and not steps.first.is_visible() and button.get_attribute("aria-pressed") == "true"
+    page.get_by_role("button", name="against steps").press("Enter")
+    assert steps.last.is_visible() and not tokens.last.is_visible()
+
+
+def test_sections_stand_in_order_and_are_linked(page: Page) -> None:
+    names = page.eval_on_selector_all("main > section", "all => all.map((one) => one.id)")
+    assert names == ["comparison", "curves", "goodhart", "questions", "transcripts"]
+    page.get_by_role("link", name="Transcripts").click()
+    assert page.locator("#transcripts h2").is_visible() and page.evaluate("scrollY") > 1000
+    assert page.evaluate("""[...document.querySelectorAll("h1,h2,h3,h4")].map((h) => +h.tagName[1])
+        .every((level, i, all) => i === 0 || level <= all[i - 1] + 1)"""), "no level of headings is left out"
+
+
+# --- transcripts ------------------------------------------------------------------------------------------------------
+
+
+def test_paging(page: Page) -> None:
+    turns, episodes, pages = total(page)
+    assert (turns, episodes, pages) == (4 * 5 * 8 * 9, 4 * 5 * 8, 16) and page.locator(CARDS).count() == 10
+    previous, onward = page.locator("[data-previous]"), page.locator("[data-next]")
+    assert previous.is_disabled() and not onward.is_disabled()
+    first = page.locator(CARDS).first.inner_text()
+    onward.click()
+    assert "page 2 of 16" in page.inner_text(COUNT) and page.locator(CARDS).first.inner_text() != first
+    previous.click()
+    assert page.locator(CARDS).first.inner_text() == first
+    for _ in range(15):
+        onward.click()
+    assert onward.is_disabled() and "page 16 of 16" in page.inner_text(COUNT)
+    choose(page, "step", "3")
+    assert "page 1 of 4" in page.inner_text(COUNT), "a filter begins at the first page"
+
+
+def test_filters_by_run_step_and_role(page: Page) -> None:
+    whole = total(page)
+    option = page.locator("form select[name=run] option").nth(2).inner_text()
+    choose(page, "run", option)
+    assert total(page)[:2] == (360, 40)
+    assert all(f"run {option.split(':')[0]} " in text for text in page.locator(f"{CARDS} .whence").all_inner_texts())
+    choose(page, "step", "5")
+    assert total(page)[:2] == (72, 8)
+    assert all(text.startswith("step 5,") for text in page.locator(f"{CARDS} h3").all_inner_texts())
+    choose(page, "role", "solver")
+    assert total(page)[:2] == (64, 8)
+    page.get_by_role("button", name="clear").click()
+    page.wait_for_function(f"""document.querySelector("{COUNT}").textContent.startsWith("{whole[0]:,} turns")""")
+
+
+def test_filters_by_score(page: Page) -> None:
+    choose(page, "score", "truth")
+    page.locator("input[name=low]").fill("1")
+    right = total(page)[0]
+    assert set(cells(page, "truth")) == {1.0} and 0.0 in cells(page, "truth", "tr.other")
+    page.get_by_label("hide the turns").check()
+    assert not page.locator("tr.other").first.is_visible() and page.locator("tr.match").first.is_visible()
+    page.locator("input[name=low]").fill("")
+    page.locator("input[name=high]").fill("0.5")
+    assert set(cells(page, "truth")) == {0.0} and total(page)[0] + right == 4 * 5 * 8 * 8, (
+        "every answer is right or wrong"
+    )
+    page.locator("input[name=high]").fill("-3")
+    assert "nothing fits" in page.inner_text(COUNT) and page.locator(CARDS).count() == 0
+    assert page.locator("[data-next]").is_disabled()
+
+
+def test_the_order_by_a_score(page: Page) -> None:
+    choose(page, "score", "reward")
+    choose(page, "order", "highest score first")
+    best = max(cells(page, "reward"))
+    assert max(cells(page, "reward")[:8]) == best
+    choose(page, "order", "lowest score first")
+    assert min(cells(page, "reward")[:8]) == min(cells(page, "reward")) < best
+
+
+def test_the_search_for_words(page: Page) -> None:
+    words = page.get_by_label("text")
+    words.fill("Write One Question.")
+    assert total(page)[0] == 2 * 5 * 8, "the challengers' prompt, in capitals or not"
+    words.fill("nobody says this")
+    assert "nothing fits" in page.inner_text(COUNT)
+
+
+def test_hostile_texts_are_shown_and_do_nothing(page: Page) -> None:
+    page.get_by_label("text").fill("window.hit")
+    assert total(page)[1] == 2
+    shown = page.locator(f"{CARDS} bdi").all_text_contents()
+    assert HOSTILE[0] in shown and HOSTILE[1] in shown
+    assert page.locator(f"{CARDS} img, {CARDS} script").count() == 0
+    assert any("<img src=x" in text for text in page.locator(f"{CARDS} .whence").all_inner_texts()), (
+        "a setting's name, too"
+    )
+    page.get_by_label("text").fill("reversed")
+    [control] = {text for text in page.locator(f"{CARDS} bdi").all_text_contents() if "reversed" in text}
+    assert control.startswith("a\u2400\u241b[31m\u2407b\ufffdreversed") and "{{ 7*7 }} ${x} \\u003c" in control
+    page.get_by_label("text").fill("more characters")
+    [long] = {text for text in page.locator(f"{CARDS} bdi").all_text_contents() if "more characters" in text}
+    assert long == cut(HOSTILE[5])
+    assert page.evaluate("document.documentElement.scrollWidth") <= DESK, "a word of thousands of letters is broken"
+
+
+# --- other eyes and hands ---------------------------------------------------------------------------------------------
+
+
+def test_a_phone_has_no_page_to_push_aside(page: Page) -> None:
+    page.set_viewport_size({"width": PHONE, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE
+    table = page.locator("#comparison .scroll").first
+    assert table.evaluate("(box) => box.scrollWidth > box.clientWidth"), "the table scrolls in its box"
+    page.get_by_label("text").fill("window.hit")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE
+    for control in page.locator("button, select, input, figure svg").all():
+        box = control.bounding_box()
+        assert box is None or (box["x"] >= 0 and box["x"] + box["width"] <= PHONE)
+    assert page.locator("#curves svg").first.bounding_box()["width"] > 300, "a figure is as wide as the phone"
+
+
+def test_on_paper_there_are_no_controls(page: Page) -> None:
+    page.set_viewport_size({"width": PAPER, "height": 1000})
+    page.emulate_media(media="print", color_scheme="dark")
+    assert not any(page.locator(name).first.is_visible() for name in ("form", "nav", ".buttons"))
+    assert page.locator("#comparison table").is_visible() and page.locator("#curves svg").first.is_visible()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)", "paper is not dark"
+    assert page.evaluate("getComputedStyle(document.querySelector('#comparison .scroll')).overflowX") == "visible"
+    assert page.evaluate("document.documentElement.scrollWidth") <= PAPER, "nothing is cut off"
+    assert len(page.pdf()) > 50_000
+
+
+def test_in_the_dark_ink_is_light(page: Page) -> None:
+    def light(style: str) -> float:
+        return sum(map(int, re.findall(r"\d+", page.evaluate(f"getComputedStyle({style}"))[:3]))
+
+    text = 'document.querySelector("#curves svg text")).fill'
+    assert light("document.body).backgroundColor") > 600 > 300 > light(text)
+    page.emulate_media(color_scheme="dark")
+    assert light("document.body).backgroundColor") < 150 < 600 < light(text)
+
+
+def test_every_control_has_a_name_and_is_reached_by_keys(page: Page) -> None:
+    unnamed = page.evaluate("""[...document.querySelectorAll("button, select, input")].filter((one) =>
+        one.tabIndex < 0 || !(one.tagName === "BUTTON" ? one.textContent.trim() : one.labels.length)).length""")
+    assert unnamed == 0
+    assert page.evaluate("""[...document.querySelectorAll("figure")].every((one) => one.ariaLabel?.length > 20)""")
+    page.locator("form select[name=run]").focus()
+    for name in ("step", "role", "words", "score", "low", "high", "order", "only"):
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.name") == name
+    page.keyboard.press("Space")
+    assert page.get_by_label("hide the turns").is_checked()
