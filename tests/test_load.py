@@ -339,6 +339,17 @@ def test_the_plan_knows_every_kind_of_sweep(sweep: Path) -> None:
     assert jobs[0] == ["a=1", "b=x", "c=0.5", "+d.e=[1,2]"] and jobs[7] == ["a=2", r"b=y\ z", "c=1.0", "+d.e=[1,2]"]
 
 
+def test_the_plan_of_a_sweep_in_a_dated_folder(sweep: Path) -> None:
+    """Outside of Hydra nobody knows ${now:...}, which stands in the file of a sweep without a folder of its own."""
+    text = (sweep / "multirun.yaml").read_text()
+    [line] = [
+        line for line in text.splitlines() if line.startswith("    dir: ") and "sweep" in text.split(line)[0][-60:]
+    ]
+    (sweep / "multirun.yaml").write_text(text.replace(line, "    dir: multirun/${nobody_knows:%Y}"))
+    jobs = planned(sweep)
+    assert jobs is not None and len(jobs) == 4
+
+
 def test_the_plan_includes_what_the_sweeper_was_given(sweep: Path) -> None:
     text = (sweep / "multirun.yaml").read_text()
     text = text.replace("    params: null\n", "    params:\n      device: cpu,cuda,mps\n")

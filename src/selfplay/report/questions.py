@@ -82,7 +82,7 @@ def ngrams(sentence: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
 
 def distinct(sentences: Sequence[Sequence[str]], n: int) -> float:
     """Different n-grams as a share of all n-grams (Li et al. 2016, arXiv 1510.03055); NaN where there is none."""
-    counts = sum((ngrams(sentence, n) for sentence in sentences), Counter[tuple[str, ...]]())
+    counts = Counter(gram for sentence in sentences for gram in ngrams(sentence, n).elements())
     return len(counts) / counts.total() if counts else nan
 
 
