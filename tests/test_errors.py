@@ -9,6 +9,7 @@ from typing import Any
 import cli
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -250,3 +251,13 @@ def test_a_bug_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ended = cli.run(f"hydra.run.dir={tmp_path}", *cli.SMALL)
     assert ended.code == 1 and "ZeroDivisionError" in ended.err and "test_errors.py" in ended.err
     assert cli.summary(tmp_path)["status"] == "failed"
+
+
+def test_a_run_of_an_earlier_version_is_not_resumed(tmp_path: Path) -> None:
+    small = ("game=kuhn", "player=tabular", "steps=1", "episodes=2", "eval=none", "optimized_metric=loss")
+    folder = cli.finished(tmp_path / "run", *small)
+    config = OmegaConf.load(folder / "config.yaml")
+    del config["outcomes"]
+    OmegaConf.save(config, folder / "config.yaml")
+    ended = cli.run(f"resume={folder}", "steps=2")
+    assert ended.code == 1 and "has no 'outcomes' in its config.yaml" in ended.err

@@ -21,6 +21,10 @@ RESUMABLE = (
     "update.micro_batch",
 )
 NO_PART = ("resume", "sweep", "overrides")  # of what a run computes: how it was asked for
+PARTS = (  # of every config
+    "game", "player", "seats", "players", "reward", "quality", "probes", "regularizer", "schedule", "update", "opponent",
+    "outcomes", "eval", "logger", "checkpoint",
+)  # fmt: skip
 LEAST = {"seed": 0, "steps": 1, "episodes": 1, "checkpoint.every": 1, "checkpoint.keep": 0, "checkpoint.keep_every": 0}
 
 
@@ -72,6 +76,11 @@ def overrides_of(job: DictConfig) -> list[str]:
 
 def _resumed(cfg: DictConfig, overrides: list[str]) -> Start:
     config = RunFolder.open(cfg.resume).config
+    if lacking := [key for key in PARTS if key not in config]:
+        raise SelfplayError(
+            f"the run in {cfg.resume} has no '{lacking[0]}' in its config.yaml, so an earlier version of selfplay made "
+            "it; resume it with that version (its commit is there, under versions), or start a new run"
+        )
     for override in overrides:
         key = override.split("=")[0].lstrip("+~")
         if key == "resume":
