@@ -3,8 +3,10 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import cli
 import pytest
 import torch
 from conftest import plain_logprobs
@@ -189,6 +191,7 @@ def test_one_step_makes_what_is_paid_likelier(learner: LanguageModel) -> None:
     update = PolicyGradient(
         policy=learner,
         reference=learner.snapshot(),
+        roles=("a",),
         optimizer=lambda p: torch.optim.SGD(p, lr=0.05),
         advantage=centred,
         compare="group",
@@ -277,3 +280,12 @@ def test_what_has_no_probabilities(tiny: LanguageModel) -> None:
         made(choose="text").probabilities([ASK])
     with pytest.raises(SelfplayError, match="the role 'a' was asked for free text, which has no list of options"):
         tiny.probabilities([FREE])
+
+
+def test_a_role_that_nobody_asked_does_not_stop_the_run(tmp_path: Path) -> None:
+    """Untrained, the model writes no legal move, so the first player forfeits and the second is not asked."""
+    folder = cli.finished(
+        tmp_path / "run", "game=kuhn", "player=tiny", "player.choose=text", "player.max_tokens=4", "steps=1",
+        "episodes=4", "eval=none", "optimized_metric=loss",
+    )  # fmt: skip
+    assert {turn["role"] for turn in cli.lines(folder / "episodes.jsonl")} == {"chance", "first"}

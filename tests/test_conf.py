@@ -49,7 +49,7 @@ def test_every_key_is_a_parameter_and_every_parameter_a_key(choice: str) -> None
         if not node.get("_partial_") and node["_target_"].startswith("selfplay."):
             assert keys == set(parameters), f"{where} of {choice} leaves out {set(parameters) - keys}"
         if where == ".update":
-            assert set(parameters) - keys == {"policy", "reference"}
+            assert set(parameters) - keys == {"policy", "reference", "roles"}
 
 
 def test_the_keys_of_lora_are_peft_s() -> None:

@@ -52,5 +52,5 @@ def test_what_arrives_at_the_equilibrium(experiment: str, key: str, tmp_path: Pa
 def test_self_play_solves_kuhn_poker(tmp_path: Path) -> None:
     found = evals("kuhn_magnet", tmp_path / "run", "eval.every=100")
     assert found[0]["nash_conv"] == pytest.approx(11 / 12)  # uniform play
-    assert found[-1]["nash_conv"] < 0.02
+    assert found[-1]["nash_conv"] < 0.01
     assert found[-1]["returns"]["first"] == pytest.approx(-1 / 18, abs=0.005)  # the value of the game

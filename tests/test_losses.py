@@ -216,8 +216,27 @@ def test_role_weights_by_hand() -> None:
 
 
 def test_a_weight_for_nobody_is_refused() -> None:
+    policy = Table([0.0])
     with pytest.raises(SelfplayError, match=r"names 'c'.* a, b"):
-        role_weights(batch(), {"c": 1.0})
+        PolicyGradient(
+            policy,
+            policy,
+            ("a", "b"),
+            torch.optim.SGD,
+            centred,
+            "group",
+            reinforce,
+            Off(),
+            constant,
+            {"c": 1.0},
+            0,
+            1,
+            9.0,
+        )
+
+
+def test_a_role_that_was_not_asked_has_no_loss() -> None:
+    assert role_weights(batch(), {"c": 5.0}).tolist() == [1.0, 0.5, 0.5]
 
 
 def test_one_step_by_hand() -> None:
@@ -229,6 +248,7 @@ def test_one_step_by_hand() -> None:
     update = PolicyGradient(
         policy,
         policy,
+        ("a", "b"),
         lambda p: torch.optim.SGD(p, lr=1.0),
         centred,
         "group",

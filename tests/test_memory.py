@@ -48,6 +48,7 @@ def league(learner: LanguageModel, members: int = MEMBERS) -> League:
     update = PolicyGradient(
         policy=learner,
         reference=reference,
+        roles=("row", "column"),
         optimizer=torch.optim.AdamW,
         advantage=centred,
         compare="group",

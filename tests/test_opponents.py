@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from selfplay.core import Ask, Batch, Episode, Game, Play, Player, Policy, Reply, SelfplayError, Turn, Update, user
+from selfplay.games.kuhn import Kuhn
 from selfplay.games.matrix import MatrixGame, matrix_game
 from selfplay.opponents.league import BASE, League
 from selfplay.opponents.rules import meta, prioritised, recent, uniform
@@ -211,8 +212,9 @@ def test_what_a_role_earned() -> None:
     turns.append(Turn(Ask("a"), Reply(""), {}, 4.0, "x"))
     assert earned(Episode(0, turns, {"a": -1.0, "b": 1.0})) == {"a": -1.0, "b": 1.0}
     assert earned(Episode(0, turns)) == {"a": 2.5, "b": 2.0}
-    assert results(Episode(0, turns), ("a", "b")) == [("x", "y", 2.5, 1.0), ("y", "x", 2.0, 0.0)]
-    assert results(Episode(0, turns), ("a",)) == []
+    seats = {"a": "x", "b": "y", "c": "z"}
+    assert results(Episode(0, turns, seats=seats), ("a", "b")) == [("x", "y", 2.5, 1.0), ("y", "x", 2.0, 0.0)]
+    assert results(Episode(0, turns, seats=seats), ("a",)) == []
 
 
 # --- the rules --------------------------------------------------------------------------------------------------------
@@ -582,3 +584,26 @@ def test_a_policy_of_nobody() -> None:
     opponent = grown()
     assert all(list(member.parameters()) == [] for member in opponent.population.values())
     assert [type(p) for p in opponent.learner.parameters()] == [Parameter]
+
+
+def test_a_game_that_ends_before_all_were_asked_reaches_the_table() -> None:
+    """The first player forfeits at once, so the second is never asked; it has won all the same."""
+    game = Kuhn(forfeit=2.0)
+    players = {"nature": Nature(), "a": Script(lambda ask: Reply("?")), "b": Script(lambda ask: Reply("pass"))}
+    seats = {"chance": "nature", "first": "a", "second": "b"}
+    [episode] = play(game, players, [0], "k", lambda index: seats)
+    assert {turn.ask.role for turn in episode.turns} == {"chance", "first"}
+    assert results(episode, ("first", "second")) == [("a", "b", -2.0, 0.0), ("b", "a", 2.0, 1.0)]
+
+
+def test_means_stay_when_games_have_faded_to_nothing() -> None:
+    table = Table(["a", "b"])
+    table.record([("a", "b", 3.0, 1.0)] * 4)
+    for _ in range(200):
+        table.fade("a", 0.5)
+    assert table.win_rates("a", ["b"]).tolist() == [1.0] and table.payoffs(["a", "b"])[0, 1] == 3.0
+
+
+def test_a_restart_and_an_exploiter_do_not_go_together() -> None:
+    ended = cli.run("game=kuhn", "player=tabular", "opponent=league", "opponent.restart=true", "steps=30")
+    assert ended.code == 1 and "opponent.restart is true and opponent.exploit is 10" in ended.err

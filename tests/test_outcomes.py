@@ -1,9 +1,9 @@
 """Every outcome, weighed: what infinitely many drawn episodes would show and teach."""
 
+from collections import Counter
 from pathlib import Path
 
 import cli
-import numpy as np
 import pytest
 import torch
 from conftest import config
@@ -52,7 +52,15 @@ def gradient(*args: str, episodes: int, step: int = 1) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "rule", [(), ("update.compare=group",), ("regularizer=kl_reverse_payoff",), ("update=spiral",)]
+    "rule",
+    [
+        (),
+        ("update.compare=group",),
+        ("regularizer=kl_reverse_payoff",),
+        ("update=spiral",),
+        ("update=grpo", "update.compare=group"),
+        ("opponent=reference",),
+    ],
 )
 def test_drawn_gradients_go_to_the_one_of_all_outcomes(rule: tuple[str, ...]) -> None:
     exact = gradient("outcomes=every", *rule, episodes=32)
@@ -60,22 +68,48 @@ def test_drawn_gradients_go_to_the_one_of_all_outcomes(rule: tuple[str, ...]) ->
     assert many < 0.25 * few and many < 0.1 * float(exact.norm())
 
 
-def test_the_number_of_episodes_changes_nothing() -> None:
-    torch.testing.assert_close(gradient("outcomes=every", episodes=1), gradient("outcomes=every", episodes=50))
+@pytest.mark.parametrize(
+    "args",
+    [
+        (),
+        ("update=grpo",),
+        ("opponent=reference",),
+        ("opponent=uniform", "opponent.latest=0.5"),
+        ("opponent=uniform", "opponent.latest=1"),
+    ],
+)
+def test_the_number_of_episodes_changes_nothing(args: tuple[str, ...]) -> None:
+    one, *others = (gradient("outcomes=every", *args, episodes=n) for n in (1, 30, 50))
+    for other in others:
+        torch.testing.assert_close(other, one)
+    assert float(one.norm()) > 0
+
+
+def test_three_players_meet_each_combination_of_members() -> None:
+    args = ("game=openspiel", 'game.name="kuhn_poker(players=3)"', "+seats.player_2=learner", "player=tabular")
+    made = cast(config(*args, "opponent=uniform", "opponent.every=1"))
+    made.opponent.after(1, [])
+    shares = [(tuple(s[f"player_{i}"] for i in range(3)), w) for s, w in made.opponent.lineups(2)]
+    assert len({names for names, _ in shares}) == len(shares) == 3 * 2 * 2
+    assert all(names.count("learner") == 1 for names, _ in shares)
+    assert [w for _, w in shares] == pytest.approx([1 / 12] * 12)
+    against = cast(config(*args, "opponent=reference")).opponent.lineups(1)
+    assert [(list(s.values()).count("learner"), w) for s, w in against] == [(1, pytest.approx(1 / 3))] * 3
 
 
 def test_a_league_is_met_by_its_weights() -> None:
     made = cast(config(*KUHN, "opponent=uniform", "opponent.every=1", "opponent.latest=0.25"))
     made.opponent.after(1, [])
-    shares = {tuple(sorted(s.items())): w for s, w in made.opponent.lineups(2, 4)}
+    shares = {tuple(sorted(s.items())): w for s, w in made.opponent.lineups(2)}
     assert sum(shares.values()) == pytest.approx(1.0)
     assert len(shares) == 5  # itself; two members, in two seats each
     alone = tuple(sorted({"chance": "nature", "first": "learner", "second": "learner"}.items()))
     assert shares[alone] == 0.25
     assert sorted(shares.values()) == pytest.approx([0.1875] * 4 + [0.25])
-    count = 4000
-    drawn = np.array([w for _, w in sorted(super(type(made.opponent), made.opponent).lineups(2, count), key=str)])
-    assert len(drawn) == 5 and np.abs(np.sort(drawn) - np.sort(list(shares.values()))).max() < 0.03
+    seat = made.opponent.seats(2)
+    drawn = Counter(tuple(sorted(seat(index).items())) for index in range(4000))
+    assert set(drawn) == set(shares)
+    assert all(abs(drawn[seats] / 4000 - share) < 0.03 for seats, share in shares.items())
 
 
 def test_a_language_model_s_outcomes(learner: LanguageModel) -> None:

@@ -6,7 +6,16 @@ from random import Random
 import pytest
 import torch
 from conftest import perturb
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    GPTNeoConfig,
+    LlamaConfig,
+    MistralConfig,
+    MptConfig,
+    PretrainedConfig,
+    Qwen3Config,
+)
 
 from selfplay.lm.logprobs import plain_logprobs, reply_logprobs
 from selfplay.lm.packing import Packed, can_pack, pack
@@ -115,8 +124,44 @@ def test_a_sliding_window_is_left_as_it_is() -> None:
     assert torch.equal(plain, same)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        GPTNeoConfig(
+            vocab_size=40,
+            hidden_size=32,
+            num_layers=2,
+            num_heads=4,
+            intermediate_size=48,
+            window_size=8,
+            attention_types=[[["global", "local"], 1]],
+            max_position_embeddings=400,
+        ),
+        MptConfig(vocab_size=40, d_model=32, n_heads=4, n_layers=2, expansion_ratio=2, max_seq_len=400),
+        BloomConfig(vocab_size=40, hidden_size=32, n_layer=2, n_head=4),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_who_does_not_obey_our_mask_reads_one_reply_a_row(config: PretrainedConfig) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config).eval()
+    perturb(model, 0.2)
+    assert not can_pack(model)
+
+
+def test_rows_of_one_prompt_with_many_replies_are_not_long() -> None:
+    """Attention grows with the square of a row."""
+    packed = pack(*ragged([[1] * 20] * 96, [[i % 40] * 32 for i in range(96)]))
+    assert packed.ids.shape[1] <= 512 and len(packed.owner) == 96
+    assert packed.ids.shape[1] > 256
+    long = pack(*ragged([[1] * 600] * 4, [[i] * 30 for i in range(4)]))
+    assert long.ids.shape == (1, 720)
+
+
 def test_a_mask_that_leaks_would_be_seen(learner: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     model = copy.deepcopy(learner.model)
+    assert can_pack(model)  # found out once, before the mask is broken
 
     def causal(packed: Packed, dtype: torch.dtype) -> torch.Tensor:
         rows, width = packed.ids.shape

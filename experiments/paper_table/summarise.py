@@ -37,12 +37,13 @@ KEPT = [
 LAST = 10  # steps over which a figure of training is averaged
 
 
-def estimate(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean and its 95 % Student's t interval."""
-    mean, half = values.mean(), 0.0
-    if len(values) > 1:
-        half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
-    return float(mean), float(mean - half), float(mean + half)
+def estimate(values: np.ndarray) -> tuple[float, float, float] | tuple[float]:
+    """Mean and its 95 % Student's t interval; of one seed the mean alone."""
+    mean = float(values.mean())
+    if len(values) == 1:
+        return (mean,)
+    half = float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))
+    return mean, mean - half, mean + half
 
 
 def read(folder: Path) -> pd.DataFrame:
@@ -81,8 +82,8 @@ def summary(table: pd.DataFrame) -> dict[str, Any]:
             both = end.index.intersection(ends[against].index)
             difference = (end["accuracy"][both] - ends[against]["accuracy"][both]).to_numpy()
             row["against"] = {"method": against, "difference": estimate(difference)}
-            whole = (ends[against]["accuracy"] - base).dropna().to_numpy()
-            row["share of its gain"] = row["gain"][0] / float(whole.mean())
+            gains = [float((ends[m]["accuracy"][both] - base[both]).mean()) for m in (method, against)]
+            row["share of its gain"] = gains[0] / gains[1]
         for name in KEPT[1:-1]:
             values = late.groupby("seed")[name].mean().dropna().to_numpy()
             if len(values):
@@ -119,12 +120,20 @@ def draw(table: pd.DataFrame, out: Path) -> None:
     figure.savefig(out / "curves.png", dpi=110)
 
 
+def shown(values: tuple[float, ...]) -> str:
+    """Percent: mean and interval."""
+    mean, *ends = (100 * value for value in values)
+    return f"{mean:.1f}" + (f" [{ends[0]:.1f}, {ends[1]:.1f}]" if ends else "")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, default=Path("experiments/paper_table"))
     args = parser.parse_args()
     table = read(args.folder)
+    if "grpo" not in set(table["method"]):
+        raise SystemExit(f"{args.folder}/grpo has no finished run, and everything is compared with it; run.sh makes it")
     found = summary(table)
     args.out.mkdir(parents=True, exist_ok=True)
     table.round(5).to_csv(args.out / "results.csv", index=False)
@@ -136,13 +145,12 @@ def main() -> None:
             continue
         cells = [f"{METHODS[method]:20s} n={len(row['seeds'])}"]
         for key in ("accuracy", "gain"):
-            cells.append("{} {:.1f} [{:.1f}, {:.1f}]".format(key, *(100 * x for x in row[key])))
+            cells.append(f"{key} {shown(row[key])}")
         if "against" in row:
-            difference = (100 * x for x in row["against"]["difference"])
-            cells.append("vs {} {:+.1f} [{:+.1f}, {:+.1f}]".format(row["against"]["method"], *difference))
+            cells.append(f"vs {row['against']['method']} {shown(row['against']['difference'])}")
             cells.append(f"share {row['share of its gain']:.2f}")
         if "challenger/invalid" in row:
-            cells.append("invalid {:.2f} [{:.2f}, {:.2f}]".format(*row["challenger/invalid"]))
+            cells.append(f"invalid {shown(row['challenger/invalid'])}")
         print("  ".join(cells))
 
 

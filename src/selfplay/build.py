@@ -78,7 +78,8 @@ def cast(cfg: DictConfig) -> Cast:
         )
     referees = referees_of(cfg)
     with _making("update"):
-        update: Update = instantiate(cfg["update"])(policy=learner, reference=policies["reference"])
+        roles = [role for role, name in seated.items() if name == "learner"]
+        update: Update = instantiate(cfg["update"])(policy=learner, reference=policies["reference"], roles=roles)
     with _making("opponent"):
         opponent: Seating = instantiate(cfg.opponent)(
             seated=seated, players=everybody, game=game, referees=referees, update=update

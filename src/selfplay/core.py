@@ -110,12 +110,16 @@ class Episode:
         turns: every turn in the order of asking.
         returns: role -> return, where the game itself knows who won; None where only referees can say.
         weight: how many episodes it stands for; 1 where it was drawn.
+        drawn: whether it was drawn, or is one of all outcomes.
+        seats: role -> name of the player in it, also of roles that were not asked.
     """
 
     index: int
     turns: list[Turn]
     returns: dict[str, float] | None = None
     weight: float = 1.0
+    drawn: bool = True
+    seats: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,7 @@ class Batch:
         weights: [B] float32, how often each turn counts; 1 where episodes were drawn.
         roles: B names.
         choices: B tuples, `Reply.choices` of each turn; empty where the reply was written word after word.
+        drawn: whether the turns were drawn, or are of all outcomes.
     """
 
     prompts: tuple[Tensor, ...]
@@ -143,6 +148,7 @@ class Batch:
     weights: Tensor
     roles: tuple[str, ...]
     choices: tuple[tuple[tuple[int, ...], ...], ...]
+    drawn: bool = True
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -160,6 +166,7 @@ class Batch:
             self.weights[index],
             tuple(self.roles[i] for i in index.tolist()),
             tuple(self.choices[i] for i in index.tolist()),
+            self.drawn,
         )
 
 

@@ -44,7 +44,7 @@ def every(game: Game, opponent: Seating, step: int, episodes: int, key: str, lim
         SelfplayError: more outcomes than that, an ask without options, or a player that cannot say how likely they are.
     """
     at_least(1, **{"outcomes.limit": limit})
-    paths = [_Path(seats, weight * episodes) for seats, weight in opponent.lineups(step, episodes)]
+    paths = [_Path(seats, weight * episodes) for seats, weight in opponent.lineups(step)]
     for path in paths:
         check_seats(game, {role: name for role, name in path.seats.items() if name in opponent.players})
     done: list[Episode] = []
@@ -55,7 +55,7 @@ def every(game: Game, opponent: Seating, step: int, episodes: int, key: str, lim
             asks, returns = _replayed(game, path)
             if asks is None:
                 turns = [Turn(ask, reply, player=name) for ask, reply, name in path.turns]
-                done.append(Episode(len(done), turns, returns, path.weight))
+                done.append(Episode(len(done), turns, returns, path.weight, drawn=False, seats=path.seats))
             else:
                 waiting.append((path, asks))
         _ask(waiting, opponent.players, known)

@@ -30,7 +30,7 @@ def play(
     seated = {index: dict(seats(index)) if seats else {role: role for role in players} for index in indices}
     for names in seated.values():
         check_seats(game, {role: name for role, name in names.items() if name in players})
-    tables = {index: Episode(index, []) for index in indices}
+    tables = {index: Episode(index, [], seats=seated[index]) for index in indices}
     plays = {index: game.play() for index in indices}
     pending: dict[int, list[Ask]] = {}
     for index in indices:
@@ -163,6 +163,7 @@ def collate(turns: Sequence[tuple[Episode, Turn]]) -> Batch:
         groups=torch.tensor([numbers.setdefault(_group(e, t.ask), len(numbers)) for e, t in turns]),
         roles=tuple(turn.ask.role for _, turn in turns),
         choices=tuple(turn.reply.choices for _, turn in turns),
+        drawn=all(episode.drawn for episode, _ in turns),
     )
 
 

@@ -6,12 +6,16 @@ the question; a reply that was given twice is computed once. What comes out equa
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 SHARE = 0.75  # the share of prompts that fit into one row with all their replies; longer ones take several rows
+CAP = 512  # tokens of a row of several replies, unless two of the longest need more: attention grows with the square
+PROBE = 320  # tokens, longer than the local windows of older architectures
+_packs: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -49,19 +53,52 @@ class Packed:
 
 
 def can_pack(model: PreTrainedModel) -> bool:
-    """Whether the model takes a mask of ours: full attention in every layer, by torch or eagerly."""
+    """Whether the model obeys a mask and positions of ours: by its config, and by a trial of a few hundred tokens."""
+    if model not in _packs:
+        _packs[model] = _says_full_attention(model) and _obeys(model)
+    return _packs[model]
+
+
+@torch.no_grad()
+def _obeys(model: PreTrainedModel) -> bool:
+    """Whether the second of two replies in a row has the states that it has alone."""
+    config = model.config.get_text_config()
+    length = min(PROBE, getattr(config, "max_position_embeddings", None) or PROBE)
+    ids = torch.arange(1, length + 1) % config.vocab_size
+    prompt, one, two = ids[: length // 2], ids[length // 2 : -9], ids[-9:]
+    width = length - length // 2
+    replies = torch.stack([torch.nn.functional.pad(x, (0, width - len(x))) for x in (one, two)])
+    packed = pack([prompt, prompt], replies, torch.arange(width) < torch.tensor([[len(one)], [len(two)]]), length)
+    packed = packed.to(model.device)
+    alone = torch.cat([prompt, two])[None].to(model.device)
+    decoder = model.get_decoder()
+    try:
+        states = decoder(
+            input_ids=packed.ids,
+            attention_mask=packed.attention(model.dtype),
+            position_ids=packed.positions,
+            use_cache=False,
+        ).last_hidden_state[0, -9:]
+    except (RuntimeError, TypeError, ValueError, IndexError):  # a mask of this shape is not for it
+        return False
+    plain = decoder(input_ids=alone, use_cache=False).last_hidden_state[0, -9:]
+    return bool((states - plain).float().norm() <= 50 * torch.finfo(model.dtype).eps ** 0.75 * plain.float().norm())
+
+
+def _says_full_attention(model: PreTrainedModel) -> bool:
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     return kinds == {"full_attention"} and window is None and config._attn_implementation in ("sdpa", "eager")
 
 
-def pack(prompts: Sequence[Tensor], replies: Tensor, mask: Tensor) -> Packed:
+def pack(prompts: Sequence[Tensor], replies: Tensor, mask: Tensor, cap: int = CAP) -> Packed:
     """Lay B replies behind their prompts.
 
     Args:
         prompts: B ragged int64 vectors.
         replies, mask: [B, T], as in `Batch`.
+        cap: tokens of a row with several replies, unless two of the longest need more.
     """
     said = [tuple(reply[keep].tolist()) for reply, keep in zip(replies, mask, strict=True)]
     numbers: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
@@ -69,7 +106,7 @@ def pack(prompts: Sequence[Tensor], replies: Tensor, mask: Tensor) -> Packed:
     groups: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}
     for (prompt, reply), number in numbers.items():
         groups.setdefault(prompt, []).append((number, reply))
-    laid = _lay(groups)
+    laid = _lay(groups, cap)
     width = max(len(prompt) + sum(len(reply) for _, reply in members) for prompt, members in laid)
     ids, positions = (torch.zeros(len(laid), width, dtype=torch.int64) for _ in range(2))
     segments = torch.full((len(laid), width), -1)
@@ -92,12 +129,12 @@ def pack(prompts: Sequence[Tensor], replies: Tensor, mask: Tensor) -> Packed:
 
 
 def _lay(
-    groups: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]],
+    groups: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]], cap: int
 ) -> list[tuple[tuple[int, ...], list[tuple[int, tuple[int, ...]]]]]:
     """A prompt and some of its replies for each row; rows are about as long as one another, so little is padding."""
     longest = max(len(prompt) + len(reply) for prompt, members in groups.items() for _, reply in members)
     totals = sorted(len(prompt) + sum(len(reply) for _, reply in members) for prompt, members in groups.items())
-    budget = max(longest, totals[int(SHARE * (len(totals) - 1))])
+    budget = max(longest, min(max(cap, 2 * longest), totals[int(SHARE * (len(totals) - 1))]))
     laid = []
     for prompt, members in groups.items():
         row: list[tuple[int, tuple[int, ...]]] = []

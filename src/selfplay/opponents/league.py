@@ -1,9 +1,11 @@
 """A population of frozen selves: who is in it, who is drawn, and when it grows."""
 
 import copy
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from random import Random
 from statistics import fmean
@@ -21,10 +23,6 @@ from selfplay.theory.tree import Tree, enumerate_game
 
 BASE = "step-000000"  # the first member: the learner before the first step
 ASIDE = "main-"  # before the name of a policy that the main learner's update remembers, while an exploiter is learning
-
-
-def _always(name: str) -> Callable[[str], str]:
-    return lambda role: name
 
 
 class League(Seating):
@@ -75,6 +73,11 @@ class League(Seating):
         for name, share in (("opponent.latest", latest), ("opponent.memory", memory)):
             if not 0 <= share <= 1:
                 raise SelfplayError(f"{name} is {share}, but it is a share; choose a number from 0 to 1")
+        if restart and exploit:
+            raise SelfplayError(
+                f"opponent.restart is true and opponent.exploit is {exploit}, but after an exploiter the main "
+                "learner goes on where it was; take one of the two"
+            )
         check_contested(self.contested)
         self.game, self.referees, self.update, self.rule = game, referees, update, rule
         self.every, self.latest, self.restart, self.exploit = every, latest, restart, exploit
@@ -120,16 +123,17 @@ class League(Seating):
 
         return seat
 
-    def lineups(self, step: int, episodes: int) -> list[tuple[Seats, float]]:
-        if len(self.contested) != 2:  # more than one opponent at a time: as they are drawn
-            return super().lineups(step, episodes)
+    def lineups(self, step: int) -> list[tuple[Seats, float]]:
         names = list(self.population)
         weights, alone = self._draws(step, names)
+        likely = [(name, weight) for name, weight in zip(names, weights, strict=True) if weight > 0]
         found: list[tuple[Seats, float]] = [(self.seated, alone)] if alone else []
-        for name, weight in zip(names, weights, strict=True):
-            for index in range(2 if weight > 0 else 0):
-                seats = rotated(self.seated, self.contested, index, _always(name))
-                found.append((seats, (1 - alone) * weight / 2))
+        for mine in self.contested if alone < 1 else ():
+            others = [role for role in self.contested if role != mine]
+            for members in product(likely, repeat=len(others)):
+                taken = dict(zip(others, (name for name, _ in members), strict=True))
+                share = math.prod(weight for _, weight in members)
+                found.append(({**self.seated, **taken}, (1 - alone) * share / len(self.contested)))
         return found
 
     def _draws(self, step: int, names: Sequence[str]) -> tuple[list[float], float]:

@@ -1,6 +1,5 @@
 """Seating: which player is in which role of an episode."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,12 +35,9 @@ class Seating:
         """Episode index -> seats, for the episodes of a step. Its luck is a function of seed, step and index."""
         return lambda index: self.seated
 
-    def lineups(self, step: int, episodes: int) -> list[tuple[Seats, float]]:
-        """Every seating of a step with its share: of those that were drawn, unless the opponents know them exactly."""
-        drawn, seat = Counter[tuple[tuple[str, str], ...]](), self.seats(step)
-        for index in range(episodes):
-            drawn[tuple(seat(index).items())] += 1
-        return [(dict(seats), count / episodes) for seats, count in drawn.items()]
+    def lineups(self, step: int) -> list[tuple[Seats, float]]:
+        """Every seating that `seats` may give, with its probability."""
+        return [(self.seated, 1.0)]
 
     def before(self, step: int) -> None:
         """Make ready for a step: whose turn is it to learn?"""
@@ -92,6 +88,10 @@ class Against(Seating):
 
     def seats(self, step: int) -> Callable[[int], Seats]:
         return lambda index: rotated(self.seated, self.contested, index, lambda role: self.name)
+
+    def lineups(self, step: int) -> list[tuple[Seats, float]]:
+        seat, count = self.seats(step), len(self.contested)
+        return [(seat(index), 1 / count) for index in range(count)]
 
 
 def check_contested(roles: Sequence[str]) -> None:

@@ -57,7 +57,9 @@ class Table:
     def _mean(self, sums: np.ndarray, names: Sequence[str], unknown: float) -> np.ndarray:
         rows = [self._place[name] for name in names]
         games = self.games[np.ix_(rows, rows)]
-        return np.where(games > 0, sums[np.ix_(rows, rows)] / np.maximum(games, 1e-12), unknown)
+        means: np.ndarray = np.full_like(games, unknown)
+        np.divide(sums[np.ix_(rows, rows)], games, out=means, where=games > 0)
+        return means
 
     def state_dict(self) -> dict[str, object]:
         """As plain values and tensors."""
@@ -84,7 +86,7 @@ def earned(episode: Episode) -> dict[str, float]:
 
 def results(episode: Episode, roles: Sequence[str]) -> list[Result]:
     """What every player in these roles of an episode got of every other one; see `pairs`."""
-    seats = {turn.ask.role: turn.player for turn in episode.turns if turn.ask.role in roles}
+    seats = {role: name for role, name in episode.seats.items() if role in roles}
     return pairs(seats, earned(episode))
 
 

@@ -145,7 +145,7 @@ class RunFolder:
         """
         records = [
             {"step": step, "episode": episode.index}
-            | ({} if episode.weight == 1.0 else {"weight": episode.weight})
+            | ({} if episode.drawn else {"weight": episode.weight})
             | _described(turn)
             | {"advantage": (advantages or {}).get(id(turn))}
             for episode in episodes

@@ -17,6 +17,7 @@ ENDS = ("finished", "running", "interrupted", "failed")
 NOT_SCIENCE = (
     "seed",
     "resume",
+    "sweep",
     "device",
     "checkpoint",
     "watch",

@@ -50,7 +50,7 @@ class Session:
     def _restore(self) -> None:
         found = checkpoint.latest(self.folder)
         logged = max((line["step"] for line in self.folder.metrics()), default=0)
-        if found is None and logged > self.cfg.checkpoint.every:
+        if found is None and logged > self.folder.config.checkpoint.every:
             raise SelfplayError(
                 f"{self.folder.path} has records up to step {logged} but no checkpoint; put one back into "
                 f"{self.folder.checkpoints}, or start a new run"

@@ -53,13 +53,14 @@ class Sweep:
         """Every turn of every readable transcript, read at the first use: see `turns_of`."""
         parts = [self.turns_of(run) for run in self.transcripts]
         if not parts:
-            return pd.DataFrame(columns=["run", "setting", "seed", *TURN])
+            return pd.DataFrame(columns=["run", "setting", "seed", *TURN, "weight"])
         table = pd.concat(parts, ignore_index=True)
         return table.astype(dict.fromkeys(("run", "setting", "role", "player"), "category"))
 
     def turns_of(self, run: str, steps: Collection[int] | None = None) -> pd.DataFrame:
         """One row a turn of a run, of the given steps or of all: `run`, `setting`, `seed`, `step`, `episode`, `role`,
-        `player`, `group`, `prompt`, `reply`, `payoff`, `advantage`, `score/<name>`; NaN where there is none.
+        `player`, `group`, `prompt`, `reply`, `payoff`, `advantage`, `weight` (1 where episodes were drawn),
+        `score/<name>`; NaN where there is none.
 
         Raises:
             SelfplayError: the run has no readable transcript.
@@ -76,6 +77,7 @@ class Sweep:
         except KeyError as error:
             raise SelfplayError(f"a turn in {path} has no {error}; restore the file that the run wrote") from error
         scores = {f"score/{name}": [turn["scores"].get(name) for turn in turns] for name in names}
+        columns["weight"] = [turn.get("weight", 1.0) for turn in turns]
         columns["group"] = pd.Series(columns["group"], dtype=object)  # a number, a name or nothing, as it was written
         table = pd.DataFrame({"run": run, "setting": row.setting, "seed": row.seed, **columns, **scores})
         return table.astype(dict.fromkeys(("payoff", "advantage", *scores), "float64"))

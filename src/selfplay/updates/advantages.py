@@ -1,7 +1,7 @@
 """Advantages: what a turn earned beyond what was to be expected.
 
-An advantage is called with pay-offs [B], groups [B] int64, the roles (B names) and how often each turn counts [B], and
-gives [B]. All but `RoleBaseline` are pure functions that compare within a group.
+An advantage is called with pay-offs [B], groups [B] int64, the roles (B names) and how often each turn counts [B], or
+None where turns were drawn; it gives [B]. All but `RoleBaseline` are pure functions that compare within a group.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ TINY = 1e-30  # a group that cannot be has no mean
 class Advantage(Protocol):
     """(pay-offs [B], groups [B], roles, weights [B]) -> [B]."""
 
-    def __call__(self, payoffs: Tensor, groups: Tensor, roles: Sequence[str], weights: Tensor) -> Tensor: ...
+    def __call__(self, payoffs: Tensor, groups: Tensor, roles: Sequence[str], weights: Tensor | None) -> Tensor: ...
 
 
 @runtime_checkable
@@ -40,12 +40,12 @@ def group_mean(payoffs: Tensor, groups: Tensor, weights: Tensor | None = None) -
 def group_std(payoffs: Tensor, groups: Tensor, weights: Tensor | None = None) -> Tensor:
     """[B] the standard deviation of each turn's own group; 0 for a group of one.
 
-    Its denominator is n - 1 where turns were drawn, the sum of the weights (a population's) where they are weighed.
+    Its denominator is n - 1 where turns were drawn, the sum of the weights (a population's) where they are weighed:
+    exact for groups across the batch; a group within an episode is of so many turns however many episodes are drawn.
     """
     w = torch.ones_like(payoffs) if weights is None else weights
     squares, counts = _sums(w * (payoffs - group_mean(payoffs, groups, w)) ** 2, groups), _sums(w, groups)
-    drawn = bool((w == 1).all())
-    return (squares / ((counts - 1).clamp(min=1) if drawn else counts.clamp(min=TINY))).sqrt()[groups]
+    return (squares / ((counts - 1).clamp(min=1) if weights is None else counts.clamp(min=TINY))).sqrt()[groups]
 
 
 def centred(payoffs: Tensor, groups: Tensor, roles: Sequence[str] = (), weights: Tensor | None = None) -> Tensor:

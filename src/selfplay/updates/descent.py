@@ -15,18 +15,11 @@ def role_weights(batch: Batch, weights: Mapping[str, float]) -> Tensor:
     """[B] how much a turn counts: its role's weight (1 unless named), times the turn's share of the role's turns.
 
     So the loss is the weighted sum of the roles' mean losses (Language Self-Play, equations 4-5 and L_Self-Play).
-
-    Raises:
-        SelfplayError: a weight names a role that is not in the batch.
+    A role that was not asked in this step has no loss.
     """
     counts = dict.fromkeys(batch.roles, 0.0)
     for role, weight in zip(batch.roles, batch.weights.tolist(), strict=True):
         counts[role] += weight
-    for role in set(weights) - set(counts):
-        raise SelfplayError(
-            f"update.role_weights names '{role}', but the learner's roles are {', '.join(sorted(counts))}; "
-            f"remove it with ~update.role_weights.{role} or seat the learner there"
-        )
     return batch.weights * torch.tensor([weights.get(role, 1.0) / counts[role] for role in batch.roles])
 
 

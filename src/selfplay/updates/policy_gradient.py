@@ -1,6 +1,6 @@
 """The on-policy update: an advantage, an objective and a regularizer make Language Self-Play's rule, or GRPO's."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ class PolicyGradient(Update):
     Args:
         policy: the learner.
         reference: the learner as it was before the first step, frozen.
+        roles: those of the learner.
         optimizer: parameters -> optimizer.
         advantage: see `selfplay.updates.advantages`.
         compare: "group" compares the turns that the game groups, "prompt" all turns of a role that saw the same (for
@@ -43,6 +44,7 @@ class PolicyGradient(Update):
         self,
         policy: Policy,
         reference: Policy,
+        roles: Sequence[str],
         optimizer: Callable[[Iterable[Parameter]], torch.optim.Optimizer],
         advantage: Advantage,
         compare: str,
@@ -59,6 +61,11 @@ class PolicyGradient(Update):
         for name, value in (("regularizer.beta", regularizer.beta), ("update.max_grad_norm", max_grad_norm)):
             if not isinstance(value, int | float) or value < 0:
                 raise SelfplayError(f"{name} is {value}, but it must be a number, at least 0 (.inf clips nothing)")
+        for role in set(role_weights) - set(roles):
+            raise SelfplayError(
+                f"update.role_weights names '{role}', but the learner's roles are {', '.join(roles)}; "
+                f"remove it with ~update.role_weights.{role} or seat the learner there"
+            )
         schedule(1)  # a number out of range is told now
         if compare not in COMPARE:
             raise SelfplayError(f"update.compare is '{compare}'; take one of {', '.join(COMPARE)}")
@@ -74,7 +81,9 @@ class PolicyGradient(Update):
         reference = frozen_logprobs(magnet, batch, self.micro_batch)
         paid = batch.payoffs + self.regularizer.payoff(batch.logprobs, reference, batch.mask)
         groups = batch.groups if self.compare == "group" else same_prompts(batch)
-        advantages = self.last_advantages = self.advantage(paid, groups, batch.roles, batch.weights)
+        advantages = self.last_advantages = self.advantage(
+            paid, groups, batch.roles, None if batch.drawn else batch.weights
+        )
 
         def losses(rows: Tensor, logprobs: Tensor) -> Tensor:
             cut = slice(0, logprobs.shape[1])
