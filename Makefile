@@ -4,7 +4,7 @@ export HF_HUB_OFFLINE = 1
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: run test lint report clean
+.PHONY: run test lint report notebooks clean
 run: $(READY)
 	$(BIN)/python run.py
 
@@ -20,6 +20,10 @@ lint: $(READY)
 report: $(READY)
 	@test -n "$(RUNS)" || { echo 'error: RUNS is empty; give folders of runs: make report RUNS="multirun/x outputs/y"' >&2; exit 1; }
 	$(BIN)/python -m selfplay.report $(RUNS)
+
+# runs the notebooks of analysis/ from top to bottom, in place
+notebooks: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python analysis/execute.py
 
 clean:
 	rm -rf .venv

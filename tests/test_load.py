@@ -17,6 +17,7 @@ from selfplay.core import SelfplayError
 from selfplay.runs import load
 from selfplay.runs import sweep as sweep_module
 from selfplay.runs.plan import planned
+from selfplay.runs.scratch import Scratch
 from selfplay.runs.sweep import Sweep
 
 LSP = ("reward=verifier", "episodes=2", "steps=2", "eval.per_cell=1", "game.answers=2", "player.max_tokens=12")
@@ -327,6 +328,14 @@ def test_the_plan_is_what_hydra_ran(kuhn: Path) -> None:
     assert planned(kuhn) == ran
     assert [job[-1] for job in ran] == ["regularizer=kl_forward", "regularizer=kl_reverse"] * 2
     assert [job[-2] for job in ran] == ["seed=5", "seed=5", "seed=6", "seed=6"]
+
+
+def test_the_plan_is_read_in_a_process_that_knows_none_of_the_resolvers() -> None:
+    scratch = Scratch(cli.ROOT)
+    scratch.run(f"python run.py -m {' '.join(KUHN)} sweep=mine")
+    shutil.rmtree(scratch.folder / "multirun/mine/0")
+    said = scratch.run("python -c 'from selfplay.runs import load; print(load(\"multirun\"))'")
+    assert "1 run: 1 missing" in said and "note" not in said
 
 
 def test_the_plan_knows_every_kind_of_sweep(sweep: Path) -> None:

@@ -84,12 +84,14 @@ def setting_lines(table: pd.DataFrame, settings: Settings, factor: float = 1.0) 
     """A line a setting, by the setting's number."""
     lines = {}
     for setting, part in table.groupby("setting", sort=False):
-        x, y, low, high = (part[name].to_numpy(dtype=float) for name in ("x", "mean", "low", "high"))
-        if len(x):
-            lines[settings.number(str(setting))] = Line(
-                settings.short(str(setting)), x, factor * y, factor * low, factor * high
-            )
+        lines[settings.number(str(setting))] = line(settings.short(str(setting)), part, factor)
     return dict(sorted(lines.items()))
+
+
+def line(label: str, table: pd.DataFrame, factor: float = 1.0) -> Line:
+    """One setting's rows of `statistics.curves` as a line."""
+    x, y, low, high = (table[name].to_numpy(dtype=float) for name in ("x", "mean", "low", "high"))
+    return Line(label, x, factor * y, factor * low, factor * high)
 
 
 def told(lines: dict[int, Line], digits: int) -> str:
@@ -134,9 +136,7 @@ def _two(part: pd.DataFrame, settings: Settings, setting: str, album: Album) -> 
         (0, "truth"),
         (len(COLOURS) + 1, "reward"),
     ):  # a second colour, and dashed: where both lie on one line
-        found = curves(part, f"{name}_change")
-        x, y, low, high = (found[column].to_numpy(dtype=float) for column in ("x", "mean", "low", "high"))
-        lines[i] = Line(name, x, y, low, high)
+        lines[i] = line(name, curves(part, f"{name}_change"))
     title = settings.short(setting)
     figure = draw_lines(lines, title, "step", "change, standard deviations")
     caption = "Change of reward and truth since the first five steps."

@@ -58,7 +58,8 @@ def default_seed(folder: Path) -> int | None:
 def _read(file: Path) -> DictConfig:
     try:
         hydra = OmegaConf.load(file).hydra
-        if hydra.sweeper._target_ and hydra.sweep is not None and hydra.overrides.task is not None:
+        named = "dir" in set(hydra.sweep)  # not its value, which takes the resolvers of a process that runs jobs
+        if hydra.sweeper._target_ and named and hydra.overrides.task is not None:
             return hydra  # type: ignore[no-any-return]
     except (YAMLError, OmegaConfBaseException, AttributeError, UnicodeDecodeError) as error:
         reason = str(error).split("\n")[0]

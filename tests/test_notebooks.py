@@ -1,0 +1,150 @@
+"""The notebooks run from top to bottom, in a copy of the repository, and what is committed is what a run leaves."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfplay.core import SelfplayError
+from selfplay.runs.scratch import Scratch
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "analysis").glob("*.ipynb"))
+RESULTS = "experiments/paper_table/results.csv"
+ENDS = {  # method -> held-out accuracy in the end; the untouched model has 0.3
+    "grpo": 0.5,
+    "lsp_zero": 0.4,
+    "lsp": 0.48,
+    "grpo_then_grpo": 0.52,
+    "lsp_zero_then_grpo": 0.5,
+    "lsp_then_grpo": 0.56,
+}
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """What notebooks need of the repository, where they may do what they like; without the paper's table."""
+    left_out = shutil.ignore_patterns("results.csv", ".ipynb_checkpoints")
+    for name in ("analysis", "conf", "experiments/paper_table"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=left_out)
+    shutil.copy(ROOT / "run.py", tmp_path)
+    return tmp_path
+
+
+def read(path: Path) -> dict[str, Any]:
+    notebook: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return notebook
+
+
+def executed(copy: Path, name: str) -> dict[str, Any]:
+    """The notebook after `python analysis/execute.py` on it, which wrote nothing else."""
+    before = {path for path in copy.rglob("*") if "__pycache__" not in path.parts}
+    command = [sys.executable, "analysis/execute.py", f"analysis/{name}"]
+    env = {**os.environ, "IPYTHONDIR": str(copy.parent / "ipython"), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, cwd=copy, env=env, capture_output=True, text=True, timeout=600, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert {path for path in copy.rglob("*") if "__pycache__" not in path.parts} == before
+    return read(copy / "analysis" / name)
+
+
+def outputs(notebook: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for cell in notebook["cells"]:
+        yield from cell.get("outputs", ())
+
+
+def pictures(notebook: dict[str, Any]) -> int:
+    return sum("image/png" in output.get("data", {}) for output in outputs(notebook))
+
+
+def text(notebook: dict[str, Any]) -> str:
+    """All that the cells show in words."""
+    said: list[str] = []
+    for output in outputs(notebook):
+        shown = [output.get("text", ""), *(v for kind, v in output.get("data", {}).items() if kind != "image/png")]
+        said += ["".join(part) for part in shown]
+    return "\n".join(said)
+
+
+def check(notebook: dict[str, Any]) -> None:
+    """It ran in order, without an error or a warning, and has pictures."""
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    assert not [o for o in outputs(notebook) if o["output_type"] == "error" or o.get("name") == "stderr"]
+    assert pictures(notebook) >= 2
+
+
+def test_there_are_notebooks_and_the_list_names_each() -> None:
+    listed = re.findall(r"^\| \[\w+\]\((\w+\.ipynb)\)", (ROOT / "analysis/README.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == [path.name for path in NOTEBOOKS] and len(listed) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [path.name for path in NOTEBOOKS])
+def test_it_runs_from_top_to_bottom(name: str, copy: Path) -> None:
+    check(executed(copy, name))
+
+
+@pytest.mark.slow
+def test_the_papers_table_with_our_results(copy: Path) -> None:
+    with (copy / RESULTS).open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["method", "seed", "step", "accuracy", "solver/reward", "solver/truth", "challenger/invalid"])
+        for method, end in ENDS.items():
+            for seed in range(6):
+                for step in range(3):
+                    figures = [0.1 * step, 0.3, "" if "grpo" in method else 0.2] if step else ["", "", ""]
+                    table.writerow([method, seed, step, {0: 0.3, 1: "", 2: end}[step], *figures])
+    notebook = executed(copy, "the_papers_table.ipynb")
+    check(notebook)
+    said = text(notebook)
+    assert "no results" not in said
+    for name, gain, share in (("LSP-Zero", "10.0", 50), ("LSP", "18.0", 90), ("LSP, then GRPO", "26.0", 130)):
+        [row] = re.findall(rf"<th>{name}</th>(.*?)</tr>", said, re.DOTALL)
+        assert f"<td>{gain} [{gain}, {gain}]</td>" in row and f"<td>{share} [{share}, {share}]</td>" in row
+    assert pictures(notebook) == 6
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_is_committed_ran_and_says_nothing_of_the_machine(path: Path) -> None:
+    notebook = read(path)
+    check(notebook)
+    assert not re.search(r"(?<![\w.])/(tmp|home|root|work|usr|var|Users)/|ipykernel_\d", text(notebook))
+    assert notebook["metadata"]["language_info"] == {"name": "python"}
+    assert all(cell["metadata"] == {} for cell in notebook["cells"])
+
+
+def test_they_are_small() -> None:
+    assert sum(path.stat().st_size for path in NOTEBOOKS) < 1.5e6
+
+
+def test_a_scratch_folder_runs_what_one_types(tmp_path: Path) -> None:
+    scratch = Scratch(ROOT / "analysis")
+    (scratch.folder / "here.py").write_text("where = 'here'")
+    assert scratch.root == ROOT
+    assert scratch.run("python -c 'import here, sys; print(here.where, file=sys.stderr)'") == "here"
+    assert "reward" in scratch.run("python run.py --help")
+    assert scratch.run("python -c 'raise SystemExit(\"no\")'", fails=True) == "no"
+    with pytest.raises(SelfplayError, match=r"ended with 1 and said: no"):
+        scratch.run("python -c 'raise SystemExit(\"no\")'")
+    with pytest.raises(SelfplayError, match=r"ended with 0"):
+        scratch.run("python -c 1", fails=True)
+    with pytest.raises(SelfplayError, match=r"there is no run.py in .* or above it"):
+        Scratch(tmp_path)
+
+
+def test_a_notebook_that_fails_ends_with_its_error_and_stays_as_it_was(copy: Path) -> None:
+    cell = {"cell_type": "code", "id": "a", "source": "1 / 0", "metadata": {}, "outputs": [], "execution_count": None}
+    file = copy / "analysis" / "broken.ipynb"
+    file.write_text(json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [cell]}))
+    before = file.read_bytes()
+    command = [sys.executable, "analysis/execute.py", str(file)]
+    ended = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 1 and "ZeroDivisionError" in ended.stderr and file.read_bytes() == before
