@@ -90,7 +90,7 @@ def needing(choice: str) -> list[str]:
         return ["game=kuhn", "opponent=psro", choice]
     if group == "logger":
         return ["game=kuhn", "player=tabular", choice]  # the quickest run there is
-    if group == "opponent" or choice in ("player=tabular", "eval=exploitability", "eval=versus"):
+    if group == "opponent" or choice in ("player=tabular", "eval=exploitability", "eval=versus", "outcomes=every"):
         return ["game=kuhn", choice]
     return [choice]
 

@@ -69,7 +69,9 @@ def stepped(
         "game=lsp", "update=lsp", f"regularizer={regularizer}", f"regularizer.beta={BETA}",
         f"update.role_weights.challenger={ALPHA}", "update.max_grad_norm=1e9", *overrides,
     )  # fmt: skip
-    update = make(cfg["update"], "update")(policy=policy, reference=reference, optimizer=Capture)
+    update = make(cfg["update"], "update")(
+        policy=policy, reference=reference, roles=("challenger", "solver"), optimizer=Capture
+    )
     metrics = update.step(played(policy, *overrides)[1])
     return update.optimizer.gradients, metrics, update.last_advantages
 

@@ -34,11 +34,11 @@ BEFORE: dict[str, tuple[list[str], list[str]]] = {
     "device": (["device=nowhere"], ["'player' cannot be made", "nowhere"]),
     "LoRA target": (["player=tiny_lora", "player.lora.target_modules=[nope]"], ["'player' cannot", "'nope'"]),
     "unknown parameter": (["+game.anwsers=4"], ["'game' cannot be made", "'anwsers'", "yaml under conf/"]),
+    "unknown weight": (["+update.role_weights.jury=2"], ["update.role_weights names 'jury'", "challenger, solver"]),
     "unknown class": (["game._target_=selfplay.games.chess.Chess"], ["'game' cannot be made", "chess"]),
 }
 DURING: dict[str, tuple[list[str], list[str]]] = {
     "unknown metric": (["optimized_metric=solver/nope"], ["optimized_metric is 'solver/nope'", "solver/reward,"]),
-    "unknown weight": (["+update.role_weights.jury=2"], ["update.role_weights names 'jury'", "challenger, solver"]),
     "reward out of range": (
         ["challenger=spice", "reward=selfjudge"],
         ["challenger=spice needs rewards between 0 and 1", "use reward=verifier"],

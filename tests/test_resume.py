@@ -9,7 +9,7 @@ import cli
 import pytest
 from omegaconf import OmegaConf
 
-import selfplay.play
+import selfplay.outcomes
 
 ARGS = ("reward=verifier", "episodes=2", "game.answers=2", "steps=4", "player.max_tokens=12")
 EVAL = ("eval=heldout", "eval.per_cell=1", "eval.every=2")
@@ -105,7 +105,7 @@ def test_learner_and_sampler_agree_at_every_step(whole: Path) -> None:
 
 def test_interrupted_lora_resumes_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = cli.finished(tmp_path / "whole", *ARGS, *LORA)
-    play = selfplay.play.play
+    play = selfplay.outcomes.play
 
     def interrupted(*args: object, key: str, **seats: object) -> object:
         if key.endswith("/3"):
@@ -114,7 +114,7 @@ def test_interrupted_lora_resumes_to_the_same(tmp_path: Path, monkeypatch: pytes
 
     folder = tmp_path / "stopped"
     with monkeypatch.context() as patch:
-        patch.setattr(selfplay.play, "play", interrupted)
+        patch.setattr(selfplay.outcomes, "play", interrupted)
         ended = cli.run(f"hydra.run.dir={folder}", *ARGS, *LORA)
     assert (ended.code, ended.err) == (130, "")
     assert f"interrupted after step 2; go on with: python run.py resume={folder}" in ended.out

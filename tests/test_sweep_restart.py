@@ -8,7 +8,7 @@ import cli
 import pytest
 import sweeps
 
-import selfplay.play
+import selfplay.outcomes
 from selfplay.runs import RunFolder
 
 SEEDS = "seed=0,1"
@@ -120,7 +120,7 @@ def test_a_finished_sweep_is_not_touched_and_returns_its_metrics(whole: Path, co
 def test_a_job_that_crashed_is_named_and_gone_on_with(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    play = selfplay.play.play
+    play = selfplay.outcomes.play
 
     def broken(*args: object, key: str, **seats: object) -> object:
         if key == "0/6":
@@ -128,7 +128,7 @@ def test_a_job_that_crashed_is_named_and_gone_on_with(
         return play(*args, key=key, **seats)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(selfplay.play, "play", broken)
+        patch.setattr(selfplay.outcomes, "play", broken)
         ended = sweeps.start(tmp_path, *sweeps.TABLE, SEEDS)
     assert ended.code == 1
     assert ended.err.startswith("error: job 0: ZeroDivisionError: no luck\nTraceback") and "in broken" in ended.err

@@ -31,7 +31,7 @@ class _Path:
 
 def sampled(game: Game, opponent: Seating, step: int, episodes: int, key: str) -> list[Episode]:
     """`episodes` episodes, drawn: the seats by the opponent, the replies by the players."""
-    return play(game, opponent.players, range(episodes), key, opponent.seats(step))
+    return play(game, opponent.players, range(episodes), key=key, seats=opponent.seats(step))
 
 
 def every(game: Game, opponent: Seating, step: int, episodes: int, key: str, limit: int) -> list[Episode]:
