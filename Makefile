@@ -8,8 +8,9 @@ READY := .venv/.ready
 run: $(READY)
 	$(BIN)/python run.py
 
+# with CI set (CI=1 make test), also the tests marked slow
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 $(if $(CI),,-m "not slow")
 
 lint: $(READY)
 	$(BIN)/ruff check .

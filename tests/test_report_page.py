@@ -18,6 +18,8 @@ from selfplay.report.transcripts import cut
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install -e '.[dev]'")
 Page, Browser = playwright.Page, playwright.Browser
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PHONE, DESK, PAPER = 360, 1280, 700  # pixels; paper: A4 with margins of 12 mm
 CARDS, COUNT = "#transcripts .episode", "#transcripts [data-count]"
