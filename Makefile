@@ -4,7 +4,7 @@ export HF_HUB_OFFLINE = 1
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: run test lint report notebooks clean
+.PHONY: run test lint report paper-table notebooks clean
 run: $(READY)
 	$(BIN)/python run.py
 
@@ -21,6 +21,11 @@ lint: $(READY)
 report: $(READY)
 	@test -n "$(RUNS)" || { echo 'error: RUNS is empty; give folders of runs: make report RUNS="multirun/x outputs/y"' >&2; exit 1; }
 	$(BIN)/python -m selfplay.report $(RUNS)
+
+# the paper's comparison on the embedded model, from nothing; started again, it goes on
+paper-table: $(READY)
+	experiments/paper_table/run.sh $(BIN)/python
+	$(BIN)/python experiments/paper_table/summarise.py multirun/paper_table
 
 # runs the notebooks of analysis/ from top to bottom, in place
 notebooks: $(READY)
