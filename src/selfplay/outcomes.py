@@ -19,14 +19,15 @@ Choice = tuple[Reply, float]  # a reply and how likely it is
 
 @dataclass(frozen=True)
 class _Path:
-    """An episode under way: the replies so far, wave by wave."""
+    """An episode under way: the replies so far, wave by wave, and who replied what to what.
+
+    Turns are written to, so each outcome makes its own when it is done.
+    """
 
     seats: Seats
     weight: float
     waves: tuple[tuple[Reply, ...], ...] = ()
-    turns: tuple[
-        tuple[Ask, Reply, str], ...
-    ] = ()  # who replied what to what; a Turn is written to, so each has its own
+    turns: tuple[tuple[Ask, Reply, str], ...] = ()
 
 
 def sampled(game: Game, opponent: Seating, step: int, episodes: int, key: str) -> list[Episode]:
