@@ -99,7 +99,7 @@ class PolicyGradient(Update):
         self.steps += 1
         if self.magnet_every and self.steps % self.magnet_every == 0:
             self.frozen = {"magnet": self.policy.snapshot()}
-        return metrics | {"learning_rate": self.rates[0] * factor} | _by_role(batch, reference)
+        return metrics | {"learning_rate": self.optimizer.param_groups[0]["lr"]} | _by_role(batch, reference)
 
     def state_dict(self) -> dict[str, object]:
         remembered = self.advantage.state_dict() if isinstance(self.advantage, Remembering) else {}
