@@ -1,4 +1,4 @@
-"""What each Challenger pay-off asks, how V and the silent groups move, and what is learnt, from the folders of the runs.
+"""What each Challenger pay-off asks, how V and the silent groups move, what is learnt, from the folders of the runs.
 
     python experiments/challenger_payoffs/summarise.py multirun/challenger_payoffs --out experiments/challenger_payoffs
 
@@ -42,8 +42,9 @@ def arm(setting: str) -> str:
 
 
 def figures(folder: Path) -> pd.DataFrame:
-    """One row a run: held-out accuracy before and after (all, and level 4), and at both ends of training V, the share of
-    groups without variance, and what was asked."""
+    """One row a run: held-out accuracy before and after (all, and level 4); at both ends of training V, the share of
+    groups without variance, and what was asked.
+    """
     sweep = load(folder)
     if len(sweep.problems):
         print(sweep)
