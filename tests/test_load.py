@@ -348,6 +348,15 @@ def test_the_plan_knows_every_kind_of_sweep(sweep: Path) -> None:
     assert jobs[0] == ["a=1", "b=x", "c=0.5", "+d.e=[1,2]"] and jobs[7] == ["a=2", r"b=y\ z", "c=1.0", "+d.e=[1,2]"]
 
 
+def test_the_plan_leaves_to_each_job_what_refers_to_its_own_config(sweep: Path) -> None:
+    """As Hydra records it: its sweeper escapes the braces."""
+    text = (sweep / "multirun.yaml").read_text()
+    before, after = text[: text.index("    task:")], text[text.index("  job:\n") :]
+    said = ["    - seed=1,2", "    - player.path=first/${seed}/model"]
+    (sweep / "multirun.yaml").write_text(before + "    task:\n" + "\n".join(said) + "\n" + after)
+    assert planned(sweep) == [[f"seed={n}", r"player.path=first/$\{seed\}/model"] for n in (1, 2)]
+
+
 def test_the_plan_of_a_sweep_in_a_dated_folder(sweep: Path) -> None:
     """Outside of Hydra nobody knows ${now:...}, which stands in the file of a sweep without a folder of its own."""
     text = (sweep / "multirun.yaml").read_text()

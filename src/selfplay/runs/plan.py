@@ -42,8 +42,9 @@ def planned(folder: Path) -> list[list[str]] | None:
     subdir = OmegaConf.to_container(hydra.sweep, resolve=False)["subdir"]  # type: ignore[index, call-overload]
     if subdir != NUMBERED:
         raise SelfplayError(f"hydra.sweep.subdir of {file} is '{subdir}', so jobs have no numbers; count them yourself")
-    params = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
-    return _jobs([*params, *hydra.overrides.task], hydra, file)
+    typed: Any = OmegaConf.to_container(hydra, resolve=False)  # "${seed}" is each job's own
+    params = [f"{key}={value}" for key, value in (typed["sweeper"]["params"] or {}).items()]
+    return _jobs([*params, *typed["overrides"]["task"]], hydra, file)
 
 
 def default_seed(folder: Path) -> int | None:
