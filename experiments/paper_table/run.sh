@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # The paper's comparison on the embedded model: six sweeps of six seeds, two jobs at a time. Started again, it goes on.
+# GRPO on data for 150 steps; LSP-Zero and LSP for 300, read at 150 and at 300; then GRPO for 100 from each one's step 150.
 #     experiments/paper_table/run.sh [python]
 set -euo pipefail
 cd "$(dirname "$0")/../.."

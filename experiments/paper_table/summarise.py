@@ -19,12 +19,15 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from selfplay.report.statistics import estimate
 from selfplay.runs import load
 
 METHODS = {
     "grpo": "GRPO with data",
     "lsp_zero": "LSP-Zero",
     "lsp": "LSP",
+    "lsp_zero_long": "LSP-Zero, twice as long",
+    "lsp_long": "LSP, twice as long",
     "grpo_then_grpo": "GRPO, then GRPO",
     "lsp_zero_then_grpo": "LSP-Zero, then GRPO",
     "lsp_then_grpo": "LSP, then GRPO",
@@ -34,22 +37,31 @@ KEPT = [
     "eval/accuracy", "solver/reward", "solver/truth", "challenger/invalid", "challenger/distinct",
     "frac_reward_zero_std", "solver/kl", "challenger/kl", "tokens",
 ]  # fmt: skip
+AGAINST = {  # method -> what it is compared with
+    "lsp_zero": ("grpo", "lsp"),
+    "lsp": ("grpo",),
+    "lsp_zero_long": ("grpo", "lsp_long"),
+    "lsp_long": ("grpo", "lsp"),
+    "grpo_then_grpo": ("grpo",),
+    "lsp_zero_then_grpo": ("grpo", "grpo_then_grpo"),
+    "lsp_then_grpo": ("grpo", "grpo_then_grpo"),
+}
 LAST = 10  # steps over which a figure of training is averaged
+FIRST = 150  # steps of the first stage; what LSP and LSP-Zero did after it is told as "..._long"
 
 
-def estimate(values: np.ndarray) -> tuple[float, float, float] | tuple[float]:
+def estimated(values: pd.Series) -> tuple[float, float, float] | tuple[float]:
     """Mean and its 95 % Student's t interval; of one seed the mean alone."""
-    mean = float(values.mean())
-    if len(values) == 1:
-        return (mean,)
-    half = float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))
-    return mean, mean - half, mean + half
+    found = estimate(values)
+    return (found.mean,) if found.n < 2 else (found.mean, found.low, found.high)
 
 
 def read(folder: Path) -> pd.DataFrame:
     """Every method's metrics, a row a seed and step; what is not finished is named and left out."""
     parts = []
     for method in METHODS:
+        if method.endswith("_long"):
+            continue
         if not (folder / method).is_dir():
             print(f"{method}: not run")
             continue
@@ -58,36 +70,37 @@ def read(folder: Path) -> pd.DataFrame:
             print(sweep)
         done = sweep.runs.loc[sweep.runs["status"] == "finished", "run"]
         part = sweep.metrics[sweep.metrics["run"].isin(done)].reindex(columns=["seed", "step", *KEPT])
-        parts.append(part.assign(method=method))
+        late = part["step"] > FIRST
+        parts.append(part.assign(method=np.where(late, f"{method}_long", method)))
     table = pd.concat(parts, ignore_index=True).rename(columns={"eval/accuracy": "accuracy"})
     return table[["method", "seed", "step", "accuracy", *KEPT[1:]]]
 
 
 def summary(table: pd.DataFrame) -> dict[str, Any]:
-    """Method -> its figures."""
+    """Method -> its figures; differences and shares are taken seed by seed."""
     ends = {m: t.dropna(subset="accuracy").groupby("seed").last() for m, t in table.groupby("method", sort=False)}
     base = table[(table["method"] == "grpo") & (table["step"] == 0)].set_index("seed")["accuracy"]
+    gains = {method: (end["accuracy"] - base).dropna() for method, end in ends.items()}
     out: dict[str, Any] = {"base": {"accuracy": float(base.mean()), "seeds": sorted(map(int, base.index))}}
-    for method, end in ends.items():
+    for method in (m for m in METHODS if m in ends):
+        end = ends[method]
         late = table[(table["method"] == method) & (table["step"] > int(end["step"].max()) - LAST)]
-        seeds = end.index.intersection(base.index)
         row = {
             "seeds": [int(s) for s in end.index],
             "steps": int(end["step"].max()),
-            "accuracy": estimate(end["accuracy"].to_numpy()),
-            "gain": estimate((end["accuracy"][seeds] - base[seeds]).to_numpy()),
+            "accuracy": estimated(end["accuracy"]),
+            "gain": estimated(gains[method]),
+            "share of GRPO gain": estimated((gains[method] / gains["grpo"]).dropna()),
+            "above": {
+                other: estimated((gains[method] - gains[other]).dropna())
+                for other in AGAINST.get(method, ())
+                if other in gains
+            },
         }
-        against = "grpo" if "then" not in method else "grpo_then_grpo"
-        if method != against and against in ends:
-            both = end.index.intersection(ends[against].index)
-            difference = (end["accuracy"][both] - ends[against]["accuracy"][both]).to_numpy()
-            row["against"] = {"method": against, "difference": estimate(difference)}
-            gains = [float((ends[m]["accuracy"][both] - base[both]).mean()) for m in (method, against)]
-            row["share of its gain"] = gains[0] / gains[1]
         for name in KEPT[1:-1]:
-            values = late.groupby("seed")[name].mean().dropna().to_numpy()
+            values = late.groupby("seed")[name].mean().dropna()
             if len(values):
-                row[name] = estimate(values)
+                row[name] = estimated(values)
         out[method] = row
     return out
 
@@ -103,7 +116,7 @@ def draw(table: pd.DataFrame, out: Path) -> None:
     figure, axes = plt.subplots(1, 4, figsize=(15, 3.4))
     for axis, (name, label) in zip(axes, panels.items(), strict=True):
         for method, colour in COLOURS.items():
-            part = table[table["method"] == method].dropna(subset=name)
+            part = table[table["method"].isin([method, f"{method}_long"])].dropna(subset=name)
             if part.empty:
                 continue
             wide = part.pivot(index="step", columns="seed", values=name)
@@ -120,10 +133,10 @@ def draw(table: pd.DataFrame, out: Path) -> None:
     figure.savefig(out / "curves.png", dpi=110)
 
 
-def shown(values: tuple[float, ...]) -> str:
+def shown(values: tuple[float, ...], digits: int = 1) -> str:
     """Percent: mean and interval."""
-    mean, *ends = (100 * value for value in values)
-    return f"{mean:.1f}" + (f" [{ends[0]:.1f}, {ends[1]:.1f}]" if ends else "")
+    mean, *ends = (f"{100 * value:.{digits}f}" for value in values)
+    return mean + (f" [{ends[0]}, {ends[1]}]" if ends else "")
 
 
 def main() -> None:
@@ -143,12 +156,10 @@ def main() -> None:
     for method, row in found.items():
         if method == "base":
             continue
-        cells = [f"{METHODS[method]:20s} n={len(row['seeds'])}"]
-        for key in ("accuracy", "gain"):
-            cells.append(f"{key} {shown(row[key])}")
-        if "against" in row:
-            cells.append(f"vs {row['against']['method']} {shown(row['against']['difference'])}")
-            cells.append(f"share {row['share of its gain']:.2f}")
+        cells = [f"{METHODS[method]:24s} n={len(row['seeds'])} step {row['steps']}"]
+        cells += [f"{key} {shown(row[key])}" for key in ("accuracy", "gain")]
+        cells.append(f"share {shown(row['share of GRPO gain'], 0)}")
+        cells += [f"above {other} {shown(difference)}" for other, difference in row["above"].items()]
         if "challenger/invalid" in row:
             cells.append(f"invalid {shown(row['challenger/invalid'])}")
         print("  ".join(cells))
