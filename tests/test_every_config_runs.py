@@ -38,7 +38,8 @@ def shrunk(choice: str) -> list[str]:
     if choice == "opponent=league":
         args.append("opponent.exploit=0")  # one step is no whole period of a league with an exploiter
     if config.eval is not None and choice.startswith(("eval=", "experiment=")):
-        args += [f"eval.{key}={least}" for key, least in (("per_cell", 1), ("episodes", 2)) if key in config.eval]
+        args += ["eval.episodes=2"] if "episodes" in config.eval else []
+        args += ["task.per_cell=1"] if "per_cell" in config.task else []
     return args
 
 
