@@ -60,7 +60,7 @@ class HeldOut:
         every: steps between evaluations (there is always one before the first and one after the last step).
 
     Raises:
-        SelfplayError: the temperature is negative, or the task holds no questions out.
+        SelfplayError: the temperature is negative, the task holds no questions out, or knows no right answers.
     """
 
     def __init__(self, task: Task, temperature: float, every: int) -> None:
@@ -69,6 +69,8 @@ class HeldOut:
             raise SelfplayError(f"eval.temperature is {temperature}; use 0 for greedy answers, or more")
         self.temperature, self.every = temperature, every
         self.task, self.items = task, tuple(task.held_out())
+        if not task.judges:
+            raise SelfplayError(f"{type(task).__name__} knows no right answers; use eval=win_rate or eval=none")
         if not self.items:
             raise SelfplayError(f"{type(task).__name__} holds no questions out; use eval=none, or give it some")
         self.nature = Deal([item.question for item in self.items])

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from selfplay.core import Policy, Referee, Turn
+from selfplay.core import Policy, Referee, SelfplayError, Turn
 from selfplay.tasks.task import Task
 
 
@@ -17,9 +17,17 @@ class Verifier(Referee):
 
     Args:
         task: see `selfplay.tasks`.
+
+    Raises:
+        SelfplayError: the task knows no answers.
     """
 
     def __init__(self, task: Task) -> None:
+        if not task.judges:
+            raise SelfplayError(
+                f"{type(task).__name__} knows no right answers, so no verifier can judge: use another reward, for "
+                "example reward=rm, and set probes.truth=null"
+            )
         self.task = task
 
     def score(self, turns: Sequence[Turn], players: Mapping[str, Policy]) -> Tensor:

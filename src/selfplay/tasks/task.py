@@ -24,7 +24,13 @@ class Item:
 
 
 class Task(ABC):
-    """Questions with a truth. Every method is a function of its arguments alone: the same luck, the same question."""
+    """Questions with a truth. Every method is a function of its arguments alone: the same luck, the same question.
+
+    Attributes:
+        judges: whether `correct` can say anything; False where nobody knows the answers.
+    """
+
+    judges: bool = True
 
     @abstractmethod
     def draw(self, rng: Random) -> str:
@@ -40,7 +46,11 @@ class Task(ABC):
 
     @abstractmethod
     def correct(self, item: Item, reply: str) -> float:
-        """How right a reply is, from 0 to 1."""
+        """How right a reply is, from 0 to 1.
+
+        Raises:
+            SelfplayError: nobody knows (`judges` is False).
+        """
 
 
 def drawing(task: Task) -> Callable[[Random], str]:
