@@ -1,6 +1,9 @@
 """Reasoning Gym (Stojanovski et al., arXiv 2505.24760): a hundred kinds of questions made by algorithms, with verifiers."""
 
+import inspect
+import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -8,10 +11,14 @@ from random import Random
 from typing import Any
 
 from selfplay.core import SelfplayError, at_least
+from selfplay.tasks.guard import harmless
 from selfplay.tasks.luck import seeded
 from selfplay.tasks.task import Item, Task
 
-LONGEST = 2000  # characters of an answer: some scorers compute what they read
+LONGEST = 2000  # characters of an answer
+COMPUTES = ("eval(", "parse_expr(")  # in the code of a scorer that computes what it reads
+NO_NUMBER = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)  # within any tolerance, as some scorers compare
+UNREADABLE = (TypeError, AttributeError, ValueError, ArithmeticError, LookupError, SyntaxError, RecursionError)
 Options = tuple[tuple[str, Any], ...]
 
 
@@ -19,7 +26,8 @@ class ReasoningGym(Task):
     """Questions of some of Reasoning Gym's data sets; a reply earns what the data set's own scorer gives it, 0 to 1.
 
     What is scored is the text in the reply's last <answer> tag, or the whole reply where there is none. Questions to
-    train on and held-out ones come from different seeds; a question that comes up in both is held out.
+    train on and held-out ones come from different seeds; a question that comes up in both is held out. Some scorers
+    call eval on what they read: they are shown plain data and plain arithmetic alone (`selfplay.tasks.guard`).
 
     Args:
         names: of data sets: "chain_sum", "leg_counting", ... (`reasoning_gym.factory.DATASETS` has them all).
@@ -77,10 +85,13 @@ class ReasoningGym(Task):
     def correct(self, item: Item, reply: str) -> float:
         entry = self._known[item.question]
         answer = _answer(reply)
-        if len(answer) > LONGEST:
+        if len(answer) > LONGEST or NO_NUMBER.fullmatch(answer) or (entry.computes and not harmless(answer)):
             return 0.0
-        with seeded(item.question):
-            score = float(entry.scorer.score_answer(answer, dict(entry.record)))
+        try:
+            with seeded(item.question):
+                score = float(entry.scorer.score_answer(answer, deepcopy(entry.record)))
+        except UNREADABLE:  # of an answer that is no answer; at a right one it would have been seen in `_entries`
+            return 0.0
         return min(max(score, 0.0), 1.0)
 
     def _asked(self, entries: "tuple[_Entry, ...]") -> "dict[str, _Entry]":
@@ -98,6 +109,7 @@ class _Entry:
     name: str
     record: Mapping[str, Any]
     scorer: Any
+    computes: bool  # what it reads, so that it may be given harmless texts alone
 
 
 def _item(question: str, entry: _Entry) -> Item:
@@ -123,7 +135,9 @@ def _entries(name: str, options: Options, size: int, seed: str) -> tuple[_Entry,
     try:
         with seeded(f"{name}/{seed}"):
             dataset = gym.create_dataset(name, size=size, seed=number, **dict(options))
-            return tuple(_Entry(name, dataset[i], dataset) for i in range(size))
+            code = inspect.getsource(type(dataset))
+            computes = any(call in code for call in COMPUTES)
+            return tuple(_Entry(name, dataset[i], dataset, computes) for i in range(size))
     except (TypeError, ValueError, AssertionError, ImportError, OSError) as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise SelfplayError(f"Reasoning Gym cannot make '{name}' ({reason}); change task.options.{name}") from error
