@@ -3,7 +3,7 @@
 import atexit
 import json
 import shutil
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -23,7 +23,10 @@ def rows(name: str, first: int, count: int) -> list[dict[str, Any]]:
     made = {
         "records": lambda i: {"question": f"what is {i}+1?", "answer": str(i + 1)},
         "huggingface": lambda i: {"question": f"what is {i}+1?", "answer": str(i + 1)},
-        "gsm8k": lambda i: {"question": f"what is {i}+1?", "answer": f"{i} and 1 are <<{i}+1={i + 1}>>.\n#### 1,{i:03d}"},
+        "gsm8k": lambda i: {
+            "question": f"what is {i}+1?",
+            "answer": f"{i} and 1 are <<{i}+1={i + 1}>>.\n#### 1,{i:03d}",
+        },
         "math": lambda i: {
             "problem": f"what is $\\frac{{{i}}}{{7}}$?",
             "solution": "...",
@@ -36,7 +39,7 @@ def rows(name: str, first: int, count: int) -> list[dict[str, Any]]:
     return [made(i) for i in range(first, first + count)]
 
 
-@lru_cache(maxsize=None)
+@cache
 def path(name: str) -> str:
     """Where the data of `task=<name>` is: a jsonl file, or what save_to_disk wrote."""
     if name == "records":

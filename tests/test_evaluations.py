@@ -83,7 +83,7 @@ def test_a_referee_that_cannot_score_is_an_error() -> None:
         def score(self, turns: Sequence[Turn], players: Mapping[str, Policy]) -> Tensor:
             return torch.full((len(turns),), torch.nan)
 
-    with pytest.raises(SelfplayError, match="the referee of eval .Nothing. gave"):
+    with pytest.raises(SelfplayError, match=r"the referee of eval \(Nothing\) gave"):
         win_rate(Nothing()).summary(["a"] * 4, ["a"] * 4, {})
 
 
@@ -97,7 +97,7 @@ def test_the_untouched_learner_ties_with_the_reference_and_learning_shows(tmp_pa
 
 def test_mistakes_of_a_win_rate() -> None:
     made = cast(config("eval=win_rate", "eval.opponent=nobody", *TINY))
-    with pytest.raises(SelfplayError, match="eval.opponent is 'nobody', but the players are learner, reference"):
+    with pytest.raises(SelfplayError, match=r"eval\.opponent is 'nobody', but the players are learner, reference"):
         made.evaluation(made)
     for change, message in (("temperature=-1", "eval.temperature is -1"), ("every=0", "every is 0")):
         with pytest.raises(SelfplayError, match=message):
@@ -109,7 +109,7 @@ def test_answers_are_in_the_order_of_the_questions() -> None:
     assert answers(echo, ["a", "b", "a"], "k") == ["A", "B", "A"] and len(echo.calls) == 1
 
 
-# --- several, and nothing else ------------------------------------------------------------------------------------------
+# --- several, and nothing else ----------------------------------------------------------------------------------------
 
 
 def test_several_evaluations_at_once(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_further_evaluations_need_a_first_and_a_name_of_their_own() -> None:
     with pytest.raises(SelfplayError, match="evals has accuracy, but eval is none"):
         cast(config("eval=none", *gym))
     made = cast(config(*gym, *TINY))
-    with pytest.raises(SelfplayError, match="evals.accuracy has the name of a figure"):
+    with pytest.raises(SelfplayError, match=r"evals\.accuracy has the name of a figure"):
         made.evaluation(made)
 
 

@@ -28,7 +28,9 @@ def exported(tmp_path: Path, model: str, *args: str) -> list[dict[str, Any]]:
 def test_a_model_by_name(tmp_path: Path) -> None:
     first, second = exported(tmp_path, "asset:tiny", "--max-tokens", "24")
     assert first == {"instruction": "add 3 and 4", "output": "7", "generator": "asset:tiny", "dataset": "helpful_base"}
-    assert set(second) == {"instruction", "output", "generator"} and second["instruction"] == QUESTIONS[1]["instruction"]
+    assert (
+        set(second) == {"instruction", "output", "generator"} and second["instruction"] == QUESTIONS[1]["instruction"]
+    )
 
 
 @pytest.mark.parametrize("player", ["tiny", "tiny_lora"])
@@ -42,7 +44,9 @@ def test_the_last_checkpoint_of_a_run(player: str, tmp_path: Path) -> None:
     [policy] = policies(RunFolder.open(run), "", Choice(last=True, base=False))[1].values()
     from selfplay.evaluations.answers import answers
 
-    assert [row["output"] for row in mine] == answers(policy.at(0.01), [q["instruction"] for q in QUESTIONS], "alpaca_eval")
+    assert [row["output"] for row in mine] == answers(
+        policy.at(0.01), [q["instruction"] for q in QUESTIONS], "alpaca_eval"
+    )
     assert mine == exported(tmp_path, str(run), "--generator", "mine", "--temperature", "0.01")
 
 
@@ -56,7 +60,9 @@ def test_the_last_checkpoint_of_a_run(player: str, tmp_path: Path) -> None:
         (json.dumps(QUESTIONS), ("--out", "nowhere/x.json"), "the folder of nowhere/x.json does not exist"),
     ],
 )
-def test_mistakes(content: str, args: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes(
+    content: str, args: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "q.json").write_text(content)
     given = ["asset:tiny", "--questions", str(tmp_path / "q.json"), "--out", str(tmp_path / "o.json"), *args]
     with pytest.raises(SystemExit) as ended:

@@ -16,8 +16,21 @@ from selfplay.tasks.luck import seeded
 from selfplay.tasks.tiny_world import TinyWorld
 
 TASK = IFBench(held_out_share=1.0, longest=None)
-WORDS = "the a and but I you it 1 22 Paris . ! ? ; : , ( ) [ ] \" ' * - # \n \n\n 😀 racecar Yes no ... SEPARATOR".split(" ")
-BY_HAND = ("", " ", "Yes", "yes.", "a), b), c)", "* one\n* two\n  * three", "1,2,3\n4,5,6", '"x" and "y"', "!!!", "\ud800", "A b. C d! E f?")
+WORDS = [*".!?;:,()[]*-#\"'😀\n", "the", "a", "and", "but", "I", "you", "it", "1", "22", "Paris", "racecar"]
+WORDS += ["Yes", "no", "...", "SEPARATOR", "\n\n"]
+BY_HAND = (
+    "",
+    " ",
+    "Yes",
+    "yes.",
+    "a), b), c)",
+    "* one\n* two\n  * three",
+    "1,2,3\n4,5,6",
+    '"x" and "y"',
+    "!!!",
+    "\ud800",
+    "A b. C d! E f?",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +64,10 @@ def replies(prompt: Prompt) -> list[str]:
     sample = Path(benchmark().__file__).parent / "data" / "sample_output.jsonl"
     found = [json.loads(line) for line in sample.read_text().splitlines()]
     rng = Random(prompt.text)
-    made = ["".join(rng.choice((" ", "", "\n")) + rng.choice(WORDS) for _ in range(rng.choice((3, 30, 200)))) for _ in range(4)]
+    made = [
+        "".join(rng.choice((" ", "", "\n")) + rng.choice(WORDS) for _ in range(rng.choice((3, 30, 200))))
+        for _ in range(4)
+    ]
     return [*BY_HAND, *made, prompt.text, *(r["response"] for r in found if r["prompt"] == prompt.text)]
 
 
@@ -113,8 +129,12 @@ def test_only_what_is_named_as_missing_takes_data(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(ifbench, "_found", lambda nltk, data: False)
     bare = IFBench(1.0, None)
     assert set(bare.missing) == {
-        "ratio:stop_words", "words:start_verb", "words:keywords_specific_position", "words:words_position", "format:title_case",
-    }  # fmt: skip
+        "ratio:stop_words",
+        "words:start_verb",
+        "words:keywords_specific_position",
+        "words:words_position",
+        "format:title_case",
+    }
     long_enough = "This is a sentence. " * 40
     for prompt in ifbench.load().prompts:
         for i, name in enumerate(prompt.constraints):

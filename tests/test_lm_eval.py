@@ -52,7 +52,9 @@ def by_harness(folder: Path, model: str) -> list[bool]:
 @pytest.mark.parametrize("player", ["tiny", "tiny_lora"])
 def test_a_checkpoint_is_scored_alike(player: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    run = cli.finished(tmp_path / "run", f"player={player}", "game=dataset", "reward=verifier", "update.optimizer.lr=0.003", *SIZES)
+    run = cli.finished(
+        tmp_path / "run", f"player={player}", "game=dataset", "reward=verifier", "update.optimizer.lr=0.003", *SIZES
+    )
     path = run / "checkpoints" / "step-000003"
     base = config().player.path
     from selfplay.lm.load import resolve

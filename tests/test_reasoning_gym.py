@@ -15,7 +15,14 @@ from selfplay.tasks import reasoning_gym as ours
 from selfplay.tasks.guard import harmless
 from selfplay.tasks.reasoning_gym import ReasoningGym
 
-SLOW = {"composite", "futoshiki", "knight_swap", "zebra_puzzles", "arc_agi", "rearc"}  # seconds to make, or made of others
+SLOW = {
+    "composite",
+    "futoshiki",
+    "knight_swap",
+    "zebra_puzzles",
+    "arc_agi",
+    "rearc",
+}  # seconds to make, or made of others
 
 
 def gym(*names: str, **changes: Any) -> ReasoningGym:
@@ -31,8 +38,12 @@ def test_questions_and_scores_are_its_own() -> None:
     for item, entry in zip(task.held_out(), dataset, strict=True):
         for reply in (entry["answer"], f"+{entry['answer']}.0", "7", "", f"it is {entry['answer']}"):
             assert task.correct(item, reply) == dataset.score_answer(reply, entry)
-            assert task.correct(item, f"Well 5.\n<answer> {reply} </answer>") == dataset.score_answer(reply.strip(), entry)
-    assert task.correct(task.held_out()[0], "<answer>1</answer><answer>" + task.held_out()[0].answer + "</answer>") == 1.0
+            assert task.correct(item, f"Well 5.\n<answer> {reply} </answer>") == dataset.score_answer(
+                reply.strip(), entry
+            )
+    assert (
+        task.correct(task.held_out()[0], "<answer>1</answer><answer>" + task.held_out()[0].answer + "</answer>") == 1.0
+    )
 
 
 def test_partial_scores_stay() -> None:
@@ -56,10 +67,16 @@ def test_every_data_set_is_reproducible_and_leaves_global_luck_alone(name: str) 
 
 
 def test_options_and_several_at_once() -> None:
-    task = gym("chain_sum", "leg_counting", options={"chain_sum": {"min_terms": 2, "max_terms": 2}}, instruction="Be brief.")
+    task = gym(
+        "chain_sum", "leg_counting", options={"chain_sum": {"min_terms": 2, "max_terms": 2}}, instruction="Be brief."
+    )
     names = {item.labels["tasks"] for item in task.held_out()}
     assert names == {"chain_sum", "leg_counting"} and all(i.question.endswith("\nBe brief.") for i in task.held_out())
-    assert all(i.question.count(" + ") + i.question.count(" - ") == 1 for i in task.held_out() if i.labels["tasks"] == "chain_sum")
+    assert all(
+        i.question.count(" + ") + i.question.count(" - ") == 1
+        for i in task.held_out()
+        if i.labels["tasks"] == "chain_sum"
+    )
 
 
 def test_a_question_that_comes_up_in_both_is_held_out() -> None:
@@ -90,14 +107,20 @@ def test_mistakes(names: list[str], changes: dict[str, Any], message: str) -> No
 # --- answers that would be computed -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["binary_matrix", "spiral_matrix", "string_insertion", "n_queens", "countdown", "puzzle24"])
+@pytest.mark.parametrize(
+    "name", ["binary_matrix", "spiral_matrix", "string_insertion", "n_queens", "countdown", "puzzle24"]
+)
 def test_an_answer_runs_no_code(name: str, tmp_path: Path) -> None:
     """These scorers call eval, or sympy's: shown the same text directly, some of them do what it says."""
     task = gym(name, size=2, held_out=1)
     item = task.held_out()[0]
     assert task._known[item.question].computes
     target = tmp_path / "made"
-    for attack in (f"open('{target}', 'w')", f"[open('{target}', 'w')]", f"__import__('pathlib').Path('{target}').touch()"):
+    for attack in (
+        f"open('{target}', 'w')",
+        f"[open('{target}', 'w')]",
+        f"__import__('pathlib').Path('{target}').touch()",
+    ):
         assert task.correct(item, attack) < 1.0 and not target.exists()
 
 
@@ -107,7 +130,20 @@ def test_the_attack_would_work_without_the_guard(tmp_path: Path) -> None:
     assert (tmp_path / "made").exists(), "Reasoning Gym no longer evaluates answers: the guard can go"
 
 
-@pytest.mark.parametrize("text", ["12", "-3.5", "1/2", "(3+4)*2 - x**2", "sin(x)*exp(2*x) + C", "[[1, 0], [0, 1]]", "['a', 'b']", "ABC", "_ Q _\nQ _ _"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "12",
+        "-3.5",
+        "1/2",
+        "(3+4)*2 - x**2",
+        "sin(x)*exp(2*x) + C",
+        "[[1, 0], [0, 1]]",
+        "['a', 'b']",
+        "ABC",
+        "_ Q _\nQ _ _",
+    ],
+)
 def test_plain_answers_are_harmless(text: str) -> None:
     assert harmless(text)
 
@@ -115,9 +151,26 @@ def test_plain_answers_are_harmless(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "9**9**9", "2^(3^4)", "10**99999", "1e999999", "9!", "factorial(9)", "exit()", "x.__class__", "().__class__", "[1][0]()", "lambda: 1",
-        "'a'*9", "x" * 501, "9" * 100, "a.b", "f'{x}'", "(1)(2)", "{1: exit()}", "2**-(3**4)",
+        "9**9**9",
+        "2^(3^4)",
+        "10**99999",
+        "1e999999",
+        "9!",
+        "factorial(9)",
+        "exit()",
+        "x.__class__",
+        "().__class__",
+        "[1][0]()",
+        "lambda: 1",
+        "'a'*9",
+        "x" * 501,
+        "9" * 100,
+        "a.b",
+        "f'{x}'",
+        "(1)(2)",
+        "{1: exit()}",
+        "2**-(3**4)",
     ],
-)  # fmt: skip
+)
 def test_others_are_not(text: str) -> None:
     assert not harmless(text)

@@ -48,7 +48,7 @@ def test_the_share_is_about_the_share() -> None:
 
 
 def test_a_second_source_is_held_out_and_taken_from_the_first() -> None:
-    task = records(QA, held_out_rows=QA[90:] + [{"question": "new", "answer": "b"}])
+    task = records(QA, held_out_rows=[*QA[90:], {"question": "new", "answer": "b"}])
     assert [item.question for item in task.held_out()] == [*(f"q{i}" for i in range(90, 100)), "new"]
     assert drawn(task) == {f"q{i}" for i in range(90)}
     assert task.item("new").answer == "b" and task.item("q95").answer == "a95"  # type: ignore[union-attr]
@@ -92,7 +92,11 @@ def test_the_same_question_twice_is_one() -> None:
         ([{"question": "x"}], {}, r"row 1 has no field 'answer' \(its fields: question\)"),
         ([{"question": "x", "answer": " "}], {}, "row 1 has an empty answer"),
         ([{"question": "", "answer": "y"}], {}, "row 1 has an empty question"),
-        ([{"question": "x", "answer": "y"}, {"question": "x", "answer": "z"}], {}, "row 2 answers 'x' with 'z', an earlier row with 'y'"),
+        (
+            [{"question": "x", "answer": "y"}, {"question": "x", "answer": "z"}],
+            {},
+            "row 2 answers 'x' with 'z', an earlier row with 'y'",
+        ),
         (QA, {"held_out_share": 1.0}, "all 100 questions of the task are held out"),
         (QA, {"held_out_share": -0.1}, "task.held_out_share is -0.1"),
         (QA, {"pattern": "("}, "no regular expression"),
@@ -100,7 +104,7 @@ def test_the_same_question_twice_is_one() -> None:
         (QA, {"pattern": "(b)"}, "the answer of row 1 does not match"),
         (QA, {"labels": ["topic"]}, "has no field 'topic'"),
     ],
-)  # fmt: skip
+)
 def test_mistakes(rows: list[Mapping[str, Any]], changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SelfplayError, match=message):
         records(rows, **changes)
@@ -159,7 +163,7 @@ def test_what_save_to_disk_wrote(tmp_path: Path) -> None:
 
 
 def test_data_sets_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(SelfplayError, match="has no split 'dev' .there are: train, test."):
+    with pytest.raises(SelfplayError, match="has no split 'dev'"):
         huggingface(stored.path("math"), None, "dev")
     for path in (str(tmp_path / "nowhere"), "nobody/nothing", str(tmp_path)):
         with pytest.raises(SelfplayError, match=f"the dataset '{path}' .* cannot be loaded"):
@@ -178,7 +182,15 @@ def test_alpaca_s_questions_are_instruction_and_input() -> None:
 def test_questions_without_answers_train_with_another_reward(tmp_path: Path) -> None:
     file = tmp_path / "q.jsonl"
     file.write_text("".join(json.dumps({"question": f"add {i} and 4"}) + "\n" for i in range(30)))
-    args = ["task=records", f"task.source.path={file}", "task.answer=null", "game=dataset", "steps=1", "episodes=2", "game.answers=2"]
+    args = [
+        "task=records",
+        f"task.source.path={file}",
+        "task.answer=null",
+        "game=dataset",
+        "steps=1",
+        "episodes=2",
+        "game.answers=2",
+    ]
     refused = cli.run(*args, f"hydra.run.dir={tmp_path / 'a'}", "reward=verifier", "probes.truth=null", "eval=none")
     assert refused.code == 1 and "use another reward, for example reward=rm" in refused.err
     probed = cli.run(*args, f"hydra.run.dir={tmp_path / 'b'}", "reward=rm", "eval=none")

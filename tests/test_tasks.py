@@ -1,6 +1,6 @@
 """Every task under conf/task keeps its word: found by glob, with what it needs from `stored`."""
 
-from functools import lru_cache
+from functools import cache
 from random import Random
 
 import cli
@@ -31,7 +31,7 @@ HOSTILE = {
 }
 
 
-@lru_cache(maxsize=None)
+@cache
 def task_of(name: str) -> Task:
     made: Task = make(config(f"task={name}", *stored.needed(name)).task, "task")
     return made

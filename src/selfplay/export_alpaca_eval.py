@@ -4,8 +4,9 @@ python -m selfplay.export_alpaca_eval outputs/2026-01-01/12-00-00 --questions al
 python -m selfplay.export_alpaca_eval HuggingFaceTB/SmolLM2-135M-Instruct --questions alpaca_eval.json --out base.json
 
 A run's last checkpoint answers, or a model by hub id, folder or asset:<name>. The questions are a list of objects with
-an "instruction", as in AlpacaEval's own alpaca_eval.json; what is written is the list that `alpaca_eval --model_outputs`
-reads (github.com/tatsu-lab/alpaca_eval): "instruction", "output", "generator", and "dataset" where a question has it.
+an "instruction", as in AlpacaEval's own alpaca_eval.json. What is written is the list that
+`alpaca_eval --model_outputs` reads (github.com/tatsu-lab/alpaca_eval): "instruction", "output", "generator", and
+"dataset" where a question has it.
 """
 
 import argparse
@@ -51,8 +52,8 @@ def questions_of(file: Path) -> list[Mapping[str, Any]]:
     for number, row in enumerate(rows, 1):
         if not isinstance(row.get("instruction"), str) or not row["instruction"]:
             raise SelfplayError(
-                f"question {number} of {file} has no instruction (its fields: {', '.join(row) or 'none'}); AlpacaEval's "
-                "questions are objects with an instruction"
+                f"question {number} of {file} has no instruction (its fields: {', '.join(row) or 'none'}); "
+                "AlpacaEval's questions are objects with an instruction"
             )
     if not rows:
         raise SelfplayError(f"{file} has no questions; give AlpacaEval's own, alpaca_eval.json")

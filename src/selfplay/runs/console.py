@@ -111,7 +111,9 @@ def only_figures(found: Mapping[str, Any]) -> None:
         entries = value if isinstance(value, Mapping) else {"": value}
         for key, number in entries.items():
             if isinstance(number, int | float):
-                table.add_row(Text(f"{name} {key}"), Text(f"{number:.4f}" if isinstance(number, float) else str(number)))
+                table.add_row(
+                    Text(f"{name} {key}"), Text(f"{number:.4f}" if isinstance(number, float) else str(number))
+                )
         if name == "interval":
             table.add_row(Text("95% interval"), Text(", ".join(f"{bound:.4f}" for bound in value)))
         elif isinstance(value, list):

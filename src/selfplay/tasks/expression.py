@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 LONGEST = 1000  # characters of a text; a longer one is no question
 MOST_NUMBERS, MOST_DIGITS, DEEPEST = 16, 18, 8  # of an expression
@@ -82,8 +83,7 @@ def _parsed(words: list[str]) -> Expression | None:
 
 def _operations(words: list[str]) -> list[str]:
     """The signs that stand between two values, not before one."""
-    pairs = zip(words, words[1:], strict=False)
-    return [word for before, word in pairs if word in "+-*" and (before.isdigit() or before == ")")]
+    return [word for before, word in pairwise(words) if word in "+-*" and (before.isdigit() or before == ")")]
 
 
 class _Malformed(Exception):

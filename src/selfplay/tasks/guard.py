@@ -4,7 +4,9 @@ import ast
 import re
 
 LONGEST = 500  # characters
-FUNCTIONS = frozenset(("sqrt", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "exp", "log", "Abs"))
+FUNCTIONS = frozenset(
+    ("sqrt", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "exp", "log", "Abs")
+)
 CALL = re.compile(r"([A-Za-z_]\w*)\s*\(")
 ENDLESS = re.compile(  # a power of a power, a huge exponent, a factorial: what is written in a line and never ends
     r"(?:\*\*|\^)[\s({+-]*[\w.]+[\s)}]*(?:\*\*|\^)|(?:\*\*|\^)[\s({+-]*[0-9]{4,}|[0-9.][eE][+-]?[0-9]{3,}|!"

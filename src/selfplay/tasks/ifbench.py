@@ -1,4 +1,4 @@
-"""IFBench (Pyatkin et al., arXiv 2507.02833): instructions with constraints that code can check, by the benchmark's own."""
+"""IFBench (Pyatkin et al., arXiv 2507.02833): constraints on replies, checked by the benchmark's own code."""
 
 import csv
 import inspect
@@ -22,7 +22,13 @@ DATA = {  # what a checker calls -> the NLTK data that this takes
     "pos_tag": "taggers/averaged_perceptron_tagger_eng",
     "count_stopwords": "corpora/stopwords",
 }
-UNREADABLE = (IndexError, ZeroDivisionError, ValueError, RecursionError, csv.Error)  # what checkers raise on odd replies
+UNREADABLE = (
+    IndexError,
+    ZeroDivisionError,
+    ValueError,
+    RecursionError,
+    csv.Error,
+)  # what checkers raise on odd replies
 
 
 @dataclass(frozen=True)
@@ -88,8 +94,8 @@ class IFBench(Task):
     def draw(self, rng: Random) -> str:
         if not self._training:
             raise SelfplayError(
-                "all prompts of IFBench are held out (task.held_out_share), so there is none to train on; lower it, and "
-                "do not compare the score with published ones"
+                "all prompts of IFBench are held out (task.held_out_share), so there is none to train on; lower it, "
+                "and do not compare the score with published ones"
             )
         return rng.choice(self._training)
 
@@ -122,7 +128,10 @@ class Benchmark:
 
     def __init__(self, evaluation: Any, registry: Mapping[str, Any]) -> None:
         self.registry, self.example = registry, evaluation.InputExample
-        self.strict, self.loose = evaluation.test_instruction_following_strict, evaluation.test_instruction_following_loose
+        self.strict, self.loose = (
+            evaluation.test_instruction_following_strict,
+            evaluation.test_instruction_following_loose,
+        )
         file = Path(evaluation.__file__).parent / "data" / "IFBench_test.jsonl"
         self.prompts = tuple(
             Prompt(

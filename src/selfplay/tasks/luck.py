@@ -10,7 +10,7 @@ import numpy as np
 
 @contextmanager
 def seeded(key: str) -> Iterator[None]:
-    """Python's and NumPy's global luck is a function of the key while the block lasts, and as it was before after it."""
+    """While the block lasts, Python's and NumPy's global luck is a function of the key; then it is as it was before."""
     before, numpys = random.getstate(), np.random.get_state()
     random.seed(key)
     np.random.seed(Random(key).randrange(2**32))

@@ -3,6 +3,7 @@
 import logging
 import re
 import threading
+from collections import deque
 from decimal import Decimal, InvalidOperation
 
 from selfplay.core import SelfplayError
@@ -34,13 +35,11 @@ def number(reply: str, answer: str) -> float:
 
 def last_number(text: str) -> Decimal | None:
     """The last number of a text, with or without thousands separators, sign and decimals; None where there is none."""
-    found = None
-    for found in NUMBER.finditer(text):
-        pass
-    if found is None:
+    found = deque(NUMBER.finditer(text), maxlen=1)
+    if not found:
         return None
     try:
-        return Decimal(found[0].replace(",", "").replace("−", "-"))
+        return Decimal(found[0][0].replace(",", "").replace("−", "-"))
     except InvalidOperation:  # longer than a Decimal can be: no right answer is
         return None
 

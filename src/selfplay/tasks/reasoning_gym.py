@@ -1,4 +1,4 @@
-"""Reasoning Gym (Stojanovski et al., arXiv 2505.24760): a hundred kinds of questions made by algorithms, with verifiers."""
+"""Reasoning Gym (Stojanovski et al., arXiv 2505.24760): a hundred kinds of questions made and judged by algorithms."""
 
 import inspect
 import re
@@ -68,8 +68,8 @@ class ReasoningGym(Task):
         self._training = {name: [q for q in entries if q not in self._held] for name, entries in trained.items()}
         if empty := [name for name, questions in self._training.items() if not questions]:
             raise SelfplayError(
-                f"all {size} questions of '{empty[0]}' are held out, too, so there is none to train on; raise task.size "
-                "or make them harder with task.options"
+                f"all {size} questions of '{empty[0]}' are held out, too, so there is none to train on; raise "
+                "task.size or make them harder with task.options"
             )
 
     def draw(self, rng: Random) -> str:

@@ -21,7 +21,9 @@ def jsonl(path: str) -> tuple[Row, ...]:
     """
     file = Path(path)
     if not file.is_file():
-        raise SelfplayError(f"there is no file {path}; give one with a JSON object a line, for example task.source.path=questions.jsonl")
+        raise SelfplayError(
+            f"there is no file {path}; give one with a JSON object a line, for example task.source.path=questions.jsonl"
+        )
     stamp = file.stat()
     return _jsonl(file, stamp.st_mtime_ns, stamp.st_size)
 
@@ -44,7 +46,9 @@ def _json(text: str, where: object) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         reason = getattr(error, "msg", str(error))
-        raise SelfplayError(f"{where} is no JSON ({reason}); write one object a line, or one list of objects") from error
+        raise SelfplayError(
+            f"{where} is no JSON ({reason}); write one object a line, or one list of objects"
+        ) from error
 
 
 def _object(row: Any, where: str, file: Path) -> Row:
@@ -72,7 +76,8 @@ def huggingface(path: str, name: str | None, split: str) -> tuple[Row, ...]:
         import datasets
     except ImportError as error:
         raise SelfplayError(
-            f"a Hugging Face dataset needs the package datasets ({error}); install it with: pip install 'selfplay[data]'"
+            f"a Hugging Face dataset needs the package datasets ({error}); "
+            "install it with: pip install 'selfplay[data]'"
         ) from error
     try:
         if any((Path(path) / mark).is_file() for mark in SAVED):
