@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import stored
 from omegaconf import DictConfig, OmegaConf
 
 ROOT = Path(__file__).parent.parent
@@ -90,6 +91,10 @@ def needing(choice: str) -> list[str]:
         return ["game=kuhn", "opponent=psro", choice]
     if group == "logger":
         return ["game=kuhn", "player=tabular", choice]  # the quickest run there is
+    if group == "task":
+        return [choice, *stored.needed(choice.removeprefix("task="))]
+    if choice == "eval=ifbench":
+        return [choice, "eval.task.longest=200"]  # what the embedded model's context holds
     if group == "opponent" or choice in ("player=tabular", "eval=exploitability", "eval=versus", "outcomes=every"):
         return ["game=kuhn", choice]
     return [choice]

@@ -24,7 +24,9 @@ from selfplay.core import Ask, Episode, Reply, Turn, user
 from selfplay.evaluations.held_out import Score, gain
 from selfplay.metrics import of_episodes
 from selfplay.runs import RunFolder
-from selfplay.world import FAMILIES, Question, draw, held_out
+from selfplay.tasks.task import Item
+from selfplay.tasks.tiny_world import TinyWorld
+from selfplay.world import FAMILIES, Question, draw
 
 BASE = {1: 0.42, 2: 0.40, 3: 0.32, 4: 0.05}  # how often the untouched model answers rightly, by level
 HOSTILE = (
@@ -128,15 +130,15 @@ def _right(story: Story, level: int, done: float) -> float:
 
 
 @lru_cache(maxsize=1)
-def _questions() -> tuple[Question, ...]:
-    return tuple(held_out(4))
+def _items() -> tuple[Item, ...]:
+    return tuple(TinyWorld(per_cell=4, seed=0).held_out())
 
 
 def _evaluation(story: Story, done: float, rng: Random) -> dict[str, Any]:
     """Before the first step all runs are one model."""
     dice = rng if done else Random("the untouched model")
-    correct = tuple(dice.random() < _right(story, q.level, done) for q in _questions())
-    return Score(correct, _questions()).summary()
+    correct = tuple(dice.random() < _right(story, int(i.labels["levels"]), done) for i in _items())
+    return Score(correct, _items()).summary()
 
 
 def _episode(story: Story, index: int, done: float, rng: Random) -> Episode:

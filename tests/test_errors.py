@@ -220,7 +220,7 @@ def test_memory_that_runs_out(method: str, tmp_path: Path, monkeypatch: pytest.M
     [
         ("game.answers=0", "answers is 0"),
         ("eval.every=0", "every is 0"),
-        ("eval.per_cell=22", "eval.per_cell is 22"),
+        ("task.per_cell=22", "task.per_cell is 22"),
         ("eval.temperature=-1", "eval.temperature is -1"),
         ("player.rows=0", "rows is 0"),
         ("update.micro_batch=0", "micro_batch is 0"),

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 GROUPS = (
     "game", "experiment", "player", "update", "regularizer", "challenger", "quality", "reward", "eval", "opponent",
-    "meta_solver", "schedule", "outcomes", "logger",
+    "meta_solver", "schedule", "outcomes", "logger", "task",
 )  # fmt: skip
 TIMES = {"time/play", "time/score", "time/update"}
 
@@ -29,6 +29,8 @@ def shrunk(choice: str) -> list[str]:
     args = cli.needing(choice)
     if choice.startswith("challenger="):
         args.append("reward=verifier")  # some of them need rewards in [0, 1]
+    if choice.startswith("task="):
+        args += ["game=dataset", f"reward={'rm' if choice == 'task=alpaca' else 'verifier'}"]
     if not choice.startswith(("eval=", "experiment=")):
         args.append("eval=none")
     config = cli.composed(*args)
@@ -38,7 +40,9 @@ def shrunk(choice: str) -> list[str]:
     if choice == "opponent=league":
         args.append("opponent.exploit=0")  # one step is no whole period of a league with an exploiter
     if config.eval is not None and choice.startswith(("eval=", "experiment=")):
-        args += [f"eval.{key}={least}" for key, least in (("per_cell", 1), ("episodes", 2)) if key in config.eval]
+        args += ["eval.episodes=2"] if "episodes" in config.eval else []
+        args += ["task.per_cell=1"] if "per_cell" in config.task else []
+        args += ["eval.task.held_out=2"] if "held_out" in config.eval.get("task", {}) else []
     return args
 
 
@@ -51,7 +55,8 @@ def check_names(config: DictConfig, metrics: dict[str, Any], roles: set[str]) ->
     if "answers" in config.game:
         assert 0 <= metrics["frac_reward_zero_std"] <= 1
     if "solver" in roles:
-        assert {"solver/reward", "solver/reward_std", "solver/truth"} <= set(metrics)
+        assert {"solver/reward", "solver/reward_std"} <= set(metrics)
+        assert ("solver/truth" in metrics) == (config.probes.truth is not None)
         assert ("solver/quality" in metrics) == (config.quality is not None)
     if "challenger" in roles:
         assert "challenger/invalid" in metrics

@@ -20,7 +20,7 @@ from selfplay.runs.plan import planned
 from selfplay.runs.scratch import Scratch
 from selfplay.runs.sweep import Sweep
 
-LSP = ("reward=verifier", "episodes=2", "steps=2", "eval.per_cell=1", "game.answers=2", "player.max_tokens=12")
+LSP = ("reward=verifier", "episodes=2", "steps=2", "task.per_cell=1", "game.answers=2", "player.max_tokens=12")
 KUHN = ("game=kuhn", "player=tabular", "eval=none", "episodes=4", "steps=2")
 
 

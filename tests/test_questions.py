@@ -168,7 +168,7 @@ def test_there_is_no_gap_without_a_unit() -> None:
 
 
 def test_a_real_run_that_is_paid_the_truth_has_no_gap(tmp_path: Path) -> None:
-    sizes = ("episodes=4", "steps=2", "eval.per_cell=1", "game.answers=4", "player.max_tokens=24")
+    sizes = ("episodes=4", "steps=2", "task.per_cell=1", "game.answers=4", "player.max_tokens=24")
     cli.finished(tmp_path / "run", "game=dataset", "update=grpo", "reward=verifier", *sizes)
     loaded = load(tmp_path / "run")
     found = goodhart(loaded)

@@ -20,9 +20,12 @@ from selfplay.referees.distinct import Pair, score_distinct
 from selfplay.referees.reward_model import RewardModel
 from selfplay.referees.selfjudge import ExpectedScore, WrittenScore, judge_prompt
 from selfplay.referees.verifier import Invalid, Verifier
+from selfplay.tasks.tiny_world import TinyWorld
 
 PROMPT = "Q: {question} A: {answer}"
 PAIRS = [("sort cab", "abc"), ("7+5", ""), ("sort cab", "cab"), ("sort cab", "abc"), ("how long is it?", "as you like")]
+
+WORLD = TinyWorld(per_cell=1, seed=0)
 
 
 def turns(pairs: Sequence[Pair], role: str = "solver") -> list[Turn]:
@@ -34,20 +37,20 @@ def turns(pairs: Sequence[Pair], role: str = "solver") -> list[Turn]:
 
 def test_verifier() -> None:
     pairs = [("add 3 and 4", "7"), ("add 3 and 4", "07"), ("add 3 and 4", "7 "), ("add 3 and 4", ""), ("3 and 4", "7")]
-    assert Verifier().score(turns([*pairs, ("is 3 more than 4?", "no")]), {}).tolist() == [1, 0, 0, 0, 0, 1]
+    assert Verifier(WORLD).score(turns([*pairs, ("is 3 more than 4?", "no")]), {}).tolist() == [1, 0, 0, 0, 0, 1]
 
 
 def test_invalid_reads_what_the_challenger_said() -> None:
     said = [("add 3 and 4", "sort cab"), ("sort cab", "sort cab "), ("", "")]
-    assert Invalid().score(turns(said, "challenger"), {}).tolist() == [0, 1, 1]
-    assert Invalid().roles == ("challenger",)
+    assert Invalid(WORLD).score(turns(said, "challenger"), {}).tolist() == [0, 1, 1]
+    assert Invalid(WORLD).roles == ("challenger",)
 
 
 def test_the_probes_look_at_the_right_turns() -> None:
     """A challenger's turn is judged by what it says, a solver's by what it was asked."""
     probes = {str(name): make(node, str(name)) for name, node in config().probes.items()}
     asked, answered = turns([("Write one question.", "add 3 and 4")], "challenger"), turns([("add 3 and 4", "7")])
-    settle(LSP("", 1, lsp, 0.0), [Episode(0, asked + answered)], probes | {"reward": Verifier()}, {})
+    settle(LSP("", 1, lsp, 0.0), [Episode(0, asked + answered)], probes | {"reward": Verifier(WORLD)}, {})
     assert asked[0].scores == {"invalid": 0.0}
     assert answered[0].scores == {"truth": 1.0, "reward": 1.0}
 

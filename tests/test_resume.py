@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 import selfplay.outcomes
 
 ARGS = ("reward=verifier", "episodes=2", "game.answers=2", "steps=4", "player.max_tokens=12")
-EVAL = ("eval=heldout", "eval.per_cell=1", "eval.every=2")
+EVAL = ("eval=heldout", "task.per_cell=1", "eval.every=2")
 LORA = ("player=tiny_lora", "eval=none")
 
 AT_CHECKPOINT = """

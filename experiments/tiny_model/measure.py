@@ -18,6 +18,7 @@ from selfplay.players.language_model import LanguageModel
 from selfplay.referees.reward_model import RewardModel
 from selfplay.referees.selfjudge import ExpectedScore, WrittenScore
 from selfplay.referees.verifier import Verifier
+from selfplay.tasks.tiny_world import TinyWorld
 from selfplay.world import held_out, parse, rubric
 from selfplay.world.prompts import CHALLENGE, JUDGE
 
@@ -36,7 +37,7 @@ def answer(player: LanguageModel, repeats: int, key: str) -> Answers:
     """Answers to every held-out question, `repeats` times each."""
     asks = [Ask("solver", user(q.text), key=f"{key}/{i}/{k}") for i, q in enumerate(held_out()) for k in range(repeats)]
     turns = [Turn(ask, reply) for ask, reply in zip(asks, player.act(asks), strict=True)]
-    return Answers(turns, [x > 0 for x in Verifier().score(turns, {}).tolist()])
+    return Answers(turns, [x > 0 for x in Verifier(TinyWorld(per_cell=12, seed=0)).score(turns, {}).tolist()])
 
 
 def auc(scores: list[float], right: list[bool]) -> float:

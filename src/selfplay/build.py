@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from selfplay.core import Episode, Game, Player, Policy, Referee, SelfplayError, Update
+from selfplay.evaluations.several import Several
 from selfplay.opponents.seating import Seating
 from selfplay.play import check_seats
 
@@ -84,8 +85,22 @@ def cast(cfg: DictConfig) -> Cast:
         opponent: Seating = instantiate(cfg.opponent)(
             seated=seated, players=everybody, game=game, referees=referees, update=update
         )
-    evaluation = None if cfg.eval is None else make(cfg.eval, "eval")
-    return Cast(game, opponent, policies, referees, update, make(cfg.outcomes, "outcomes"), evaluation)
+    return Cast(game, opponent, policies, referees, update, make(cfg.outcomes, "outcomes"), evaluation_of(cfg))
+
+
+def evaluation_of(cfg: DictConfig) -> Any:
+    """The config's evaluation, with the further ones where there are any; None for none.
+
+    Raises:
+        SelfplayError: there are further ones, but none of the run's own.
+    """
+    further = {str(name): make(node, f"evals.{name}") for name, node in cfg.evals.items() if node is not None}
+    if cfg.eval is None:
+        if further:
+            raise SelfplayError(f"evals has {', '.join(further)}, but eval is none; make one of them the run's eval")
+        return None
+    first = make(cfg.eval, "eval")
+    return Several(first, further) if further else first
 
 
 def others_of(cfg: DictConfig) -> dict[str, Player]:

@@ -1,8 +1,8 @@
-"""Evaluation is play without an update: held-out questions dealt in order, the exact truth as referee."""
+"""Evaluation is play without an update: held-out questions dealt in order, the task's truth as referee."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from selfplay.games.dataset import Dataset
 from selfplay.play import play, settle
 from selfplay.players.nature import Deal
 from selfplay.referees.verifier import Verifier
-from selfplay.world import Question, held_out
+from selfplay.tasks.task import Item, Task
 
 if TYPE_CHECKING:
     from selfplay.build import Cast
@@ -25,49 +25,55 @@ class Score:
     """How many of the questions were answered rightly.
 
     Attributes:
-        correct: one flag a question, in the order of the questions.
-        questions: what was asked.
+        correct: one flag a question, in the order of the questions: whether the answer is wholly right.
+        items: what was asked.
     """
 
     correct: tuple[bool, ...]
-    questions: tuple[Question, ...]
+    items: tuple[Item, ...]
 
     def summary(self) -> dict[str, object]:
-        """Accuracy with its 95 % Wilson interval, by family and by level, and the flags as a string of 0 and 1."""
+        """Accuracy with its 95 % Wilson interval, the same by each label, and the flags as a string of 0 and 1."""
         interval = stats.binomtest(sum(self.correct), len(self.correct)).proportion_ci(0.95, method="wilson")
         return {
             "accuracy": fmean(self.correct),
             "interval": [interval.low, interval.high],
             "questions": len(self.correct),
-            "families": self._by([q.family for q in self.questions]),
-            "levels": self._by([str(q.level) for q in self.questions]),
+            **{label: self._by(label) for label in dict.fromkeys(k for item in self.items for k in item.labels)},
             "correct": "".join(str(int(c)) for c in self.correct),
         }
 
-    def _by(self, labels: Sequence[str]) -> dict[str, float]:
+    def _by(self, label: str) -> dict[str, float]:
         cells: dict[str, list[bool]] = {}
-        for label, correct in zip(labels, self.correct, strict=True):
-            cells.setdefault(label, []).append(correct)
-        return {label: fmean(cell) for label, cell in cells.items()}
+        for item, correct in zip(self.items, self.correct, strict=True):
+            if label in item.labels:
+                cells.setdefault(item.labels[label], []).append(correct)
+        return {value: fmean(cell) for value, cell in cells.items()}
 
 
 class HeldOut:
-    """Accuracy on the tiny world's held-out questions.
+    """Accuracy on a task's held-out questions.
 
     Args:
-        per_cell: questions for each family and level.
+        task: see `selfplay.tasks`.
         temperature: of the answers; 0 is greedy.
         every: steps between evaluations (there is always one before the first and one after the last step).
-        seed: which held-out questions.
+
+    Raises:
+        SelfplayError: the temperature is negative, the task holds no questions out, or knows no right answers.
     """
 
-    def __init__(self, per_cell: int, temperature: float, every: int, seed: int) -> None:
-        at_least(1, per_cell=per_cell, every=every)
+    def __init__(self, task: Task, temperature: float, every: int) -> None:
+        at_least(1, every=every)
         if temperature < 0:
             raise SelfplayError(f"eval.temperature is {temperature}; use 0 for greedy answers, or more")
         self.temperature, self.every = temperature, every
-        self.questions = held_out(per_cell, seed)
-        self.nature = Deal([q.text for q in self.questions])
+        self.task, self.items = task, tuple(task.held_out())
+        if not task.judges:
+            raise SelfplayError(f"{type(task).__name__} knows no right answers; use eval=win_rate or eval=none")
+        if not self.items:
+            raise SelfplayError(f"{type(task).__name__} holds no questions out; use eval=none, or give it some")
+        self.nature = Deal([item.question for item in self.items])
 
     def __call__(self, cast: Cast) -> dict[str, object]:
         return self.score(cast.opponent.main).summary()
@@ -77,11 +83,11 @@ class HeldOut:
 
     def score(self, policy: Policy) -> Score:
         """The policy's answers to the held-out questions."""
-        game, truth = Dataset(answers=1, quality_weight=0.0), Verifier()
+        game, truth = Dataset(answers=1, quality_weight=0.0), Verifier(self.task)
         seats = {"chance": self.nature, "solver": policy.at(self.temperature)}
-        episodes = play(game, seats, range(len(self.questions)), key="eval")
+        episodes = play(game, seats, range(len(self.items)), key="eval")
         settle(game, episodes, {"reward": truth}, {})
-        return Score(tuple(e.turns[1].scores["reward"] > 0 for e in episodes), tuple(self.questions))
+        return Score(tuple(e.turns[1].scores["reward"] >= 1 for e in episodes), self.items)
 
 
 def gain(before: Mapping[str, object], after: Mapping[str, object]) -> dict[str, object]:

@@ -81,7 +81,7 @@ def closing_table(before: Mapping[str, Any], after: Mapping[str, Any], gain: Map
     """Print the comparison of the held-out evaluations before and after the run.
 
     Args:
-        before, after: {"accuracy", "interval": [low, high], "questions", "families": {name: accuracy}, "levels": ...}.
+        before, after: {"accuracy", "interval": [low, high], "questions", label: {value: accuracy}, ...}.
         gain: {"gain": after minus before, "interval": [low, high]}.
     """
     table = _table(f"{after['questions']} held-out questions, percent right (95% intervals)")
@@ -93,20 +93,47 @@ def closing_table(before: Mapping[str, Any], after: Mapping[str, Any], gain: Map
         style="bold",
         end_section=True,
     )
-    for part, label in (("families", "{}"), ("levels", "level {}")):
+    for part in [key for key in after if _is_label(after[key])]:
         names = list(dict.fromkeys([*before[part], *after[part]]))
         for name in names:
-            row = _change(label.format(name), before[part].get(name), after[part].get(name))
+            label = f"level {name}" if part == "levels" else str(name)
+            row = _change(label, before[part].get(name), after[part].get(name))
             table.add_row(*row, end_section=name == names[-1])
     _print(table)
 
 
-def closing_figures(before: Mapping[str, Any], after: Mapping[str, Any], gain: Mapping[str, Any]) -> None:
+def only_figures(found: Mapping[str, Any]) -> None:
+    """Print the one evaluation of a run without steps; of a mapping, each entry."""
+    table = Table(title="evaluation", box=box.ROUNDED if _console.is_terminal else box.ASCII2, show_edge=False)
+    table.add_column("", overflow="fold")
+    table.add_column("", justify="right", overflow="fold")
+    for name, value in found.items():
+        entries = value if isinstance(value, Mapping) else {"": value}
+        for key, number in entries.items():
+            if isinstance(number, int | float):
+                table.add_row(
+                    Text(f"{name} {key}"), Text(f"{number:.4f}" if isinstance(number, float) else str(number))
+                )
+        if name == "interval":
+            table.add_row(Text("95% interval"), Text(", ".join(f"{bound:.4f}" for bound in value)))
+        elif isinstance(value, list):
+            table.add_row(Text(name), Text("; ".join(map(str, value)) or "nothing"))
+    _print(table)
+
+
+def closing_figures(
+    before: Mapping[str, Any], after: Mapping[str, Any], gain: Mapping[str, Any], title: str = "evaluation"
+) -> None:
     """Print the numbers of an evaluation before and after the run; a mapping of numbers gives a row an entry."""
-    table = _table("evaluation")
+    table = _table(title)
     for name, first, last in _numbers(before, after):
         table.add_row(Text(name), Text(f"{first:.4f}"), Text(f"{last:.4f}"), Text(f"{last - first:+.4f}"))
     _print(table)
+
+
+def _is_label(value: object) -> bool:
+    """Whether part of an evaluation is accuracy by label."""
+    return isinstance(value, Mapping) and all(isinstance(share, float) for share in value.values())
 
 
 def _numbers(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, float, float]]:

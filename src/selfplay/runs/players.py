@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 from selfplay.build import make
 from selfplay.core import Game, Policy, SelfplayError
 from selfplay.runs.folder import RunFolder, difference
@@ -109,6 +111,21 @@ def policies(run: RunFolder, name: str, choice: Choice) -> tuple[Policy, dict[st
         learner.load(folder)
         found[prefix + label] = learner.snapshot()
     return base, found
+
+
+def last_policy(run: RunFolder, changes: Mapping[str, object]) -> Policy:
+    """The policy of a run's last checkpoint.
+
+    Args:
+        changes: to the player's config, of what is no part of its weights: "device", "rows", "max_tokens".
+
+    Raises:
+        SelfplayError: the run has no checkpoint, or it is broken.
+    """
+    learner: Policy = make(OmegaConf.merge(run.config.player, changes), "player")
+    [folder] = _chosen(run, Choice(last=True)).values()
+    learner.load(folder)
+    return learner
 
 
 def _chosen(run: RunFolder, choice: Choice) -> Mapping[str, Path]:

@@ -14,9 +14,10 @@ from selfplay.build import Cast, make
 from selfplay.core import Episode, SelfplayError, Turn
 from selfplay.loggers import Loggers
 from selfplay.runs import checkpoint
-from selfplay.runs.console import Progress, closing_figures, closing_table, say
+from selfplay.runs.console import Progress, closing_figures, closing_table, only_figures, say
 from selfplay.runs.folder import RunFolder
 from selfplay.runs.plots import draw_curves
+from selfplay.runs.reading import numbers
 from selfplay.updates.descent import OUT_OF_MEMORY
 
 
@@ -95,6 +96,8 @@ class Session:
         if self.cast.evaluation is not None and 0 not in self.evals:
             say("evaluating the untouched learner ...")
             self._log(0, self._evaluate(0))
+        if self.cfg.steps == 0:
+            self._optimized({"eval": self.evals[0]})  # a wrong name is told while the run is not yet called finished
         yield from range(self.done + 1, self.cfg.steps + 1)
 
     def record(
@@ -164,10 +167,15 @@ class Session:
             say(f"stopped after step {self.done}; the run so far is in {self.folder.path}")
 
     def _show(self) -> None:
-        if 0 in self.evals and self.done in self.evals:
+        if self.done == 0 and 0 in self.evals:
+            only_figures(self.evals[0])
+        elif 0 in self.evals and self.done in self.evals:
             before, after = self.evals[0], self.evals[self.done]
             show = closing_table if "accuracy" in after else closing_figures
-            show(before, after, self.cast.evaluation.gain(before, after))
+            own = [{k: v for k, v in found.items() if k not in self.cfg.evals} for found in (before, after)]
+            show(*own, self.cast.evaluation.gain(before, after))
+            for name in self.cfg.evals:
+                closing_figures(before[name], after[name], {}, title=str(name))
         say(f"run folder: {self.folder.path}")
 
     def _summarise(self, status: str, reason: str | None = None) -> None:
@@ -183,6 +191,8 @@ class Session:
         if 0 in self.evals and self.done > 0 and self.done in self.evals:
             before, after = self.evals[0], self.evals[self.done]
             summary["eval"] = {"before": before, "after": after, "gain": self.cast.evaluation.gain(before, after)}
+        elif 0 in self.evals and self.cfg.steps == 0:
+            summary["eval"] = {"before": self.evals[0]}
         if status == "finished":
             summary["optimized"] = {"metric": self.cfg.optimized_metric, "value": self.optimized}
         self.folder.summarise(summary)
@@ -200,9 +210,10 @@ class Session:
     def _optimized(self, line: Mapping[str, Any]) -> float:
         flat = {k: v for k, v in line.items() if isinstance(v, int | float)}
         flat |= {f"eval/{k}": v for k, v in line.get("eval", {}).items() if isinstance(v, int | float)}
-        if self.cfg.optimized_metric not in flat:
+        every = flat | numbers(line.get("eval", {}), "eval/")
+        if self.cfg.optimized_metric not in every:
             raise SelfplayError(
                 f"optimized_metric is '{self.cfg.optimized_metric}', which this run has not; choose one of "
                 + ", ".join(sorted(flat))
             )
-        return float(flat[self.cfg.optimized_metric])
+        return float(every[self.cfg.optimized_metric])

@@ -23,9 +23,9 @@ RESUMABLE = (
 NO_PART = ("resume", "sweep", "overrides")  # of what a run computes: how it was asked for
 PARTS = (  # of every config
     "game", "player", "seats", "players", "reward", "quality", "probes", "regularizer", "schedule", "update",
-    "opponent", "outcomes", "eval", "logger", "checkpoint",
+    "opponent", "outcomes", "eval", "evals", "logger", "checkpoint",
 )  # fmt: skip
-LEAST = {"seed": 0, "steps": 1, "episodes": 1, "checkpoint.every": 1, "checkpoint.keep": 0, "checkpoint.keep_every": 0}
+LEAST = {"seed": 0, "steps": 0, "episodes": 1, "checkpoint.every": 1, "checkpoint.keep": 0, "checkpoint.keep_every": 0}
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ def settled(cfg: DictConfig) -> Start:
     with open_dict(cfg):
         cfg.overrides = overrides
     _check_numbers(cfg)
+    if cfg.steps == 0 and cfg.eval is None:
+        raise SelfplayError("steps is 0 and eval is none, so there is nothing to do; give steps, or choose an eval")
     folder = RunFolder(Path(job.runtime.output_dir))
     if job.mode == RunMode.MULTIRUN:
         return _again(cfg, folder) if folder.holds_run else Start(cfg, folder.path, goes_on=False)
@@ -103,7 +105,7 @@ def _again(cfg: DictConfig, folder: RunFolder) -> Start:
     Configs are compared resolved, but for NO_PART and for what `resume=` may change. A run that has kept neither a
     metric nor a checkpoint may begin anew with any config.
     """
-    if folder.is_blank:
+    if folder.is_blank and folder.summary.get("status") != "finished":
         return Start(cfg, folder.path, goes_on=True)
     there, now = folder.config, resolved(cfg)
     for key in RESUMABLE:

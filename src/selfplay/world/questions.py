@@ -97,7 +97,7 @@ def held_out(per_cell: int = 12, seed: int = 0) -> list[Question]:
                     break
             else:
                 raise SelfplayError(
-                    f"eval.per_cell is {per_cell}, but {family} at level {level} has hardly more than {len(cell)} "
+                    f"task.per_cell is {per_cell}, but {family} at level {level} has hardly more than {len(cell)} "
                     f"held-out questions; lower it, to 20 for example"
                 )
             questions |= cell

@@ -1,0 +1,15 @@
+"""What somebody answers to a list of questions: play without an update."""
+
+from collections.abc import Sequence
+
+from selfplay.core import Player
+from selfplay.games.dataset import Dataset
+from selfplay.play import play
+from selfplay.players.nature import Deal
+
+
+def answers(player: Player, questions: Sequence[str], key: str) -> list[str]:
+    """One reply a question, in their order; the luck is a function of the key."""
+    seats = {"chance": Deal(questions), "solver": player}
+    episodes = play(Dataset(answers=1, quality_weight=0.0), seats, range(len(questions)), key)
+    return [episode.turns[1].reply.text for episode in episodes]

@@ -1,0 +1,82 @@
+"""IFBench's four figures (arXiv 2507.02833): by prompt and by constraint, strict and loose."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from scipy import stats
+
+from selfplay.core import SelfplayError, at_least
+from selfplay.evaluations.answers import answers
+from selfplay.evaluations.held_out import gain
+from selfplay.tasks.ifbench import IFBench, Verdict
+
+if TYPE_CHECKING:
+    from selfplay.build import Cast
+
+
+class InstructionFollowing:
+    """The learner's score on IFBench, by the benchmark's own code.
+
+    `accuracy` is the share of prompts all of whose constraints are kept, strictly; it and `prompt_loose` are of the
+    prompts all of whose checkers can run, `instruction_strict` and `instruction_loose` of all constraints whose checker
+    can. The others are named in `skipped`, with how many prompts want them.
+
+    Args:
+        task: IFBench.
+        temperature: of the answers; 0 is greedy.
+        every: steps between evaluations (there is always one before the first and one after the last step).
+
+    Raises:
+        SelfplayError: the temperature is negative, or the task is another one.
+    """
+
+    def __init__(self, task: IFBench, temperature: float, every: int) -> None:
+        at_least(1, every=every)
+        if temperature < 0:
+            raise SelfplayError(f"eval.temperature is {temperature}; use 0 for greedy answers, or more")
+        if not isinstance(task, IFBench):
+            raise SelfplayError(f"eval.task is {type(task).__name__}, but eval=ifbench takes IFBench; use eval=heldout")
+        self.task, self.temperature, self.every = task, temperature, every
+
+    def __call__(self, cast: Cast) -> dict[str, object]:
+        player = cast.opponent.main.at(self.temperature)
+        return self.summary(answers(player, [prompt.text for prompt in self.task.asked], "eval/ifbench"))
+
+    def gain(self, before: Mapping[str, object], after: Mapping[str, object]) -> dict[str, object]:
+        return gain(before, after)
+
+    def summary(self, replies: Sequence[str]) -> dict[str, object]:
+        """The figures of one reply to each of `task.asked`."""
+        verdicts = [self.task.verdict(p, reply) for p, reply in zip(self.task.asked, replies, strict=True)]
+        whole = [v for v in verdicts if None not in v.strict]
+        correct = [all(v.strict) for v in whole]
+        interval = stats.binomtest(sum(correct), len(correct)).proportion_ci(0.95, method="wilson")
+        skipped = Counter(self.task.skipped)
+        return {
+            "accuracy": fmean(correct),
+            "interval": [interval.low, interval.high],
+            "questions": len(correct),
+            "prompt_loose": fmean(all(v.loose) for v in whole),
+            "instruction_strict": fmean(flag for v in verdicts for flag in v.strict if flag is not None),
+            "instruction_loose": fmean(flag for v in verdicts for flag in v.loose if flag is not None),
+            "instructions": sum(flag is not None for v in verdicts for flag in v.strict),
+            "kinds": self._by_kind(verdicts),
+            "unreadable": sum(v.unreadable for v in verdicts),
+            "skipped": [f"{name} ({count}): no {self.task.missing[name]}" for name, count in sorted(skipped.items())],
+            "skipped_instructions": len(self.task.skipped),
+            "skipped_long_prompts": len(self.task.too_long),
+            "correct": "".join(str(int(c)) for c in correct),
+        }
+
+    def _by_kind(self, verdicts: Sequence[Verdict]) -> dict[str, float]:
+        """Strict share of kept constraints by the first half of their names."""
+        kinds: dict[str, list[bool]] = {}
+        for prompt, verdict in zip(self.task.asked, verdicts, strict=True):
+            for name, flag in zip(prompt.constraints, verdict.strict, strict=True):
+                if flag is not None:
+                    kinds.setdefault(name.split(":")[0], []).append(flag)
+        return {kind: fmean(flags) for kind, flags in sorted(kinds.items())}

@@ -1,0 +1,102 @@
+"""How often a referee prefers the learner's answer to the reference's, question by question."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+from selfplay.core import Ask, Policy, Referee, Reply, SelfplayError, Turn, at_least, user
+from selfplay.evaluations.answers import answers
+from selfplay.tasks.task import Task
+
+if TYPE_CHECKING:
+    from selfplay.build import Cast
+
+
+class WinRate:
+    """The learner against the reference on a task's held-out questions: each answers them, a referee scores both.
+
+    The learner wins a question where its answer scores more; as much is half a win. Questions are asked of the referee
+    in pairs, learner first and then reference first, and a question's result is the mean of both orders, so that a
+    referee whose scores depend on the order in which it is shown the answers (or on the company they are in) favours
+    nobody. The interval is Student's t over the questions. AlpacaEval's win rate (arXiv 2404.04475) is of this kind;
+    judges like long answers, so the lengths are told beside it.
+
+    Args:
+        task: whose held-out questions are asked, see `selfplay.tasks`; their answers need not be known.
+        referee: see `selfplay.referees`; it scores turns of the role "solver".
+        opponent: "reference" for the learner as it was before the first step, or another player of the run.
+        temperature: of the answers; 0 is greedy.
+        every: steps between evaluations (there is always one before the first and one after the last step).
+
+    Raises:
+        SelfplayError: the temperature is negative, or the task holds fewer than two questions out.
+        SelfplayError (when called): nobody has the opponent's name.
+    """
+
+    def __init__(self, task: Task, referee: Referee, opponent: str, temperature: float, every: int) -> None:
+        at_least(1, every=every)
+        if temperature < 0:
+            raise SelfplayError(f"eval.temperature is {temperature}; use 0 for greedy answers, or more")
+        self.questions = [item.question for item in task.held_out()]
+        if len(self.questions) < 2:
+            raise SelfplayError(
+                f"{type(task).__name__} holds {len(self.questions)} questions out, too few for a win rate; give it some"
+            )
+        self.referee, self.opponent, self.temperature, self.every = referee, opponent, temperature, every
+
+    def __call__(self, cast: Cast) -> dict[str, object]:
+        players = cast.opponent.players
+        if self.opponent not in players:
+            raise SelfplayError(f"eval.opponent is '{self.opponent}', but the players are {', '.join(players)}")
+        other = players[self.opponent]
+        ours = answers(cast.opponent.main.at(self.temperature), self.questions, "eval/win_rate")
+        cooler = other.at(self.temperature) if isinstance(other, Policy) else other
+        theirs = answers(cooler, self.questions, "eval/win_rate")
+        return self.summary(ours, theirs, cast.players)
+
+    def gain(self, before: Mapping[str, object], after: Mapping[str, object]) -> dict[str, object]:
+        return {k: float(after[k]) - float(before[k]) for k in ("win_rate", "length")}  # type: ignore[arg-type]
+
+    def summary(self, ours: Sequence[str], theirs: Sequence[str], players: Mapping[str, Policy]) -> dict[str, object]:
+        """The figures of one answer each a question; `players` are for referees that ask a model."""
+        first = _won(*self._scores(ours, theirs, players).unbind(1))
+        second = 1 - _won(*self._scores(theirs, ours, players).unbind(1))
+        won = (first + second) / 2
+        mean = float(won.mean())
+        half = float(stats.sem(won.numpy())) * float(stats.t.ppf(0.975, len(won) - 1))
+        return {
+            "win_rate": mean,
+            "interval": [max(0.0, mean - half), min(1.0, mean + half)],
+            "questions": len(won),
+            "ties": float((won == 0.5).double().mean()),
+            "order": float((first != second).double().mean()),
+            "length": fmean(map(len, ours)),
+            "opponent_length": fmean(map(len, theirs)),
+            "longer": fmean((len(a) > len(b)) + (len(a) == len(b)) / 2 for a, b in zip(ours, theirs, strict=True)),
+        }
+
+    def _scores(self, first: Sequence[str], second: Sequence[str], players: Mapping[str, Policy]) -> Tensor:
+        """[Q, 2] scores of both answers to each question, shown in this order and compared as one group."""
+        turns = [
+            Turn(Ask("solver", user(question), group=i, key=f"eval/win_rate/{i}/{place}"), Reply(reply))
+            for i, question in enumerate(self.questions)
+            for place, reply in enumerate((first[i], second[i]))
+        ]
+        scores = self.referee.score(turns, players)
+        if tuple(scores.shape) != (len(turns),) or not bool(torch.isfinite(scores).all()):
+            raise SelfplayError(
+                f"the referee of eval ({type(self.referee).__name__}) gave scores of shape {tuple(scores.shape)}, not "
+                f"{len(turns)} finite ones"
+            )
+        return scores.double().cpu().view(-1, 2)
+
+
+def _won(mine: Tensor, others: Tensor) -> Tensor:
+    """[Q] 1 where mine is more, 1/2 where they are equal, else 0."""
+    return (mine > others).double() + (mine == others).double() / 2

@@ -1,0 +1,145 @@
+"""Answers in the format of AlpacaEval, to be judged elsewhere.
+
+python -m selfplay.export_alpaca_eval outputs/2026-01-01/12-00-00 --questions alpaca_eval.json --out outputs.json
+python -m selfplay.export_alpaca_eval HuggingFaceTB/SmolLM2-135M-Instruct --questions alpaca_eval.json --out base.json
+
+A run's last checkpoint answers, or a model by hub id, folder or asset:<name>. The questions are a list of objects with
+an "instruction", as in AlpacaEval's own alpaca_eval.json. What is written is the list that
+`alpaca_eval --model_outputs` reads (github.com/tatsu-lab/alpaca_eval): "instruction", "output", "generator", and
+"dataset" where a question has it.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from selfplay.core import Policy
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = argparse.ArgumentParser(
+        prog="python -m selfplay.export_alpaca_eval",
+        description="Write a model's answers to AlpacaEval's questions in the format that alpaca_eval reads.",
+    )
+    add = found.add_argument
+    add("model", metavar="RUN_OR_MODEL", help="a run's folder (its last checkpoint), or a hub id, folder, asset:<name>")
+    add("--questions", required=True, type=Path, metavar="FILE", help='a JSON list of objects with "instruction"')
+    add("--out", required=True, type=Path, metavar="FILE", help="to be written")
+    add("--generator", metavar="NAME", help="what the answers are called (default: the model as given)")
+    add("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (%(default)s); the paper takes 0.01")
+    add("--max-tokens", type=int, default=None, metavar="N", help="of an answer (default: the run's; 2048 for a model)")
+    add("--rows", type=int, default=None, metavar="N", help="answers side by side (default: the run's; 64 for a model)")
+    add("--device", default="cpu", help='"cpu", "cuda", ... (%(default)s)')
+    return found
+
+
+def questions_of(file: Path) -> list[Mapping[str, Any]]:
+    """The questions of a file, each with an "instruction".
+
+    Raises:
+        SelfplayError: the file is not there or broken, or a question lacks its instruction.
+    """
+    from selfplay.core import SelfplayError
+    from selfplay.tasks.sources import jsonl
+
+    rows = list(jsonl(str(file)))
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row.get("instruction"), str) or not row["instruction"]:
+            raise SelfplayError(
+                f"question {number} of {file} has no instruction (its fields: {', '.join(row) or 'none'}); "
+                "AlpacaEval's questions are objects with an instruction"
+            )
+    if not rows:
+        raise SelfplayError(f"{file} has no questions; give AlpacaEval's own, alpaca_eval.json")
+    return rows
+
+
+def policy_of(model: str, device: str, max_tokens: int | None, rows: int | None) -> "Policy":
+    """The last policy of a run, or a model with its own chat template.
+
+    Raises:
+        SelfplayError: neither can be loaded.
+    """
+    from omegaconf import OmegaConf
+
+    from selfplay.build import make
+    from selfplay.runs.folder import RunFolder
+    from selfplay.runs.players import last_policy
+
+    sizes = {"max_tokens": max_tokens, "rows": rows}
+    if (Path(model) / "metrics.jsonl").is_file():
+        run = RunFolder.open(model)
+        given = {key: value for key, value in sizes.items() if value is not None}
+        return last_policy(run, {**given, "device": device})
+    node = {
+        "_target_": "selfplay.players.language_model.LanguageModel",
+        "path": model,
+        "temperature": 1.0,
+        "max_tokens": max_tokens or 2048,
+        "rows": rows or 64,
+        "choose": "text",
+        "pattern": None,
+        "lora": None,
+        "dtype": "float32",
+        "device": device,
+        "seed": 0,
+    }
+    policy: Policy = make(OmegaConf.create(node), "player")
+    return policy
+
+
+def outputs(policy: "Policy", questions: Sequence[Mapping[str, Any]], generator: str, temperature: float) -> list[Any]:
+    """One record a question, in their order."""
+    from selfplay.evaluations.answers import answers
+
+    replies = answers(policy.at(temperature), [row["instruction"] for row in questions], "alpaca_eval")
+    return [
+        {"instruction": row["instruction"], "output": reply, "generator": generator}
+        | ({"dataset": row["dataset"]} if "dataset" in row else {})
+        for row, reply in zip(questions, replies, strict=True)
+    ]
+
+
+def export(args: argparse.Namespace) -> None:
+    """Answer, and write the file at once or not at all."""
+    from selfplay.core import SelfplayError
+    from selfplay.runs.console import say
+    from selfplay.runs.files import replacing
+
+    if args.temperature < 0:
+        raise SelfplayError(f"--temperature is {args.temperature}; use 0 for greedy answers, or more")
+    if not args.out.parent.is_dir():
+        raise SelfplayError(f"the folder of {args.out} does not exist; make it, or choose another --out")
+    questions = questions_of(args.questions)
+    policy = policy_of(args.model, args.device, args.max_tokens, args.rows)
+    found = outputs(policy, questions, args.generator or args.model, args.temperature)
+    with replacing(args.out) as draft:
+        draft.write_text(json.dumps(found, indent=2, ensure_ascii=True) + "\n", encoding="utf-8")
+    say(f"written: {args.out} ({len(found)} answers)")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The program; ends with 1 and one line on stderr where the user has to change something."""
+    args = parser().parse_args(arguments)
+    if Path(args.model).exists():
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # it is here already
+
+    from selfplay.core import SelfplayError
+
+    try:
+        export(args)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except SelfplayError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""Reasoning Gym (Stojanovski et al., arXiv 2505.24760): a hundred kinds of questions made and judged by algorithms."""
+
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import lru_cache
+from random import Random
+from typing import Any
+
+from selfplay.core import SelfplayError, at_least
+from selfplay.tasks.guard import harmless
+from selfplay.tasks.luck import seeded
+from selfplay.tasks.task import Item, Task
+
+LONGEST = 2000  # characters of an answer
+COMPUTES = ("eval(", "parse_expr(")  # in the code of a scorer that computes what it reads
+NO_NUMBER = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)  # within any tolerance, as some scorers compare
+UNREADABLE = (TypeError, AttributeError, ValueError, ArithmeticError, LookupError, SyntaxError, RecursionError)
+Options = tuple[tuple[str, Any], ...]
+
+
+class ReasoningGym(Task):
+    """Questions of some of Reasoning Gym's data sets; a reply earns what the data set's own scorer gives it, 0 to 1.
+
+    What is scored is the text in the reply's last <answer> tag, or the whole reply where there is none. Questions to
+    train on and held-out ones come from different seeds; a question that comes up in both is held out. Some scorers
+    call eval on what they read: they are shown plain data and plain arithmetic alone (`selfplay.tasks.guard`).
+
+    Args:
+        names: of data sets: "chain_sum", "leg_counting", ... (`reasoning_gym.factory.DATASETS` has them all).
+        options: name -> parameters of that data set, for example {"chain_sum": {"max_terms": 3}}.
+        size: questions to train on, of each.
+        held_out: questions to be judged by, of each.
+        seed: of both.
+        instruction: what is said after each question; null for nothing.
+
+    Raises:
+        SelfplayError: reasoning-gym is not installed, does not know a name or its parameters, or no question is left to
+            train on.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        options: Mapping[str, Mapping[str, Any]],
+        size: int,
+        held_out: int,
+        seed: int,
+        instruction: str | None,
+    ) -> None:
+        at_least(1, **{"task.size": size, "task.held_out": held_out})
+        if not names or len(set(names)) < len(names):
+            raise SelfplayError(f"task.names is {list(names)}; name each data set once, at least one")
+        if unknown := sorted(set(options) - set(names)):
+            raise SelfplayError(f"task.options has '{unknown[0]}', which is not in task.names ({', '.join(names)})")
+        self.instruction = instruction
+        self._held: dict[str, _Entry] = {}
+        trained: dict[str, dict[str, _Entry]] = {}
+        for name in names:
+            chosen = tuple(sorted((str(key), _plain(value)) for key, value in options.get(name, {}).items()))
+            self._held |= self._asked(_entries(name, chosen, held_out, f"{seed}/held-out"))
+            trained[name] = self._asked(_entries(name, chosen, size, f"{seed}/train"))
+        self._known = {question: entry for entries in trained.values() for question, entry in entries.items()}
+        self._known |= self._held
+        self._training = {name: [q for q in entries if q not in self._held] for name, entries in trained.items()}
+        if empty := [name for name, questions in self._training.items() if not questions]:
+            raise SelfplayError(
+                f"all {size} questions of '{empty[0]}' are held out, too, so there is none to train on; raise "
+                "task.size or make them harder with task.options"
+            )
+
+    def draw(self, rng: Random) -> str:
+        return rng.choice(self._training[rng.choice(tuple(self._training))])
+
+    def held_out(self) -> Sequence[Item]:
+        return [_item(question, entry) for question, entry in self._held.items()]
+
+    def item(self, question: str) -> Item | None:
+        entry = self._known.get(question)
+        return None if entry is None else _item(question, entry)
+
+    def correct(self, item: Item, reply: str) -> float:
+        entry = self._known[item.question]
+        answer = _answer(reply)
+        if len(answer) > LONGEST or NO_NUMBER.fullmatch(answer) or (entry.computes and not harmless(answer)):
+            return 0.0
+        try:
+            with seeded(item.question):
+                score = float(entry.scorer.score_answer(answer, deepcopy(entry.record)))
+        except UNREADABLE:  # of an answer that is no answer; at a right one it would have been seen in `_entries`
+            return 0.0
+        return min(max(score, 0.0), 1.0)
+
+    def _asked(self, entries: "tuple[_Entry, ...]") -> "dict[str, _Entry]":
+        asked: dict[str, _Entry] = {}
+        for entry in entries:
+            text = str(entry.record["question"])
+            asked.setdefault(f"{text}\n{self.instruction}" if self.instruction else text, entry)
+        return asked
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A question with all that its scorer needs."""
+
+    name: str
+    record: Mapping[str, Any]
+    scorer: Any
+    computes: bool  # what it reads, so that it may be given harmless texts alone
+
+
+def _item(question: str, entry: _Entry) -> Item:
+    answer = entry.record["answer"]
+    return Item(question, "" if answer is None else str(answer), {"tasks": entry.name})
+
+
+def _answer(reply: str) -> str:
+    from reasoning_gym.utils import extract_answer
+
+    found = extract_answer(reply)
+    return reply.strip() if found is None else str(found)
+
+
+@lru_cache(maxsize=64)
+def _entries(name: str, options: Options, size: int, seed: str) -> tuple[_Entry, ...]:
+    """A data set's questions, made once for all who ask."""
+    gym, known = _gym()
+    if name not in known:
+        near = get_close_matches(name, known, n=5, cutoff=0.4) or sorted(known)[:5]
+        raise SelfplayError(f"Reasoning Gym has no data set '{name}'; choose another, for example {', '.join(near)}")
+    number = Random(seed).randrange(2**31)
+    try:
+        with seeded(f"{name}/{seed}"):
+            dataset = gym.create_dataset(name, size=size, seed=number, **dict(options))
+            code = inspect.getsource(type(dataset))
+            computes = any(call in code for call in COMPUTES)
+            return tuple(_Entry(name, dataset[i], dataset, computes) for i in range(size))
+    except (TypeError, ValueError, AssertionError, ImportError, OSError) as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise SelfplayError(f"Reasoning Gym cannot make '{name}' ({reason}); change task.options.{name}") from error
+
+
+def _gym() -> tuple[Any, Any]:
+    """The package, and its data sets by name."""
+    try:
+        import reasoning_gym
+        from reasoning_gym.factory import DATASETS
+    except ImportError as error:
+        raise SelfplayError(
+            f"task=reasoning_gym needs the package reasoning-gym ({error}); "
+            "install it with: pip install 'selfplay[reasoning-gym]'"
+        ) from error
+    return reasoning_gym, DATASETS
+
+
+def _plain(value: Any) -> Any:
+    """A parameter as a value that can be compared: lists become tuples."""
+    return tuple(map(_plain, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value

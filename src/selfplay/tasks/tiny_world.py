@@ -1,0 +1,41 @@
+"""The tiny world as a task: the embedded model's questions, with exact answers."""
+
+from collections.abc import Sequence
+from random import Random
+
+from selfplay.core import at_least
+from selfplay.tasks.task import Item, Task
+from selfplay.world import Question, draw_text, held_out, parse
+
+
+class TinyWorld(Task):
+    """The questions of `selfplay.world`; any text of its wordings is known, whoever wrote it.
+
+    Args:
+        per_cell: held-out questions for each family and level.
+        seed: which held-out questions.
+
+    Raises:
+        SelfplayError: a family and level has not so many.
+    """
+
+    def __init__(self, per_cell: int, seed: int) -> None:
+        at_least(1, **{"task.per_cell": per_cell})
+        self._held_out = [_item(question) for question in held_out(per_cell, seed)]
+
+    def draw(self, rng: Random) -> str:
+        return draw_text(rng)
+
+    def held_out(self) -> Sequence[Item]:
+        return self._held_out
+
+    def item(self, question: str) -> Item | None:
+        found = parse(question)
+        return None if found is None else _item(found)
+
+    def correct(self, item: Item, reply: str) -> float:
+        return float(reply == item.answer)
+
+
+def _item(question: Question) -> Item:
+    return Item(question.text, question.answer, {"families": question.family, "levels": str(question.level)})

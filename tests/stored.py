@@ -1,0 +1,62 @@
+"""Questions on disk, for the tasks that read them: small data sets with the fields of the real ones."""
+
+import atexit
+import json
+import shutil
+from functools import cache, lru_cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+COUNT = 40  # questions; of some share, so that a hash holds out a few and leaves most
+
+
+@lru_cache(maxsize=1)
+def _folder() -> Path:
+    folder = Path(mkdtemp(prefix="selfplay-tasks-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def rows(name: str, first: int, count: int) -> list[dict[str, Any]]:
+    """Rows with the fields of a data set; the questions are numbered from `first`."""
+    made = {
+        "records": lambda i: {"question": f"what is {i}+1?", "answer": str(i + 1)},
+        "huggingface": lambda i: {"question": f"what is {i}+1?", "answer": str(i + 1)},
+        "gsm8k": lambda i: {
+            "question": f"what is {i}+1?",
+            "answer": f"{i} and 1 are <<{i}+1={i + 1}>>.\n#### 1,{i:03d}",
+        },
+        "math": lambda i: {
+            "problem": f"what is $\\frac{{{i}}}{{7}}$?",
+            "solution": "...",
+            "answer": f"\\frac{{{i}}}{{7}}",
+            "subject": ("Algebra", "Geometry")[i % 2],
+            "level": i % 5 + 1,
+        },
+        "alpaca": lambda i: {"instruction": f"say {i}", "input": ("", "and more")[i % 2], "output": "?", "text": "?"},
+    }[name]
+    return [made(i) for i in range(first, first + count)]
+
+
+@cache
+def path(name: str) -> str:
+    """Where the data of `task=<name>` is: a jsonl file, or what save_to_disk wrote."""
+    if name == "records":
+        file = _folder() / "records.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows(name, 0, COUNT)))
+        return str(file)
+    from datasets import Dataset, DatasetDict
+
+    splits = {"train": rows(name, 0, COUNT), "test": rows(name, COUNT, 8)}
+    DatasetDict({split: Dataset.from_list(made) for split, made in splits.items()}).save_to_disk(_folder() / name)
+    return str(_folder() / name)
+
+
+def needed(name: str) -> list[str]:
+    """What `task=<name>` needs on the command line of a test."""
+    if name == "alpaca":
+        return [f"task.source.path={path(name)}", "task.held_out_share=0.2", "eval=none"]
+    if name in ("records", "huggingface", "gsm8k", "math"):
+        return [f"task.source.path={path(name)}"]
+    return {"ifbench": ["task.longest=200"], "reasoning_gym": ["task.size=8", "task.held_out=2"]}.get(name, [])
