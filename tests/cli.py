@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import judges
 from omegaconf import DictConfig, OmegaConf
 
 ROOT = Path(__file__).parent.parent
@@ -90,6 +91,10 @@ def needing(choice: str) -> list[str]:
         return ["game=kuhn", "opponent=psro", choice]
     if group == "logger":
         return ["game=kuhn", "player=tabular", choice]  # the quickest run there is
+    if group == "endpoint":
+        return ["reward=judge", f"endpoint@reward.endpoint={choice.split('=')[1]}"]
+    if choice.startswith("reward=judge"):  # somebody must be there to judge
+        return [choice, f"reward.endpoint.url={judges.stand_in()}", "reward.endpoint.cache=null"]
     if group == "opponent" or choice in ("player=tabular", "eval=exploitability", "eval=versus", "outcomes=every"):
         return ["game=kuhn", choice]
     return [choice]
