@@ -4,11 +4,13 @@ import json
 import os
 import re
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from itertools import combinations
@@ -23,6 +25,7 @@ from judges import Request, fair, serving, texts
 
 import selfplay.referees.endpoint
 from selfplay.core import Ask, Reply, SelfplayError, Turn, user
+from selfplay.players.language_model import LanguageModel
 from selfplay.referees.cache import Cache
 from selfplay.referees.endpoint import Endpoint, seconds_of
 from selfplay.referees.judge import ScoringJudge
@@ -592,3 +595,61 @@ def test_a_key_in_the_place_of_its_name_is_not_written_either(tmp_path: Path) ->
     ended = cli.run(*args("http://localhost:1/v1", tmp_path), f"reward.endpoint.key={KEY}", f"hydra.run.dir={tmp_path}")
     assert ended.code == 1 and "never a key itself" in ended.err and KEY not in ended.err
     assert KEY.encode() not in b"".join(everything(tmp_path))
+
+
+# --- a server that is one ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """The embedded model behind `transformers serve`: its url and its name there."""
+    model = str(cli.ROOT / "src/selfplay/assets/tiny")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("served") / "log"
+    command = [sys.executable, "-c", "from transformers.cli.transformers import main; main()", "serve", model]
+    with log.open("w") as out:
+        options = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+        server = subprocess.Popen([*command, *options], stdout=out, stderr=out)
+    try:
+        for _ in range(600):
+            assert server.poll() is None, log.read_text()
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/v1", model
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@pytest.mark.slow
+def test_a_real_server_says_what_the_model_says(served: tuple[str, str], tiny: LanguageModel) -> None:
+    """Greedy, the embedded model answers through the server as it does in this process."""
+    url, model = served
+    questions = ["add 3 and 4", "sort cab", "reverse abc", "is 3 more than 4?", "repeat ab 3 times"]
+    asking = endpoint(url, model=model, parameters={"temperature": 0.0, "max_tokens": 24}, timeout=60.0)
+    asks = [Ask("solver", user(question), key=question) for question in questions]
+    here = [reply.text for reply in tiny.at(0.0).act(asks)]
+    assert asking.ask(questions) == here and len(set(here)) > 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", ["judge", "judge_pairwise", "judge_reference"])
+def test_a_run_with_a_real_server(choice: str, served: tuple[str, str], tmp_path: Path) -> None:
+    """The embedded model is no judge, but its replies are replies: read, counted, kept."""
+    url, model = served
+    places = ["{answer}"] if choice == "judge" else ["{answer_a}", "{answer_b}"]
+    judge = [
+        f"reward={choice}", f"reward.endpoint.url={url}", f"reward.endpoint.model={model}", "reward.pattern='(.)'",
+        f"reward.prompt='Score 0-7. {{question}} {' '.join(places)}'", "reward.endpoint.parameters.max_tokens=8",
+        f"reward.endpoint.cache={tmp_path / 'c.sqlite'}", "reward.unreadable=0.25",
+    ]  # fmt: skip
+    folder = cli.finished(tmp_path / "run", *(arg for arg in cli.SMALL if not arg.startswith("reward=")), *judge)
+    for line in cli.metrics(folder):
+        assert 0 <= line["reward/abstained"] <= 1 and line["reward/asked"] > 0 and line["reward/retried"] == 0
+    solver = [turn for turn in cli.lines(folder / "episodes.jsonl") if turn["role"] == "solver"]
+    assert len(solver) == 8 and all(0 <= turn["scores"]["reward"] <= 1 for turn in solver)
+    replies = sqlite3.connect(tmp_path / "c.sqlite").execute("SELECT reply FROM replies").fetchall()
+    assert any(reply for (reply,) in replies)
