@@ -98,12 +98,7 @@ def needing(choice: str) -> list[str]:
     if group == "endpoint":
         return ["reward=judge", f"endpoint@reward.endpoint={choice.split('=')[1]}"]
     if choice in ("reward=code", "task=programs"):  # a Challenger does not ask for programs
-        return [
-            "game=dataset",
-            "task=programs",
-            *isolation(),
-            *([choice] if group == "reward" else ["reward=verifier"]),
-        ]
+        return ["game=dataset", "task=programs", *isolation(), choice if group == "reward" else "reward=verifier"]
     if choice.startswith("reward=judge"):  # somebody must be there to judge
         return [choice, f"reward.endpoint.url={judges.stand_in()}", "reward.endpoint.cache=null"]
     if group == "opponent" or choice in ("player=tabular", "eval=exploitability", "eval=versus", "outcomes=every"):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -38,7 +39,11 @@ def walls_stand() -> bool:
 
 shut_in = pytest.mark.skipif(not walls_stand(), reason="this kernel or container has no user namespaces for us")
 open_air = Sandbox(seconds=10.0, megabytes=512, file_megabytes=16, processes=8, isolated=False)
-BOTH = pytest.mark.parametrize("sandbox", [pytest.param(LIMITS, marks=shut_in), open_air], ids=["isolated", "limits"])
+BOTH = pytest.mark.parametrize(
+    "sandbox",
+    [pytest.param(LIMITS, marks=shut_in), pytest.param(open_air, marks=pytest.mark.slow)],
+    ids=["isolated", "limits"],
+)
 
 # --- what passes ------------------------------------------------------------------------------------------------------
 
@@ -87,15 +92,17 @@ def test_what_passes(sandbox: Sandbox, code: str, tests: tuple[str, ...], passed
         "import os; os.kill(os.getpid(), 9)",
         "raise KeyboardInterrupt",
         "print('0'); print('passed 0')",
-        'import os\nfor fd in range(64):\n    try: os.write(fd, b\'0\\n 0\\npassed 0\\n{"passed": [true], "late": false}\\n\')\n'
+        'import os\nfor fd in range(64):\n    try: os.write(fd, b\'0\\n 0\\n{"passed": [true], "late": false}\\n\')\n'
         "    except OSError: pass",
         "import os\nfor fd in range(64):\n    try: os.close(fd)\n    except OSError: pass",
-        "import builtins; builtins.AssertionError = ValueError; builtins.exec = lambda *a: None; f = lambda: 2",
+        "import builtins; builtins.AssertionError = ValueError; f = lambda: 2",
+        "import builtins; builtins.exec = builtins.compile = lambda *a, **k: None; f = lambda: 2",
+        "import builtins; builtins.BaseException = builtins.Exception = ValueError; f = lambda: 2",
         "import ctypes; ctypes.string_at(0)",
         "def f():\n    import os; os._exit(0)",
         "import atexit, sys; atexit.register(print, 1)",
     ],
-    ids=range(11),
+    ids=range(13),
 )
 def test_who_leaves_before_the_assertion_has_not_passed_it(sandbox: Sandbox, cheat: str) -> None:
     assert sandbox.run(cheat, ("assert f() == 1",)).passed == (False,)
@@ -215,14 +222,11 @@ def test_no_other_process() -> None:
     try:
         kill = f"import os\ndef f():\n    os.kill({sleeper.pid}, 9)"
         assert done(kill).passed == (False,)
-        assert done("import os\ndef f():\n    os.kill(os.getppid(), 9)", "assert f() is None and True").passed == (
-            True,
-        )
-        assert done("import os\ndef f():\n    os.kill(-1, 9)").passed == (True,)  # there is nobody else
-        assert done("import os\ndef f():\n    os.killpg(0, 9)").passed == (False,)
-        assert done(
-            "import os\nfor pid in range(2, 40000):\n    try: os.kill(pid, 9)\n    except OSError: pass"
-        ).passed == (False,)
+        inside = "import os\nassert os.getppid() == 1\ndef f():\n"  # elsewhere these would end more than themselves
+        assert done(inside + "    os.kill(1, 9)").passed == (True,)  # the first process is deaf
+        everybody = inside + "    try: os.kill(-1, 9)\n    except ProcessLookupError: return 'nobody else'"
+        assert done(everybody, "assert f() == 'nobody else'").passed == (True,)
+        assert done(inside + "    os.killpg(0, 9)").passed == (False,)
         assert sleeper.poll() is None
     finally:
         sleeper.kill()
@@ -264,7 +268,8 @@ def test_bombs_end_in_time_and_leave_nobody(bomb: str) -> None:
 
 @shut_in
 def test_how_many_processes() -> None:
-    code = "import os, time\ndef f():\n    n = 0\n    while True:\n        try:\n            if not os.fork(): time.sleep(9)\n"
+    code = "import os, time\ndef f():\n    n = 0\n    while True:\n        try:\n"
+    code += "            if not os.fork(): time.sleep(9)\n"
     code += "        except OSError: return n\n        n += 1"
     assert done(code, "assert f() == 7").passed == (True,)
 
@@ -273,11 +278,13 @@ def test_how_many_processes() -> None:
 def test_memory_and_files(sandbox: Sandbox) -> None:
     memory = "def f():\n    try: bytearray(10 * 1024**3)\n    except MemoryError: return 'none'"
     assert done(memory, "assert f() == 'none'", sandbox).passed == (True,)
-    file = "import os\ndef f():\n    try:\n        with open('big', 'wb') as file:\n            for _ in range(1024): file.write(bytes(1 << 20))\n"
+    file = "import os\ndef f():\n    try:\n        with open('big', 'wb') as file:\n"
+    file += "            for _ in range(1024): file.write(bytes(1 << 20))\n"
     file += "    except OSError: return os.path.getsize('big') <= 16 << 20"
     assert done(file, "assert f()", sandbox).passed == (True,)
     if sandbox.isolated:
-        many = "import os\ndef f():\n    try:\n        for i in range(9999): open(str(i), 'wb').write(bytes(1 << 16))\n"
+        many = "def f():\n    try:\n        for i in range(9999):\n"
+        many += "            with open(str(i), 'wb') as file: file.write(bytes(1 << 16))\n"
         assert done(many + "    except OSError: return i < 16 << 4", "assert f()").passed == (True,)
 
 
@@ -333,6 +340,7 @@ def programs(path: Path | None = None, held_out: float = 0.4) -> Programs:
     return Programs(None if path is None else str(path), held_out, LIMITS if ISOLATED else open_air)
 
 
+@pytest.mark.slow
 def test_every_packaged_problem_is_solved_by_its_answer_and_not_by_another() -> None:
     task = programs()
     items = list(task.items.values())
@@ -345,10 +353,8 @@ def test_every_packaged_problem_is_solved_by_its_answer_and_not_by_another() -> 
 def test_the_split_is_by_the_question_alone() -> None:
     task = programs()
     held = {item.question for item in task.held_out()}
-    import random
-
     drawn = {task.draw(random.Random(i)) for i in range(400)}
-    assert held | drawn == set(task.items) and not held & drawn and len(held) == 7
+    assert held | drawn == set(task.items) and not held & drawn and len(held) == 8
     assert {item.question for item in programs(held_out=0.5).held_out()} > held
     assert {label for item in task.held_out() for label in item.labels} == {"kinds"}
 
@@ -362,6 +368,7 @@ def test_the_split_is_by_the_question_alone() -> None:
         ('{"question": "q", "tests": []}', "line 1 .*a test at least"),
         ('{"question": 7, "tests": ["assert 1"]}', "line 1 .*a question in words"),
         ('{"question": "q", "tests": [{"stdin": "x"}]}', "line 1 .*'stdout'"),
+        ('{"question": "q", "tests": ["assert ="]}', "line 1 .*SyntaxError: invalid syntax"),
         ('{"question": "q", "tests": [7]}', "line 1 .*a test is an assertion, or"),
         ('{"question": "q", "tests": ["x"]}\n\n{"question": "q", "tests": ["y"]}', "line 2 of .* asks 'q' again"),
         (b"\xff", "it is not UTF-8"),
@@ -375,7 +382,7 @@ def test_a_file_that_is_no_task(text: str | bytes, words: str, tmp_path: Path) -
 
 
 def test_a_file_that_is_not_there() -> None:
-    with pytest.raises(SelfplayError, match="nowhere cannot be read .*No such file"):
+    with pytest.raises(SelfplayError, match=r"nowhere cannot be read \(No such file"):
         programs(Path("/nowhere"))
 
 

@@ -43,8 +43,9 @@ def start(job: Job, stdin: int | None, run: Callable[[int], None]) -> tuple[int,
         sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", closefd=False)
         walls.limit(job)
         run(told)
-        sys.stdout.flush()
     finally:
+        with suppress(OSError, ValueError, AttributeError):  # whatever the code did to it
+            sys.stdout.flush()
         os._exit(0)
 
 
@@ -106,15 +107,26 @@ def examine(job: Job) -> dict[str, object]:
 
 
 def check(job: Job, checks: list[tuple[int, str]], pipe: int) -> None:
-    """Run the code, then each assertion; tell of each that holds with a word that the code was not told."""
-    write, code, word = os.write, job["code"], job["nonce"]
+    """Run the code, then each assertion; tell of each that holds with a word that the code was not told.
+
+    What is needed then is named before: the code may put other functions in the place of Python's.
+    """
+    write, run, copy, every, code, word = (
+        os.write,
+        exec,
+        dict,
+        BaseException,
+        job["code"],
+        job["nonce"],
+    )  # before it can
+    ready = [(number, compile(test, "<test>", "exec")) for number, test in checks]
     job.clear()
     module = types.ModuleType("answer")
-    exec(compile(code, "<answer>", "exec"), module.__dict__)
-    for number, test in checks:
+    run(compile(code, "<answer>", "exec"), module.__dict__)
+    for number, test in ready:
         try:
-            exec(compile(test, "<test>", "exec"), dict(module.__dict__))
-        except BaseException:  # whatever it is, the assertion does not hold
+            run(test, copy(module.__dict__))
+        except every:  # whatever it is, the assertion does not hold
             continue
         write(pipe, f"{word} {number}\n".encode())
 
@@ -124,6 +136,7 @@ def speak(job: Job, pipe: int) -> None:
     os.close(pipe)
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
+    module.__dict__.update(exit=sys.exit, quit=sys.exit)  # of `site`, which is left out
     code = job["code"]
     job.clear()
     with suppress(SystemExit):

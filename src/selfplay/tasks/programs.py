@@ -62,7 +62,7 @@ class Programs(Task):
             if not isinstance(question, str) or not tests:
                 raise ValueError("a question in words and a test at least")
             item = Item(question, str(record.get("answer", "")), _labels(record.get("labels", {})))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, SyntaxError) as error:
             raise SelfplayError(
                 f"line {number} of {self.path} is no problem with tests ({type(error).__name__}: {error}); mend it, as "
                 "docs/referees.md shows"
@@ -95,6 +95,7 @@ def _place(question: str) -> float:
 
 def _test(test: object) -> Test:
     if isinstance(test, str):
+        compile(test, "<test>", "exec")
         return test
     if isinstance(test, Mapping) and isinstance(test["stdin"], str) and isinstance(test["stdout"], str):
         return test["stdin"], test["stdout"]
