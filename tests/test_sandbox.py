@@ -285,7 +285,7 @@ def test_memory_and_files(sandbox: Sandbox) -> None:
     if sandbox.isolated:
         many = "def f():\n    try:\n        for i in range(9999):\n"
         many += "            with open(str(i), 'wb') as file: file.write(bytes(1 << 16))\n"
-        assert done(many + "    except OSError: return i < 16 << 4", "assert f()").passed == (True,)
+        assert done(many + "    except OSError: return i <= 16 << 4", "assert f()").passed == (True,)
 
 
 # --- a sandbox that cannot be had -------------------------------------------------------------------------------------
