@@ -7,13 +7,18 @@ import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import judges
 import stored
 from omegaconf import DictConfig, OmegaConf
+
+from selfplay.core import SelfplayError
+from selfplay.referees.sandbox import Sandbox
 
 ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"
@@ -91,6 +96,12 @@ def needing(choice: str) -> list[str]:
         return ["game=kuhn", "opponent=psro", choice]
     if group == "logger":
         return ["game=kuhn", "player=tabular", choice]  # the quickest run there is
+    if group == "endpoint":
+        return ["reward=judge", f"endpoint@reward.endpoint={choice.split('=')[1]}"]
+    if choice in ("reward=code", "task=programs"):  # a Challenger does not ask for programs
+        return ["game=dataset", "task=programs", *isolation(), choice if group == "reward" else "reward=verifier"]
+    if choice.startswith("reward=judge"):  # somebody must be there to judge
+        return [choice, f"reward.endpoint.url={judges.stand_in()}", "reward.endpoint.cache=null"]
     if group == "task":
         return [choice, *stored.needed(choice.removeprefix("task="))]
     if choice == "eval=ifbench":
@@ -98,6 +109,16 @@ def needing(choice: str) -> list[str]:
     if group == "opponent" or choice in ("player=tabular", "eval=exploitability", "eval=versus", "outcomes=every"):
         return ["game=kuhn", choice]
     return [choice]
+
+
+@cache
+def isolation() -> list[str]:
+    """Code is run within limits alone where this kernel or container does not let us isolate it."""
+    try:
+        Sandbox(seconds=30.0, megabytes=512, file_megabytes=16, processes=8, isolated=True).run("", ("assert True",))
+    except SelfplayError:
+        return ["task.sandbox.isolated=false"]
+    return []
 
 
 def lines(file: Path) -> list[dict[str, Any]]:
