@@ -39,7 +39,7 @@ def big(folder: Path) -> Path:
 
 def player(folder: Path) -> LanguageModel:
     lora = {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}
-    return LanguageModel(str(folder), 1.0, 8, 8, "likelihood", None, lora, "float32", "cpu", 0)
+    return LanguageModel(str(folder), 1.0, 8, 8, "likelihood", None, lora, {}, "sdpa", False, "float32", "cpu", 0)
 
 
 def league(learner: LanguageModel, members: int = MEMBERS) -> League:

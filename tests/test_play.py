@@ -18,7 +18,7 @@ from selfplay.players.nature import Nature
 
 
 def game(answers: int = 4) -> LSP:
-    return LSP("Write one question.", answers, lsp, quality_weight=0.5)
+    return LSP("Write one question.", None, None, answers, lsp, quality_weight=0.5)
 
 
 def echo() -> Script:

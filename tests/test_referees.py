@@ -21,6 +21,7 @@ from selfplay.referees.reward_model import RewardModel
 from selfplay.referees.selfjudge import ExpectedScore, WrittenScore, judge_prompt
 from selfplay.referees.verifier import Invalid, Verifier
 
+RM = {"chat": {}, "truncate": False, "attention": "sdpa", "dtype": "float32", "device": "cpu"}
 PROMPT = "Q: {question} A: {answer}"
 PAIRS = [("sort cab", "abc"), ("7+5", ""), ("sort cab", "cab"), ("sort cab", "abc"), ("how long is it?", "as you like")]
 
@@ -47,7 +48,7 @@ def test_the_probes_look_at_the_right_turns() -> None:
     """A challenger's turn is judged by what it says, a solver's by what it was asked."""
     probes = {str(name): make(node, str(name)) for name, node in config().probes.items()}
     asked, answered = turns([("Write one question.", "add 3 and 4")], "challenger"), turns([("add 3 and 4", "7")])
-    settle(LSP("", 1, lsp, 0.0), [Episode(0, asked + answered)], probes | {"reward": Verifier()}, {})
+    settle(LSP("", None, None, 1, lsp, 0.0), [Episode(0, asked + answered)], probes | {"reward": Verifier()}, {})
     assert asked[0].scores == {"invalid": 0.0}
     assert answered[0].scores == {"truth": 1.0, "reward": 1.0}
 
@@ -97,7 +98,7 @@ def test_a_hostile_text_is_only_text() -> None:
     ],
 )
 def test_reading_a_verdict(pattern: str, verdict: str, score: float | None) -> None:
-    assert WrittenScore(PROMPT, pattern, unreadable=0.0, temperature=0.0).read(verdict) == score
+    assert WrittenScore(PROMPT, pattern, unreadable=0.0, temperature=0.0, max_tokens=None).read(verdict) == score
 
 
 class Judge(LanguageModel):
@@ -115,7 +116,7 @@ def test_written_scores_by_hand() -> None:
     """Of four distinct verdicts two cannot be read: they earn -1, and half of them are reported."""
     verdicts = dict(zip(dict.fromkeys(PAIRS), ("7", "?", "2", "9"), strict=True))
     judge = Judge({f"Q: {question} A: {answer}": said for (question, answer), said in verdicts.items()})
-    referee = WrittenScore(PROMPT, r"(\d+)", unreadable=-1.0, temperature=0.0)
+    referee = WrittenScore(PROMPT, r"(\d+)", unreadable=-1.0, temperature=0.0, max_tokens=None)
     assert referee.score(turns(PAIRS), {"learner": judge, "reference": judge}).tolist() == [7, -1, 2, 7, -1]
     assert of_referees({"quality": referee}) == {"quality/unreadable": 0.5}
     assert len({ask.key for ask in judge.asked}) == len(judge.asked) == 4
@@ -138,7 +139,7 @@ def test_expected_scores_are_the_expectation(learner: LanguageModel) -> None:
         learner.model.get_output_embeddings().weight[6:14] *= 4
     learner.rows = 3
     pairs = [*PAIRS, *((f"sort {c}{d}", d) for c in "abcde" for d in "vwxyz")]
-    referee = ExpectedScore(PROMPT, unreadable=-2.0)
+    referee = ExpectedScore(PROMPT, "", unreadable=-2.0)
     scores = referee.score(turns(pairs), {"reference": learner}).tolist()
     by_hand = {pair: expectation(learner, pair) for pair in pairs}
     right = [mean if mass >= 0.5 else -2.0 for mass, mean in (by_hand[pair] for pair in pairs)]
@@ -156,13 +157,13 @@ def test_the_expectation_by_hand(tiny: LanguageModel, monkeypatch: pytest.Monkey
     tables[1, 7], tables[1, 50] = 0.5, 0.5
     tables[2, 13], tables[2, 50] = 0.49, 0.51
     monkeypatch.setattr(LanguageModel, "next_token", lambda self, prompts: tables.log())
-    referee = ExpectedScore(PROMPT, unreadable=0.25)
+    referee = ExpectedScore(PROMPT, "", unreadable=0.25)
     scores = referee.score(turns([("a", ""), ("aa", ""), ("aaa", "")]), {"reference": tiny})
     assert scores.tolist() == pytest.approx([5.5, 1.0, 0.25])
     assert referee.metrics["unreadable"] == pytest.approx(1 / 3)
 
 
-@pytest.mark.parametrize("referee", [ExpectedScore(PROMPT, 0.0), WrittenScore(PROMPT, r"(\d+)", 0.0, 0.0)])
+@pytest.mark.parametrize("referee", [ExpectedScore(PROMPT, "", 0.0), WrittenScore(PROMPT, r"(\d+)", 0.0, 0.0, None)])
 def test_only_a_language_model_can_judge(referee: Referee) -> None:
     Table = type("Table", (Policy,), dict.fromkeys(Policy.__abstractmethods__))
     with pytest.raises(SelfplayError, match="needs a language model to judge, but the learner is a Table"):
@@ -211,7 +212,7 @@ def one_by_one(tiny: LanguageModel, model: LlamaForSequenceClassification) -> li
 @pytest.mark.parametrize("rows", [1, 3, 100])
 def test_a_padded_batch_is_one_by_one(tiny: LanguageModel, tmp_path: Path, rows: int) -> None:
     model = saved_reward_model(tiny, tmp_path)
-    scores = RewardModel(str(tmp_path), rows=rows, dtype="float32", device="cpu").score(turns(PAIRS), {})
+    scores = RewardModel(str(tmp_path), rows=rows, **RM).score(turns(PAIRS), {})
     right = one_by_one(tiny, model)
     assert scores.tolist() == pytest.approx(right, abs=1e-5)
     assert len({round(s, 3) for s in right}) == 4
@@ -220,16 +221,16 @@ def test_a_padded_batch_is_one_by_one(tiny: LanguageModel, tmp_path: Path, rows:
 def test_a_reward_model_that_names_no_padding(tiny: LanguageModel, tmp_path: Path) -> None:
     """Its config may have no pad token, as those of many Llama models: scores are the same."""
     model = saved_reward_model(tiny, tmp_path, pad_token_id=None)
-    scores = RewardModel(str(tmp_path), rows=100, dtype="float32", device="cpu").score(turns(PAIRS), {})
+    scores = RewardModel(str(tmp_path), rows=100, **RM).score(turns(PAIRS), {})
     assert scores.tolist() == pytest.approx(one_by_one(tiny, model), abs=1e-5)
 
 
 def test_a_classifier_of_two_labels_is_refused(tiny: LanguageModel, tmp_path: Path) -> None:
     saved_reward_model(tiny, tmp_path, labels=2)
     with pytest.raises(SelfplayError, match=r"has 2 labels; use one trained on preference pairs"):
-        RewardModel(str(tmp_path), rows=8, dtype="float32", device="cpu")
+        RewardModel(str(tmp_path), rows=8, **RM)
 
 
 def test_a_reward_model_that_is_nowhere_is_told() -> None:
     with pytest.raises(SelfplayError, match="'/nowhere/rm' cannot be loaded"):
-        RewardModel("/nowhere/rm", rows=8, dtype="float32", device="cpu")
+        RewardModel("/nowhere/rm", rows=8, **RM)

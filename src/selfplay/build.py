@@ -9,6 +9,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from selfplay.checks import check_trainable
 from selfplay.core import Episode, Game, Player, Policy, Referee, SelfplayError, Update
 from selfplay.opponents.seating import Seating
 from selfplay.play import check_seats
@@ -64,6 +65,7 @@ def cast(cfg: DictConfig) -> Cast:
                 f"remove it with ~seats.{role}"
             )
     learner: Policy = make(cfg.player, "player")
+    check_trainable(learner)
     policies = {"learner": learner, "reference": learner.snapshot()}
     everybody: dict[str, Player] = {**policies, **others_of(cfg)}
     seated = {role: str(cfg.seats[role]) for role in game.roles}
