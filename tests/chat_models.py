@@ -106,7 +106,7 @@ FAMILIES = {
 
 
 def tokenizer_of(family: Family) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer with a few merges, which puts the family's first token in front where a text is encoded."""
+    """A byte-level tokenizer with a few merges, which puts the family's first token before a text."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()

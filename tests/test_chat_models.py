@@ -207,7 +207,7 @@ def test_very_long_and_very_odd_messages() -> None:
 
 
 def test_the_secret_word_is_of_the_messages() -> None:
-    """What stands in for a mark cannot be written by somebody who knows how it is made: it is a hash of all that is said."""
+    """What stands in for a mark is a hash of all that is said, so nobody who knows that can write it."""
     chat = Chat(tokenizer_of(FAMILIES["qwen2"]), {})
     seen: list[str] = []
     plain = chat._template

@@ -10,8 +10,8 @@ import pytest
 from omegaconf import DictConfig
 
 GROUPS = (
-    "game", "experiment", "player", "prompts", "update", "regularizer", "challenger", "quality", "reward", "eval", "opponent",
-    "meta_solver", "schedule", "outcomes", "logger",
+    "game", "experiment", "player", "prompts", "update", "regularizer", "challenger", "quality", "reward", "eval",
+    "opponent", "meta_solver", "schedule", "outcomes", "logger",
 )  # fmt: skip
 TIMES = {"time/play", "time/score", "time/update"}
 

@@ -1,4 +1,4 @@
-"""Language Self-Play's prompts: the task and the template find their places, generation tags do not reach the Solver."""
+"""Language Self-Play's prompts: task and template find their places, generation tags do not reach the Solver."""
 
 import cli
 import pytest

@@ -1,4 +1,4 @@
-"""Set-ups that would train nothing, or train away from the wrong place, are refused at the start and not found at the end.
+"""Set-ups that would train nothing, or train away from the wrong place, are refused at the start.
 
 For every kind of policy; a step's cost is two readings of its weights, until the first update that moved them.
 """
@@ -14,7 +14,7 @@ SILENT = 1e-6  # a gradient of this norm may be rounding alone
 
 
 def check_trainable(learner: Policy) -> None:
-    """Raise SelfplayError unless the learner has something to train, in a precision that small steps do not get lost in."""
+    """Raise SelfplayError unless the learner has something to train, in a precision that takes up small steps."""
     parameters = list(learner.parameters())
     name = type(learner).__name__
     if not any(p.requires_grad and p.numel() for p in parameters):
@@ -25,8 +25,8 @@ def check_trainable(learner: Policy) -> None:
     coarse = [p.dtype for p in parameters if p.requires_grad and p.dtype in (torch.bfloat16, torch.float16)]
     if coarse:
         raise SelfplayError(
-            f"the learner ({name}) would train weights of {str(coarse[0]).removeprefix('torch.')}, which are too coarse "
-            "to take up small steps; take player.dtype=float32, or train an adapter over them: player.lora"
+            f"the learner ({name}) would train weights of {str(coarse[0]).removeprefix('torch.')}, too coarse to take "
+            "up small steps; take player.dtype=float32, or train an adapter over them: player.lora"
         )
 
 
@@ -64,25 +64,25 @@ class FirstUpdate:
         self.unmoved = fingerprint(self.learner) == self.was
         if self.unmoved and metrics.get("grad_norm", 0.0) > SILENT:
             raise SelfplayError(
-                f"the first update left every weight as it was although its gradient has the norm "
-                f"{metrics['grad_norm']:.3g} (the learning rate is {metrics.get('learning_rate', math.nan):.3g}); raise "
-                "update.optimizer.lr, or look at the optimizer"
+                "the first update left every weight as it was although its gradient has the norm "
+                f"{metrics['grad_norm']:.3g} (the learning rate is {metrics.get('learning_rate', math.nan):.3g}); "
+                "raise update.optimizer.lr, or look at the optimizer"
             )
 
 
 def check_reference(metrics: Mapping[str, float]) -> None:
     """Raise SelfplayError unless the divergence from the reference was 0 on the first batch.
 
-    The sampler's log-probabilities differ from the learner's by at most the drift d, so those of a reference that is the
-    learner do too, and no term of k3 exceeds exp(d) - d - 1.
+    The sampler's log-probabilities differ from the learner's by at most the drift d, so those of a reference that is
+    the learner do too, and no term of k3 exceeds exp(d) - d - 1.
     """
     drift = metrics.get("drift", math.inf)
     rounding = math.expm1(drift) - drift if drift < 1 else math.inf
     for name, value in metrics.items():
         if name.endswith("/kl") and value > rounding + 1e-6:
             raise SelfplayError(
-                f"{name} is {value:.3g} nats a token before the first update, so the reference is not the learner as it "
-                "starts; the player's snapshot() must be an exact copy (no dropout, no luck of its own)"
+                f"{name} is {value:.3g} nats a token before the first update, so the reference is not the learner as "
+                "it starts; the player's snapshot() must be an exact copy (no dropout, no luck of its own)"
             )
 
 

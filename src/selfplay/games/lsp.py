@@ -73,7 +73,7 @@ def _filled(challenge: str, values: dict[str, str | None]) -> str:
     for name, value in values.items():
         if value is not None and f"{{{name}}}" not in challenge:
             raise SelfplayError(
-                f"game.{name} is '{value}', but the Challenger's prompt has no {{{name}}}; take prompts=paper, or write "
-                "it into game.challenge"
+                f"game.{name} is '{value}', but the Challenger's prompt has no {{{name}}}; take prompts=paper, or "
+                "write it into game.challenge"
             )
     return re.sub(r"\{(task|template)\}", lambda match: str(values[match[1]]), challenge)

@@ -61,12 +61,12 @@ class Chat:
         except TemplateError as error:
             roles = ", ".join(message["role"] for message in messages)
             raise SelfplayError(
-                f"the chat template of '{self.tokenizer.name_or_path}' refuses messages of the roles {roles} ({error}); "
-                "play a game without such messages, or choose another model"
+                f"the chat template of '{self.tokenizer.name_or_path}' refuses messages of the roles {roles} "
+                f"({error}); play a game without such messages, or choose another model"
             ) from error
 
     def _hidden(self, message: Message, secret: str) -> Message:
-        """The message with a secret word in place of each mark; an assistant may use what is not special (its <think>)."""
+        """The message with a secret word for each mark; an assistant may use what is not special (its <think>)."""
         marks = self._special if message["role"] == "assistant" else self._any
         text = marks.sub(lambda found: f"{secret}{self.marks.index(found[0]):06d}", message["content"])
         return {**message, "content": text}

@@ -2,9 +2,9 @@
 
     make smollm2          installs the package (without its dependencies) and runs this module, once
 
-The package holds one GGUF file, whose matrices are quantised to 4 bits (Q4_1; the embedding to 8, Q8_0): what is written
-here are the de-quantised weights in float32, so it is SmolLM2 as that quantisation left it, not the published weights.
-Both are under the Apache-2.0 licence.
+The package holds one GGUF file, whose matrices are quantised to 4 bits (Q4_1; the embedding to 8, Q8_0): what is
+written here are the de-quantised weights in float32, so it is SmolLM2 as that quantisation left it, not the published
+weights. Both are under the Apache-2.0 licence.
 """
 
 import os

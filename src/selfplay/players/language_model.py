@@ -180,7 +180,8 @@ class LanguageModel(Policy):
         """The prompt's token ids after the chat template.
 
         Raises:
-            SelfplayError: prompt and longest reply do not fit the model's context, or the template refuses the messages.
+            SelfplayError: prompt and longest reply do not fit the model's context, or the template refuses the
+                messages.
         """
         key = tuple((m["role"], m["content"]) for m in messages)
         if key not in self._rendered:

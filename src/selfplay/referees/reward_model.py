@@ -69,8 +69,8 @@ class RewardModel(Referee):
             over = len(ids) - self.context  # type: ignore[operator]
             if not self.truncate:
                 raise SelfplayError(
-                    f"a question and an answer of {len(ids)} tokens exceed the reward model's context of {self.context}; "
-                    "lower player.max_tokens, or cut them with reward.truncate=true"
+                    f"a question and an answer of {len(ids)} tokens exceed the reward model's context of "
+                    f"{self.context}; lower player.max_tokens, or cut them with reward.truncate=true"
                 )
             if not question and not answer:
                 raise SelfplayError(

@@ -1,8 +1,8 @@
 """The model as its own judge: the frozen reference scores a question and an answer from 0 to 7 after a rubric.
 
-Language Self-Play (arXiv 2509.07414), section 1.5 and Box 3 (`quality=selfjudge_rubric`). Two readings of a verdict: the score that the judge
-writes, or the expectation over the score tokens it might have written. The paper does not say what an unreadable
-verdict earns; here it is the option `unreadable`, and its rate is logged as `<score>/unreadable`.
+Language Self-Play (arXiv 2509.07414), section 1.5 and Box 3 (`quality=selfjudge_rubric`). Two readings of a verdict:
+the score that the judge writes, or the expectation over the score tokens it might have written. The paper does not say
+what an unreadable verdict earns; here it is the option `unreadable`, and its rate is logged as `<score>/unreadable`.
 """
 
 import re
