@@ -1,5 +1,6 @@
 """What referees measure: the exact truth, the judge's verdicts and expectations, the reward model's logits."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -356,9 +357,21 @@ def test_a_reward_model_is_transformers_own_one_by_one(name: str, rows: int, tmp
     assert len({round(score, 3) for score in scores}) == len(set(SAID))
 
 
+def test_a_padding_that_is_an_end_is_read_all_the_same(tmp_path: Path) -> None:
+    """Many name their end as padding, and a conversation ends with it: its state is what counts."""
+    saved("llama3", tmp_path, reward=True)
+    chat = {"date_string": "26 Jul 2024"}
+    before = RewardModel(str(tmp_path), rows=3, **{**RM, "chat": chat}).score(turns(SAID), {})
+    settings = json.loads((tmp_path / "config.json").read_text())
+    settings["pad_token_id"] = AutoTokenizer.from_pretrained(tmp_path).eos_token_id
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    after = RewardModel(str(tmp_path), rows=3, **{**RM, "chat": chat}).score(turns(SAID), {})
+    assert torch.equal(before, after)
+
+
 def test_what_exceeds_the_context_is_an_error_or_cut(tmp_path: Path) -> None:
     saved("qwen2", tmp_path, reward=True, max_position_embeddings=200)
-    long = [("What is 7?", "1" * 100_000), ("2" * 100_000, "yes"), ("<|im_end|>" * 10_000, ""), ("a", "b")]
+    long = [("What is 7?", "Yes, 7. " + "1" * 100_000), ("2" * 100_000, "yes"), ("<|im_end|>" * 10_000, ""), ("a", "b")]
     with pytest.raises(SelfplayError, match=r"tokens exceed the reward model's context of 200; .*reward.truncate=true"):
         RewardModel(str(tmp_path), rows=8, **RM).score(turns(long), {})
     cutting = RewardModel(str(tmp_path), rows=8, **{**RM, "truncate": True})
@@ -369,7 +382,7 @@ def test_what_exceeds_the_context_is_an_error_or_cut(tmp_path: Path) -> None:
         assert cut == (pair != long[-1]) and (150 if cut else 0) < len(ids) <= 200
         assert ids[-2:] == cutting._ids("", "")[-2:]  # the end of the conversation is never cut
     told = cutting.tokenizer.decode(cutting.conversation(long[0])[0])
-    assert "What is 7?" in told  # the answer goes first
+    assert "What is 7?" in told and "Yes, 7. 1" in told  # the end of the answer goes first
     cutting.context = 5
     with pytest.raises(SelfplayError, match="chat template alone takes"):
         cutting.conversation(("a", "b"))

@@ -16,6 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from selfplay.core import Message, SelfplayError
 
+QUIET = {"verbose": False}  # who cuts what is too long, or refuses it, is not the tokenizer
+
 
 class Chat:
     """A tokenizer's chat template.
@@ -56,7 +58,12 @@ class Chat:
     def _template(self, messages: Sequence[Message], generate: bool, tokenize: bool) -> Any:
         try:
             return self.tokenizer.apply_chat_template(
-                list(messages), add_generation_prompt=generate, tokenize=tokenize, return_dict=tokenize, **self.options
+                list(messages),
+                add_generation_prompt=generate,
+                tokenize=tokenize,
+                return_dict=tokenize,
+                tokenizer_kwargs=QUIET,
+                **self.options,
             )
         except TemplateError as error:
             roles = ", ".join(message["role"] for message in messages)
@@ -78,7 +85,7 @@ class Chat:
         return self._encode(mark)
 
     def _encode(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []
+        return list(self.tokenizer.encode(text, add_special_tokens=False, **QUIET)) if text else []
 
 
 def _one_of(words: Sequence[str] | set[str]) -> re.Pattern[str]:
