@@ -119,7 +119,7 @@ def _making(name: str) -> Iterator[None]:
         yield
     except MissingMandatoryValue as error:
         key = str(error.full_key or name)
-        raise SelfplayError(f"{key} is not given, and it has no default; give it: {key}=...") from error
+        raise SelfplayError(f"{key} is not given, and it has no default; give it with {key}=<value>") from error
     except (InstantiationException, *MISTAKES) as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, (SelfplayError, *MISTAKES)):
