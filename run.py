@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 
 def loop(cast: Cast, cfg: DictConfig, session: Session) -> None:
     """Learn until `cfg.steps` steps are done; the session keeps the records and knows where to go on."""
+    from selfplay.checks import FirstUpdate
     from selfplay.metrics import of_episodes, of_referees
     from selfplay.play import collate, settle, turns_of
 
+    first = FirstUpdate(cast.learner, fresh=session.done == 0)
     for step in session.remaining():
         start = time.perf_counter()
         cast.opponent.before(step)
@@ -38,7 +40,9 @@ def loop(cast: Cast, cfg: DictConfig, session: Session) -> None:
         settle(cast.game, episodes, cast.referees, cast.players)
         scored = time.perf_counter()
         turns = turns_of(episodes, "learner")
+        first.before()
         metrics = cast.update.step(collate(turns))
+        first.after(metrics)
         learnt = time.perf_counter()
         times = {"time/play": played - start, "time/score": scored - played, "time/update": learnt - scored}
         metrics = of_episodes(episodes) | of_referees(cast.referees) | metrics | times

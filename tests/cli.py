@@ -5,6 +5,7 @@ import os
 import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +16,7 @@ from typing import Any
 
 import judges
 import stored
+from chat_models import stand_in
 from omegaconf import DictConfig, OmegaConf
 
 from selfplay.core import SelfplayError
@@ -90,8 +92,32 @@ def choices(*groups: str) -> list[str]:
 
 
 def needing(choice: str) -> list[str]:
-    """The choice, behind the others without which it means nothing: who solves a meta-game, say, needs a population."""
+    """The choice, behind the others without which it means nothing: who solves a meta-game, say, needs a population.
+
+    Whatever model lies on a hub, or is made on the user's machine, has a small one of weights of chance in its place.
+    """
+    args = _behind(choice)
+    args += [
+        f"++{where}.path={stand_in(reward)}" for where, reward in _elsewhere(OmegaConf.to_container(composed(*args)))
+    ]
+    return args
+
+
+def _elsewhere(node: Any, where: str = "") -> Iterator[tuple[str, bool]]:
+    """Every part of a config that names a model which is not in this package, and whether it is a reward model."""
+    if not isinstance(node, dict):
+        return
+    kind = str(node.get("_target_", "")).rsplit(".", 1)[-1]
+    if kind in ("LanguageModel", "RewardModel") and not str(node["path"]).startswith("asset:"):
+        yield where, kind == "RewardModel"
+    for key, value in node.items():
+        yield from _elsewhere(value, f"{where}.{key}".lstrip("."))
+
+
+def _behind(choice: str) -> list[str]:
     group = choice.split("=")[0]
+    if group == "prompts" or choice == "quality=selfjudge_rubric":
+        return ["player=hf", choice]  # longer than the embedded model can read
     if group == "meta_solver":
         return ["game=kuhn", "opponent=psro", choice]
     if group == "logger":

@@ -18,6 +18,9 @@ def made(**changes: object) -> LanguageModel:
         "choose": "likelihood",
         "pattern": None,
         "lora": None,
+        "chat": {},
+        "attention": "sdpa",
+        "checkpointing": False,
         "dtype": "float32",
         "device": "cpu",
     }

@@ -10,8 +10,8 @@ import pytest
 from omegaconf import DictConfig
 
 GROUPS = (
-    "game", "experiment", "player", "update", "regularizer", "challenger", "quality", "reward", "eval", "opponent",
-    "meta_solver", "schedule", "outcomes", "logger", "task",
+    "game", "experiment", "player", "prompts", "update", "regularizer", "challenger", "quality", "reward", "eval",
+    "opponent", "meta_solver", "schedule", "outcomes", "logger", "task",
 )  # fmt: skip
 TIMES = {"time/play", "time/score", "time/update"}
 
@@ -37,6 +37,7 @@ def shrunk(choice: str) -> list[str]:
     args += ["steps=1", "episodes=2"]
     args += ["player.max_tokens=12"] if "max_tokens" in config.player else []
     args += ["game.answers=2"] if "answers" in config.game else []
+    args += ["quality.max_tokens=12"] if config.quality is not None and "max_tokens" in config.quality else []
     if choice == "opponent=league":
         args.append("opponent.exploit=0")  # one step is no whole period of a league with an exploiter
     if config.eval is not None and choice.startswith(("eval=", "experiment=")):
@@ -59,7 +60,7 @@ def check_names(config: DictConfig, metrics: dict[str, Any], roles: set[str]) ->
         assert ("solver/truth" in metrics) == (config.probes.truth is not None)
         assert ("solver/quality" in metrics) == (config.quality is not None)
     if "challenger" in roles:
-        assert "challenger/invalid" in metrics
+        assert ("challenger/invalid" in metrics) == (config.probes.invalid is not None)
     assert {"tokens/generated", "drift", "loss", "grad_norm", "learning_rate"} <= set(metrics)
 
 

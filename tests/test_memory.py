@@ -39,7 +39,7 @@ def big(folder: Path) -> Path:
 
 def player(folder: Path) -> LanguageModel:
     lora = {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}
-    return LanguageModel(str(folder), 1.0, 8, 8, "likelihood", None, lora, "float32", "cpu", 0)
+    return LanguageModel(str(folder), 1.0, 8, 8, "likelihood", None, lora, {}, "sdpa", False, "float32", "cpu", 0)
 
 
 def league(learner: LanguageModel, members: int = MEMBERS) -> League:
@@ -131,6 +131,36 @@ for member in opponent.population.values():
     ask(member)
 print(json.dumps([before, t.resident(), len(opponent.population)]))
 """
+
+
+PEAK = """
+import json, resource, sys
+import torch
+from language_models import batch_of, made
+lora = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"} if sys.argv[1] == "lora" else None
+learner = made(path="cache:smollm2", lora=lora, max_tokens=8)
+reference = learner.snapshot() if sys.argv[2] == "True" else learner
+batch = batch_of(learner)
+with torch.no_grad():
+    assert float((reference.logprobs(batch) - batch.logprobs).abs().max()) < 1e-3
+print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+"""
+
+
+def peak(kind: str, reference: bool) -> int:
+    """Bytes at most in memory, of a process that plays and reads its replies by the reference, or by the learner."""
+    command = [sys.executable, "-c", PEAK, kind, str(reference)]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    return int(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.slow
+def test_an_adapters_reference_is_no_second_model() -> None:
+    """SmolLM2's weights are 538 MB: a full learner's reference holds them again, an adapter's does not."""
+    weights = 538e6
+    grown = {kind: peak(kind, True) - peak(kind, False) for kind in ("lora", "full")}
+    assert grown["lora"] < 0.1 * weights, grown
+    assert grown["full"] > 0.8 * weights, grown
 
 
 @pytest.mark.slow

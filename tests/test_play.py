@@ -18,7 +18,7 @@ from selfplay.players.nature import Nature
 
 
 def game(answers: int = 4) -> LSP:
-    return LSP("Write one question.", answers, lsp, quality_weight=0.5)
+    return LSP("Write one question.", None, None, answers, lsp, quality_weight=0.5)
 
 
 def echo() -> Script:
@@ -223,7 +223,7 @@ def test_payoffs_that_are_none_are_refused(payoffs: list[float]) -> None:
             return payoffs
 
     with pytest.raises(SelfplayError, match=r"Miser\.payoffs gave .* for the 3 turns of episode 0"):
-        settle(Miser("?", 2, lsp, 1.0), episodes(), {}, {})
+        settle(Miser("?", None, None, 2, lsp, 1.0), episodes(), {}, {})
 
 
 def test_a_score_that_is_needed_is_asked_for() -> None:

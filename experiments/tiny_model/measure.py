@@ -93,7 +93,7 @@ def main() -> None:
     args = parser.parse_args()
     keep_freed_memory()
     torch.manual_seed(0)
-    player = LanguageModel(args.model, 1.0, 48, 512, None, "float32", "cpu", 0)
+    player = LanguageModel(args.model, 1.0, 48, 512, "likelihood", None, None, {}, "sdpa", False, "float32", "cpu", 0)
     table, sampled = solver(player)
     figures = {
         "parameters": sum(p.numel() for p in player.parameters()),
@@ -102,7 +102,7 @@ def main() -> None:
         "judge": judge(player, sampled),
     }
     if args.reward != "none":
-        scores = RewardModel(args.reward, 512, "float32", "cpu").score(sampled.turns, {}).tolist()
+        scores = RewardModel(args.reward, 512, {}, False, "sdpa", "float32", "cpu").score(sampled.turns, {}).tolist()
         right = [s for s, r in zip(scores, sampled.right, strict=True) if r]
         wrong = [s for s, r in zip(scores, sampled.right, strict=True) if not r]
         figures["reward model"] = {"auc": auc(scores, sampled.right), "right": fmean(right), "wrong": fmean(wrong)}

@@ -8,7 +8,9 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from omegaconf.errors import MissingMandatoryValue
 
+from selfplay.checks import check_trainable
 from selfplay.core import Episode, Game, Player, Policy, Referee, SelfplayError, Update
 from selfplay.evaluations.several import Several
 from selfplay.opponents.seating import Seating
@@ -65,6 +67,7 @@ def cast(cfg: DictConfig) -> Cast:
                 f"remove it with ~seats.{role}"
             )
     learner: Policy = make(cfg.player, "player")
+    check_trainable(learner)
     policies = {"learner": learner, "reference": learner.snapshot()}
     everybody: dict[str, Player] = {**policies, **others_of(cfg)}
     seated = {role: str(cfg.seats[role]) for role in game.roles}
@@ -129,6 +132,9 @@ def _making(name: str) -> Iterator[None]:
     """Tell a mistake of the config in one sentence."""
     try:
         yield
+    except MissingMandatoryValue as error:
+        key = str(error.full_key or name)
+        raise SelfplayError(f"{key} is not given, and it has no default; give it with {key}=<value>") from error
     except (InstantiationException, *MISTAKES) as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, (SelfplayError, *MISTAKES)):

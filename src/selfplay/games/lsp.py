@@ -1,7 +1,11 @@
-"""Language Self-Play (arXiv 2509.07414): one model asks, the same model answers."""
+"""Language Self-Play (arXiv 2509.07414) and, without a quality score, its zero-sum form LSP-Zero."""
 
-from selfplay.core import Ask, Episode, Game, Play, at_least, score, user
+import re
+
+from selfplay.core import Ask, Episode, Game, Play, SelfplayError, at_least, score, user
 from selfplay.games.challenger_pay import ChallengerPay
+
+START, END = r"\[\s*start generation\s*\]", r"\[\s*end generation\s*\]"  # around a template in the paper's prompt
 
 
 class LSP(Game):
@@ -12,22 +16,36 @@ class LSP(Game):
     of their group: answers to one question are one group, all questions of a step are another.
 
     Args:
-        challenge: the Challenger's role prompt; the Solver has none.
+        challenge: the Challenger's role prompt, with {task} and {template} where it takes them; the Solver has none.
+        task: what the questions are about; None leaves it to the Challenger ("None" in the paper's prompt).
+        template: the form of a question, with {placeholders} that the Challenger fills in; None is none.
         answers: G, answers a question.
         pay: what the Challenger earns.
         quality_weight: w, the weight of the quality against the reward (the paper adds them as they are: 1).
+
+    Raises:
+        SelfplayError: a task or a template that the challenge has no place for.
     """
 
     roles = ("challenger", "solver")
     judged = ("solver",)
 
-    def __init__(self, challenge: str, answers: int, pay: ChallengerPay, quality_weight: float) -> None:
+    def __init__(
+        self,
+        challenge: str,
+        task: str | None,
+        template: str | None,
+        answers: int,
+        pay: ChallengerPay,
+        quality_weight: float,
+    ) -> None:
         at_least(1, answers=answers)
-        self.challenge, self.answers, self.pay, self.quality_weight = challenge, answers, pay, quality_weight
+        self.challenge = _filled(challenge, {"task": task, "template": template})
+        self.answers, self.pay, self.quality_weight = answers, pay, quality_weight
 
     def play(self) -> Play:
-        [question] = yield [Ask("challenger", user(self.challenge))]
-        yield [Ask("solver", user(question.text), group=0)] * self.answers
+        [written] = yield [Ask("challenger", user(self.challenge))]
+        yield [Ask("solver", user(question(written.text)), group=0)] * self.answers
         return None
 
     def payoffs(self, episode: Episode) -> list[float]:
@@ -37,3 +55,25 @@ class LSP(Game):
         replies = [turn.reply.text for turn in solvers]
         asked = self.pay(rewards, qualities, replies, challenger.scores.get("invalid", 0.0) > 0)
         return [asked, *(r + q for r, q in zip(rewards, qualities, strict=True))]
+
+
+def question(written: str) -> str:
+    """What the Solver is asked: the Challenger's reply without the generation tags that it was told to leave out.
+
+    Of a reply that holds [Start Generation], what is between its last one and the [End Generation] after that; a tag
+    alone is taken away. A reply without tags is asked as it is, to the letter.
+    """
+    inner = re.split(START, written, flags=re.IGNORECASE)[-1]
+    inner = re.split(END, inner, flags=re.IGNORECASE)[0]
+    return written if inner == written else inner.strip()
+
+
+def _filled(challenge: str, values: dict[str, str | None]) -> str:
+    """The prompt with its values; what a value holds cannot act as a placeholder."""
+    for name, value in values.items():
+        if value is not None and f"{{{name}}}" not in challenge:
+            raise SelfplayError(
+                f"game.{name} is '{value}', but the Challenger's prompt has no {{{name}}}; take prompts=paper, or "
+                "write it into game.challenge"
+            )
+    return re.sub(r"\{(task|template)\}", lambda match: str(values[match[1]]), challenge)

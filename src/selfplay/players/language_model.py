@@ -3,7 +3,7 @@
 import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from torch.nn import Parameter
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from selfplay.core import Ask, Batch, Message, Policy, Reply, SelfplayError, at_least
+from selfplay.lm import recompute
+from selfplay.lm.chat import Chat
 from selfplay.lm.load import load_model, load_tokenizer
 from selfplay.lm.logprobs import Menu, check_head, choice_logprobs, next_logprobs, reply_logprobs
 from selfplay.lm.sample import choose as draw
@@ -27,16 +29,21 @@ class LanguageModel(Policy):
     """Any Hugging Face chat model as a policy.
 
     Args:
-        path: hub id, folder, or `asset:<name>`.
+        path: hub id, folder, `asset:<name>` or `cache:smollm2`.
         temperature: of sampling; log-probabilities are those of the tempered distribution.
         max_tokens: longest reply.
         rows: replies sampled side by side; lower it when memory runs out.
-        lora: arguments of `peft.LoraConfig`, or None for full fine-tuning.
+        lora: arguments of `peft.LoraConfig`, or None for full fine-tuning. The adapter is in float32 whatever the
+            weights under it are.
         choose: what is done with an ask's options: "likelihood" takes one of them, each as likely as the model finds it
             (all its words and the end, after the prompt) among the options; "text" lets the model write, and the
             game decides what an illegal reply costs.
         pattern: with choose="text", a regular expression; the reply that the game reads is its first group, or its
             whole match; what does not match is read as it is. None reads the text as it is.
+        chat: what the chat template is told beside the messages.
+        attention: the kernel: "sdpa", "eager" or "flash_attention_2". The last knows no mask of ours, so replies to one
+            prompt do not share its reading there (see `selfplay.lm.packing`).
+        checkpointing: whether layers are run again in the backward pass instead of remembered: less memory, more time.
         dtype: of the weights, a name such as "float32".
         device: "cpu", "cuda", ...
         seed: of the adapter's initial weights.
@@ -54,6 +61,9 @@ class LanguageModel(Policy):
         choose: str,
         pattern: str | None,
         lora: Mapping[str, Any] | None,
+        chat: Mapping[str, Any],
+        attention: str,
+        checkpointing: bool,
         dtype: str,
         device: str,
         seed: int,
@@ -70,13 +80,15 @@ class LanguageModel(Policy):
                 "dropout; leave it out"
             )
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(path)
-        self.model: PreTrainedModel = load_model(AutoModelForCausalLM, path, dtype, device)
+        self.model: PreTrainedModel = load_model(AutoModelForCausalLM, path, dtype, device, attention)
         if not check_head(self.model):
             raise SelfplayError(
                 f"the model '{path}' scales or caps its logits after the head, which this policy would not see; "
                 "choose an architecture without (Llama, Qwen, Mistral, SmolLM)"
             )
-        self.lora = lora is not None
+        self.chat, self.checkpointing, self.lora = Chat(self.tokenizer, chat), checkpointing, lora is not None
+        if checkpointing:
+            recompute.prepare(self.model, path)
         if lora is not None:
             self.model = _with_adapter(self.model, lora, seed)
         self.temperature, self.max_tokens, self.rows = temperature, max_tokens, rows
@@ -168,23 +180,20 @@ class LanguageModel(Policy):
         """The prompt's token ids after the chat template.
 
         Raises:
-            SelfplayError: prompt and longest reply do not fit the model's context.
+            SelfplayError: prompt and longest reply do not fit the model's context, or the template refuses the
+                messages.
         """
         key = tuple((m["role"], m["content"]) for m in messages)
         if key not in self._rendered:
             if len(self._rendered) > 8192:
                 self._rendered.clear()
-            encoded = self.tokenizer.apply_chat_template(
-                list(messages), add_generation_prompt=True, tokenize=True, return_dict=True
+            self._rendered[key] = self.chat.ids(messages, generate=True)
+        length, context = len(self._rendered[key]), getattr(self.model.config, "max_position_embeddings", None)
+        if context is not None and length + self.max_tokens > context:
+            raise SelfplayError(
+                f"a prompt of {length} tokens and player.max_tokens={self.max_tokens} exceed the model's "
+                f"context of {context}; lower player.max_tokens or shorten the prompt"
             )
-            ids = tuple(encoded["input_ids"])  # type: ignore[index, call-overload]
-            context = getattr(self.model.config, "max_position_embeddings", None)
-            if context is not None and len(ids) + self.max_tokens > context:
-                raise SelfplayError(
-                    f"a prompt of {len(ids)} tokens and player.max_tokens={self.max_tokens} exceed the model's "
-                    f"context of {context}; lower player.max_tokens or shorten the prompt"
-                )
-            self._rendered[key] = ids
         return self._rendered[key]
 
     @property
@@ -210,7 +219,7 @@ class LanguageModel(Policy):
 
     def logprobs(self, batch: Batch) -> Tensor:
         chosen = torch.tensor([bool(c) for c in batch.choices])
-        with self._weights():
+        with self._weights(), recompute.recomputing(self.model) if self.checkpointing else nullcontext():
             if not chosen.any():
                 return reply_logprobs(self.model, batch.prompts, batch.replies, batch.mask, self.temperature)
             out = torch.zeros(batch.replies.shape, device=self.model.device)

@@ -1,12 +1,14 @@
 """A trained reward model: one number for a question and an answer."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from selfplay.core import Policy, Referee, SelfplayError, Turn, at_least
+from selfplay.lm.chat import Chat
 from selfplay.lm.load import load_model, load_tokenizer
 from selfplay.lm.sample import left_padded
 from selfplay.referees.distinct import Pair, score_distinct
@@ -18,6 +20,10 @@ class RewardModel(Referee):
     Args:
         path: hub id, folder, or `asset:<name>`.
         rows: pairs read side by side.
+        chat: what the chat template is told beside the messages.
+        truncate: of a pair that exceeds the model's context, cut off the end of the answer, and then of the question;
+            the share of such pairs is reported as `<score>/truncated`. Otherwise such a pair is an error.
+        attention: the kernel, as of a language model.
         dtype: of the weights.
         device: "cpu", "cuda", ...
 
@@ -25,38 +31,63 @@ class RewardModel(Referee):
         SelfplayError: it cannot be loaded, or has not one label.
     """
 
-    def __init__(self, path: str, rows: int, dtype: str, device: str) -> None:
+    def __init__(
+        self, path: str, rows: int, chat: Mapping[str, Any], truncate: bool, attention: str, dtype: str, device: str
+    ) -> None:
         at_least(1, rows=rows)
         self.tokenizer = load_tokenizer(path)
-        self.model = load_model(AutoModelForSequenceClassification, path, dtype, device)
+        self.model = load_model(AutoModelForSequenceClassification, path, dtype, device, attention)
         if self.model.config.num_labels != 1:
             raise SelfplayError(
                 f"the reward model '{path}' has {self.model.config.num_labels} labels; "
                 "use one trained on preference pairs, with one label"
             )
-        self.model.config.get_text_config().pad_token_id = (
-            -1
-        )  # never seen, so the last position is read; padding is left
-        self.rows = rows
+        config = self.model.config.get_text_config()
+        config.pad_token_id = -1  # never seen, so the last position is read; padding is left
+        self.context: int | None = getattr(config, "max_position_embeddings", None)
+        self.chat, self.truncate, self.rows = Chat(self.tokenizer, chat), truncate, rows
 
     def score(self, turns: Sequence[Turn], players: Mapping[str, Policy]) -> Tensor:
         return score_distinct(turns, self.logits)
 
     @torch.no_grad()
     def logits(self, pairs: list[Pair]) -> Tensor:
-        """[N] logits of question-answer pairs."""
-        parts = [self._read(pairs[i : i + self.rows]) for i in range(0, len(pairs), self.rows)]
-        return torch.cat(parts)
+        """[N] logits of question-answer pairs.
 
-    def _read(self, pairs: list[Pair]) -> Tensor:
-        conversations = [
-            self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": question}, {"role": "assistant", "content": answer}],
-                tokenize=True,
-                return_dict=True,
-            )["input_ids"]  # type: ignore[call-overload, index]
-            for question, answer in pairs
-        ]
+        Raises:
+            SelfplayError: a pair exceeds the model's context and must not be cut.
+        """
+        fitted = [self.conversation(pair) for pair in pairs]
+        self.metrics = {"truncated": sum(cut for _, cut in fitted) / len(fitted)}
+        ids = [conversation for conversation, _ in fitted]
+        return torch.cat([self._read(ids[i : i + self.rows]) for i in range(0, len(ids), self.rows)])
+
+    def conversation(self, pair: Pair) -> tuple[tuple[int, ...], bool]:
+        """The pair's token ids, and whether it was cut to fit the context."""
+        question, answer = pair
+        while self._exceeds(ids := self._ids(question, answer)):
+            over = len(ids) - self.context  # type: ignore[operator]
+            if not self.truncate:
+                raise SelfplayError(
+                    f"a question and an answer of {len(ids)} tokens exceed the reward model's context of "
+                    f"{self.context}; lower player.max_tokens, or cut them with reward.truncate=true"
+                )
+            if not question and not answer:
+                raise SelfplayError(
+                    f"the reward model's chat template alone takes {len(ids)} tokens of its context of {self.context}; "
+                    "choose another model with reward.path"
+                )
+            question, answer = (question, answer[:-over]) if answer else (question[:-over], answer)
+        return ids, (question, answer) != pair
+
+    def _exceeds(self, ids: tuple[int, ...]) -> bool:
+        return self.context is not None and len(ids) > self.context
+
+    def _ids(self, question: str, answer: str) -> tuple[int, ...]:
+        messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        return self.chat.ids(messages, generate=False)
+
+    def _read(self, conversations: list[tuple[int, ...]]) -> Tensor:
         pad = self.tokenizer.pad_token_id
         ids, mask = left_padded(conversations, self.tokenizer.eos_token_id if pad is None else pad, self.model.device)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)

@@ -1,0 +1,88 @@
+"""Language Self-Play's prompts: task and template find their places, generation tags do not reach the Solver."""
+
+import cli
+import pytest
+from conftest import Script
+
+from selfplay.build import make
+from selfplay.core import Ask, Reply, SelfplayError
+from selfplay.games.challenger_pay import lsp
+from selfplay.games.lsp import LSP, question
+from selfplay.play import play
+
+PLACED = "Task '{task}'.\n[Start Generation]\n{template}\n[End Generation] {curly}"
+
+
+def challenge(prompt: str, task: str | None, template: str | None) -> str:
+    return LSP(prompt, task, template, 1, lsp, 1.0).challenge
+
+
+def test_task_and_template_find_their_places() -> None:
+    filled = "Task 'Maths'.\n[Start Generation]\nWhat is {number}?\n[End Generation] {curly}"
+    assert challenge(PLACED, "Maths", "What is {number}?") == filled
+    assert challenge(PLACED, None, None) == PLACED.replace("{task}", "None").replace("{template}", "None")
+    assert challenge("{task}{template}", "{template}", "{task} \\1 {0}") == "{template}{task} \\1 {0}"
+    assert challenge("Write one question.", None, None) == "Write one question."
+
+
+@pytest.mark.parametrize(
+    ("task", "template", "told"), [("x", None, r"game\.task is 'x'"), (None, "y", r"game\.template")]
+)
+def test_a_task_that_has_no_place_is_told(task: str | None, template: str | None, told: str) -> None:
+    with pytest.raises(SelfplayError, match=rf"{told}.*take prompts=paper"):
+        LSP("Write one question.", task, template, 1, lsp, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("written", "asked"),
+    [
+        ("What is 7?", "What is 7?"),
+        ("  What is\n7? ", "  What is\n7? "),
+        ("", ""),
+        ("[Start Generation]\nWhat is 7?\n[End Generation]", "What is 7?"),
+        ("Sure! [Start Generation]What is 7?[End Generation] I hope that it helps.", "What is 7?"),
+        ("What is 7? [End Generation] The answer is 7.", "What is 7?"),
+        ("[start generation ] What is 7?", "What is 7?"),
+        ("[Start Generation] {x} [End Generation] [Start Generation] What is 7? [End Generation]", "What is 7?"),
+        ("[End Generation] What is 7?", ""),
+        ("<Score>7</Score> [Generation]", "<Score>7</Score> [Generation]"),
+    ],
+)
+def test_tags_do_not_reach_the_solver(written: str, asked: str) -> None:
+    assert question(written) == asked
+
+
+def test_the_solver_is_asked_what_is_between_the_tags() -> None:
+    say = Script(lambda ask: Reply("[Start Generation] 1+1? [End Generation]" if ask.role == "challenger" else "2"))
+    [episode] = play(LSP("?", None, None, 2, lsp, 1.0), {"challenger": say, "solver": say}, [0], key="k")
+    assert [turn.ask.prompt for turn in episode.turns] == ["?", "1+1?", "1+1?"]
+    assert episode.turns[0].reply.text == "[Start Generation] 1+1? [End Generation]"  # what was said stays as it was
+
+
+def test_the_papers_prompt() -> None:
+    """Everything that the paper says of it is there, once it is filled in."""
+    config = cli.composed("prompts=paper", "game.task='Pure & Applied Mathematics'", "game.template='Solve {problem}'")
+    game = make(config.game, "game")
+    [ask] = next(game.play())
+    assert isinstance(ask, Ask)
+    for words in (
+        "question answering",
+        "title",
+        "ONE",
+        "ice-cream",
+        "[Start Generation]\nSolve {problem}\n[End Generation]",
+    ):
+        assert words in ask.prompt
+    assert ask.prompt.count("'Pure & Applied Mathematics'") == 2
+    assert "{task}" not in ask.prompt and "{template}" not in ask.prompt and "{curly}" in ask.prompt
+
+
+def test_prompts_are_the_players_and_the_command_lines() -> None:
+    def chosen(*args: str) -> tuple[str, str]:
+        config = cli.composed(*args)
+        return config.game.challenge[:12], config.quality.prompt[:9]
+
+    assert chosen() == chosen("player=tiny_lora") == ("Write one qu", "Score 0-7")
+    assert chosen("player=smollm2") == chosen("player=hf") == ("Write one sh", "Score eac")
+    assert chosen("player=smollm2", "prompts=paper") == ("# Background", "Judge a u")
+    assert chosen("player=smollm2", "prompts.challenge=Ask.") == ("Ask.", "Score eac")
