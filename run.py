@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def loop(cast: Cast, cfg: DictConfig, session: Session) -> None:
     """Learn until `cfg.steps` steps are done; the session keeps the records and knows where to go on."""
     from selfplay.metrics import of_episodes, of_referees
-    from selfplay.play import collate, settle, turns_of
+    from selfplay.play import collate, settle, spelled, turns_of
 
     for step in session.remaining():
         start = time.perf_counter()
@@ -37,8 +37,8 @@ def loop(cast: Cast, cfg: DictConfig, session: Session) -> None:
         played = time.perf_counter()
         settle(cast.game, episodes, cast.referees, cast.players)
         scored = time.perf_counter()
-        turns = turns_of(episodes, "learner")
-        metrics = cast.update.step(collate(turns))
+        turns = turns_of(episodes, "learner", *cast.update.teachers)
+        metrics = cast.update.step(collate(spelled(turns, "learner", cast.learner), "learner"))
         learnt = time.perf_counter()
         times = {"time/play": played - start, "time/score": scored - played, "time/update": learnt - scored}
         metrics = of_episodes(episodes) | of_referees(cast.referees) | metrics | times
