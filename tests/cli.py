@@ -85,9 +85,11 @@ def choices(*groups: str) -> list[str]:
 
 def needing(choice: str) -> list[str]:
     """The choice, behind the others without which it means nothing: who solves a meta-game, say, needs a population."""
-    group = choice.split("=")[0]
+    group, name = choice.split("=")
     if group == "meta_solver":
         return ["game=kuhn", "opponent=psro", choice]
+    if group == "update" and OmegaConf.select(OmegaConf.load(CONF / group / f"{name}.yaml"), "teachers"):
+        return ["game=demonstrations", choice]
     if group == "logger":
         return ["game=kuhn", "player=tabular", choice]  # the quickest run there is
     if group == "opponent" or choice in ("player=tabular", "eval=exploitability", "eval=versus", "outcomes=every"):

@@ -7,7 +7,7 @@ from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from selfplay.core import Episode, Game, Player, Policy, Referee, SelfplayError, Update
 from selfplay.opponents.seating import Seating
@@ -72,11 +72,15 @@ def cast(cfg: DictConfig) -> Cast:
             raise SelfplayError(
                 f"seats.{role} is '{name}', but the players are {', '.join(everybody)}; name one of them"
             )
+    if "learner" not in seated.values() and not OmegaConf.select(cfg, "update.teachers"):
+        raise SelfplayError(
+            f"the learner sits nowhere (seats: {seated}); seat it, for example seats.{game.roles[0]}=learner"
+        )
     referees = referees_of(cfg)
     with _making("update"):
         roles = [role for role, name in seated.items() if name == "learner"]
         update: Update = instantiate(cfg["update"])(policy=learner, reference=policies["reference"], roles=roles)
-    _check_learning(update, seated)
+    _check_teachers(update, seated)
     with _making("opponent"):
         opponent: Seating = instantiate(cfg.opponent)(
             seated=seated, players=everybody, game=game, referees=referees, update=update
@@ -85,18 +89,14 @@ def cast(cfg: DictConfig) -> Cast:
     return Cast(game, opponent, policies, referees, update, make(cfg.outcomes, "outcomes"), evaluation)
 
 
-def _check_learning(update: Update, seated: Mapping[str, str]) -> None:
-    """Raise SelfplayError unless all from whom the update learns sit somewhere."""
+def _check_teachers(update: Update, seated: Mapping[str, str]) -> None:
+    """Raise SelfplayError unless all the update's teachers sit somewhere."""
     for name in update.teachers:
         if name not in seated.values():
             raise SelfplayError(
-                f"update.teachers names '{name}', who sits nowhere (seats: {dict(seated)}); take a game with a teacher, "
-                f"for example game=demonstrations, or seat it"
+                f"update.teachers names '{name}', who sits nowhere (seats: {dict(seated)}); take a game with a "
+                "teacher, for example game=demonstrations, or seat it"
             )
-    if "learner" not in seated.values() and not update.teachers:
-        raise SelfplayError(
-            f"the learner sits nowhere (seats: {dict(seated)}); seat it, for example seats.{next(iter(seated))}=learner"
-        )
 
 
 def others_of(cfg: DictConfig) -> dict[str, Player]:

@@ -45,8 +45,8 @@ class MixedModel:
             logits.append(share * torch.log_softmax(out.logits.float(), -1).to(self.device))
         if logits[0].shape != logits[1].shape:
             raise SelfplayError(
-                f"two models with vocabularies of {logits[0].shape[-1]} and {logits[1].shape[-1]} tokens cannot be mixed; "
-                "take models with one tokenizer"
+                f"two models with vocabularies of {logits[0].shape[-1]} and {logits[1].shape[-1]} tokens cannot be "
+                "mixed; take models with one tokenizer"
             )
         return SimpleNamespace(logits=logits[0] + logits[1])
 

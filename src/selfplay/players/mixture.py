@@ -63,8 +63,8 @@ class GeometricMixture(Player):
         """Free text of both models, as the first one would write it."""
         if not isinstance(self.first, LanguageModel) or not isinstance(self.second, LanguageModel):
             raise SelfplayError(
-                f"a mixture of {type(self.first).__name__} and {type(self.second).__name__} is asked for free text, which "
-                "only language models write; use player=tiny, or a game with options"
+                f"a mixture of {type(self.first).__name__} and {type(self.second).__name__} is asked for free text, "
+                "which only language models write; use player=tiny, or a game with options"
             )
         writer = copy.copy(self.first)
         writer.model = MixedModel(self.first, self.second, self.coefficient)

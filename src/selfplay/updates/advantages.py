@@ -65,9 +65,7 @@ def standardised(
     return centred(payoffs, groups, roles, weights) / (group_std(payoffs, groups, weights) + epsilon)
 
 
-def leave_one_out(
-    payoffs: Tensor, groups: Tensor, roles: Sequence[str] = (), weights: Tensor | None = None
-) -> Tensor:
+def leave_one_out(payoffs: Tensor, groups: Tensor, roles: Sequence[str] = (), weights: Tensor | None = None) -> Tensor:
     """[B] pay-off minus the mean of the others of its group, 0 in a group of one (RLOO, 2402.14740).
 
     That is n / (n - 1) x `centred`, so that the expected gradient is that of the expected pay-off, all of it. Where

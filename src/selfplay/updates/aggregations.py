@@ -42,7 +42,9 @@ def per_token(batch: Batch) -> Tensor:
 
     DAPO (2503.14476), equation 12.
     """
-    lengths, sums, counts = batch.mask.sum(1) * batch.weights, {}, {}
+    lengths = batch.mask.sum(1) * batch.weights
+    sums: dict[str, float] = {}
+    counts: dict[str, float] = {}
     for role, length, weight in zip(batch.roles, lengths.tolist(), batch.weights.tolist(), strict=True):
         sums[role] = sums.get(role, 0.0) + length
         counts[role] = counts.get(role, 0.0) + weight

@@ -110,7 +110,7 @@ class KTO(Update):
 
     def _rewards(self, part: Batch, good: Tensor, ratios: Tensor) -> dict[str, float]:
         """TRL's figures of the implied rewards by role, before the step."""
-        out = {}
+        out: dict[str, float] = {}
         for role in roles_of(part):
             mine = torch.tensor([r == role for r in part.roles])
             kinds = {"chosen": self.beta * ratios[mine & good], "rejected": self.beta * ratios[mine & ~good]}

@@ -8,7 +8,7 @@ from selfplay.updates.regularizers import k3
 
 
 def by_role(batch: Batch, reference: Tensor) -> dict[str, float]:
-    """Nats a token, from the learner's sampled tokens: entropy (minus the mean log-prob), KL to the reference (mean k3).
+    """Nats a token, from the tokens that the learner sampled: entropy (minus the mean log-prob), KL (mean k3).
 
     Args:
         reference: [B, T] log-probs of the reference.

@@ -85,7 +85,7 @@ def demonstrated(batch: Batch, groups: Tensor) -> Pairs:
 
 def _groups(groups: Tensor) -> Iterator[Tensor]:
     """Row numbers of each group of two or more."""
-    for group in groups.unique().tolist():
+    for group in sorted(set(groups.tolist())):
         rows = (groups == group).nonzero()[:, 0]
         if len(rows) > 1:
             yield rows

@@ -65,7 +65,7 @@ class Pairwise(Update):
         groups = groups_of(batch, self.compare)
         pairs = self.pairs(batch, groups)
         wins = win_probabilities(batch.payoffs, groups, None if batch.drawn else batch.weights)
-        used, place = torch.cat([pairs.chosen, pairs.rejected]).unique(return_inverse=True)
+        used, place = torch.unique(torch.cat([pairs.chosen, pairs.rejected]), return_inverse=True)
         chosen, rejected = place[: len(pairs)], place[len(pairs) :]
         weights = pairs.weights * shares(
             [batch.roles[row] for row in pairs.rejected.tolist()], pairs.weights, self.descent.role_weights

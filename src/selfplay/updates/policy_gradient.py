@@ -1,4 +1,4 @@
-"""Policy gradients: an advantage, an objective and a regularizer make Language Self-Play's rule, GRPO's, RLOO's, PPO's."""
+"""Policy gradients: an advantage, an objective, a regularizer make Language Self-Play's rule, GRPO, RLOO or PPO."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -72,8 +72,8 @@ class PolicyGradient(Update):
             raise SelfplayError(f"update.mixture is {mixture}, but it is a share; choose a number from 0 to 1")
         if epochs * minibatches > 1 and getattr(objective, "func", objective) is reinforce:
             raise SelfplayError(
-                f"update.epochs={epochs} and update.minibatches={minibatches} leave the policy that spoke, but reinforce "
-                "is on-policy; take update=ppo, or 1 of each"
+                f"update.epochs={epochs} and update.minibatches={minibatches} leave the policy that spoke, but "
+                "reinforce is on-policy; take update=ppo, or 1 of each"
             )
         check_compare(compare)
         self.descent = Descent(policy, roles, optimizer, schedule, role_weights, micro_batch, max_grad_norm)

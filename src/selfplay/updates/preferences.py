@@ -82,7 +82,7 @@ def win_probabilities(payoffs: Tensor, groups: Tensor, weights: Tensor | None = 
     assert payoffs.ndim == 1 and payoffs.shape == groups.shape, f"{tuple(payoffs.shape)}, {tuple(groups.shape)}"
     counts = torch.ones_like(payoffs) if weights is None else weights
     wins = torch.empty_like(payoffs)
-    for group in groups.unique().tolist():
+    for group in sorted(set(groups.tolist())):
         rows = (groups == group).nonzero()[:, 0]
         r, w = payoffs[rows], counts[rows]
         wins[rows] = torch.sigmoid(r[:, None] - r[None]) @ (w / w.sum())
