@@ -6,7 +6,6 @@ called with log-probabilities in the place of a model.
 
 import copy
 from collections import defaultdict
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -169,7 +168,9 @@ def idle() -> torch.nn.Module:
     return made
 
 
-def grpo_of_trl(kind: str, logp: Tensor, old: Tensor, ref: Tensor, mask: Tensor, advantages: Tensor, high: float) -> Tensor:
+def grpo_of_trl(
+    kind: str, logp: Tensor, old: Tensor, ref: Tensor, mask: Tensor, advantages: Tensor, high: float
+) -> Tensor:
     """GRPOTrainer._compute_loss with log-probs in a model's place."""
     stub = SimpleNamespace(
         _get_per_token_logps_and_entropies=lambda *_, **__: (logp, torch.zeros_like(logp), None),

@@ -84,7 +84,9 @@ def not_negative(**options: object) -> None:
     """Raise SelfplayError unless every option is a number, at least 0."""
     for name, value in options.items():
         if not isinstance(value, int | float) or not value >= 0:
-            raise SelfplayError(f"{name} is {value}, but it must be a number, at least 0 (inf on the command line clips nothing)")
+            raise SelfplayError(
+                f"{name} is {value}, but it must be a number, at least 0 (inf on the command line clips nothing)"
+            )
 
 
 def groups_of(batch: Batch, compare: str) -> Tensor:

@@ -94,4 +94,5 @@ def _groups(groups: Tensor) -> Iterator[Tensor]:
 def _pairs(batch: Batch, found: list[tuple[int, int]], ties: int) -> Pairs:
     rows = torch.tensor(found, dtype=torch.int64).reshape(-1, 2)
     weights = batch.weights[rows[:, 0]] * batch.weights[rows[:, 1]]
-    return Pairs(rows[:, 0], rows[:, 1], weights, ties)
+    there = weights > 0  # a product of small probabilities may be none
+    return Pairs(rows[there, 0], rows[there, 1], weights[there], ties)
