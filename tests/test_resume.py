@@ -207,6 +207,7 @@ def test_every_update_resumes_to_the_same(choice: str, tmp_path: Path) -> None:
     ]
     args += [f"update.{name}=1" for name in ("refresh", "magnet_every") if name in cli.composed(*args)["update"]]
     args += ["update.optimizer._target_=torch.optim.AdamW", "update.optimizer.lr=0.1", "update.max_grad_norm=1"]
+    args += ["schedule=harmonic", "schedule.half=2"]
     if "teachers" in update and update.teachers:
         args += ["update.teachers=[expert]", "seats.first=expert", "~update.role_weights.first"]
         args += ["+players.expert={_target_: selfplay.players.nature.Nature, draw: null}"]
