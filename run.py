@@ -29,7 +29,7 @@ def loop(cast: Cast, cfg: DictConfig, session: Session) -> None:
     """Learn until `cfg.steps` steps are done; the session keeps the records and knows where to go on."""
     from selfplay.checks import FirstUpdate
     from selfplay.metrics import of_episodes, of_referees
-    from selfplay.play import collate, settle, turns_of
+    from selfplay.play import collate, settle, spelled, turns_of
 
     first = FirstUpdate(cast.learner, fresh=session.done == 0)
     for step in session.remaining():
@@ -39,9 +39,9 @@ def loop(cast: Cast, cfg: DictConfig, session: Session) -> None:
         played = time.perf_counter()
         settle(cast.game, episodes, cast.referees, cast.players)
         scored = time.perf_counter()
-        turns = turns_of(episodes, "learner")
+        turns = turns_of(episodes, "learner", *cast.update.teachers)
         first.before()
-        metrics = cast.update.step(collate(turns))
+        metrics = cast.update.step(collate(spelled(turns, "learner", cast.learner), "learner"))
         first.after(metrics)
         learnt = time.perf_counter()
         times = {"time/play": played - start, "time/score": scored - played, "time/update": learnt - scored}

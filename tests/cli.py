@@ -115,11 +115,13 @@ def _elsewhere(node: Any, where: str = "") -> Iterator[tuple[str, bool]]:
 
 
 def _behind(choice: str) -> list[str]:
-    group = choice.split("=")[0]
+    group, name = choice.split("=")
     if group == "prompts" or choice == "quality=selfjudge_rubric":
         return ["player=hf", choice]  # longer than the embedded model can read
     if group == "meta_solver":
         return ["game=kuhn", "opponent=psro", choice]
+    if group == "update" and OmegaConf.select(OmegaConf.load(CONF / group / f"{name}.yaml"), "teachers"):
+        return ["game=demonstrations", choice]
     if group == "logger":
         return ["game=kuhn", "player=tabular", choice]  # the quickest run there is
     if group == "endpoint":

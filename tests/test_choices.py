@@ -19,6 +19,7 @@ from selfplay.games.matrix import MatrixGame
 from selfplay.play import collate, play, settle, turns_of
 from selfplay.players.language_model import LanguageModel
 from selfplay.updates.advantages import centred
+from selfplay.updates.aggregations import whole
 from selfplay.updates.losses import reinforce
 from selfplay.updates.policy_gradient import PolicyGradient
 from selfplay.updates.regularizers import Off
@@ -195,8 +196,12 @@ def test_one_step_makes_what_is_paid_likelier(learner: LanguageModel) -> None:
         optimizer=lambda p: torch.optim.SGD(p, lr=0.05),
         advantage=centred,
         compare="group",
+        mixture=0.0,
         objective=reinforce,
+        aggregation=whole,
         regularizer=Off(),
+        epochs=1,
+        minibatches=1,
         schedule=constant,
         role_weights={},
         magnet_every=0,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,15 +12,26 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from selfplay.core import Ask, Batch, Player, Policy, Reply, SelfplayError
-from selfplay.updates.advantages import RoleBaseline, centred, group_mean, group_std, standardised
+from selfplay.updates.advantages import (
+    RoleBaseline,
+    centred,
+    group_mean,
+    group_std,
+    leave_one_out,
+    preferred,
+    standardised,
+)
+from selfplay.updates.aggregations import constant as constant_length
+from selfplay.updates.aggregations import per_reply, per_token, whole
 from selfplay.updates.descent import by_prompt, descend, frozen_logprobs, role_weights
-from selfplay.updates.losses import clipped, reinforce
+from selfplay.updates.losses import clipped, likelihood, reinforce
 from selfplay.updates.policy_gradient import PolicyGradient
 from selfplay.updates.regularizers import Off
 from selfplay.updates.schedules import constant
 
 PAYOFFS = torch.tensor([1.0, 3.0, 2.0, 4.0, 9.0, 7.0])
 GROUPS = torch.tensor([0, 0, 1, 1, 1, 2])
+CLIPPED = partial(clipped, low=0.2, high=0.2)
 
 
 class Table(Policy):
@@ -77,6 +89,27 @@ def sgd(policy: Policy, lr: float = 1.0) -> torch.optim.Optimizer:
     return torch.optim.SGD(policy.parameters(), lr=lr)
 
 
+def made(policy: Policy, **changes: object) -> PolicyGradient:
+    """The update of Language Self-Play by plain gradient descent."""
+    arguments: dict[str, object] = {
+        "optimizer": lambda p: torch.optim.SGD(p, lr=1.0),
+        "advantage": centred,
+        "compare": "group",
+        "mixture": 0.0,
+        "objective": reinforce,
+        "aggregation": whole,
+        "regularizer": Off(),
+        "epochs": 1,
+        "minibatches": 1,
+        "schedule": constant,
+        "role_weights": {},
+        "magnet_every": 0,
+        "micro_batch": 2,
+        "max_grad_norm": 9.0,
+    }
+    return PolicyGradient(policy, policy, ("a", "b"), **(arguments | changes))  # type: ignore[arg-type]
+
+
 # --- advantages -------------------------------------------------------------------------------------------------------
 
 
@@ -88,6 +121,24 @@ def test_advantages_by_hand() -> None:
     r2, r13 = math.sqrt(2) + 0.5, math.sqrt(13) + 0.5
     expected = torch.tensor([-1 / r2, 1 / r2, -3 / r13, -1 / r13, 4 / r13, 0.0])
     torch.testing.assert_close(standardised(PAYOFFS, GROUPS, epsilon=0.5), expected)
+
+
+def test_the_others_mean_by_hand() -> None:
+    """1 - 3, 3 - 1; 2 - (4 + 9) / 2, 4 - (2 + 9) / 2, 9 - (2 + 4) / 2; nobody else."""
+    assert leave_one_out(PAYOFFS, GROUPS).tolist() == [-2, 2, -4.5, -1.5, 6, 0]
+    weights = torch.tensor([1.0, 3.0, 1.0, 1.0, 2.0, 1.0])
+    assert (
+        leave_one_out(PAYOFFS, GROUPS, weights=weights).tolist() == centred(PAYOFFS, GROUPS, weights=weights).tolist()
+    )
+
+
+def test_what_wins_by_hand() -> None:
+    """Pay-offs log 3 apart win 3 to 1; a turn wins over itself half the time."""
+    ln3 = math.log(3)
+    paid, groups = torch.tensor([ln3, 0.0, 5.0]), torch.tensor([0, 0, 1])
+    assert preferred(paid, groups).tolist() == pytest.approx([0.125, -0.125, 0.0], abs=1e-6)
+    weighed = preferred(paid, groups, (), torch.tensor([1.0, 3.0, 1.0]))  # (1/2 + 3 x 3/4) / 4, (1/4 + 3 x 1/2) / 4
+    assert weighed.tolist() == pytest.approx([2.75 / 4 - 0.5, 1.75 / 4 - 0.5, 0.0], abs=1e-6)
 
 
 def test_standard_deviation_is_torchs() -> None:
@@ -162,28 +213,37 @@ def test_reinforce_by_hand() -> None:
 
 
 def test_clipped_by_hand() -> None:
-    """Ratios 3/2 and 1/2 with c = 0.2: A = 1 gains 1.2 and 0.5; A = -1 gains -1.5 and -0.8; a mean over tokens."""
+    """Ratios 3/2 and 1/2, clipped at 0.8 and 1.2: A = 1 gains 1.2 and 0.5; A = -1 gains -1.5 and -0.8; a sum."""
     old = torch.tensor([[-2.0, -1.0], [-2.0, -1.0], [-2.0, 0.0]])
     logprobs = (old + torch.tensor([1.5, 0.5]).log()).requires_grad_()
     mask = torch.tensor([[True, True], [True, True], [True, False]])
     penalty = torch.tensor([[0.1, 0.3], [0.0, 0.0], [0.7, 9.0]])
-    loss = clipped(logprobs, old, mask, torch.tensor([1.0, -1.0, 10.0]), penalty, clip=0.2)
-    torch.testing.assert_close(loss, torch.tensor([(0.1 - 1.2 + 0.3 - 0.5) / 2, (1.5 + 0.8) / 2, 0.7 - 12.0]))
+    loss = clipped(logprobs, old, mask, torch.tensor([1.0, -1.0, 10.0]), penalty, low=0.2, high=0.2)
+    torch.testing.assert_close(loss, torch.tensor([0.1 - 1.2 + 0.3 - 0.5, 1.5 + 0.8, 0.7 - 12.0]))
     loss.sum().backward()
-    expected = torch.tensor([[0.0, -0.25], [0.75, 0.0], [0.0, 0.0]])  # only what was not clipped pulls, by its ratio
+    expected = torch.tensor([[0.0, -0.5], [1.5, 0.0], [0.0, 0.0]])  # only what was not clipped pulls, by its ratio
     torch.testing.assert_close(logprobs.grad, expected)
+
+
+def test_clip_higher_by_hand() -> None:
+    """The same ratios, clipped at 0.6 and 1.3: A = 1 gains 1.3 and 0.5; A = -1 gains -1.5 and -0.6."""
+    old = torch.tensor([[-2.0, -1.0], [-2.0, -1.0]])
+    logprobs = old + torch.tensor([1.5, 0.5]).log()
+    mask, nothing = torch.ones(2, 2, dtype=torch.bool), torch.zeros(2, 2)
+    loss = clipped(logprobs, old, mask, torch.tensor([1.0, -1.0]), nothing, low=0.4, high=0.3)
+    torch.testing.assert_close(loss, torch.tensor([-1.3 - 0.5, 1.5 + 0.6]))
 
 
 def test_clipped_on_policy_is_the_advantage() -> None:
     logprobs = torch.tensor([[-1.0, -2.0, -0.5]], requires_grad=True)
     old, mask = logprobs.detach(), torch.ones(1, 3, dtype=torch.bool)
-    loss = clipped(logprobs, old, mask, torch.tensor([6.0]), torch.zeros(1, 3))
+    loss = CLIPPED(logprobs, old, mask, torch.tensor([6.0]), torch.zeros(1, 3))
     loss.sum().backward()
-    assert loss.tolist() == [-6.0]
-    torch.testing.assert_close(logprobs.grad, torch.full((1, 3), -2.0))
+    assert loss.tolist() == [-18.0]
+    torch.testing.assert_close(logprobs.grad, torch.full((1, 3), -6.0))
 
 
-@pytest.mark.parametrize("objective", [reinforce, clipped])
+@pytest.mark.parametrize("objective", [reinforce, CLIPPED], ids=["reinforce", "clipped"])
 def test_padding_is_nothing(objective: Callable[..., Tensor]) -> None:
     """Whatever stands off the mask, and however much of it, losses and gradients are the same."""
     logprobs = torch.tensor([[-1.0, -2.0]], requires_grad=True)
@@ -198,12 +258,29 @@ def test_padding_is_nothing(objective: Callable[..., Tensor]) -> None:
     assert wide.grad.tolist() == [[*logprobs.grad[0].tolist(), 0.0, 0.0]]
 
 
-@pytest.mark.parametrize("objective", [reinforce, clipped])
+@pytest.mark.parametrize("objective", [reinforce, CLIPPED], ids=["reinforce", "clipped"])
 def test_wrong_shapes_are_refused(objective: Callable[..., Tensor]) -> None:
     x, mask = torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool)
     for arguments in ((x, x[:, :2], mask, x[:, 0], x), (x, x, mask, x[0], x), (x, x, mask, x[:, 0], x[:1])):
         with pytest.raises(AssertionError):
             objective(*arguments)
+
+
+def test_likelihood_by_hand() -> None:
+    logprobs, mask = torch.tensor([[-1.0, -2.0], [-0.5, 9.0]]), torch.tensor([[True, True], [True, False]])
+    assert likelihood(logprobs, mask).tolist() == [3.0, 0.5]
+
+
+def test_aggregations_by_hand() -> None:
+    """Replies of 2, 1 and 3 tokens in the roles a, b, b: b has 4 tokens in 2 turns; weighed 3 to 1, 6 in 4."""
+    assert whole(batch()).tolist() == [1, 1, 1]
+    assert per_reply(batch()).tolist() == pytest.approx([1 / 2, 1, 1 / 3])
+    assert constant_length(batch(), 8).tolist() == [1 / 8] * 3
+    assert per_token(batch()).tolist() == pytest.approx([1 / 2, 1 / 2, 1 / 2])
+    weighed = replace(batch(), weights=torch.tensor([7.0, 3.0, 1.0]))
+    assert per_token(weighed).tolist() == pytest.approx([1 / 2, 4 / 6, 4 / 6])
+    with pytest.raises(SelfplayError, match=r"update\.aggregation\.length is 0"):
+        constant_length(batch(), 0)
 
 
 # --- the step ---------------------------------------------------------------------------------------------------------
@@ -218,21 +295,7 @@ def test_role_weights_by_hand() -> None:
 def test_a_weight_for_nobody_is_refused() -> None:
     policy = Table([0.0])
     with pytest.raises(SelfplayError, match=r"names 'c'.* a, b"):
-        PolicyGradient(
-            policy,
-            policy,
-            ("a", "b"),
-            torch.optim.SGD,
-            centred,
-            "group",
-            reinforce,
-            Off(),
-            constant,
-            {"c": 1.0},
-            0,
-            1,
-            9.0,
-        )
+        made(policy, optimizer=torch.optim.SGD, role_weights={"c": 1.0})
 
 
 def test_a_role_that_was_not_asked_has_no_loss() -> None:
@@ -245,21 +308,7 @@ def test_one_step_by_hand() -> None:
     The gradient (-1, -2, 1) has the norm sqrt 6. Plain gradient descent then adds (1, 2, -1).
     """
     policy = Table([-1.0, -2.0, -3.0])
-    update = PolicyGradient(
-        policy,
-        policy,
-        ("a", "b"),
-        lambda p: torch.optim.SGD(p, lr=1.0),
-        centred,
-        "group",
-        reinforce,
-        Off(),
-        constant,
-        {},
-        0,
-        2,
-        9.0,
-    )
+    update = made(policy)
     metrics = update.step(batch())
     assert policy.values.tolist() == [0.0, 0.0, -4.0]
     assert metrics["grad_norm"] == pytest.approx(math.sqrt(6))

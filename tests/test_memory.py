@@ -17,6 +17,7 @@ from selfplay.opponents.league import League
 from selfplay.opponents.rules import uniform
 from selfplay.players.language_model import LanguageModel
 from selfplay.updates.advantages import centred
+from selfplay.updates.aggregations import whole
 from selfplay.updates.losses import reinforce
 from selfplay.updates.policy_gradient import PolicyGradient
 from selfplay.updates.regularizers import Off
@@ -52,8 +53,12 @@ def league(learner: LanguageModel, members: int = MEMBERS) -> League:
         optimizer=torch.optim.AdamW,
         advantage=centred,
         compare="group",
+        mixture=0.0,
         objective=reinforce,
+        aggregation=whole,
         regularizer=Off(),
+        epochs=1,
+        minibatches=1,
         schedule=constant,
         role_weights={},
         magnet_every=0,

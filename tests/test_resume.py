@@ -190,3 +190,32 @@ def test_the_metrics_are_those_of_one_run(copy: Path) -> None:
     written = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in written] == [0, 1, 2, 3, 4, 5]
     assert cli.summary(copy)["tokens"] == sum(line.get("tokens/generated", 0) for line in written)
+
+
+@pytest.mark.parametrize("choice", cli.choices("update"))
+def test_every_update_resumes_to_the_same(choice: str, tmp_path: Path) -> None:
+    """Two steps and two more are four, with all that a rule remembers: optimizer, baselines, the previous iterate."""
+    update = OmegaConf.load(cli.CONF / "update" / f"{choice.removeprefix('update=')}.yaml")
+    args = [
+        "game=kuhn",
+        "player=tabular",
+        "player.spread=1",
+        choice,
+        "episodes=6",
+        "eval=none",
+        "optimized_metric=loss",
+    ]
+    args += [f"update.{name}=1" for name in ("refresh", "magnet_every") if name in cli.composed(*args)["update"]]
+    args += ["update.optimizer._target_=torch.optim.AdamW", "update.optimizer.lr=0.1", "update.max_grad_norm=1"]
+    args += ["schedule=harmonic", "schedule.half=2"]
+    if "teachers" in update and update.teachers:
+        args += ["update.teachers=[expert]", "seats.first=expert", "~update.role_weights.first"]
+        args += ["+players.expert={_target_: selfplay.players.nature.Nature, draw: null}"]
+    whole = cli.finished(tmp_path / "whole", *args, "steps=4")
+    parts = cli.finished(tmp_path / "parts", *args, "steps=2")
+    resumed(parts, "steps=4")
+    assert cli.metrics(parts) == cli.metrics(whole)
+    assert (parts / "episodes.jsonl").read_bytes() == (whole / "episodes.jsonl").read_bytes()
+    last = cli.steps(whole)[-1]
+    files = [path.relative_to(whole) for path in sorted((whole / "checkpoints" / last).rglob("*")) if path.is_file()]
+    assert all((parts / file).read_bytes() == (whole / file).read_bytes() for file in files) and len(files) >= 3

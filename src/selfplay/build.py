@@ -7,7 +7,7 @@ from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from selfplay.checks import check_trainable
@@ -76,7 +76,7 @@ def cast(cfg: DictConfig) -> Cast:
             raise SelfplayError(
                 f"seats.{role} is '{name}', but the players are {', '.join(everybody)}; name one of them"
             )
-    if "learner" not in seated.values():
+    if "learner" not in seated.values() and not OmegaConf.select(cfg, "update.teachers"):
         raise SelfplayError(
             f"the learner sits nowhere (seats: {seated}); seat it, for example seats.{game.roles[0]}=learner"
         )
@@ -84,6 +84,7 @@ def cast(cfg: DictConfig) -> Cast:
     with _making("update"):
         roles = [role for role, name in seated.items() if name == "learner"]
         update: Update = instantiate(cfg["update"])(policy=learner, reference=policies["reference"], roles=roles)
+    _check_teachers(update, seated)
     with _making("opponent"):
         opponent: Seating = instantiate(cfg.opponent)(
             seated=seated, players=everybody, game=game, referees=referees, update=update
@@ -104,6 +105,16 @@ def evaluation_of(cfg: DictConfig) -> Any:
         return None
     first = make(cfg.eval, "eval")
     return Several(first, further) if further else first
+
+
+def _check_teachers(update: Update, seated: Mapping[str, str]) -> None:
+    """Raise SelfplayError unless all the update's teachers sit somewhere."""
+    for name in update.teachers:
+        if name not in seated.values():
+            raise SelfplayError(
+                f"update.teachers names '{name}', who sits nowhere (seats: {dict(seated)}); take a game with a "
+                "teacher, for example game=demonstrations, or seat it"
+            )
 
 
 def others_of(cfg: DictConfig) -> dict[str, Player]:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
@@ -36,6 +37,20 @@ def at_least(least: int, **options: object) -> None:
 def user(text: str) -> tuple[Message, ...]:
     """The messages of somebody who is told one thing."""
     return ({"role": "user", "content": text},)
+
+
+def place_of(ask: Ask, text: str) -> int:
+    """Which of the ask's options the text is.
+
+    Raises:
+        SelfplayError: it is none.
+    """
+    if text not in ask.options:
+        raise SelfplayError(
+            f"'{text}' is no reply to '{ask.prompt}', where the options are {', '.join(ask.options) or 'none'}; "
+            "let whoever says it take one of them"
+        )
+    return ask.options.index(text)
 
 
 # --- The records ------------------------------------------------------------------------------------------------------
@@ -137,6 +152,8 @@ class Batch:
         roles: B names.
         choices: B tuples, `Reply.choices` of each turn; empty where the reply was written word after word.
         drawn: whether the turns were drawn, or are of all outcomes.
+        taught: B flags, true where somebody else than the learner said it: nothing is known of its sampling, so its
+            `logprobs` are 0. Empty: the learner said all of it.
     """
 
     prompts: tuple[Tensor, ...]
@@ -149,9 +166,15 @@ class Batch:
     roles: tuple[str, ...]
     choices: tuple[tuple[tuple[int, ...], ...], ...]
     drawn: bool = True
+    taught: tuple[bool, ...] = ()
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    @property
+    def own(self) -> Tensor:
+        """[B] bool: the learner's own turns."""
+        return ~torch.tensor(self.taught or (False,) * len(self), dtype=torch.bool)
 
     def rows(self, index: Tensor) -> Batch:
         """The turns at `index` (int64), with columns cut to their longest reply."""
@@ -167,6 +190,7 @@ class Batch:
             tuple(self.roles[i] for i in index.tolist()),
             tuple(self.choices[i] for i in index.tolist()),
             self.drawn,
+            tuple(self.taught[i] for i in index.tolist()) if self.taught else (),
         )
 
 
@@ -255,6 +279,14 @@ class Policy(Player):
     def logprobs(self, batch: Batch) -> Tensor:
         """[B, T] log-probabilities of the batch's reply tokens, with gradient, 0 off the mask."""
 
+    def spell(self, ask: Ask, text: str) -> Reply:
+        """What somebody else replied to the ask, in this policy's own tokens and without a sampler's log-probs.
+
+        Raises:
+            SelfplayError: the text is none of the ask's options, or the policy cannot say it.
+        """
+        return replace(self.take([ask], [place_of(ask, text)])[0], logprobs=())
+
     @abstractmethod
     def parameters(self) -> Iterable[Parameter]:
         """What an optimizer may change."""
@@ -311,11 +343,13 @@ class Update(ABC):
         optimizer: what changes the policy's parameters.
         last_advantages: [B] of the last step's batch, for the transcripts; None where there is no such thing.
         frozen: policies that the rule remembers between steps, by name; a checkpoint holds them beside the learner.
+        teachers: names of players, beside the learner, whose turns the rule is given, too: a batch marks them `taught`.
     """
 
     optimizer: Optimizer
     last_advantages: Tensor | None = None
     frozen: Mapping[str, Policy] = {}
+    teachers: tuple[str, ...] = ()
 
     @abstractmethod
     def step(self, batch: Batch) -> dict[str, float]:

@@ -129,13 +129,29 @@ def _describe(scores: torch.Tensor) -> str:
     return f"{bad.numel()} scores like {bad[0].item()}" if bad.numel() else f"scores of shape {tuple(scores.shape)}"
 
 
-def turns_of(episodes: Sequence[Episode], player: str) -> list[tuple[Episode, Turn]]:
-    """The turns of a player with their episodes, in the order of episodes and turns."""
-    return [(episode, turn) for episode in episodes for turn in episode.turns if turn.player == player]
+def turns_of(episodes: Sequence[Episode], *players: str) -> list[tuple[Episode, Turn]]:
+    """The turns of some players with their episodes, in the order of episodes and turns."""
+    return [(episode, turn) for episode in episodes for turn in episode.turns if turn.player in players]
 
 
-def collate(turns: Sequence[tuple[Episode, Turn]]) -> Batch:
+def spelled(turns: Sequence[tuple[Episode, Turn]], learner: str, policy: Policy) -> list[tuple[Episode, Turn]]:
+    """The turns, those of others than the player `learner` in the tokens of its policy: what was said is theirs.
+
+    Raises:
+        SelfplayError: the policy cannot say what somebody said.
+    """
+    return [
+        (episode, turn if turn.player == learner else replace(turn, reply=policy.spell(turn.ask, turn.reply.text)))
+        for episode, turn in turns
+    ]
+
+
+def collate(turns: Sequence[tuple[Episode, Turn]], learner: str | None = None) -> Batch:
     """Turns with their episodes as tensors: row b of the batch is the b-th turn.
+
+    Args:
+        learner: the name of the player who learns; turns of others are then marked as taught and need no log-probs.
+            None: all turns are the learner's.
 
     Raises:
         SelfplayError: no turn at all, or a turn without tokens (its player cannot be trained).
@@ -143,8 +159,9 @@ def collate(turns: Sequence[tuple[Episode, Turn]]) -> Batch:
     if not turns:
         raise SelfplayError("the learner had no turn in this step; seat it in a role, or play more episodes a step")
     lengths = [len(turn.reply.reply_ids) for _, turn in turns]
-    for (_, turn), length in zip(turns, lengths, strict=True):
-        if length == 0 or len(turn.reply.logprobs) != length:
+    taught = tuple(learner is not None and turn.player != learner for _, turn in turns)
+    for (_, turn), length, other in zip(turns, lengths, taught, strict=True):
+        if length == 0 or (not other and len(turn.reply.logprobs) != length):
             raise SelfplayError(
                 f"a {turn.ask.role} turn has {length} tokens and {len(turn.reply.logprobs)} log-probs; "
                 "a player that is trained must return both, one a token"
@@ -164,6 +181,7 @@ def collate(turns: Sequence[tuple[Episode, Turn]]) -> Batch:
         roles=tuple(turn.ask.role for _, turn in turns),
         choices=tuple(turn.reply.choices for _, turn in turns),
         drawn=all(episode.drawn for episode, _ in turns),
+        taught=taught if any(taught) else (),
     )
 
 

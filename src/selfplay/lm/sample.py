@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from selfplay.lm.mixture import MixedModel
+
 
 @dataclass(frozen=True)
 class Sampled:
@@ -58,7 +60,7 @@ def choose(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor
 
 @torch.no_grad()
 def sample(
-    model: PreTrainedModel,
+    model: PreTrainedModel | MixedModel,
     prompts: Sequence[tuple[int, ...]],
     keys: Sequence[str],
     temperature: float,
@@ -75,7 +77,7 @@ def sample(
     owner = torch.tensor([where[p] for p in prompts], device=model.device)
     uniforms = torch.from_numpy(np.stack([dice(key, max_tokens) for key in keys]))
     ids, mask = left_padded(distinct, pad, model.device)
-    cache = DynamicCache(config=model.config)
+    cache = model.new_cache() if isinstance(model, MixedModel) else DynamicCache(config=model.config)
     out = model(
         input_ids=ids,
         attention_mask=mask,

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from selfplay.core import Ask, Batch, Message, Policy, Reply, SelfplayError, at_least
+from selfplay.core import Ask, Batch, Message, Policy, Reply, SelfplayError, at_least, place_of
 from selfplay.lm import recompute
 from selfplay.lm.chat import Chat
 from selfplay.lm.load import load_model, load_tokenizer
@@ -156,6 +156,17 @@ class LanguageModel(Policy):
     def _menu_logprobs(self, menus: Sequence[Menu]) -> list[Tensor]:
         with self._weights():
             return [p.cpu() for p in choice_logprobs(self.model, menus, self.temperature or 1.0, self.rows)]
+
+    def spell(self, ask: Ask, text: str) -> Reply:
+        prompt, ids = self.render(ask.messages), self._option(text)
+        if ask.options and self.choose == "likelihood":
+            return Reply(text, prompt, (place_of(ask, text),), (), self._menu(ask, prompt)[1])
+        if len(ids) > self.max_tokens:
+            raise SelfplayError(
+                f"a reply of {len(ids)} tokens is to be learnt, '{text[:40]}...', but player.max_tokens is "
+                f"{self.max_tokens}; raise it, or let the teacher be shorter"
+            )
+        return Reply(text, prompt, ids)
 
     def _menu(self, ask: Ask, prompt: tuple[int, ...]) -> Menu:
         """The options' token ids, each with the end token."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from selfplay.core import SelfplayError
+from selfplay.updates.preferences import win_probabilities
 
 TINY = 1e-30  # a group that cannot be has no mean
 
@@ -62,6 +63,26 @@ def standardised(
 ) -> Tensor:
     """[B] pay-off minus mean, over standard deviation plus epsilon (GRPO, 2402.03300, section 4.1.2; TRL's epsilon)."""
     return centred(payoffs, groups, roles, weights) / (group_std(payoffs, groups, weights) + epsilon)
+
+
+def leave_one_out(payoffs: Tensor, groups: Tensor, roles: Sequence[str] = (), weights: Tensor | None = None) -> Tensor:
+    """[B] pay-off minus the mean of the others of its group, 0 in a group of one (RLOO, 2402.14740).
+
+    That is n / (n - 1) x `centred`, so that the expected gradient is that of the expected pay-off, all of it. Where
+    turns are weighed, each is one of infinitely many, and the mean of the others is the mean.
+    """
+    if weights is not None:
+        return centred(payoffs, groups, roles, weights)
+    counts = _sums(torch.ones_like(payoffs), groups)[groups]
+    return centred(payoffs, groups) * counts / (counts - 1).clamp(min=1)
+
+
+def preferred(payoffs: Tensor, groups: Tensor, roles: Sequence[str] = (), weights: Tensor | None = None) -> Tensor:
+    """[B] P(the turn wins over one of its group) - 1/2, by the Bradley-Terry model of the pay-offs.
+
+    The factor P(y > y') - 1/2 of Nash-MD's policy gradient (2312.00886), averaged over the y' that there are.
+    """
+    return win_probabilities(payoffs, groups, weights) - 0.5
 
 
 class RoleBaseline:

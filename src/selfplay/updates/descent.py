@@ -1,14 +1,114 @@
-"""One optimizer step over a batch in micro-batches: what every policy-gradient update shares."""
+"""Optimizer steps over a batch in micro-batches: what every update shares."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
-from selfplay.core import Batch, Policy, SelfplayError
+from selfplay.core import Batch, Policy, SelfplayError, at_least
+from selfplay.updates.schedules import Schedule
 
 TurnLosses = Callable[[Tensor, Tensor], Tensor]  # (row numbers [b], log-probs [b, t]) -> losses [b]
+MakeOptimizer = Callable[[Iterable[Parameter]], torch.optim.Optimizer]
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+COMPARE = ("group", "prompt")
+
+
+class Descent:
+    """An optimizer with its schedule, its micro-batches and its longest gradient.
+
+    Args:
+        policy: what is trained.
+        roles: those of the learner.
+        optimizer: parameters -> optimizer.
+        schedule: number of the step, from 1 -> factor on the optimizer's learning rate.
+        role_weights: role -> weight of its mean loss.
+        micro_batch: turns in one backward pass; changes memory and time, not the result.
+        max_grad_norm: the gradient is scaled down to this norm; `.inf` leaves it as it is.
+
+    Attributes:
+        steps: how many steps were begun.
+
+    Raises:
+        SelfplayError: a number out of its range, or a weight for a role that is not the learner's.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        roles: Sequence[str],
+        optimizer: MakeOptimizer,
+        schedule: Schedule,
+        role_weights: Mapping[str, float],
+        micro_batch: int,
+        max_grad_norm: float,
+    ) -> None:
+        at_least(1, micro_batch=micro_batch)
+        not_negative(**{"update.max_grad_norm": max_grad_norm})
+        for role in set(role_weights) - set(roles):
+            raise SelfplayError(
+                f"update.role_weights names '{role}', but the learner's roles are {', '.join(roles)}; "
+                f"remove it with ~update.role_weights.{role} or seat the learner there"
+            )
+        schedule(1)  # a number out of range is told now
+        self.policy, self.optimizer = policy, optimizer(policy.parameters())
+        self.schedule, self.rates = schedule, [group["lr"] for group in self.optimizer.param_groups]
+        self.role_weights, self.micro_batch, self.max_grad_norm = dict(role_weights), micro_batch, max_grad_norm
+        self.steps = 0
+
+    def begin(self) -> dict[str, float]:
+        """Begin the next step of the run: set its learning rate, and return it for the log."""
+        self.steps += 1
+        factor = self.schedule(self.steps)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        return {"learning_rate": self.optimizer.param_groups[0]["lr"]}
+
+    def weights(self, batch: Batch) -> Tensor:
+        """[B] how much a turn counts, see `role_weights`."""
+        return role_weights(batch, self.role_weights)
+
+    def descend(self, batch: Batch, weights: Tensor, losses: TurnLosses) -> dict[str, float]:
+        """See `descend`; a batch without a turn changes nothing."""
+        if len(batch) == 0:
+            return {"loss": 0.0, "grad_norm": 0.0, "drift": 0.0}
+        return descend(self.policy, self.optimizer, batch, weights, losses, self.micro_batch, self.max_grad_norm)
+
+    def logprobs(self, policy: Policy, batch: Batch) -> Tensor:
+        """[B, T] without gradient, see `frozen_logprobs`."""
+        return frozen_logprobs(policy, batch, self.micro_batch)
+
+
+def not_negative(**options: object) -> None:
+    """Raise SelfplayError unless every option is a number, at least 0."""
+    for name, value in options.items():
+        if not isinstance(value, int | float) or not value >= 0:
+            raise SelfplayError(
+                f"{name} is {value}, but it must be a number, at least 0 (inf on the command line clips nothing)"
+            )
+
+
+def groups_of(batch: Batch, compare: str) -> Tensor:
+    """[B] int64: turns that are compared with one another have the same number.
+
+    Args:
+        compare: "group": those that the game groups; "prompt": all turns of a role that saw the same.
+    """
+    return batch.groups if compare == "group" else same_prompts(batch, batch.roles)
+
+
+def same_prompts(batch: Batch, roles: Sequence[str] = ()) -> Tensor:
+    """[B] int64: turns with one prompt have the same number, if they are of the same role where roles [B] are given."""
+    numbers: dict[tuple[str, tuple[int, ...]], int] = {}
+    seen = zip(roles or ("",) * len(batch), (tuple(prompt.tolist()) for prompt in batch.prompts), strict=True)
+    return torch.tensor([numbers.setdefault(state, len(numbers)) for state in seen])
+
+
+def check_compare(compare: str) -> None:
+    """Raise SelfplayError unless `groups_of` knows it."""
+    if compare not in COMPARE:
+        raise SelfplayError(f"update.compare is '{compare}'; take one of {', '.join(COMPARE)}")
 
 
 def role_weights(batch: Batch, weights: Mapping[str, float]) -> Tensor:
@@ -17,10 +117,15 @@ def role_weights(batch: Batch, weights: Mapping[str, float]) -> Tensor:
     So the loss is the weighted sum of the roles' mean losses (Language Self-Play, equations 4-5 and L_Self-Play).
     A role that was not asked in this step has no loss.
     """
-    counts = dict.fromkeys(batch.roles, 0.0)
-    for role, weight in zip(batch.roles, batch.weights.tolist(), strict=True):
-        counts[role] += weight
-    return batch.weights * torch.tensor([weights.get(role, 1.0) / counts[role] for role in batch.roles])
+    return batch.weights * shares(batch.roles, batch.weights, weights)
+
+
+def shares(roles: Sequence[str], counts: Tensor, weights: Mapping[str, float]) -> Tensor:
+    """[N] the weight of each one's role over the sum of the counts [N] of that role."""
+    sums = dict.fromkeys(roles, 0.0)
+    for role, count in zip(roles, counts.tolist(), strict=True):
+        sums[role] += count
+    return torch.tensor([weights.get(role, 1.0) / sums[role] for role in roles])
 
 
 @torch.no_grad()
@@ -55,7 +160,8 @@ def descend(
     """Minimise the sum of weight x loss over all turns by one optimizer step; return loss, grad_norm, drift.
 
     `drift` is the largest difference between the policy's and the sampler's log-probability of a token; before the step
-    they are the same distribution, so it shows template, alignment and precision mistakes.
+    they are the same distribution, so it shows template, alignment and precision mistakes. What somebody else said has
+    no part in it.
 
     Raises:
         SelfplayError: memory ran out, or the loss or its gradient is not finite; the weights are then untouched.
@@ -69,7 +175,8 @@ def descend(
             loss = (weights[rows].to(logprobs.device) * losses(rows, logprobs)).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
-            drift = max(drift, float((logprobs.detach().cpu() - part.logprobs).abs().max()))
+            apart = (logprobs.detach().cpu() - part.logprobs)[part.own].abs()
+            drift = max(drift, float(apart.max()) if apart.numel() else 0.0)
     except (RuntimeError, MemoryError) as error:
         optimizer.zero_grad(set_to_none=True)
         if isinstance(error, RuntimeError) and not any(words in str(error) for words in OUT_OF_MEMORY):

@@ -1,7 +1,8 @@
 """Losses of one turn each: pure functions from [B, T] log-probabilities to [B], nothing off the mask counts.
 
 Every objective takes the learner's log-probs, the sampler's, the mask (all [B, T]), the advantages [B] and the
-regularizer's terms [B, T], and says how it adds tokens up. Nothing is averaged over turns here; the update weighs them.
+regularizer's terms [B, T], and adds tokens up to a sum a turn. Nothing is averaged here: how long replies count against
+short ones is the aggregation's affair, how turns and roles count the update's.
 """
 
 from typing import Protocol
@@ -28,17 +29,24 @@ def reinforce(logprobs: Tensor, old: Tensor, mask: Tensor, advantages: Tensor, p
 
 
 def clipped(
-    logprobs: Tensor, old: Tensor, mask: Tensor, advantages: Tensor, penalty: Tensor, clip: float = 0.2
+    logprobs: Tensor, old: Tensor, mask: Tensor, advantages: Tensor, penalty: Tensor, low: float, high: float
 ) -> Tensor:
-    """Mean over the reply's tokens of -min(r A, clip(r, 1 - c, 1 + c) A) + the penalty, r = pi / pi_old. [B]
+    """Sum over the reply's tokens of -min(r A, clip(r, 1 - low, 1 + high) A) + the penalty, r = pi / pi_old. [B]
 
-    GRPO (2402.03300), equation 3.
+    PPO (1707.06347), equation 7; GRPO (2402.03300), equation 3, with low = high; high > low is DAPO's Clip-Higher
+    (2503.14476), equation 10.
     """
     _check(logprobs, old, mask, advantages, penalty)
     ratio = ((logprobs - old) * mask).exp()
     a = advantages[:, None]
-    gain = torch.minimum(ratio * a, ratio.clamp(1 - clip, 1 + clip) * a)
-    return ((penalty - gain) * mask).sum(-1) / mask.sum(-1)
+    gain = torch.minimum(ratio * a, ratio.clamp(1 - low, 1 + high) * a)
+    return ((penalty - gain) * mask).sum(-1)
+
+
+def likelihood(logprobs: Tensor, mask: Tensor) -> Tensor:
+    """-log pi of the reply, the sum over its tokens: supervised learning. [B]"""
+    assert logprobs.ndim == 2 and logprobs.shape == mask.shape, f"{tuple(logprobs.shape)} beside {tuple(mask.shape)}"
+    return -(logprobs * mask).sum(-1)
 
 
 def _check(logprobs: Tensor, old: Tensor, mask: Tensor, advantages: Tensor, penalty: Tensor) -> None:

@@ -1,26 +1,26 @@
-"""The on-policy update: an advantage, an objective and a regularizer make Language Self-Play's rule, or GRPO's."""
+"""Policy gradients: an advantage, an objective, a regularizer make Language Self-Play's rule, GRPO, RLOO or PPO."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from selfplay.core import Batch, Policy, SelfplayError, Update, at_least
 from selfplay.updates.advantages import Advantage, Remembering
-from selfplay.updates.descent import descend, frozen_logprobs, role_weights
-from selfplay.updates.losses import Objective
-from selfplay.updates.regularizers import Regularizer, k3
+from selfplay.updates.aggregations import Aggregation
+from selfplay.updates.descent import Descent, MakeOptimizer, check_compare, groups_of, not_negative
+from selfplay.updates.losses import Objective, reinforce
+from selfplay.updates.measures import by_role
+from selfplay.updates.regularizers import Regularizer
 from selfplay.updates.schedules import Schedule
-
-COMPARE = ("group", "prompt")
 
 
 class PolicyGradient(Update):
-    """One optimizer step a batch on sum over roles of weight x mean over the role's turns of objective.
+    """Steps on the sum over roles of weight x mean over the role's turns of objective, one a minibatch.
 
-    With `centred` and `reinforce` this is Language Self-Play (arXiv 2509.07414, equations 2-5, Algorithm 1); with
-    `standardised` and `clipped` GRPO (2402.03300) with one step a batch.
+    With `centred`, `reinforce` and `whole` this is Language Self-Play (arXiv 2509.07414, equations 2-5, Algorithm 1);
+    docs/updates.md lists the others.
 
     Args:
         policy: the learner.
@@ -30,8 +30,13 @@ class PolicyGradient(Update):
         advantage: see `selfplay.updates.advantages`.
         compare: "group" compares the turns that the game groups, "prompt" all turns of a role that saw the same (for
             games with few information states: the baseline is then the state's).
+        mixture: turns are compared with what the geometric mixture policy^(1 - mixture) reference^mixture would say,
+            which weighs the turns that there are by (reference / policy)^mixture; 0 compares with the policy itself.
         objective: see `selfplay.updates.losses`.
+        aggregation: see `selfplay.updates.aggregations`.
         regularizer: see `selfplay.updates.regularizers`.
+        epochs: how often the batch is gone through; after the first step the objective's ratios are no longer 1.
+        minibatches: steps an epoch, each on a share of the turns.
         schedule: number of the step, from 1 -> factor on the optimizer's learning rate.
         role_weights: role -> weight of its mean loss; the Challenger's is the paper's alpha_Ch.
         magnet_every: steps after which the regularizer's reference becomes the policy as it is then (the moving magnet
@@ -45,86 +50,92 @@ class PolicyGradient(Update):
         policy: Policy,
         reference: Policy,
         roles: Sequence[str],
-        optimizer: Callable[[Iterable[Parameter]], torch.optim.Optimizer],
+        optimizer: MakeOptimizer,
         advantage: Advantage,
         compare: str,
+        mixture: float,
         objective: Objective,
+        aggregation: Aggregation,
         regularizer: Regularizer,
+        epochs: int,
+        minibatches: int,
         schedule: Schedule,
         role_weights: Mapping[str, float],
         magnet_every: int,
         micro_batch: int,
         max_grad_norm: float,
     ) -> None:
-        at_least(1, micro_batch=micro_batch)
+        at_least(1, **{"update.epochs": epochs, "update.minibatches": minibatches})
         at_least(0, **{"update.magnet_every": magnet_every})
-        for name, value in (("regularizer.beta", regularizer.beta), ("update.max_grad_norm", max_grad_norm)):
-            if not isinstance(value, int | float) or value < 0:
-                raise SelfplayError(f"{name} is {value}, but it must be a number, at least 0 (.inf clips nothing)")
-        for role in set(role_weights) - set(roles):
+        not_negative(**{"regularizer.beta": regularizer.beta})
+        if not 0 <= mixture <= 1:
+            raise SelfplayError(f"update.mixture is {mixture}, but it is a share; choose a number from 0 to 1")
+        if epochs * minibatches > 1 and getattr(objective, "func", objective) is reinforce:
             raise SelfplayError(
-                f"update.role_weights names '{role}', but the learner's roles are {', '.join(roles)}; "
-                f"remove it with ~update.role_weights.{role} or seat the learner there"
+                f"update.epochs={epochs} and update.minibatches={minibatches} leave the policy that spoke, but "
+                "reinforce is on-policy; take update=ppo, or 1 of each"
             )
-        schedule(1)  # a number out of range is told now
-        if compare not in COMPARE:
-            raise SelfplayError(f"update.compare is '{compare}'; take one of {', '.join(COMPARE)}")
+        check_compare(compare)
+        self.descent = Descent(policy, roles, optimizer, schedule, role_weights, micro_batch, max_grad_norm)
+        self.optimizer = self.descent.optimizer
         self.policy, self.reference, self.regularizer = policy, reference, regularizer
-        self.optimizer = optimizer(policy.parameters())
-        self.advantage, self.compare, self.objective = advantage, compare, objective
-        self.role_weights, self.micro_batch, self.max_grad_norm = dict(role_weights), micro_batch, max_grad_norm
-        self.magnet_every, self.steps = magnet_every, 0
-        self.schedule, self.rates = schedule, [group["lr"] for group in self.optimizer.param_groups]
+        self.advantage, self.compare, self.mixture = advantage, compare, mixture
+        self.objective, self.aggregation = objective, aggregation
+        self.epochs, self.minibatches, self.magnet_every = epochs, minibatches, magnet_every
 
     def step(self, batch: Batch) -> dict[str, float]:
-        magnet = self.frozen.get("magnet", self.reference)
-        reference = frozen_logprobs(magnet, batch, self.micro_batch)
+        rate = self.descent.begin()
+        reference = self.descent.logprobs(self.frozen.get("magnet", self.reference), batch)
         paid = batch.payoffs + self.regularizer.payoff(batch.logprobs, reference, batch.mask)
-        groups = batch.groups if self.compare == "group" else same_prompts(batch)
         advantages = self.last_advantages = self.advantage(
-            paid, groups, batch.roles, None if batch.drawn else batch.weights
+            paid, groups_of(batch, self.compare), batch.roles, self._counts(batch, reference)
         )
+        passes = [
+            self._descend(batch.rows(rows), advantages[rows], reference[rows])
+            for _ in range(self.epochs)
+            for rows in self._split(len(batch))
+        ]
+        if self.magnet_every and self.descent.steps % self.magnet_every == 0:
+            self.frozen = {"magnet": self.policy.snapshot()}
+        return _together(passes) | rate | by_role(batch, reference)
 
+    def _counts(self, batch: Batch, reference: Tensor) -> Tensor | None:
+        """[B] how often each turn counts in a comparison, None where all count alike."""
+        if not self.mixture:
+            return None if batch.drawn else batch.weights
+        ratio = ((reference - batch.logprobs) * batch.mask).sum(-1)
+        return batch.weights * (self.mixture * ratio).exp()
+
+    def _split(self, count: int) -> Sequence[Tensor]:
+        """Row numbers of each minibatch; by the luck of the run, which a checkpoint holds."""
+        if self.minibatches == 1:
+            return [torch.arange(count)]
+        return torch.randperm(count).tensor_split(min(self.minibatches, count))
+
+    def _descend(self, batch: Batch, advantages: Tensor, reference: Tensor) -> dict[str, float]:
         def losses(rows: Tensor, logprobs: Tensor) -> Tensor:
             cut = slice(0, logprobs.shape[1])
             old, ref, mask = (x[rows, cut].to(logprobs.device) for x in (batch.logprobs, reference, batch.mask))
             penalty = self.regularizer.loss(logprobs, ref)
             return self.objective(logprobs, old, mask, advantages[rows].to(logprobs.device), penalty)
 
-        weights = role_weights(batch, self.role_weights)
-        factor = self.schedule(self.steps + 1)
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
-        metrics = descend(self.policy, self.optimizer, batch, weights, losses, self.micro_batch, self.max_grad_norm)
-        self.steps += 1
-        if self.magnet_every and self.steps % self.magnet_every == 0:
-            self.frozen = {"magnet": self.policy.snapshot()}
-        return metrics | {"learning_rate": self.optimizer.param_groups[0]["lr"]} | _by_role(batch, reference)
+        return self.descent.descend(batch, self.descent.weights(batch) * self.aggregation(batch), losses)
 
     def state_dict(self) -> dict[str, object]:
         remembered = self.advantage.state_dict() if isinstance(self.advantage, Remembering) else {}
-        return {**super().state_dict(), "steps": self.steps, "advantage": remembered}
+        return {**super().state_dict(), "steps": self.descent.steps, "advantage": remembered}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         super().load_state_dict(state)
-        self.steps = state["steps"]  # type: ignore[assignment]
+        self.descent.steps = state["steps"]  # type: ignore[assignment]
         if isinstance(self.advantage, Remembering):
             self.advantage.load_state_dict(state["advantage"])  # type: ignore[arg-type]
 
 
-def same_prompts(batch: Batch) -> Tensor:
-    """[B] int64: turns of one role and one prompt have the same number."""
-    numbers: dict[tuple[str, tuple[int, ...]], int] = {}
-    seen = ((role, tuple(prompt.tolist())) for role, prompt in zip(batch.roles, batch.prompts, strict=True))
-    return torch.tensor([numbers.setdefault(state, len(numbers)) for state in seen])
-
-
-def _by_role(batch: Batch, reference: Tensor) -> dict[str, float]:
-    """Nats a token, from the sampled tokens: entropy (minus the mean log-prob) and KL to the reference (mean k3)."""
-    out = {}
-    for role in sorted(set(batch.roles)):
-        rows = torch.tensor([r == role for r in batch.roles])
-        counts = batch.mask[rows] * batch.weights[rows][:, None]
-        out[f"{role}/entropy"] = float(-(batch.logprobs[rows] * counts).sum() / counts.sum())
-        out[f"{role}/kl"] = float((k3(batch.logprobs[rows], reference[rows]) * counts).sum() / counts.sum())
-    return out
+def _together(passes: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means over the passes; drift is the first one's, before anything moved, shift how far it went from there."""
+    found = {name: fmean([one[name] for one in passes]) for name in ("loss", "grad_norm")}
+    found["drift"] = passes[0]["drift"]
+    if len(passes) > 1:
+        found["shift"] = max(one["drift"] for one in passes[1:])
+    return found

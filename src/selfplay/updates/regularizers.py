@@ -4,7 +4,7 @@ In the loss, an estimator maps log pi and log pi_ref of the sampled tokens, [B, 
 pulls along is its gradient on samples of pi, which is not always the divergence whose value it estimates:
 
     log_ratio   log pi - log pi_ref          gradient 0 in expectation: no pull (the paper's term taken literally)
-    k3          exp(d) - d - 1, d = -x       forward KL(ref || pi), token by token (what TRL's GRPO does)
+    k3          exp(d) - d - 1, d = -x       forward KL(ref || pi), token by token (GRPO as published)
     k2          (log pi - log pi_ref)^2 / 2  reverse KL(pi || ref), token by token
     surprise    (log pi)^2 / 2               minus the entropy of pi, token by token: up towards the uniform policy
 

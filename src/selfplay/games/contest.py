@@ -1,0 +1,44 @@
+"""Two answer the same question, and the better answer wins: the preference game of SPPO and Nash-MD."""
+
+from statistics import fmean
+
+import torch
+
+from selfplay.core import Ask, Episode, Game, Play, Turn, at_least, score, user
+
+
+class Contest(Game):
+    """Nature draws a question; two roles answer it G times each. Each answer is paid how likely it wins, less 1/2.
+
+    P(y > y') = sigmoid(r(y) - r(y')) with r = R + w Q, averaged over the other role's answers, so the game is symmetric
+    and of constant sum: what one role wins the other loses.
+
+    Args:
+        answers: G, answers a question of each role.
+        quality_weight: w, the weight of the quality against the reward.
+    """
+
+    roles = ("chance", "first", "second")
+    judged = ("first", "second")
+
+    def __init__(self, answers: int, quality_weight: float) -> None:
+        at_least(1, answers=answers)
+        self.answers, self.quality_weight = answers, quality_weight
+
+    def play(self) -> Play:
+        [question] = yield [Ask("chance")]
+        said = user(question.text)
+        yield [Ask(role, said, group=0) for role in ("first", "second") for _ in range(self.answers)]
+        return None
+
+    def payoffs(self, episode: Episode) -> list[float]:
+        _, *answers = episode.turns
+        first, second = ([self._worth(t) for t in part] for part in (answers[: self.answers], answers[self.answers :]))
+        return [0.0, *(_wins(x, second) for x in first), *(_wins(x, first) for x in second)]
+
+    def _worth(self, turn: Turn) -> float:
+        return score(turn, "reward") + self.quality_weight * turn.scores.get("quality", 0.0)
+
+
+def _wins(worth: float, others: list[float]) -> float:
+    return fmean(torch.sigmoid(worth - torch.tensor(others, dtype=torch.float64)).tolist()) - 0.5

@@ -1,0 +1,62 @@
+"""Two language models that write one text: their next-token log-probabilities, mixed."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from selfplay.core import SelfplayError
+
+if TYPE_CHECKING:
+    from selfplay.players.language_model import LanguageModel
+
+
+class MixedModel:
+    """Called like a causal language model by `selfplay.lm.sample.sample`; each model keeps a cache of its own.
+
+    Its logits are (1 - c) logits_1 + c logits_2: with any temperature the mixture of the tempered distributions.
+
+    Args:
+        first, second: the language models; a LoRA snapshot's own adapter is in place while it is called.
+        coefficient: c.
+
+    Raises (when called):
+        SelfplayError: the models have different vocabularies.
+    """
+
+    def __init__(self, first: LanguageModel, second: LanguageModel, coefficient: float) -> None:
+        self.parts = ((first, 1 - coefficient), (second, coefficient))
+        model = first.model
+        self.config, self.generation_config, self.device = model.config, model.generation_config, model.device
+
+    def new_cache(self) -> Caches:
+        """An empty cache for both."""
+        return Caches([DynamicCache(config=player.model.config) for player, _ in self.parts])
+
+    def __call__(self, past_key_values: Caches, **inputs: Any) -> SimpleNamespace:
+        logits: list[Tensor] = []
+        for (player, share), cache in zip(self.parts, past_key_values.caches, strict=True):
+            with player._weights():
+                out = player.model(past_key_values=cache, **inputs)
+            logits.append(share * torch.log_softmax(out.logits.float(), -1).to(self.device))
+        if logits[0].shape != logits[1].shape:
+            raise SelfplayError(
+                f"two models with vocabularies of {logits[0].shape[-1]} and {logits[1].shape[-1]} tokens cannot be "
+                "mixed; take models with one tokenizer"
+            )
+        return SimpleNamespace(logits=logits[0] + logits[1])
+
+
+class Caches:
+    """A cache for each model, which lose and repeat rows together."""
+
+    def __init__(self, caches: list[DynamicCache]) -> None:
+        self.caches = caches
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        for cache in self.caches:
+            cache.batch_select_indices(indices)

@@ -1,0 +1,76 @@
+"""A geometric mixture of two policies: p(y) in proportion to first(y)^(1 - c) second(y)^c."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+
+from selfplay.core import Ask, Player, Policy, Reply, SelfplayError
+from selfplay.lm.mixture import MixedModel
+from selfplay.lm.sample import choose, dice
+from selfplay.players.language_model import LanguageModel
+
+
+class GeometricMixture(Player):
+    """Two policies in one seat, live: what they agree on is likely.
+
+    Among options the mixture is exact. Free text is mixed token by token (Nash-MD, 2312.00886, samples so as well),
+    each model at the first one's temperature: that is not the mixture of whole replies, whose constant is out of reach.
+
+    Args:
+        first, second: the policies; for free text two language models with one tokenizer.
+        coefficient: c, the share of the second, from 0 to 1.
+
+    Raises:
+        SelfplayError: the coefficient is no share; when acting, free text is asked of policies that are no language
+            models, or the models have different vocabularies.
+    """
+
+    def __init__(self, first: Policy, second: Policy, coefficient: float) -> None:
+        if not 0 <= coefficient <= 1:
+            raise SelfplayError(f"the mixture's coefficient is {coefficient}; choose a number from 0 to 1")
+        self.first, self.second, self.coefficient = first, second, coefficient
+
+    def act(self, asks: Sequence[Ask]) -> list[Reply]:
+        free = [i for i, ask in enumerate(asks) if not ask.options or self._writes]
+        replies = dict(zip(free, self._write([asks[i] for i in free]), strict=True)) if free else {}
+        rest = [ask for i, ask in enumerate(asks) if i not in replies]
+        chosen = iter(self._choose(rest) if rest else [])
+        return [replies[i] if i in replies else next(chosen) for i in range(len(asks))]
+
+    def probabilities(self, asks: Sequence[Ask]) -> list[tuple[float, ...]]:
+        mixed = []
+        pairs = zip(self.first.probabilities(asks), self.second.probabilities(asks), strict=True)
+        for p, q in pairs:
+            logits = (1 - self.coefficient) * _log(p) + self.coefficient * _log(q)
+            mixed.append(tuple(logits.softmax(0).tolist()))
+        return mixed
+
+    def _choose(self, asks: Sequence[Ask]) -> list[Reply]:
+        """One of the options each, by the luck of the ask."""
+        places = []
+        for ask, p in zip(asks, self.probabilities(asks), strict=True):
+            token, _ = choose(torch.tensor(p).log()[None], torch.from_numpy(dice(ask.key, 1)), 1.0)
+            places.append(int(token))
+        return [Reply(ask.options[place]) for ask, place in zip(asks, places, strict=True)]
+
+    @property
+    def _writes(self) -> bool:
+        """Whether an ask with options is answered in words."""
+        return isinstance(self.first, LanguageModel) and self.first.choose == "text"
+
+    def _write(self, asks: Sequence[Ask]) -> list[Reply]:
+        """Free text of both models, as the first one would write it."""
+        if not isinstance(self.first, LanguageModel) or not isinstance(self.second, LanguageModel):
+            raise SelfplayError(
+                f"a mixture of {type(self.first).__name__} and {type(self.second).__name__} is asked for free text, "
+                "which only language models write; use player=tiny, or a game with options"
+            )
+        writer = copy.copy(self.first)
+        writer.model = MixedModel(self.first, self.second, self.coefficient)
+        writer.frozen_adapter = None  # the mixed model puts each one's own weights in place
+        return [Reply(reply.text) for reply in writer.act(asks)]
+
+
+def _log(probabilities: Sequence[float]) -> torch.Tensor:
+    return torch.tensor(probabilities, dtype=torch.float64).log().clamp(min=-1e4)  # 0 stays 0, and 0 x inf is none

@@ -1,0 +1,60 @@
+"""A player who knows what to say: a teacher, a rule, a list of answers."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from selfplay.core import Ask, Player, Reply, SelfplayError, place_of
+from selfplay.world import parse
+
+
+class Scripted(Player):
+    """Says what a function of the last message says, where there are options one of them.
+
+    Args:
+        answer: what was said to it last -> its reply.
+
+    Raises (when acting):
+        SelfplayError: `answer` does, or gives none of the ask's options.
+    """
+
+    def __init__(self, answer: Callable[[str], str]) -> None:
+        self.answer = answer
+
+    def act(self, asks: Sequence[Ask]) -> list[Reply]:
+        return [Reply(self._say(ask)) for ask in asks]
+
+    def probabilities(self, asks: Sequence[Ask]) -> list[tuple[float, ...]]:
+        places = [place_of(ask, self._say(ask)) for ask in asks]
+        return [
+            tuple(float(i == place) for i in range(len(ask.options))) for ask, place in zip(asks, places, strict=True)
+        ]
+
+    def _say(self, ask: Ask) -> str:
+        text = self.answer(ask.prompt)
+        if ask.options:
+            place_of(ask, text)
+        return text
+
+
+def known(question: str, answers: Mapping[str, str]) -> str:
+    """The answer that a list has.
+
+    Raises:
+        SelfplayError: it has none.
+    """
+    if question not in answers:
+        raise SelfplayError(
+            f"the list of {len(answers)} answers has none to '{question}'; add it, or ask only what it holds"
+        )
+    return answers[question]
+
+
+def right(question: str) -> str:
+    """The right answer to a question of the tiny world.
+
+    Raises:
+        SelfplayError: it is none.
+    """
+    parsed = parse(question)
+    if parsed is None:
+        raise SelfplayError(f"'{question}' is no question of the tiny world, so nobody knows its answer; ask another")
+    return parsed.answer

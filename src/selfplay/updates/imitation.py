@@ -1,0 +1,109 @@
+"""Supervised learning on turns that are worth it: a teacher's, or the learner's own best."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from selfplay.core import Batch, Policy, Update
+from selfplay.updates.aggregations import Aggregation
+from selfplay.updates.descent import Descent, MakeOptimizer, check_compare, groups_of
+from selfplay.updates.losses import likelihood
+from selfplay.updates.measures import by_role
+from selfplay.updates.pairs import best_and_worst
+from selfplay.updates.schedules import Schedule
+
+
+class Keep(Protocol):
+    """(batch, groups [B]) -> [B] bool: which turns are learnt."""
+
+    def __call__(self, batch: Batch, groups: Tensor) -> Tensor: ...
+
+
+def taught(batch: Batch, groups: Tensor) -> Tensor:
+    """What teachers said. [B]"""
+    return ~batch.own
+
+
+def best(batch: Batch, groups: Tensor) -> Tensor:
+    """The best paid turn of each group, the first of equals; none of a group that was paid alike. [B]
+
+    RAFT (2304.06767): best of K.
+    """
+    return _at(best_and_worst(batch, groups).chosen, len(batch))
+
+
+def above(batch: Batch, groups: Tensor, threshold: float) -> Tensor:
+    """What was paid more than a threshold. [B]
+
+    Rejection-sampling fine-tuning (RFT, 2308.01825; ReST-EM, 2312.06585), where pay-offs say what is right.
+    """
+    return batch.payoffs > threshold
+
+
+class Imitation(Update):
+    """One optimizer step a batch on the sum over roles of weight x -log pi of the kept turns.
+
+    Nothing is learnt in a step in which none is kept.
+
+    Args:
+        policy: the learner.
+        reference: the learner as it was before the first step, frozen; it is measured, not used.
+        roles: those of the learner; what a teacher says in another role weighs 1.
+        optimizer: parameters -> optimizer.
+        teachers: players beside the learner whose turns are part of the batch.
+        keep: which turns are learnt.
+        compare: "group" or "prompt": within what `keep` compares.
+        aggregation: see `selfplay.updates.aggregations`.
+        schedule, role_weights, micro_batch, max_grad_norm: see `selfplay.updates.descent.Descent`.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        reference: Policy,
+        roles: Sequence[str],
+        optimizer: MakeOptimizer,
+        teachers: Sequence[str],
+        keep: Keep,
+        compare: str,
+        aggregation: Aggregation,
+        schedule: Schedule,
+        role_weights: Mapping[str, float],
+        micro_batch: int,
+        max_grad_norm: float,
+    ) -> None:
+        check_compare(compare)
+        self.descent = Descent(policy, roles, optimizer, schedule, role_weights, micro_batch, max_grad_norm)
+        self.optimizer, self.teachers = self.descent.optimizer, tuple(teachers)
+        self.reference, self.keep, self.compare, self.aggregation = reference, keep, compare, aggregation
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        rate = self.descent.begin()
+        kept = self.keep(batch, groups_of(batch, self.compare))
+        self.last_advantages = kept.float()
+        part = batch.rows(kept.nonzero()[:, 0])
+
+        def losses(rows: Tensor, logprobs: Tensor) -> Tensor:
+            return likelihood(logprobs, part.mask[rows, : logprobs.shape[1]].to(logprobs.device))
+
+        weights = self.descent.weights(part) * self.aggregation(part)
+        metrics = self.descent.descend(part, weights, losses)
+        own = batch.rows(batch.own.nonzero()[:, 0])
+        measured = by_role(own, self.descent.logprobs(self.reference, own)) if len(own) else {}
+        return metrics | rate | measured | {"kept": float(len(part))}
+
+    def state_dict(self) -> dict[str, object]:
+        return {**super().state_dict(), "steps": self.descent.steps}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        super().load_state_dict(state)
+        self.descent.steps = state["steps"]  # type: ignore[assignment]
+
+
+def _at(rows: Tensor, count: int) -> Tensor:
+    """[count] bool, true at the rows."""
+    found = torch.zeros(count, dtype=torch.bool)
+    found[rows] = True
+    return found

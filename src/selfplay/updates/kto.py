@@ -1,0 +1,135 @@
+"""KTO: learning from single replies that are called desirable or undesirable."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from selfplay.core import Batch, Policy, Update, at_least
+from selfplay.updates.advantages import centred
+from selfplay.updates.descent import Descent, MakeOptimizer, check_compare, groups_of, not_negative, same_prompts
+from selfplay.updates.measures import by_role, roles_of
+from selfplay.updates.pairwise import check_beta
+from selfplay.updates.preferences import kl_baseline, kto
+from selfplay.updates.replies import descend_on_ratios, log_ratios
+from selfplay.updates.schedules import Schedule
+
+
+class Label(Protocol):
+    """(batch, groups [B]) -> [B], above 0 for a desirable turn, below for an undesirable one, 0 for neither."""
+
+    def __call__(self, batch: Batch, groups: Tensor) -> Tensor: ...
+
+
+def above_mean(batch: Batch, groups: Tensor) -> Tensor:
+    """The pay-off minus the mean of its group. [B]"""
+    return centred(batch.payoffs, groups, (), None if batch.drawn else batch.weights)
+
+
+def above(batch: Batch, groups: Tensor, threshold: float) -> Tensor:
+    """The pay-off minus a threshold. [B]"""
+    return batch.payoffs - threshold
+
+
+class KTO(Update):
+    """One optimizer step a batch on the sum over roles of weight x mean over the role's labelled turns of KTO's loss.
+
+    Its baseline z stands for KL(pi || pi_ref). As in the paper and in TRL it is max(0, the mean log-ratio of
+    mismatched pairs): the prompts of a role's turns, each with the reply of a turn that saw another prompt (rows in the
+    order of their prompts, turned by the number of rows of the commonest prompt; where one prompt has more than half of
+    the rows, some pairs are matched). It has no gradient and is computed for each role, anew in each step.
+
+    Args:
+        policy: the learner.
+        reference: the learner as it was before the first step, frozen.
+        roles: those of the learner.
+        optimizer: parameters -> optimizer.
+        label: which turns are desirable; those that are neither are left out, and counted as ties.
+        compare: "group" or "prompt": within what a label compares.
+        beta: as in `selfplay.updates.pairwise`.
+        desirable, undesirable: lambda_D and lambda_U, the weights of the two kinds.
+        refresh: as in `selfplay.updates.pairwise`.
+        schedule, role_weights, micro_batch, max_grad_norm: see `selfplay.updates.descent.Descent`.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        reference: Policy,
+        roles: Sequence[str],
+        optimizer: MakeOptimizer,
+        label: Label,
+        compare: str,
+        beta: float,
+        desirable: float,
+        undesirable: float,
+        refresh: int,
+        schedule: Schedule,
+        role_weights: Mapping[str, float],
+        micro_batch: int,
+        max_grad_norm: float,
+    ) -> None:
+        at_least(0, **{"update.refresh": refresh})
+        not_negative(**{"update.desirable": desirable, "update.undesirable": undesirable})
+        check_beta(beta)
+        check_compare(compare)
+        self.descent = Descent(policy, roles, optimizer, schedule, role_weights, micro_batch, max_grad_norm)
+        self.optimizer = self.descent.optimizer
+        self.policy, self.reference, self.refresh = policy, reference, refresh
+        self.label, self.compare, self.beta = label, compare, beta
+        self.desirable, self.undesirable = desirable, undesirable
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        rate = self.descent.begin()
+        magnet = self.frozen.get("magnet", self.reference)
+        reference = self.descent.logprobs(magnet, batch)
+        labels = self.label(batch, groups_of(batch, self.compare))
+        used = labels.nonzero()[:, 0]
+        part, good = batch.rows(used), labels[used] > 0
+        baselines = {role: self._baseline(batch, role, magnet) for role in roles_of(batch)}
+        z = torch.tensor([baselines[role] for role in part.roles])
+        weights = self.descent.weights(part) * torch.where(good, self.desirable, self.undesirable)
+
+        def losses(ratios: Tensor) -> tuple[Tensor, Tensor]:
+            return kto(ratios, good, z, self.beta), weights
+
+        metrics, ratios, pull = descend_on_ratios(self.descent, part, reference[used], losses)
+        self.last_advantages = torch.zeros(len(batch)).index_add(0, used, pull)
+        if self.refresh and self.descent.steps % self.refresh == 0:
+            self.frozen = {"magnet": self.policy.snapshot()}
+        told = {"ties": float(len(batch) - len(used))} | {f"{r}/kl_baseline": value for r, value in baselines.items()}
+        return metrics | rate | by_role(batch, reference) | told | self._rewards(part, good, ratios)
+
+    def _baseline(self, batch: Batch, role: str, reference: Policy) -> float:
+        """z of a role."""
+        pairs = mismatched(batch.rows(torch.tensor([i for i, r in enumerate(batch.roles) if r == role])))
+        ratios = log_ratios(self.descent, pairs, self.descent.logprobs(reference, pairs))
+        return float(kl_baseline(ratios, pairs.weights))
+
+    def _rewards(self, part: Batch, good: Tensor, ratios: Tensor) -> dict[str, float]:
+        """TRL's figures of the implied rewards by role, before the step."""
+        out: dict[str, float] = {}
+        for role in roles_of(part):
+            mine = torch.tensor([r == role for r in part.roles])
+            kinds = {"chosen": self.beta * ratios[mine & good], "rejected": self.beta * ratios[mine & ~good]}
+            out |= {f"{role}/rewards/{kind}": float(found.mean()) for kind, found in kinds.items() if len(found)}
+            if all(len(found) for found in kinds.values()):
+                out[f"{role}/rewards/margins"] = float(kinds["chosen"].mean() - kinds["rejected"].mean())
+        return out
+
+    def state_dict(self) -> dict[str, object]:
+        return {**super().state_dict(), "steps": self.descent.steps}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        super().load_state_dict(state)
+        self.descent.steps = state["steps"]  # type: ignore[assignment]
+
+
+def mismatched(batch: Batch) -> Batch:
+    """Each prompt with the reply of a turn that saw another one, as far as there are: see `KTO`."""
+    numbers = same_prompts(batch)
+    order = numbers.argsort(stable=True)
+    turned = order.roll(int(numbers.bincount().max()))
+    return replace(batch.rows(turned), prompts=tuple(batch.prompts[row] for row in order.tolist()))

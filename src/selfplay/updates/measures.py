@@ -1,0 +1,27 @@
+"""What an update has to tell of its batch, by role."""
+
+import torch
+from torch import Tensor
+
+from selfplay.core import Batch
+from selfplay.updates.regularizers import k3
+
+
+def by_role(batch: Batch, reference: Tensor) -> dict[str, float]:
+    """Nats a token, from the tokens that the learner sampled: entropy (minus the mean log-prob), KL (mean k3).
+
+    Args:
+        reference: [B, T] log-probs of the reference.
+    """
+    out = {}
+    for role in roles_of(batch):
+        rows = torch.tensor([r == role for r in batch.roles]) & batch.own
+        counts = batch.mask[rows] * batch.weights[rows][:, None]
+        out[f"{role}/entropy"] = float(-(batch.logprobs[rows] * counts).sum() / counts.sum())
+        out[f"{role}/kl"] = float((k3(batch.logprobs[rows], reference[rows]) * counts).sum() / counts.sum())
+    return out
+
+
+def roles_of(batch: Batch) -> list[str]:
+    """The roles in which the learner spoke."""
+    return sorted({role for role, own in zip(batch.roles, batch.own.tolist(), strict=True) if own})

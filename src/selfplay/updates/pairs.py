@@ -1,0 +1,98 @@
+"""Which replies are held against each other: pure functions (batch, groups [B]) -> pairs of row numbers."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from selfplay.core import Batch
+from selfplay.updates.descent import same_prompts
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """P pairs of turns.
+
+    Attributes:
+        chosen, rejected: [P] int64, row numbers.
+        weights: [P] float32, how much each counts.
+        ties: how many could not be made because the pay-offs are equal.
+    """
+
+    chosen: Tensor
+    rejected: Tensor
+    weights: Tensor
+    ties: int
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+
+class Pairing(Protocol):
+    """(batch, groups [B]) -> pairs."""
+
+    def __call__(self, batch: Batch, groups: Tensor) -> Pairs: ...
+
+
+def best_and_worst(batch: Batch, groups: Tensor) -> Pairs:
+    """The best and the worst paid turn of each group (SPPO, eva); the first ones of equals. A silent group is a tie."""
+    found, ties = [], 0
+    for rows in _groups(groups):
+        paid = batch.payoffs[rows]
+        best, worst = int(paid.argmax()), int(paid.argmin())
+        if paid[best] > paid[worst]:
+            found.append((int(rows[best]), int(rows[worst])))
+        else:
+            ties += 1
+    return _pairs(batch, found, ties)
+
+
+def winners_and_losers(batch: Batch, groups: Tensor) -> Pairs:
+    """Each turn of a group with each that was paid less; two that were paid the same are a tie."""
+    found, ties = [], 0
+    for rows in _groups(groups):
+        paid = batch.payoffs[rows]
+        won = (paid[:, None] > paid[None]).nonzero()
+        found += [(int(rows[i]), int(rows[j])) for i, j in won.tolist()]
+        ties += len(rows) * (len(rows) - 1) // 2 - len(won)
+    return _pairs(batch, found, ties)
+
+
+def bradley_terry(batch: Batch, groups: Tensor) -> Pairs:
+    """Every two turns of a group in both orders, each weighed by the probability that it is labelled so.
+
+    sigmoid(r - r'): the expectation over a judge who follows the Bradley-Terry model. Nothing is a tie.
+    """
+    found = [(i, j) for rows in _groups(groups) for i in rows.tolist() for j in rows.tolist() if i != j]
+    pairs = _pairs(batch, found, 0)
+    likely = torch.sigmoid(batch.payoffs[pairs.chosen] - batch.payoffs[pairs.rejected])
+    return Pairs(pairs.chosen, pairs.rejected, pairs.weights * likely, 0)
+
+
+def demonstrated(batch: Batch, groups: Tensor) -> Pairs:
+    """What a teacher said, chosen, with all that the learner said to the same prompt, rejected (SPIN)."""
+    seen = same_prompts(batch)
+    found = [
+        (int(i), int(j))
+        for rows in _groups(seen)
+        for i in rows[~batch.own[rows]]
+        for j in rows[batch.own[rows]]
+    ]  # fmt: skip
+    return _pairs(batch, found, 0)
+
+
+def _groups(groups: Tensor) -> Iterator[Tensor]:
+    """Row numbers of each group of two or more."""
+    for group in sorted(set(groups.tolist())):
+        rows = (groups == group).nonzero()[:, 0]
+        if len(rows) > 1:
+            yield rows
+
+
+def _pairs(batch: Batch, found: list[tuple[int, int]], ties: int) -> Pairs:
+    rows = torch.tensor(found, dtype=torch.int64).reshape(-1, 2)
+    weights = batch.weights[rows[:, 0]] * batch.weights[rows[:, 1]]
+    there = weights > 0  # a product of small probabilities may be none
+    return Pairs(rows[there, 0], rows[there, 1], weights[there], ties)
