@@ -172,8 +172,8 @@ class Session:
         elif 0 in self.evals and self.done in self.evals:
             before, after = self.evals[0], self.evals[self.done]
             show = closing_table if "accuracy" in after else closing_figures
-            own = [{k: v for k, v in found.items() if k not in self.cfg.evals} for found in (before, after)]
-            show(*own, self.cast.evaluation.gain(before, after))
+            first, last = ({k: v for k, v in found.items() if k not in self.cfg.evals} for found in (before, after))
+            show(first, last, self.cast.evaluation.gain(before, after))
             for name in self.cfg.evals:
                 closing_figures(before[name], after[name], {}, title=str(name))
         say(f"run folder: {self.folder.path}")

@@ -111,7 +111,9 @@ class IFBench(Task):
 
     def verdict(self, prompt: Prompt, reply: str) -> Verdict:
         """What the benchmark's own code says of a reply, constraint by constraint."""
-        benchmark, strict, loose, unreadable = load(), [], [], 0
+        strict: list[bool | None] = []
+        loose: list[bool | None] = []
+        benchmark, unreadable = load(), 0
         for i, name in enumerate(prompt.constraints):
             if name in self.missing:
                 strict.append(None)
