@@ -1,5 +1,6 @@
 """A teacher's turns: who says them, in whose tokens they are learnt, what the game pays."""
 
+from functools import partial
 from pathlib import Path
 
 import cli
@@ -16,14 +17,16 @@ from selfplay.play import collate, play, spelled, turns_of
 from selfplay.players.language_model import LanguageModel
 from selfplay.players.nature import Deal
 from selfplay.players.scripted import Scripted, known, right
+from selfplay.tasks.tiny_world import TinyWorld
 
+RIGHT = partial(right, task=TinyWorld(per_cell=1, seed=0))
 FREE, PAIR = Ask("solver", user("sort cab")), Ask("solver", user("now"), ("yes", "no"))
 
 
 def test_a_teacher_knows_the_tiny_world() -> None:
-    assert [r.text for r in Scripted(right).act([FREE, Ask("x", user("add 3 and 4"))])] == ["abc", "7"]
-    with pytest.raises(SelfplayError, match="'who\\?' is no question of the tiny world"):
-        Scripted(right).act([Ask("x", user("who?"))])
+    assert [r.text for r in Scripted(RIGHT).act([FREE, Ask("x", user("add 3 and 4"))])] == ["abc", "7"]
+    with pytest.raises(SelfplayError, match="'who\\?' is no question of task TinyWorld"):
+        Scripted(RIGHT).act([Ask("x", user("who?"))])
 
 
 def test_a_list_of_answers() -> None:
@@ -80,7 +83,7 @@ def test_a_batch_marks_whose_turn_it_was() -> None:
 
 def test_demonstrations_by_hand() -> None:
     game = Demonstrations(answers=2, quality_weight=0.5)
-    players = {"chance": Deal(["sort cab"]), "teacher": Scripted(right), "solver": Scripted(lambda question: question)}
+    players = {"chance": Deal(["sort cab"]), "teacher": Scripted(RIGHT), "solver": Scripted(lambda question: question)}
     [episode] = play(game, players, [0], key="k")
     assert [(t.ask.role, t.ask.prompt, t.reply.text) for t in episode.turns] == [
         ("chance", "", "sort cab"),

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from selfplay.core import Ask, Player, Reply, SelfplayError, place_of
-from selfplay.world import parse
+from selfplay.tasks.task import Task
 
 
 class Scripted(Player):
@@ -48,13 +48,17 @@ def known(question: str, answers: Mapping[str, str]) -> str:
     return answers[question]
 
 
-def right(question: str) -> str:
-    """The right answer to a question of the tiny world.
+def right(question: str, task: Task) -> str:
+    """The right answer to a task's question.
 
     Raises:
-        SelfplayError: it is none.
+        SelfplayError: the task does not know the question, or no answer to it as a text.
     """
-    parsed = parse(question)
-    if parsed is None:
-        raise SelfplayError(f"'{question}' is no question of the tiny world, so nobody knows its answer; ask another")
-    return parsed.answer
+    item = task.item(question)
+    if item is None or not item.answer:
+        what = "no question of" if item is None else "a question without an answer in"
+        raise SelfplayError(
+            f"'{question[:80]}' is {what} task {type(task).__name__}, "
+            "so no teacher can answer it; take a task with answers"
+        )
+    return item.answer
