@@ -22,7 +22,7 @@ RESUMABLE = (
 )
 NO_PART = ("resume", "sweep", "overrides")  # of what a run computes: how it was asked for
 PARTS = (  # of every config
-    "game", "player", "seats", "players", "reward", "quality", "probes", "regularizer", "schedule", "update",
+    "game", "task", "player", "seats", "players", "reward", "quality", "probes", "regularizer", "schedule", "update",
     "opponent", "outcomes", "eval", "evals", "logger", "checkpoint",
 )  # fmt: skip
 LEAST = {"seed": 0, "steps": 0, "episodes": 1, "checkpoint.every": 1, "checkpoint.keep": 0, "checkpoint.keep_every": 0}
