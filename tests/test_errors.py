@@ -27,7 +27,8 @@ BEFORE: dict[str, tuple[list[str], list[str]]] = {
     "attention": (["player.attention=fast"], ["'fast'", "take one of sdpa"]),
     "missing asset": (["player.path=asset:nope"], ["'asset:nope'", "there are: asset:tiny"]),
     "greedy learner": (["player.temperature=0"], ["player.temperature is 0", "above 0"]),
-    "no step": (["steps=0"], ["steps is 0", "at least 1"]),
+    "no step": (["steps=-1"], ["steps is -1", "at least 0"]),
+    "nothing to do": (["steps=0"], ["steps is 0 and eval is none", "give steps"]),
     "no episode": (["episodes=0"], ["episodes is 0", "at least 1"]),
     "steps in words": (["steps=many"], ["steps is many", "whole number"]),
     "seed in words": (["seed=abc"], ["seed is abc", "whole number"]),
@@ -101,8 +102,8 @@ def test_a_mistaken_option_is_named_with_what_there_is(override: str, tmp_path: 
 
 
 def test_a_process_ends_with_1_and_says_it_on_stderr_alone(tmp_path: Path) -> None:
-    ended = cli.process(f"hydra.run.dir={tmp_path / 'run'}", "steps=0")
-    assert ended == cli.Ended(1, "", "error: steps is 0, but it must be a whole number, at least 1; change it\n")
+    ended = cli.process(f"hydra.run.dir={tmp_path / 'run'}", "steps=-1")
+    assert ended == cli.Ended(1, "", "error: steps is -1, but it must be a whole number, at least 0; change it\n")
 
 
 # --- runs that are there already --------------------------------------------------------------------------------------

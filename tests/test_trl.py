@@ -19,7 +19,7 @@ from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, KTOTrainer, RLOO
 
 from selfplay.build import make
 from selfplay.core import Batch
-from selfplay.lm.load import resolve
+from selfplay.lm.load import load_tokenizer, resolve
 from selfplay.players.language_model import LanguageModel
 from selfplay.updates.losses import clipped, reinforce
 from selfplay.updates.preferences import dpo, kl_baseline, kto, sppo
@@ -68,7 +68,7 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> GRPOTrainer:
         reward_funcs=reward,
         args=arguments,
         train_dataset=Dataset.from_list(chats),
-        processing_class=LanguageModel(path, 1.0, 8, 8, "likelihood", None, None, "float32", "cpu", 0).tokenizer,
+        processing_class=load_tokenizer(path),
     )
     made.current_gradient_accumulation_steps = 1
     return made

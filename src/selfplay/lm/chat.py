@@ -45,10 +45,11 @@ class Chat:
         Raises:
             SelfplayError: the template refuses the messages.
         """
+        messages = [{**m, "content": _encodable(m["content"])} for m in messages]
         said = "".join(message["content"] for message in messages)
         if not self._any.search(said):
             return tuple(self._template(messages, generate, tokenize=True)["input_ids"])
-        secret = hashlib.sha256(said.encode("utf-8", "replace")).hexdigest()  # which no message can hold
+        secret = hashlib.sha256(said.encode()).hexdigest()  # which no message can hold
         text = self._template([self._hidden(m, secret) for m in messages], generate, tokenize=False)
         ids: list[int] = []
         for i, piece in enumerate(re.split(rf"{secret}(\d{{6}})", text)):
@@ -86,6 +87,11 @@ class Chat:
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False, **QUIET)) if text else []
+
+
+def _encodable(text: str) -> str:
+    """The text with "?" for half characters (lone surrogates), which a data set may hold and no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _one_of(words: Sequence[str] | set[str]) -> re.Pattern[str]:

@@ -1,5 +1,6 @@
 """MLflow: a SQLite file in the run's folder, or a store of yours that holds many runs."""
 
+import logging
 import os
 import re
 import time
@@ -13,7 +14,6 @@ from selfplay.loggers.logger import Logger, flat, remember, remembered, require
 DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # its own: 120 s, seven times over
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 
@@ -40,6 +40,7 @@ class MLflow(Logger):
         from mlflow.entities import Param
         from mlflow.tracking import MlflowClient
 
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
         self.folder = folder
         own = (folder / "loggers").resolve()
         own.mkdir(exist_ok=True)

@@ -79,6 +79,8 @@ class Sweep:
         scores = {f"score/{name}": [turn["scores"].get(name) for turn in turns] for name in names}
         columns["weight"] = [turn.get("weight", 1.0) for turn in turns]
         columns["group"] = pd.Series(columns["group"], dtype=object)  # a number, a name or nothing, as it was written
+        for name in ("prompt", "reply"):  # as they are: pyarrow's strings, if it is there, hold no half characters
+            columns[name] = pd.Series(columns[name], dtype=object)
         table = pd.DataFrame({"run": run, "setting": row.setting, "seed": row.seed, **columns, **scores})
         return table.astype(dict.fromkeys(("payoff", "advantage", *scores), "float64"))
 
