@@ -12,7 +12,7 @@ from selfplay.export_alpaca_eval import main
 
 QUESTIONS = [
     {"dataset": "helpful_base", "instruction": "add 3 and 4", "output": "somebody else's", "generator": "gpt4"},
-    {"instruction": "sort cab é\ud800"},
+    {"instruction": "sort cab é"},
 ]
 
 

@@ -13,7 +13,7 @@ from selfplay.tasks.task import Item, Task
 WORDINGS = ("What is {}?", "Compute {}.", "Calculate {}.", "Work out {}.", "How much is {}?", "Find the value of {}.")
 LEVELS = {1: (1, 1), 2: (2, 1), 3: (2, 2), 4: (3, 2), 5: (3, 3)}  # digits of the longest number, operations
 SIGNS = ("+", "-", "*")
-DRAWS_PER_QUESTION = 1000  # before a level is taken to be exhausted
+VAIN_DRAWS = 200  # in a row, before a level is taken to be exhausted
 
 
 class Arithmetic(Task):
@@ -67,12 +67,15 @@ class Arithmetic(Task):
     def _cell(self, level: int, count: int, seed: int) -> list[Item]:
         rng = Random(f"held-out/{seed}/{level}")
         cell: dict[str, Item] = {}
-        for _ in range(DRAWS_PER_QUESTION * count):
+        vain = 0
+        while len(cell) < count and vain < VAIN_DRAWS:
             item = known(self._drawn(rng, level, held_out=True))
             assert item is not None
-            cell.setdefault(_key(item), item)
-            if len(cell) == count:
-                return list(cell.values())
+            key = _key(item)
+            vain = vain + 1 if key in cell else 0
+            cell.setdefault(key, item)
+        if len(cell) == count:
+            return list(cell.values())
         raise SelfplayError(
             f"task.per_level is {count}, but level {level} has hardly more than {len(cell)} held-out expressions; "
             "lower it, or raise task.held_out_share"

@@ -57,6 +57,10 @@ def _object(row: Any, where: str, file: Path) -> Row:
             f"{where} of {file} is a {type(row).__name__}, not a JSON object; "
             'write for example {"question": "...", "answer": "..."}'
         )
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise SelfplayError(f"{where} of {file} holds half a character ({error.reason}); write it whole") from error
     return row
 
 
