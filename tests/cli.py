@@ -94,12 +94,14 @@ def choices(*groups: str) -> list[str]:
 def needing(choice: str) -> list[str]:
     """The choice, behind the others without which it means nothing: who solves a meta-game, say, needs a population.
 
-    Whatever model lies on a hub, or is made on the user's machine, has a small one of weights of chance in its place.
+    Whatever model lies on a hub, or is made on the user's machine, has a small one of weights of chance in its place,
+    and Alpaca a few lines of its form.
     """
     args = _behind(choice)
-    args += [
-        f"++{where}.path={stand_in(reward)}" for where, reward in _elsewhere(OmegaConf.to_container(composed(*args)))
-    ]
+    config = composed(*args)
+    args += [f"++{where}.path={stand_in(reward)}" for where, reward in _elsewhere(OmegaConf.to_container(config))]
+    if OmegaConf.select(config, "task.source.path") == "tatsu-lab/alpaca":
+        args += [f"task.source.path={stored.path('alpaca')}", "task.held_out_share=0.2"]
     return args
 
 
