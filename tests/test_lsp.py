@@ -1,5 +1,8 @@
 """Language Self-Play's prompts: task and template find their places, generation tags do not reach the Solver."""
 
+import re
+from functools import partial
+
 import cli
 import pytest
 from conftest import Script
@@ -9,6 +12,7 @@ from selfplay.core import Ask, Reply, SelfplayError
 from selfplay.games.challenger_pay import lsp
 from selfplay.games.lsp import LSP, question
 from selfplay.play import play
+from selfplay.players.nature import Nature, numbers
 
 PLACED = "Task '{task}'.\n[Start Generation]\n{template}\n[End Generation] {curly}"
 
@@ -86,3 +90,25 @@ def test_prompts_are_the_players_and_the_command_lines() -> None:
     assert chosen("player=smollm2") == chosen("player=hf") == ("Write one sh", "Score eac")
     assert chosen("player=smollm2", "prompts=paper") == ("# Background", "Judge a u")
     assert chosen("player=smollm2", "prompts.challenge=Ask.") == ("Ask.", "Score eac")
+
+
+def test_nature_fills_the_spark_in() -> None:
+    """Chance is asked first, its text is in the Challenger's prompt, it earns nothing; the key decides."""
+    say = Script(lambda ask: Reply("7" if ask.role == "solver" else f"asked after: {ask.prompt}"))
+    game = LSP("As in {spark}.", None, None, 2, lsp, 1.0)
+    nature = Nature(partial(numbers, form="{} + {}", below=10))
+    seated = {"chance": nature, "challenger": say, "solver": say}
+    episodes = play(game, seated, range(20), key="k")
+    first = episodes[0].turns
+    assert [turn.ask.role for turn in first] == ["chance", "challenger", "solver", "solver"] == [*game.roles, "solver"]
+    prompts = [e.turns[1].ask.prompt for e in episodes]
+    assert prompts[0] == f"As in {first[0].reply.text}." and re.fullmatch(r"As in \d \+ \d\.", prompts[0])
+    assert len(set(prompts)) > 10 and prompts == [e.turns[1].ask.prompt for e in play(game, seated, range(20), key="k")]
+    for turn, reward in zip(first[2:], (1.0, 0.0), strict=True):
+        turn.scores = {"reward": reward, "quality": 2.0}
+    assert game.payoffs(episodes[0]) == [0.0, 1.5, 3.0, 2.0]
+
+
+def test_a_spark_needs_nature() -> None:
+    refused = cli.run("prompts.challenge='As in {spark}.'", "steps=1")
+    assert refused.code == 1 and "chance" in refused.err

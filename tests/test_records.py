@@ -13,6 +13,7 @@ from conftest import config
 
 from selfplay.build import make
 from selfplay.core import SelfplayError
+from selfplay.players.scripted import right
 from selfplay.tasks.match import exact
 from selfplay.tasks.records import Records
 from selfplay.tasks.sources import huggingface, jsonl
@@ -23,7 +24,8 @@ QA = [{"question": f"q{i}", "answer": f"a{i}", "kind": "even" if i % 2 == 0 else
 
 def records(rows: Any = QA, **changes: Any) -> Records:
     options: dict[str, Any] = {
-        "question": "question", "answer": "answer", "pattern": None, "labels": [], "separator": "\n\n", "match": exact,
+        "question": "question", "answer": "answer", "pattern": None, "demonstration": None, "labels": [],
+        "separator": "\n\n", "match": exact,
         "held_out_rows": None, "held_out_share": 0.125, "most": None,
     }  # fmt: skip
     return Records(rows, **{**options, **changes})
@@ -66,6 +68,33 @@ def test_the_part_of_an_answer_that_counts() -> None:
     task = make(config("task=gsm8k", *stored.needed("gsm8k")).task, "task")
     item = task.held_out()[0]
     assert item.answer == "1,040" and task.correct(item, "That makes 1040.") == 1.0 and task.correct(item, "40") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "question", "shown"),
+    [
+        ("gsm8k", "what is 3+1?", "3 and 1 are <<3+1=4>>.\n#### 1,003"),
+        ("math", "what is $\\frac{3}{7}$?", "..."),
+        ("alpaca", "say 3\n\nand more", "?"),
+        ("huggingface", "what is 3+1?", "4"),
+    ],
+)
+def test_a_teacher_shows_all_of_it(name: str, question: str, shown: str) -> None:
+    """A demonstration is the solution or the output, not the part of the answer that counts."""
+    task = make(config(f"task={name}", *stored.needed(name)).task, "task")
+    assert right(question, task) == shown
+
+
+def test_the_first_demonstration_of_a_question_is_shown() -> None:
+    rows = [
+        {"q": "a", "n": "7", "long": " it is 7 "},
+        {"q": "a", "n": "7", "long": "seven: 7"},
+        {"q": "b", "n": "8", "long": None},
+    ]
+    task = records(rows, question="q", answer="n", demonstration="long", held_out_share=0.0)
+    assert (right("a", task), right("b", task)) == ("it is 7", "8")
+    with pytest.raises(SelfplayError, match=r"row 1 has no field 'solution'.*task\.demonstration"):
+        records(rows, question="q", answer="n", demonstration="solution")
 
 
 def test_the_match_is_asked() -> None:

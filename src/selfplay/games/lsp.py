@@ -5,6 +5,7 @@ import re
 from selfplay.core import Ask, Episode, Game, Play, SelfplayError, at_least, score, user
 from selfplay.games.challenger_pay import ChallengerPay
 
+SPARK = "{spark}"
 START, END = r"\[\s*start generation\s*\]", r"\[\s*end generation\s*\]"  # around a template in the paper's prompt
 
 
@@ -15,8 +16,12 @@ class LSP(Game):
     (section 1.5; with w = 0 this is the zero-sum LSP-Zero, equations 1-3). Both advantages are pay-offs minus the mean
     of their group: answers to one question are one group, all questions of a step are another.
 
+    Where the challenge has a {spark}, Nature fills it in before each question. (Not in the paper, whose prompt is the
+    same for all questions; a small model then soon asks the same.)
+
     Args:
-        challenge: the Challenger's role prompt, with {task} and {template} where it takes them; the Solver has none.
+        challenge: the Challenger's role prompt, with {task}, {template} and {spark} where it takes them; the Solver has
+            none.
         task: what the questions are about; None leaves it to the Challenger ("None" in the paper's prompt).
         template: the form of a question, with {placeholders} that the Challenger fills in; None is none.
         answers: G, answers a question.
@@ -27,7 +32,6 @@ class LSP(Game):
         SelfplayError: a task or a template that the challenge has no place for.
     """
 
-    roles = ("challenger", "solver")
     judged = ("solver",)
 
     def __init__(
@@ -41,20 +45,27 @@ class LSP(Game):
     ) -> None:
         at_least(1, answers=answers)
         self.challenge = _filled(challenge, {"task": task, "template": template})
+        self.sparked = SPARK in self.challenge
+        self.roles = ("chance", "challenger", "solver") if self.sparked else ("challenger", "solver")
         self.answers, self.pay, self.quality_weight = answers, pay, quality_weight
 
     def play(self) -> Play:
-        [written] = yield [Ask("challenger", user(self.challenge))]
+        challenge = self.challenge
+        if self.sparked:
+            [spark] = yield [Ask("chance")]
+            challenge = challenge.replace(SPARK, spark.text)
+        [written] = yield [Ask("challenger", user(challenge))]
         yield [Ask("solver", user(question(written.text)), group=0)] * self.answers
         return None
 
     def payoffs(self, episode: Episode) -> list[float]:
-        challenger, *solvers = episode.turns
+        *chance, challenger = episode.turns[: len(self.roles) - 1]
+        solvers = episode.turns[len(self.roles) - 1 :]
         rewards = [score(turn, "reward") for turn in solvers]
         qualities = [self.quality_weight * turn.scores.get("quality", 0.0) for turn in solvers]
         replies = [turn.reply.text for turn in solvers]
         asked = self.pay(rewards, qualities, replies, challenger.scores.get("invalid", 0.0) > 0)
-        return [asked, *(r + q for r, q in zip(rewards, qualities, strict=True))]
+        return [*(0.0 for _ in chance), asked, *(r + q for r, q in zip(rewards, qualities, strict=True))]
 
 
 def question(written: str) -> str:

@@ -1,6 +1,7 @@
 """Nature: the player in the seat "chance"."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from random import Random
 
@@ -19,6 +20,11 @@ def chances(ask: Ask) -> tuple[float, ...]:
     if len(weights) != len(ask.options) or min(weights) < 0 or not 0 < sum(weights) < math.inf:
         raise SelfplayError(f"the role '{ask.role}' has {len(ask.options)} options, but the weights {ask.weights}")
     return tuple(w / sum(weights) for w in weights)
+
+
+def numbers(rng: Random, form: str, below: int) -> str:
+    """A text with a whole number drawn from 0 to `below` - 1 in the place of each {}."""
+    return re.sub(r"\{\}", lambda _: str(rng.randrange(below)), form)
 
 
 class Nature(Player):

@@ -49,16 +49,16 @@ def known(question: str, answers: Mapping[str, str]) -> str:
 
 
 def right(question: str, task: Task) -> str:
-    """The right answer to a task's question.
+    """How a task's question is answered: its demonstration, or where there is none its right answer.
 
     Raises:
-        SelfplayError: the task does not know the question, or no answer to it as a text.
+        SelfplayError: the task does not know the question, or neither of the two as a text.
     """
     item = task.item(question)
-    if item is None or not item.answer:
+    if item is None or not (item.demonstration or item.answer):
         what = "no question of" if item is None else "a question without an answer in"
         raise SelfplayError(
             f"'{question[:80]}' is {what} task {type(task).__name__}, "
             "so no teacher can answer it; take a task with answers"
         )
-    return item.answer
+    return item.demonstration or item.answer

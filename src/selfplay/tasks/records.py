@@ -20,6 +20,8 @@ class Records(Task):
         question: the field that holds the question, or several, which are joined; empty ones are left out.
         answer: the field that holds the right answer; None where nobody knows it, and only other referees can judge.
         pattern: a regular expression with one group, the part of the answer that counts; None for all of it.
+        demonstration: the field that holds a whole reply to learn from (update=sft, spin); None where it is the answer.
+            Of rows with one question, the first one's.
         labels: fields by which accuracy is told, too.
         separator: what joins the fields of a question.
         match: (reply, answer) -> 0 to 1, see `selfplay.tasks.match`.
@@ -38,6 +40,7 @@ class Records(Task):
         question: Fields,
         answer: str | None,
         pattern: str | None,
+        demonstration: str | None,
         labels: Sequence[str],
         separator: str,
         match: Callable[[str, str], float],
@@ -48,7 +51,7 @@ class Records(Task):
         check_share("task.held_out_share", held_out_share)
         self.fields = (question,) if isinstance(question, str) else tuple(question)
         self.answer, self.labels, self.separator, self.match = answer, tuple(labels), separator, match
-        self.pattern = _compiled(pattern)
+        self.pattern, self.demonstration = _compiled(pattern), demonstration
         self.judges = answer is not None
         items = self._items(source)
         if held_out_rows is None:
@@ -90,7 +93,8 @@ class Records(Task):
             if not question:
                 raise SelfplayError(f"row {number} has an empty {' and '.join(self.fields)}; leave the row out")
             labels = {name: self._text(row, name, number) for name in self.labels}
-            item = Item(question, self._answer(row, number), labels)
+            shown = "" if self.demonstration is None else self._text(row, self.demonstration, number).strip()
+            item = Item(question, self._answer(row, number), labels, shown)
             other = items.setdefault(question, item)
             if other.answer != item.answer:
                 raise SelfplayError(
@@ -105,7 +109,7 @@ class Records(Task):
         if name not in row:
             raise SelfplayError(
                 f"row {number} has no field '{name}' (its fields: {', '.join(map(str, row)) or 'none'}); "
-                "name the right ones with task.question, task.answer and task.labels"
+                "name the right ones with task.question, task.answer, task.demonstration and task.labels"
             )
         return "" if row[name] is None else str(row[name])
 

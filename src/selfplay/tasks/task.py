@@ -16,11 +16,13 @@ class Item:
         question: the text, as a player is asked.
         answer: a right answer where one is known as text, else "".
         labels: what it belongs to, by which accuracy is told, too: for example {"families": "add", "levels": "2"}.
+        demonstration: a whole reply to learn from, where it is more than `answer` (a solution, an essay), or "".
     """
 
     question: str
     answer: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    demonstration: str = ""
 
 
 class Task(ABC):
