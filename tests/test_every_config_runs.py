@@ -78,7 +78,7 @@ def test_a_step(choice: str, tmp_path: Path) -> None:
     assert set(last) >= TIMES and all(last[name] > 0 for name in TIMES)
     figures = {name: value for name, value in last.items() if name not in ("eval", "opponents")}
     assert all(math.isfinite(value) for value in figures.values()), figures
-    assert last["drift"] < 1e-4
+    assert last["drift"] < (1e-4 if config.player.get("dtype", "float32") == "float32" else 0.05)
     turns = cli.lines(folder / "episodes.jsonl")
     said = [turn for turn in turns if turn["player"] == "learner"]
     check_names(config, last, {turn["role"] for turn in said})

@@ -92,7 +92,7 @@ class Imitation(Update):
         metrics = self.descent.descend(part, weights, losses)
         own = batch.rows(batch.own.nonzero()[:, 0])
         measured = by_role(own, self.descent.logprobs(self.reference, own)) if len(own) else {}
-        return metrics | rate | measured | {"kept": float(len(part))}
+        return metrics | rate | measured | {"kept": float(len(part)), "tokens/kept": float(part.mask.sum())}
 
     def state_dict(self) -> dict[str, object]:
         return {**super().state_dict(), "steps": self.descent.steps}

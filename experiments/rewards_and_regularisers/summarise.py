@@ -1,0 +1,141 @@
+"""Reward x regularizer x opponent, from the folders of the runs: what is learnt, what is asked, how far the model goes.
+
+    python experiments/rewards_and_regularisers/summarise.py multirun/rewards_and_regularisers \\
+        --paper-table multirun/paper_table
+
+Writes results.json (a row a run) and curves.png, and prints the tables in Markdown; 95 % Student's t intervals over the
+seeds. LSP-Zero with the default regularizer and opponent is not run again: it is read from the paper table's runs.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from selfplay.report.statistics import estimate
+from selfplay.runs import load
+
+LAST = 10  # steps over which a figure of training is averaged
+FACTORS = {"reward": "rm", "regularizer": "kl_reverse", "opponent": "latest"}  # with the defaults
+TRAINING = {"invalid": "challenger/invalid", "truth": "solver/truth", "kl": "solver/kl", "ask_kl": "challenger/kl"}
+COLOURS = {"none": "#000000", "kl_forward": "#D55E00", "kl_reverse": "#0072B2"}
+
+
+def lines_of(folder: Path, game: str, until: int | None = None) -> pd.DataFrame:
+    """The metrics of every finished run with its factors; what is not finished is named and left out."""
+    sweep = load(folder)
+    if len(sweep.problems):
+        print(sweep)
+    parts = []
+    for run in sweep.runs[sweep.runs["status"] == "finished"].itertuples():
+        said = dict(part.split("=", 1) for part in run.setting.split() if "=" in part)
+        factors = {name: said.get(name, default) for name, default in FACTORS.items()}
+        part = sweep.metrics[sweep.metrics["run"] == run.run].assign(game=game, **factors)
+        parts.append(part if until is None else part[part["step"] <= until])
+    return pd.concat(parts, ignore_index=True)
+
+
+def ends(lines: pd.DataFrame) -> pd.DataFrame:
+    """A row a run: held-out accuracy before and after; of training the mean of the last steps."""
+    rows = []
+    for key, part in lines.groupby(["game", *FACTORS, "seed"], sort=False):
+        part = part.set_index("step").sort_index()
+        scores = part["eval/accuracy"].dropna()
+        row = dict(zip(("game", *FACTORS, "seed"), key, strict=True)) | {"steps": int(part.index[-1])}
+        row |= {"before": scores.iloc[0], "after": scores.iloc[-1], "best": scores.max()}
+        rows.append(row | {name: part[m].tail(LAST).mean() for name, m in TRAINING.items()})
+    return pd.DataFrame(rows)
+
+
+def shown(values: pd.Series, scale: float = 100.0, digits: int = 1) -> str:
+    """Mean and interval."""
+    found = estimate(values.dropna())
+    mean, low, high = (f"{scale * x:.{digits}f}" for x in (found.mean, found.low, found.high))
+    return mean + (f" [{low}, {high}]" if found.n > 1 else "")
+
+
+def show(runs: pd.DataFrame, by: list[str]) -> None:
+    """A table: one row a cell of the factors in `by`."""
+    print(
+        "| " + " | ".join([*by, "runs", "held-out after, %", "invalid, %", "truth on asked, %", "KL of answers"]) + " |"
+    )
+    print("| " + "--- | " * len(by) + "---: | " * 5)
+    for key, part in runs.groupby(by, sort=False):
+        cells = [*key, str(len(part)), shown(part["after"]), f"{100 * part['invalid'].mean():.0f}"]
+        print("| " + " | ".join([*cells, f"{100 * part['truth'].mean():.0f}", f"{part['kl'].mean():.2f}"]) + " |")
+    print()
+
+
+def effects(runs: pd.DataFrame) -> None:
+    """What a factor does, all else equal: differences to its first value, paired by seed and the other factors."""
+    print("| factor | against | held-out, points | invalid, points | pairs |\n| --- | --- | ---: | ---: | ---: |")
+    for factor, first in zip(FACTORS, ("rm", "none", "latest"), strict=True):
+        others = [f for f in FACTORS if f != factor] + ["seed"]
+        for name in runs[factor].unique():
+            if name == first:
+                continue
+            both = [runs[runs[factor] == value].set_index(others) for value in (name, first)]
+            gaps = [(both[0][c] - both[1][c]).dropna().groupby("seed").mean() for c in ("after", "invalid")]
+            pairs = (both[0]["after"] - both[1]["after"]).notna().sum()
+            print(f"| `{factor}={name}` | `{first}` | {shown(gaps[0])} | {shown(gaps[1])} | {pairs} |")
+    print()
+
+
+def draw(lines: pd.DataFrame, out: Path) -> None:
+    """Held-out accuracy by reward in LSP; accuracy and invalid questions in LSP-Zero; one line an arm."""
+    rewards = list(lines[lines["game"] == "lsp"]["reward"].unique())
+    panels = [("lsp", r, "eval/accuracy", f"LSP, reward={r}: held-out, %") for r in rewards]
+    if "lsp_zero" in set(lines["game"]):
+        panels += [
+            ("lsp_zero", "rm", "eval/accuracy", "LSP-Zero, reward=rm: held-out, %"),
+            ("lsp_zero", "rm", "challenger/invalid", "LSP-Zero: invalid questions, %"),
+        ]
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.6 * len(panels), 3.3))
+    for axis, (game, reward, metric, title) in zip(axes, panels, strict=True):
+        part = lines[(lines["game"] == game) & (lines["reward"] == reward)].dropna(subset=metric)
+        for (regularizer, opponent), arm in part.groupby(["regularizer", "opponent"]):
+            mean = arm.groupby("step")[metric].mean()
+            mean = mean if metric == "eval/accuracy" else mean.rolling(10, min_periods=1).mean()
+            style = "-" if opponent == "latest" else "--"
+            axis.plot(mean.index, 100 * mean, style, color=COLOURS[regularizer], label=f"{regularizer}, {opponent}")
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("step")
+        axis.set_ylim(0, 100)
+        axis.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=6, frameon=False, fontsize=8)
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
+    figure.savefig(out / "curves.png", dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--paper-table", type=Path, default=Path("multirun/paper_table"))
+    parser.add_argument("--out", type=Path, default=Path("experiments/rewards_and_regularisers"))
+    args = parser.parse_args()
+    lines = lines_of(args.folder / "lsp", "lsp")
+    if (args.folder / "lsp_zero").is_dir():
+        zero = [lines_of(args.folder / "lsp_zero" / name, "lsp_zero") for name in ("latest", "uniform")]
+        default = lines_of(args.paper_table / "lsp_zero", "lsp_zero", until=int(zero[0]["step"].max()))
+        lines = pd.concat([lines, *zero, default[default["seed"].isin(zero[0]["seed"])]], ignore_index=True)
+    runs = ends(lines)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "results.json").write_text(
+        json.dumps(json.loads(runs.round(5).to_json(orient="records")), indent=1) + "\n", encoding="utf-8"
+    )
+    lsp = runs[runs["game"] == "lsp"]
+    effects(lsp)
+    show(lsp, list(FACTORS))
+    if "lsp_zero" in set(runs["game"]):
+        show(runs[runs["game"] == "lsp_zero"], ["regularizer", "opponent"])
+    draw(lines, args.out)
+
+
+if __name__ == "__main__":
+    main()
