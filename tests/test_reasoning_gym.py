@@ -108,6 +108,15 @@ def test_mistakes(names: list[str], changes: dict[str, Any], message: str) -> No
         gym(*names, **changes)
 
 
+def test_what_is_no_number_is_no_answer() -> None:
+    """Its scorer finds "nan" within its tolerance of any number."""
+    task = gym("complex_arithmetic")
+    item = task.held_out()[0]
+    entry = task._known[item.question]
+    assert entry.scorer.score_answer("nan", dict(entry.record)) == 1.0
+    assert task.correct(item, "nan") == task.correct(item, "<answer>NaN</answer>") == 0.0
+
+
 # --- answers that would be computed -----------------------------------------------------------------------------------
 
 
