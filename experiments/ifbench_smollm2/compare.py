@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import nltk
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
@@ -51,11 +52,12 @@ def main() -> None:
     parser.add_argument("--judge-only", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("experiments/ifbench_smollm2"))
     args = parser.parse_args()
+    nltk.download = lambda *_, **__: True  # the benchmark's code asks for data with every reply
     task = IFBench(held_out_share=1.0, longest=None)
     file = args.out / "replies.jsonl"
     if not args.judge_only:
         made = said(task, args.max_tokens, args.dtype)
-        rows = [{"prompt": p.text, "response": reply} for p, reply in zip(task.asked, made, strict=True)]
+        rows = [{"prompt": place, "response": reply} for place, reply in enumerate(made)]
         file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     replies = [row["response"] for row in rows]
