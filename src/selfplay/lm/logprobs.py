@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from selfplay.lm.endings import last_states
 from selfplay.lm.packing import can_pack, pack
-from selfplay.lm.sample import left_padded
 
 Menu = tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]  # a prompt and what may be said after it, as token ids
 CHUNK = 1 << 22  # logits in memory at once (entries), 16 MiB in float32
@@ -115,15 +115,11 @@ def _chosen(head: torch.nn.Module, states: Tensor, target: Tensor, temperature: 
 
 
 @torch.no_grad()
-def next_logprobs(model: PreTrainedModel, prompts: Sequence[Sequence[int]], rows: int, pad: int) -> Tensor:
+def next_logprobs(model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], rows: int, pad: int) -> Tensor:
     """[N, V] float32 log-probabilities of the token after each prompt, `rows` prompts at a time."""
-    parts = []
-    for start in range(0, len(prompts), rows):
-        ids, mask = left_padded(prompts[start : start + rows], pad, model.device)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        out = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=1)
-        parts.append(torch.log_softmax(out.logits[:, -1].float(), dim=-1))
-    return torch.cat(parts)
+    head = model.get_output_embeddings()
+    states = last_states(model, prompts, rows, pad)
+    return torch.cat([torch.log_softmax(head(part).float(), dim=-1) for part in torch.split(states, rows)])
 
 
 @torch.no_grad()

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import Cache
 
 from selfplay.core import SelfplayError
+from selfplay.lm.cache import new_cache
 
 if TYPE_CHECKING:
     from selfplay.players.language_model import LanguageModel
@@ -33,9 +34,9 @@ class MixedModel:
         model = first.model
         self.config, self.generation_config, self.device = model.config, model.generation_config, model.device
 
-    def new_cache(self) -> Caches:
-        """An empty cache for both."""
-        return Caches([DynamicCache(config=player.model.config) for player, _ in self.parts])
+    def new_cache(self, room: int) -> Caches:
+        """An empty cache for both, see `selfplay.lm.cache`."""
+        return Caches([new_cache(player.model.config, room) for player, _ in self.parts])
 
     def __call__(self, past_key_values: Caches, **inputs: Any) -> SimpleNamespace:
         logits: list[Tensor] = []
@@ -54,7 +55,7 @@ class MixedModel:
 class Caches:
     """A cache for each model, which lose and repeat rows together."""
 
-    def __init__(self, caches: list[DynamicCache]) -> None:
+    def __init__(self, caches: list[Cache]) -> None:
         self.caches = caches
 
     def batch_select_indices(self, indices: Tensor) -> None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
+from selfplay.lm.cache import new_cache
 from selfplay.lm.mixture import MixedModel
 
 
@@ -77,7 +78,7 @@ def sample(
     owner = torch.tensor([where[p] for p in prompts], device=model.device)
     uniforms = torch.from_numpy(np.stack([dice(key, max_tokens) for key in keys]))
     ids, mask = left_padded(distinct, pad, model.device)
-    cache = model.new_cache() if isinstance(model, MixedModel) else DynamicCache(config=model.config)
+    cache = model.new_cache(max_tokens) if isinstance(model, MixedModel) else new_cache(model.config, max_tokens)
     out = model(
         input_ids=ids,
         attention_mask=mask,

@@ -9,6 +9,7 @@ from transformers import AutoModelForSequenceClassification
 
 from selfplay.core import Policy, Referee, SelfplayError, Turn, at_least
 from selfplay.lm.chat import Chat
+from selfplay.lm.endings import last_states
 from selfplay.lm.load import load_model, load_tokenizer
 from selfplay.lm.sample import left_padded
 from selfplay.referees.distinct import Pair, score_distinct
@@ -46,6 +47,7 @@ class RewardModel(Referee):
         config.pad_token_id = -1  # never seen, so the last position is read; padding is left
         self.context: int | None = getattr(config, "max_position_embeddings", None)
         self.chat, self.truncate, self.rows = Chat(self.tokenizer, chat), truncate, rows
+        self._on_states = self._scores_states()
 
     def score(self, turns: Sequence[Turn], players: Mapping[str, Policy]) -> Tensor:
         return score_distinct(turns, self.logits)
@@ -60,6 +62,9 @@ class RewardModel(Referee):
         fitted = [self.conversation(pair) for pair in pairs]
         self.metrics = {"truncated": sum(cut for _, cut in fitted) / len(fitted)}
         ids = [conversation for conversation, _ in fitted]
+        if self._on_states:
+            scores: Tensor = self.model.score(last_states(self.model, ids, self.rows, self._pad))
+            return scores.squeeze(-1).float()
         return torch.cat([self._read(ids[i : i + self.rows]) for i in range(0, len(ids), self.rows)])
 
     def conversation(self, pair: Pair) -> tuple[tuple[int, ...], bool]:
@@ -87,9 +92,23 @@ class RewardModel(Referee):
         messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         return self.chat.ids(messages, generate=False)
 
-    def _read(self, conversations: list[tuple[int, ...]]) -> Tensor:
+    @property
+    def _pad(self) -> int:
         pad = self.tokenizer.pad_token_id
-        ids, mask = left_padded(conversations, self.tokenizer.eos_token_id if pad is None else pad, self.model.device)
+        return int(self.tokenizer.eos_token_id if pad is None else pad)
+
+    def _read(self, conversations: list[tuple[int, ...]]) -> Tensor:
+        ids, mask = left_padded(conversations, self._pad, self.model.device)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         logits: Tensor = self.model(input_ids=ids, attention_mask=mask, position_ids=positions).logits
         return logits.squeeze(-1).float()
+
+    def _scores_states(self) -> bool:
+        """Whether the model's logit is its layer `score` on the last hidden state, by a trial."""
+        head = getattr(self.model, "score", None)
+        if not isinstance(head, torch.nn.Linear):
+            return False
+        text = (1, 2, 3, 4)
+        with torch.no_grad():
+            ours = head(last_states(self.model, [text], 1, 0)).squeeze(-1).float()
+            return torch.allclose(ours, self._read([text]), rtol=1e-3, atol=1e-3)

@@ -1,0 +1,59 @@
+"""Keys and values with room for what is still to be said: a token is written into its place instead of copying all."""
+
+from torch import Tensor
+from transformers import Cache, DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer
+
+
+class Growing(DynamicLayer):  # type: ignore[misc]
+    """A layer's keys and values, [B, H, S, D] each: views of tensors that have `room` more places when they move."""
+
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+        self._keys: Tensor | None = None
+        self._values: Tensor | None = None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Write the states behind those that are there; all of them so far."""
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        if self._keys is None or self._values is None or end > self._keys.shape[-2]:
+            if start == 0:
+                self.lazy_initialization(key_states, value_states)
+                self._take(key_states, value_states)
+                return self.keys, self.values
+            self._take(self.keys, self.values, key_states.shape[-2])
+        assert self._keys is not None and self._values is not None
+        self._keys[:, :, start:end], self._values[:, :, start:end] = key_states, value_states
+        self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows, in this order; a row may be taken more than once."""
+        if self.get_seq_length():
+            self._take(self.keys[indices], self.values[indices])
+
+    def _take(self, keys: Tensor, values: Tensor, more: int = 0) -> None:
+        """Copy the states to where there is room behind them, for `more` at least."""
+        size, room = keys.shape[-2], max(self.room, more)
+        self._keys = keys.new_empty(*keys.shape[:-2], size + room, keys.shape[-1])
+        self._values = values.new_empty(*values.shape[:-2], size + room, values.shape[-1])
+        self._keys[:, :, :size], self._values[:, :, :size] = keys, values
+        self.keys, self.values = self._keys[:, :, :size], self._values[:, :, :size]
+
+
+def new_cache(config: PreTrainedConfig, room: int) -> Cache:
+    """An empty cache for a model, which can take `room` tokens after what it reads first without moving.
+
+    A model with layers of another kind (a window, a state) gets transformers' own.
+    """
+    cache = DynamicCache(config=config)
+    if all(type(layer) is DynamicLayer for layer in cache.layers) and cache.layers:
+        cache.layers = [Growing(room) for _ in cache.layers]
+    return cache

@@ -1,0 +1,96 @@
+"""Many texts, each read to its last token, where judges and reward models look: common beginnings are read once."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from selfplay.lm.packing import can_pack, pack
+from selfplay.lm.sample import left_padded
+
+Text = tuple[int, ...]
+DEEP = 64  # beginnings within beginnings that are told apart
+
+
+@torch.no_grad()
+def last_states(model: PreTrainedModel, texts: Sequence[Text], rows: int, pad: int) -> Tensor:
+    """[N, H] the hidden state of each text's last token, `rows` texts at a time.
+
+    Where the model takes it, texts with a common beginning share its reading (see `selfplay.lm.packing`).
+    """
+    packs = can_pack(model) and min(map(len, texts)) > 1
+    order = sorted(range(len(texts)), key=texts.__getitem__)
+    parts = []
+    for start in range(0, len(order), rows):
+        some = [texts[i] for i in order[start : start + rows]]
+        parts.append(_packed(model, some) if packs else _plain(model, some, pad))
+    back = torch.empty(len(order), dtype=torch.int64)
+    back[torch.tensor(order)] = torch.arange(len(order))
+    return torch.cat(parts)[back.to(model.device)]
+
+
+def _plain(model: PreTrainedModel, texts: Sequence[Text], pad: int) -> Tensor:
+    ids, mask = left_padded(texts, pad, model.device)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    decoder = model.get_decoder()
+    out = decoder(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
+    last: Tensor = out.last_hidden_state[:, -1]
+    return last
+
+
+def _packed(model: PreTrainedModel, texts: Sequence[Text]) -> Tensor:
+    shared = beginnings(texts)
+    rests = [text[n:] for text, n in zip(texts, shared, strict=True)]
+    lengths = torch.tensor([len(rest) for rest in rests])
+    replies = torch.zeros(len(texts), int(lengths.max()), dtype=torch.int64)
+    for row, rest in enumerate(rests):
+        replies[row, : len(rest)] = torch.tensor(rest)
+    mask = torch.arange(replies.shape[1]) < lengths[:, None]
+    prompts = [torch.tensor(text[:n], dtype=torch.int64) for text, n in zip(texts, shared, strict=True)]
+    packed = pack(prompts, replies, mask).to(model.device)
+    states: Tensor = model.get_decoder()(
+        input_ids=packed.ids,
+        attention_mask=packed.attention(model.dtype),
+        position_ids=packed.positions,
+        use_cache=False,
+    ).last_hidden_state
+    ends = packed.mask.sum(1, keepdim=True) - 1
+    columns = packed.columns.gather(1, ends)[:, 0] + 1  # behind the one that predicts the last token
+    return states[packed.rows[:, 0], columns][packed.owner]
+
+
+def beginnings(texts: Sequence[Text]) -> list[int]:
+    """How many tokens of each text, in sorted order, are read together with its neighbours'.
+
+    Neighbours are taken together where that makes fewer tokens to read. Two tokens of each text are its own.
+    """
+    common = [0, *(_common(one, other) for one, other in pairwise(texts))]
+    return _split(texts, common, 0, len(texts), 0)[1]
+
+
+def _split(texts: Sequence[Text], common: Sequence[int], first: int, last: int, depth: int) -> tuple[int, list[int]]:
+    """Of the texts from `first` to before `last`: how many tokens are read, and how many of each are shared.
+
+    All are read together, or apart wherever two neighbours have the least in common.
+    """
+    lengths = [len(text) for text in texts[first:last]]
+    least = min(common[first + 1 : last], default=lengths[0])
+    shared = max(0, min(least, min(lengths) - 2))
+    together = shared + sum(lengths) - shared * len(lengths)
+    if len(lengths) == 1 or depth == DEEP:
+        return together, [shared] * len(lengths)
+    cuts = [first, *(i for i in range(first + 1, last) if common[i] == least), last]
+    parts = [_split(texts, common, one, other, depth + 1) for one, other in pairwise(cuts)]
+    apart = sum(tokens for tokens, _ in parts)
+    if together <= apart:
+        return together, [shared] * len(lengths)
+    return apart, [n for _, some in parts for n in some]
+
+
+def _common(one: Text, other: Text) -> int:
+    for i, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
+            return i
+    return min(len(one), len(other))
