@@ -95,7 +95,7 @@ def tell(turns: pd.DataFrame, out: Path) -> None:
                 question = game[game["role"] == "challenger"].iloc[0]["reply"]
                 parts.append(f"* **{json.dumps(question, ensure_ascii=False)}**")
                 for turn in game[game["role"] == "solver"].head(3).itertuples():
-                    parts.append(f"    * {json.dumps(turn.reply, ensure_ascii=False)} → {turn.scores['reward']:.0f}")
+                    parts.append(f"    * {json.dumps(turn.reply, ensure_ascii=False)} → {turn.payoff:.0f}")
     (out / "transcripts.md").write_text("\n".join(parts) + "\n", encoding="utf-8")
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -337,7 +338,8 @@ def _with_adapter(model: PreTrainedModel, lora: Mapping[str, Any], seed: int) ->
     """The model frozen under a fresh LoRA adapter, whose random half is a function of the seed."""
     from peft import LoraConfig, get_peft_model
 
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")  # peft's own affair
         torch.manual_seed(seed)
         return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora)).eval()  # type: ignore[return-value]
 
