@@ -12,4 +12,7 @@ data=(game=dataset reward=rm)
 rates=(seed=9 steps=75 update.optimizer.lr=3e-5,1e-4,3e-4)
 "$python" run.py -m "${jobs[@]}" "${sft[@]}" "${rates[@]}" sweep=baselines/rates/sft
 "$python" run.py -m "${jobs[@]}" "${data[@]}" "${rates[@]}" update=rejection,dpo sweep=baselines/rates/data
-"$python" run.py -m "${jobs[@]}" "${data[@]}" "${rates[@]}" update=grpo regularizer=kl_forward sweep=baselines/rates/grpo
+five=(seed=0,1,2,3,4 steps=100)
+"$python" run.py -m "${jobs[@]}" "${sft[@]}" "${five[@]}" update.optimizer.lr=3e-4 sweep=baselines/sft
+"$python" run.py -m "${jobs[@]}" "${data[@]}" "${five[@]}" update=rejection update.optimizer.lr=1e-4 sweep=baselines/rejection
+"$python" run.py -m "${jobs[@]}" "${data[@]}" "${five[@]}" update=dpo update.optimizer.lr=3e-4 sweep=baselines/dpo

@@ -21,7 +21,7 @@ import pandas as pd
 from selfplay.report.statistics import estimate, sign_flip
 from selfplay.runs import load
 
-STEPS = 150
+STEPS = 100
 SEEDS = (0, 1, 2, 3, 4)
 METHODS = {  # folder -> name, what it is given beside the model
     "sft": ("SFT", "questions, right answers"),
@@ -54,7 +54,7 @@ def curves(folder: Path) -> pd.DataFrame:
 def rates(folder: Path) -> dict[str, dict[str, float]]:
     """Method -> learning rate -> held-out accuracy on the seed that chose it."""
     out: dict[str, dict[str, float]] = {}
-    for name in ("sft", "data", "grpo"):
+    for name in ("sft", "data"):
         for run in load(folder / name).runs.itertuples():
             said = dict(part.split("=", 1) for part in run.setting.split() if "=" in part)
             out.setdefault(said["update"], {})[said["update.optimizer.lr"]] = float(run.optimized)

@@ -9,6 +9,7 @@ the table in Markdown; 95 % Student's t intervals over the seeds.
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -57,7 +58,9 @@ def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
         fresh = [expression(item.question) not in ever for item in task.held_out()]
         scores = {}
         for when, step in (("before", 0), ("after", int(run.steps))):
-            correct = [c == "1" for c in _evaluation(folder / str(run.run), step)["correct"]]
+            found = _evaluation(folder / str(run.run), step)
+            correct = [c == "1" for c in found["correct"]]
+            scores |= {f"{operation} {when}": found["operations"][operation] for operation in "+-*"}
             unasked = [c for c, is_fresh in zip(correct, fresh, strict=True) if is_fresh]
             scores |= {when: sum(correct) / len(correct), f"unasked {when}": sum(unasked) / len(unasked)}
         rows.append(where | scores | {"unasked questions": sum(fresh), "ever asked": len(ever)})
@@ -66,7 +69,7 @@ def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     return pd.DataFrame(rows), pd.concat(lines), pd.concat(turns)
 
 
-def _evaluation(folder: Path, step: int) -> dict[str, str]:
+def _evaluation(folder: Path, step: int) -> dict[str, Any]:
     for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         found = json.loads(line)
         if found["step"] == step:
@@ -135,6 +138,10 @@ def main() -> None:
         gains = (part["after"] - part["before"], part["unasked after"] - part["unasked before"])
         cells = [arm, str(len(part)), shown(part["before"]), shown(part["after"]), *map(shown, gains)]
         print("| " + " | ".join([*cells, f"{part['ever asked'].mean():.0f}"]) + " |")
+    print("\n| Challenger | + before → after, % | - | * |\n| --- | ---: | ---: | ---: |")
+    for arm, part in runs.groupby("arm", sort=False):
+        cells = [f"{100 * part[f'{o} before'].mean():.0f} → {shown(part[f'{o} after'])}" for o in "+-*"]
+        print(f"| {arm} | " + " | ".join(cells) + " |")
     tell(turns, args.out)
     draw(lines, args.out)
 
