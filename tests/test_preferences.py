@@ -53,9 +53,9 @@ def test_spin_by_hand() -> None:
 
 
 def test_sppo_by_hand() -> None:
-    """eta = 2: what wins 3/4 is to rise by 1/2, what wins 1/4 to fall by 1/2; they moved by 1 and 0."""
-    loss = sppo(torch.tensor([1.0]), torch.tensor([0.0]), torch.tensor([0.75]), torch.tensor([0.25]), beta=0.5)
-    assert loss.tolist() == pytest.approx([(0.5**2 + 0.5**2) / 2])
+    """eta = 2: what wins 3/4 is to rise by 1/2, what wins 1/4 to fall by 1/2; they moved by 2 and 0."""
+    loss = sppo(torch.tensor([2.0]), torch.tensor([0.0]), torch.tensor([0.75]), torch.tensor([0.25]), beta=0.5)
+    assert loss.tolist() == pytest.approx([(1.5**2 + 0.5**2) / 2])
 
 
 def test_kto_by_hand() -> None:
