@@ -105,7 +105,7 @@ def draw(lines: pd.DataFrame, out: Path) -> None:
             axis.plot(mean.index, 100 * mean, style, color=COLOURS[regularizer], label=f"{regularizer}, {opponent}")
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("step")
-        axis.set_ylim(0, 100)
+        axis.set_ylim(*((20, 65) if metric == "eval/accuracy" else (0, 100)))
         axis.spines[["top", "right"]].set_visible(False)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=6, frameon=False, fontsize=8)
@@ -121,9 +121,9 @@ def main() -> None:
     args = parser.parse_args()
     lines = lines_of(args.folder / "lsp", "lsp")
     if (args.folder / "lsp_zero").is_dir():
-        zero = [lines_of(args.folder / "lsp_zero" / name, "lsp_zero") for name in ("latest", "uniform")]
-        default = lines_of(args.paper_table / "lsp_zero", "lsp_zero", until=int(zero[0]["step"].max()))
-        lines = pd.concat([lines, *zero, default[default["seed"].isin(zero[0]["seed"])]], ignore_index=True)
+        zero = lines_of(args.folder / "lsp_zero", "lsp_zero")
+        default = lines_of(args.paper_table / "lsp_zero", "lsp_zero", until=int(zero["step"].max()))
+        lines = pd.concat([lines, zero, default[default["seed"].isin(zero["seed"])]], ignore_index=True)
     runs = ends(lines)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "results.json").write_text(
