@@ -148,6 +148,7 @@ def test_who_does_not_obey_our_mask_reads_one_reply_a_row(config: PretrainedConf
         model = AutoModelForCausalLM.from_config(config).eval()
     perturb(model, 0.2)
     assert not can_pack(model)
+    assert not can_pack(copy.deepcopy(model).to(torch.bfloat16)), "rounding does not hide it"
 
 
 def test_rows_of_one_prompt_with_many_replies_are_not_long() -> None:

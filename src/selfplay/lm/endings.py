@@ -21,7 +21,7 @@ def last_states(model: PreTrainedModel, texts: Sequence[Text], rows: int, pad: i
     Where the model takes it, texts with a common beginning share its reading (see `selfplay.lm.packing`).
     """
     packs = can_pack(model) and min(map(len, texts)) > 1
-    order = sorted(range(len(texts)), key=texts.__getitem__)
+    order = sorted(range(len(texts)), key=texts.__getitem__ if packs else lambda i: len(texts[i]))
     parts = []
     for start in range(0, len(order), rows):
         some = [texts[i] for i in order[start : start + rows]]
