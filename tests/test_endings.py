@@ -15,10 +15,11 @@ from transformers import (
     PreTrainedModel,
     Qwen3Config,
 )
+from transformers.cache_utils import DynamicLayer
 
 from selfplay.lm import endings
-from selfplay.lm.cache import Growing, new_cache
-from selfplay.lm.endings import beginnings, last_states
+from selfplay.lm.cache import BLOCK, Growing, new_cache
+from selfplay.lm.endings import beginnings, last_states, worth_while
 from selfplay.players.language_model import LanguageModel
 
 Text = tuple[int, ...]
@@ -105,6 +106,17 @@ def test_other_architectures(config: PretrainedConfig) -> None:
             torch.testing.assert_close(row, alone(model, text), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("shared", "own", "members", "worth"),
+    [(30, 200, 32, False), (1, 1000, 32, False), (30, 30, 8, True), (9, 1, 2, True)],
+)
+def test_texts_that_share_little_are_read_one_a_row(shared: int, own: int, members: int, worth: bool) -> None:
+    """A row of many takes more attention; what is there twice counts once."""
+    family = [(*range(shared), *(1000 * i + k for k in range(own + 1))) for i in range(1, members + 1)]
+    assert worth_while(family) == worth_while([*family, family[0]]) == worth
+    assert not worth_while([*family, (1,)])
+
+
 # --- the cache --------------------------------------------------------------------------------------------------------
 
 
@@ -136,6 +148,41 @@ def test_a_token_moves_nothing_while_there_is_room() -> None:
         assert layer.keys.data_ptr() == place
     layer.update(torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 1))
     assert layer.keys.data_ptr() != place and layer.get_seq_length() == 7
+
+
+def test_no_more_room_than_can_be_needed() -> None:
+    """Not for what was said already, and not for a long reply before it is long."""
+    layer = Growing(room=1000)
+    layer.update(torch.ones(3, 1, 50, 1), torch.ones(3, 1, 50, 1))
+    sizes = set()
+    for t in range(1000):
+        layer.update(torch.ones(3, 1, 1, 1), torch.ones(3, 1, 1, 1))
+        sizes.add(layer._keys.shape[-2])  # type: ignore[union-attr]
+        assert layer._keys.shape[-2] <= min(51 + t + BLOCK, 1050)  # type: ignore[union-attr]
+    assert len(sizes) <= 1 + 1000 // BLOCK
+    late = Growing(room=1000)
+    late.update(torch.ones(3, 1, 1000, 1), torch.ones(3, 1, 1000, 1))
+    late._most = 1010
+    late.batch_select_indices(torch.tensor([2]))
+    assert late._keys.shape == (1, 1, 1010, 1)  # type: ignore[union-attr]
+
+
+def test_what_moves_the_states_is_noticed() -> None:
+    """Methods of the base class that nobody here calls."""
+    layer, plain = Growing(room=4), DynamicLayer()
+    one, two = torch.arange(6.0).reshape(2, 1, 3, 1), torch.ones(2, 1, 1, 1)
+    for each in (layer, plain):
+        each.update(one, one)
+        each.reorder_cache(torch.tensor([1, 0]))
+        each.update(two, two)
+        each.batch_repeat_interleave(2)
+        each.crop(-2)
+        each.update(torch.zeros(4, 1, 1, 1), torch.zeros(4, 1, 1, 1))
+    assert torch.equal(layer.keys, plain.keys) and layer.keys[:, 0, :, 0].tolist() == [[3, 4, 0]] * 2 + [[0, 1, 0]] * 2
+    for each in (layer, plain):
+        each.reset()
+        each.update(torch.ones(1, 1, 2, 1), torch.ones(1, 1, 2, 1))
+    assert torch.equal(layer.keys, plain.keys) and layer.get_seq_length() == 2
 
 
 def test_layers_of_another_kind_keep_their_own_cache() -> None:

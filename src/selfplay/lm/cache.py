@@ -4,16 +4,22 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
+BLOCK = 128  # places that are kept free at most, so that what leaves early does not hold the memory of the longest
+
 
 class Growing(DynamicLayer):  # type: ignore[misc]
-    """A layer's keys and values, [B, H, S, D] each: views of tensors that have `room` more places when they move."""
+    """A layer's keys and values, [B, H, S, D] each: views of larger tensors.
+
+    Args:
+        room: how many tokens come after what is read first, as far as is known; more are taken, too.
+    """
 
     keys: Tensor
     values: Tensor
 
     def __init__(self, room: int) -> None:
         super().__init__()
-        self.room = room
+        self.room, self._most = room, 0
         self._keys: Tensor | None = None
         self._values: Tensor | None = None
 
@@ -23,11 +29,12 @@ class Growing(DynamicLayer):  # type: ignore[misc]
         """Write the states behind those that are there; all of them so far."""
         start = self.get_seq_length()
         end = start + key_states.shape[-2]
-        if self._keys is None or self._values is None or end > self._keys.shape[-2]:
-            if start == 0:
-                self.lazy_initialization(key_states, value_states)
-                self._take(key_states, value_states)
-                return self.keys, self.values
+        if start == 0:
+            self.lazy_initialization(key_states, value_states)
+            self._most = end + self.room
+            self._take(key_states, value_states)
+            return self.keys, self.values
+        if not self._owns() or end > self._keys.shape[-2]:  # type: ignore[union-attr]
             self._take(self.keys, self.values, key_states.shape[-2])
         assert self._keys is not None and self._values is not None
         self._keys[:, :, start:end], self._values[:, :, start:end] = key_states, value_states
@@ -39,9 +46,14 @@ class Growing(DynamicLayer):  # type: ignore[misc]
         if self.get_seq_length():
             self._take(self.keys[indices], self.values[indices])
 
+    def _owns(self) -> bool:
+        """Whether the states are still where there is room behind them; a method of the base class may move them."""
+        return self._keys is not None and self.keys.data_ptr() == self._keys.data_ptr()
+
     def _take(self, keys: Tensor, values: Tensor, more: int = 0) -> None:
         """Copy the states to where there is room behind them, for `more` at least."""
-        size, room = keys.shape[-2], max(self.room, more)
+        size = keys.shape[-2]
+        room = max(min(self._most - size, BLOCK), more)
         self._keys = keys.new_empty(*keys.shape[:-2], size + room, keys.shape[-1])
         self._values = values.new_empty(*values.shape[:-2], size + room, values.shape[-1])
         self._keys[:, :, :size], self._values[:, :, :size] = keys, values

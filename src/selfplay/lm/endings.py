@@ -12,15 +12,17 @@ from selfplay.lm.sample import left_padded
 
 Text = tuple[int, ...]
 DEEP = 64  # beginnings within beginnings that are told apart
+WORTH = 0.8  # of the tokens: where more would be left to read, texts are read one a row, without a mask of ours
 
 
 @torch.no_grad()
 def last_states(model: PreTrainedModel, texts: Sequence[Text], rows: int, pad: int) -> Tensor:
     """[N, H] the hidden state of each text's last token, `rows` texts at a time.
 
-    Where the model takes it, texts with a common beginning share its reading (see `selfplay.lm.packing`).
+    Where the model takes it and it is worth while, texts with a common beginning share its reading (see
+    `selfplay.lm.packing`).
     """
-    packs = can_pack(model) and min(map(len, texts)) > 1
+    packs = can_pack(model) and worth_while(texts)
     order = sorted(range(len(texts)), key=texts.__getitem__ if packs else lambda i: len(texts[i]))
     parts = []
     for start in range(0, len(order), rows):
@@ -61,13 +63,24 @@ def _packed(model: PreTrainedModel, texts: Sequence[Text]) -> Tensor:
     return states[packed.rows[:, 0], columns][packed.owner]
 
 
+def worth_while(texts: Sequence[Text]) -> bool:
+    """Whether common beginnings save enough: a row of many texts takes more attention, and a mask."""
+    distinct = sorted(set(texts))
+    return min(map(len, distinct)) > 1 and _tree(distinct)[0] <= WORTH * sum(map(len, distinct))
+
+
 def beginnings(texts: Sequence[Text]) -> list[int]:
     """How many tokens of each text, in sorted order, are read together with its neighbours'.
 
     Neighbours are taken together where that makes fewer tokens to read. Two tokens of each text are its own.
     """
+    return _tree(texts)[1]
+
+
+def _tree(texts: Sequence[Text]) -> tuple[int, list[int]]:
+    """How many tokens are read of texts in sorted order, and `beginnings`."""
     common = [0, *(_common(one, other) for one, other in pairwise(texts))]
-    return _split(texts, common, 0, len(texts), 0)[1]
+    return _split(texts, common, 0, len(texts), 0)
 
 
 def _split(texts: Sequence[Text], common: Sequence[int], first: int, last: int, depth: int) -> tuple[int, list[int]]:
