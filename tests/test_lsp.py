@@ -2,6 +2,7 @@
 
 import re
 from functools import partial
+from pathlib import Path
 
 import cli
 import pytest
@@ -109,6 +110,23 @@ def test_nature_fills_the_spark_in() -> None:
     assert game.payoffs(episodes[0]) == [0.0, 1.5, 3.0, 2.0]
 
 
-def test_a_spark_needs_nature() -> None:
-    refused = cli.run("prompts.challenge='As in {spark}.'", "steps=1")
-    assert refused.code == 1 and "chance" in refused.err
+def test_a_spark_needs_nature(tmp_path: Path) -> None:
+    """And the remedy that the message has is one."""
+    sparked = ["prompts.challenge='As in {spark}.'", "steps=1", "episodes=2", "eval=none"]
+    refused = cli.run(*sparked)
+    assert refused.code == 1 and "the role 'chance' of LSP has no player" in refused.err
+    found = re.search(r"with '(.+)' \+seats\.chance=nature", refused.err)
+    assert found is not None
+    ended = cli.run(*sparked, found[1], "+seats.chance=nature", f"hydra.run.dir={tmp_path / 'run'}")
+    assert ended.code == 0, ended.err
+    said = [t for t in cli.lines(tmp_path / "run" / "episodes.jsonl") if t["role"] == "challenger"]
+    assert len(said) == 2 and all(re.fullmatch(r"As in \d \+ \d\.", turn["prompt"]) for turn in said)
+
+
+def test_what_a_value_or_a_spark_holds_is_no_placeholder() -> None:
+    form = LSP("{template}: {task}.", "{spark}", "Explain {spark}", 1, lsp, 1.0)
+    assert form.roles == ("challenger", "solver") and form.challenge == "Explain {spark}: {spark}."
+    say, chance = Script(lambda ask: Reply("x")), Script(lambda ask: Reply("{task} {spark}"))
+    both = LSP("{spark} of {task}, {spark}", "{spark}", None, 1, lsp, 1.0)
+    [episode] = play(both, {"chance": chance, "challenger": say, "solver": say}, [0], key="k")
+    assert episode.turns[1].ask.prompt == "{task} {spark} of {spark}, {task} {spark}"

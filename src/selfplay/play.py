@@ -8,6 +8,12 @@ import torch
 
 from selfplay.core import Ask, Batch, Episode, Game, Play, Player, Policy, Referee, Reply, SelfplayError, Turn
 
+NATURE = (
+    "seat Nature there, with what she draws, for example with "
+    "'+players.nature={_target_: selfplay.players.nature.Nature, draw: {_target_: selfplay.players.nature.numbers, "
+    '_partial_: true, form: "{} + {}", below: 10}}\' +seats.chance=nature'
+)
+
 
 def play(
     game: Game,
@@ -51,7 +57,7 @@ def check_seats(game: Game, seats: Mapping[str, object]) -> None:
         if role not in seats:
             raise SelfplayError(
                 f"the role '{role}' of {type(game).__name__} has no player (seats: {', '.join(seats) or 'none'}); "
-                f"seat one, for example +seats.{role}=learner"
+                + (NATURE if role == "chance" else f"seat one, for example +seats.{role}=learner")
             )
 
 

@@ -44,16 +44,16 @@ class LSP(Game):
         quality_weight: float,
     ) -> None:
         at_least(1, answers=answers)
-        self.challenge = _filled(challenge, {"task": task, "template": template})
-        self.sparked = SPARK in self.challenge
-        self.roles = ("chance", "challenger", "solver") if self.sparked else ("challenger", "solver")
+        parts = _filled(challenge, {"task": task, "template": template})
+        self.roles = ("chance", "challenger", "solver") if len(parts) > 1 else ("challenger", "solver")
+        self.parts, self.challenge = parts, SPARK.join(parts)
         self.answers, self.pay, self.quality_weight = answers, pay, quality_weight
 
     def play(self) -> Play:
         challenge = self.challenge
-        if self.sparked:
+        if "chance" in self.roles:
             [spark] = yield [Ask("chance")]
-            challenge = challenge.replace(SPARK, spark.text)
+            challenge = spark.text.join(self.parts)
         [written] = yield [Ask("challenger", user(challenge))]
         yield [Ask("solver", user(question(written.text)), group=0)] * self.answers
         return None
@@ -79,12 +79,14 @@ def question(written: str) -> str:
     return written if inner == written else inner.strip()
 
 
-def _filled(challenge: str, values: dict[str, str | None]) -> str:
-    """The prompt with its values; what a value holds cannot act as a placeholder."""
+def _filled(challenge: str, values: dict[str, str | None]) -> list[str]:
+    """The prompt with its values, in parts between which the spark comes; no value can act as a placeholder."""
     for name, value in values.items():
         if value is not None and f"{{{name}}}" not in challenge:
             raise SelfplayError(
                 f"game.{name} is '{value}', but the Challenger's prompt has no {{{name}}}; take prompts=paper, or "
                 "write it into game.challenge"
             )
-    return re.sub(r"\{(task|template)\}", lambda match: str(values[match[1]]), challenge)
+    return [
+        re.sub(r"\{(task|template)\}", lambda match: str(values[match[1]]), part) for part in challenge.split(SPARK)
+    ]
