@@ -156,6 +156,7 @@ def test_what_is_kept() -> None:
 
     assert kept(imitation.best(turns, turns.groups)) == [1]
     assert kept(imitation.above(turns, turns.groups, 1.5)) == [1, 2, 3, 4]
+    assert kept(imitation.above(turns, turns.groups, 2.0)) == [1, 2]  # not what is paid as much
     assert kept(imitation.taught(turns, turns.groups)) == []
     shown = replace(turns, taught=(False, True, False, False, True))
     assert kept(imitation.taught(shown, turns.groups)) == [1, 4]

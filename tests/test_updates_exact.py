@@ -188,9 +188,10 @@ def test_spin_ends_where_the_teacher_is() -> None:
     assert metrics["pairs"] == 16 and metrics["solver/kl"] < 1e-6
 
 
-def test_the_previous_iterate_is_refreshed() -> None:
+@pytest.mark.parametrize("name", ["dpo", "sppo", "kto"])
+def test_the_previous_iterate_is_refreshed(name: str) -> None:
     policy = table()
-    update = updated(policy, "sppo", "update.refresh=2", "update.beta=1.0")
+    update = updated(policy, name, "update.refresh=2", "update.beta=1.0", "update.compare=group")
     update.step(every(policy))
     assert update.frozen == {}
     update.step(every(policy))
@@ -252,6 +253,24 @@ def test_kto_by_hand() -> None:
     torch.testing.assert_close(policy.logits.detach()[0], -gradient)
     assert metrics["loss"] == pytest.approx((0.5 + 1.5) / 2) and metrics["ties"] == 1
     assert metrics["solver/kl_baseline"] == 0.0
+    assert update.last_advantages is not None  # what a turn is pulled with, before weights
+    assert update.last_advantages.tolist() == pytest.approx([0.1, -0.1, 0.0])
+
+
+def test_ktos_baseline_is_in_the_loss() -> None:
+    """The policy has p = 0.7 where the reference has 1/4, and 0.1: z is the mean log-ratio of what was said."""
+    policy = table(spread=0.0)
+    update = updated(policy, "kto", "update.compare=group", "update.beta=1.0")
+    policy.logits.data[0] = torch.tensor([0.7, 0.1, 0.1, 0.1]).log()
+    metrics = update.step(said(policy, (0, 0, 0, 1), (1.0, 1.0, 1.0, -1.0), None))
+    up, down = np.log(0.7 / 0.25), np.log(0.1 / 0.25)
+    z = (3 * up + down) / 4
+    assert z > 0.5 and metrics["solver/kl_baseline"] == pytest.approx(z)
+
+    def missed(x: float) -> float:
+        return 1 / (1 + float(np.exp(x)))
+
+    assert metrics["loss"] == pytest.approx((3 * missed(up - z) + missed(z - down)) / 4)
 
 
 # --- somebody else's turns --------------------------------------------------------------------------------------------
