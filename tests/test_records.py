@@ -24,8 +24,8 @@ QA = [{"question": f"q{i}", "answer": f"a{i}", "kind": "even" if i % 2 == 0 else
 
 def records(rows: Any = QA, **changes: Any) -> Records:
     options: dict[str, Any] = {
-        "question": "question", "answer": "answer", "pattern": None, "demonstration": None, "labels": [],
-        "separator": "\n\n", "match": exact,
+        "question": "question", "answer": "answer", "pattern": None, "demonstration": None, "longest": None,
+        "labels": [], "separator": "\n\n", "match": exact,
         "held_out_rows": None, "held_out_share": 0.125, "most": None,
     }  # fmt: skip
     return Records(rows, **{**options, **changes})
@@ -95,6 +95,17 @@ def test_the_first_demonstration_of_a_question_is_shown() -> None:
     assert (right("a", task), right("b", task)) == ("it is 7", "8")
     with pytest.raises(SelfplayError, match=r"row 1 has no field 'solution'.*task\.demonstration"):
         records(rows, question="q", answer="n", demonstration="solution")
+
+
+def test_long_demonstrations_are_not_drawn() -> None:
+    rows = [{"q": f"q{i}", "long": "x" * i} for i in range(40)]
+    options: dict[str, Any] = {"question": "q", "answer": None, "demonstration": "long", "held_out_share": 0.2}
+    task = records(rows, longest=9, **options)
+    held = {item.question for item in task.held_out()}
+    assert held == {item.question for item in records(rows, **options).held_out()}, "to be judged by, all of them"
+    assert drawn(task) == {f"q{i}" for i in range(10)} - held
+    with pytest.raises(SelfplayError, match=r"task\.longest is -1, but every demonstration is longer"):
+        records(rows, longest=-1, **options)
 
 
 def test_the_match_is_asked() -> None:

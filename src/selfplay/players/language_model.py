@@ -165,7 +165,7 @@ class LanguageModel(Policy):
         if len(ids) > self.max_tokens:
             raise SelfplayError(
                 f"a reply of {len(ids)} tokens is to be learnt, '{text[:40]}...', but player.max_tokens is "
-                f"{self.max_tokens}; raise it, or let the teacher be shorter"
+                f"{self.max_tokens}; raise it, or let the teacher be shorter (task.longest)"
             )
         return Reply(text, prompt, ids)
 

@@ -22,6 +22,7 @@ class Records(Task):
         pattern: a regular expression with one group, the part of the answer that counts; None for all of it.
         demonstration: the field that holds a whole reply to learn from (update=sft, spin); None where it is the answer.
             Of rows with one question, the first one's.
+        longest: characters of a demonstration; questions with a longer one are not drawn to train on. None for all.
         labels: fields by which accuracy is told, too.
         separator: what joins the fields of a question.
         match: (reply, answer) -> 0 to 1, see `selfplay.tasks.match`.
@@ -41,6 +42,7 @@ class Records(Task):
         answer: str | None,
         pattern: str | None,
         demonstration: str | None,
+        longest: int | None,
         labels: Sequence[str],
         separator: str,
         match: Callable[[str, str], float],
@@ -59,11 +61,14 @@ class Records(Task):
         else:
             held = self._items(held_out_rows)
         self._known = {**items, **held}
-        self._training = [q for q in items if q not in held]
+        fitting = [q for q, item in items.items() if longest is None or len(item.demonstration) <= longest]
+        if not fitting:
+            raise SelfplayError(f"task.longest is {longest}, but every demonstration is longer; raise it")
+        self._training = [q for q in fitting if q not in held]
         self._held_out = list(held.values())[:most]
         if not self._training:
             raise SelfplayError(
-                f"all {len(items)} questions of the task are held out, so there is none to train on; give more, or "
+                f"all {len(fitting)} questions of the task are held out, so there is none to train on; give more, or "
                 "lower task.held_out_share"
             )
 
