@@ -19,7 +19,7 @@ from hydra.utils import instantiate
 
 from selfplay.evaluations.answers import answers
 from selfplay.evaluations.ifbench import InstructionFollowing
-from selfplay.tasks.ifbench import IFBench, Prompt
+from selfplay.tasks.ifbench import UNREADABLE, IFBench, Prompt
 from selfplay.tasks.luck import seeded
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ def by_the_benchmark(prompt: Prompt, reply: str, mode: str) -> list[bool] | None
     try:
         with seeded(f"{prompt.text}/0"):  # one checker draws
             judged = getattr(code, f"test_instruction_following_{mode}")(example, {prompt.text: reply})
-    except Exception as error:
+    except UNREADABLE as error:
         print(f"the benchmark's own code stops at {prompt.constraints}: {error!r}", file=sys.stderr)
         return None
     return [bool(flag) for flag in judged.follow_instruction_list]

@@ -8,6 +8,7 @@ the table in Markdown; 95 % Student's t intervals over the seeds.
 
 import argparse
 import json
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,10 @@ def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
             correct = [c == "1" for c in found["correct"]]
             scores |= {f"{operation} {when}": found["operations"][operation] for operation in "+-*"}
             unasked = [c for c, is_fresh in zip(correct, fresh, strict=True) if is_fresh]
-            scores |= {when: sum(correct) / len(correct), f"unasked {when}": sum(unasked) / len(unasked)}
+            scores |= {
+                when: sum(correct) / len(correct),
+                f"unasked {when}": sum(unasked) / len(unasked) if unasked else nan,
+            }
         rows.append(where | scores | {"unasked questions": sum(fresh), "ever asked": len(ever)})
         lines.append(steps.reset_index())
         turns.append(spoken.assign(**where))
