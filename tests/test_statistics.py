@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from selfplay.core import SelfplayError
-from selfplay.report.statistics import compare, curves, estimate, holm, paired_t, sign_flip
+from selfplay.report.statistics import compare, curves, estimate, holm, paired_t, sign_flip, told
 
 
 def runs(*rows: tuple[str, int | None, float], status: str = "finished") -> pd.DataFrame:
@@ -20,6 +20,13 @@ def runs(*rows: tuple[str, int | None, float], status: str = "finished") -> pd.D
 def one(table: pd.DataFrame, setting: str) -> dict[str, float]:
     [row] = table[table["setting"] == setting].to_dict("records")
     return dict(row)
+
+
+def test_an_estimate_as_text() -> None:
+    """Of 0.5, 0.6, 0.7: 0.6 ± 4.3027 · 0.1 / √3."""
+    assert told([0.5, 0.6, np.nan, 0.7]) == "60.0 [35.2, 84.8]"
+    assert told([1, 2], scale=1, digits=1) == "1.5 [-4.9, 7.9]"
+    assert told([0.25]) == "25.0" and told([]) == told([np.nan]) == ""
 
 
 def test_an_interval_worked_by_hand() -> None:

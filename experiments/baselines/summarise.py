@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from selfplay.report.statistics import estimate, sign_flip
+from selfplay.report.statistics import sign_flip, told
 from selfplay.runs import load
 
 STEPS = 100
@@ -61,12 +61,6 @@ def rates(folder: Path) -> dict[str, dict[str, float]]:
     return out
 
 
-def shown(values: pd.Series) -> str:
-    """Percent: mean and interval."""
-    found = estimate(values)
-    return f"{100 * found.mean:.1f}" + (f" [{100 * found.low:.1f}, {100 * found.high:.1f}]" if found.n > 1 else "")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -96,7 +90,7 @@ def main() -> None:
         cells = [name, given]
         for label, scores in (("steps", {m: e["accuracy"] for m, e in ends.items()}), ("tokens", at_budget)):
             gap = (scores["lsp"] - scores[method]).dropna()
-            cells += [shown(scores[method]), *(("", "") if method == "lsp" else (shown(gap), f"{sign_flip(gap):.3f}"))]
+            cells += [told(scores[method]), *(("", "") if method == "lsp" else (told(gap), f"{sign_flip(gap):.3f}"))]
             if label == "steps":
                 cells.append(f"{row['tokens'] / 1000:.0f}")
             row["seeds"][label] = {int(s): round(float(v), 5) for s, v in scores[method].items()}

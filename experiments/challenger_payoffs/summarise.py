@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from selfplay.report.questions import asked
-from selfplay.report.statistics import estimate
+from selfplay.report.statistics import told
 from selfplay.runs import load
 from selfplay.world import FAMILIES, LEVELS
 
@@ -72,15 +72,6 @@ def figures(folder: Path) -> pd.DataFrame:
     return table.sort_values(["arm", "seed"]).reset_index(drop=True)
 
 
-def shown(values: pd.Series, scale: float = 100.0, digits: int = 1) -> str:
-    """Mean and interval."""
-    found = estimate(values.dropna())
-    if not found.n:
-        return ""
-    mean, low, high = (f"{scale * x:.{digits}f}" for x in (found.mean, found.low, found.high))
-    return mean + (f" [{low}, {high}]" if found.n > 1 else "")
-
-
 def show(table: pd.DataFrame) -> None:
     """The tables, in Markdown."""
     data = table[table["arm"] == "data (no Challenger)"].set_index("seed")["accuracy after"]
@@ -93,8 +84,8 @@ def show(table: pd.DataFrame) -> None:
         )
         gain = part["accuracy after"] - part["accuracy before"]
         print(
-            f"| {name} | {len(part)} | {shown(part['accuracy after'])} | {shown(gain)} | {shown(against)} "
-            f"| {shown(part['trap after'])} |"
+            f"| {name} | {len(part)} | {told(part['accuracy after'])} | {told(gain)} | {told(against)} "
+            f"| {told(part['trap after'])} |"
         )
     print(f"\nFirst {LAST} steps → last {LAST}, means over seeds:\n")
     columns = {"valid": 100, "level 4": 100, "V": 1, "silent": 100, "families": 1, "self_bleu": 1}

@@ -17,7 +17,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from selfplay.report.statistics import estimate
+from selfplay.report.statistics import told
 from selfplay.runs import load
 
 LAST = 10  # steps over which a figure of training is averaged
@@ -52,13 +52,6 @@ def ends(lines: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def shown(values: pd.Series, scale: float = 100.0, digits: int = 1) -> str:
-    """Mean and interval."""
-    found = estimate(values.dropna())
-    mean, low, high = (f"{scale * x:.{digits}f}" for x in (found.mean, found.low, found.high))
-    return mean + (f" [{low}, {high}]" if found.n > 1 else "")
-
-
 def show(runs: pd.DataFrame, by: list[str]) -> None:
     """A table: one row a cell of the factors in `by`."""
     print(
@@ -66,7 +59,7 @@ def show(runs: pd.DataFrame, by: list[str]) -> None:
     )
     print("| " + "--- | " * len(by) + "---: | " * 5)
     for key, part in runs.groupby(by, sort=False):
-        cells = [*key, str(len(part)), shown(part["after"]), f"{100 * part['invalid'].mean():.0f}"]
+        cells = [*key, str(len(part)), told(part["after"]), f"{100 * part['invalid'].mean():.0f}"]
         print("| " + " | ".join([*cells, f"{100 * part['truth'].mean():.0f}", f"{part['kl'].mean():.2f}"]) + " |")
     print()
 
@@ -82,7 +75,7 @@ def effects(runs: pd.DataFrame) -> None:
             both = [runs[runs[factor] == value].set_index(others) for value in (name, first)]
             gaps = [(both[0][c] - both[1][c]).dropna().groupby("seed").mean() for c in ("after", "invalid")]
             pairs = (both[0]["after"] - both[1]["after"]).notna().sum()
-            print(f"| `{factor}={name}` | `{first}` | {shown(gaps[0])} | {shown(gaps[1])} | {pairs} |")
+            print(f"| `{factor}={name}` | `{first}` | {told(gaps[0])} | {told(gaps[1])} | {pairs} |")
     print()
 
 

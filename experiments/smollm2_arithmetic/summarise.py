@@ -20,7 +20,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from selfplay.build import make
-from selfplay.report.statistics import estimate
+from selfplay.report.statistics import told
 from selfplay.runs import load
 from selfplay.tasks.expression import find
 
@@ -81,12 +81,6 @@ def _evaluation(folder: Path, step: int) -> dict[str, Any]:
     raise SystemExit(f"{folder} has no evaluation of step {step}")
 
 
-def shown(values: pd.Series) -> str:
-    """Percent: mean and interval."""
-    found = estimate(values)
-    return f"{100 * found.mean:.1f}" + (f" [{100 * found.low:.1f}, {100 * found.high:.1f}]" if found.n > 1 else "")
-
-
 def tell(turns: pd.DataFrame, out: Path) -> None:
     """Some games of the first, the middle and the last step of each arm's first seed."""
     parts = [
@@ -140,11 +134,11 @@ def main() -> None:
     )
     for arm, part in runs.groupby("arm", sort=False):
         gains = (part["after"] - part["before"], part["unasked after"] - part["unasked before"])
-        cells = [arm, str(len(part)), shown(part["before"]), shown(part["after"]), *map(shown, gains)]
+        cells = [arm, str(len(part)), told(part["before"]), told(part["after"]), *map(told, gains)]
         print("| " + " | ".join([*cells, f"{part['ever asked'].mean():.0f}"]) + " |")
     print("\n| Challenger | + before → after, % | - | * |\n| --- | ---: | ---: | ---: |")
     for arm, part in runs.groupby("arm", sort=False):
-        cells = [f"{100 * part[f'{o} before'].mean():.0f} → {shown(part[f'{o} after'])}" for o in "+-*"]
+        cells = [f"{100 * part[f'{o} before'].mean():.0f} → {told(part[f'{o} after'])}" for o in "+-*"]
         print(f"| {arm} | " + " | ".join(cells) + " |")
     tell(turns, args.out)
     draw(lines, args.out)

@@ -45,6 +45,14 @@ def estimate(values: ArrayLike) -> Estimate:
     return Estimate(len(x), mean, mean - half, mean + half)
 
 
+def told(values: ArrayLike, scale: float = 100.0, digits: int = 1) -> str:
+    """What `estimate` finds, as text, "57.2 [55.3, 59.1]"; of one value the mean, of none nothing. NaN is left out."""
+    x = np.asarray(values, dtype=float)
+    found = estimate(x[~np.isnan(x)])
+    mean, low, high = (f"{scale * value:.{digits}f}" for value in (found.mean, found.low, found.high))
+    return ("", mean, f"{mean} [{low}, {high}]")[min(found.n, 2)]
+
+
 def paired_t(differences: ArrayLike) -> float:
     """Two-sided p of the paired t-test: that the mean difference is 0.
 
