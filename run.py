@@ -1,6 +1,6 @@
 """Train by self-play: compose the config, then play -> settle -> collate -> update, and keep what happened.
 
-    python run.py                                       Language Self-Play of the embedded model, three minutes
+    python run.py                                       Language Self-Play of the embedded model, a minute or two
     python run.py -m game=lsp reward=rm,selfjudge       a sweep; with sweep=<name>, one that can be started again
     python run.py resume=outputs/2026-01-01/12-00-00    go on from the last checkpoint
 
