@@ -13,6 +13,10 @@ ASKS = [Ask("solver", user(text), key=text) for text in ("add 3 and 4", "reverse
 def made(**changes: object) -> LanguageModel:
     options = {
         "temperature": 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "min_p": 0.0,
+        "stop": (),
         "max_tokens": 8,
         "rows": 512,
         "choose": "likelihood",
@@ -22,6 +26,7 @@ def made(**changes: object) -> LanguageModel:
         "attention": "sdpa",
         "checkpointing": False,
         "dtype": "float32",
+        "compute": None,
         "device": "cpu",
     }
     return LanguageModel(**{"path": "asset:tiny", **options, "seed": 0, **changes})  # type: ignore[arg-type]
@@ -34,12 +39,17 @@ def adapted(seed: int = 0) -> LanguageModel:
 def moved(policy: LanguageModel, seed: int) -> None:
     """As if it had been trained: what may be changed is changed."""
     generator = torch.Generator().manual_seed(seed)
-    for p in policy.parameters():
-        p.data += 0.05 * torch.randn(p.shape, generator=generator)
+    with torch.no_grad():
+        for p in policy.parameters():
+            p += 0.05 * torch.randn(p.shape, generator=generator)
 
 
 def batch_of(policy: LanguageModel) -> Batch:
-    turns = [Turn(ask, reply, {}, 0.0) for ask, reply in zip(ASKS, policy.act(ASKS), strict=True)]
+    return batch_for(policy, ASKS)
+
+
+def batch_for(policy: LanguageModel, asks: list[Ask]) -> Batch:
+    turns = [Turn(ask, reply, {}, 0.0) for ask, reply in zip(asks, policy.act(asks), strict=True)]
     return collate([(Episode(0, []), turn) for turn in turns])
 
 

@@ -259,7 +259,7 @@ def test_recomputing_runs_layers_twice_and_only_for_a_gradient(tmp_path: Path, m
     forward = block.forward
     monkeypatch.setattr(block, "forward", lambda self, x: calls.append(self.training) or forward(self, x))
     [reply] = player.act([Ask("s", user("?"))])
-    assert len(calls) == 2 * len(reply.reply_ids)  # two layers
+    assert not any(calls)
     batch = collate([(Episode(0, []), Turn(Ask("s"), reply, {}, 0.0))])
     assert can_pack(player.model)  # found out by running it
     calls.clear()

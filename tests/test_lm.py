@@ -44,7 +44,7 @@ def plain_sample(
 def test_sampling_is_the_plain_loop(learner: LanguageModel, temperature: float) -> None:
     """With a stop id that is met often, so that rows leave the batch at different times."""
     stop = [1, *range(60, 75)]
-    got = sample(learner.model, PROMPTS, KEYS, temperature, 20, stop, pad=0)
+    got = sample(learner.model, PROMPTS, KEYS, temperature, 20, stop, pad=0, rows=64)
     for prompt, key, s in zip(PROMPTS, KEYS, got, strict=True):
         ids, logprobs = plain_sample(learner.model, prompt, dice(key, 20).tolist(), temperature, stop)
         assert list(s.ids) == ids
@@ -56,7 +56,7 @@ def test_sampling_is_the_plain_loop(learner: LanguageModel, temperature: float) 
 def test_greedy_is_generate(learner: LanguageModel, tiny: LanguageModel) -> None:
     """By chance's weights and by the embedded ones; the log-probabilities are those at temperature 1."""
     for model in (learner.model, tiny.model):
-        got = sample(model, PROMPTS, KEYS, 0, 24, [1], pad=0)
+        got = sample(model, PROMPTS, KEYS, 0, 24, [1], pad=0, rows=64)
         for prompt, s in zip(PROMPTS, got, strict=True):
             ids = torch.tensor([prompt])
             options = {"do_sample": False, "max_new_tokens": 24, "eos_token_id": 1, "pad_token_id": 0}
@@ -68,7 +68,7 @@ def test_greedy_is_generate(learner: LanguageModel, tiny: LanguageModel) -> None
 
 def test_first_tokens_are_distributed_as_the_softmax(learner: LanguageModel) -> None:
     """4,000 keys against the exact distribution by a chi-square test (the keys are fixed, and so is its p)."""
-    got = sample(learner.model, [PROMPTS[0]] * 4000, [f"key/{i}" for i in range(4000)], 0.7, 1, [1], pad=0)
+    got = sample(learner.model, [PROMPTS[0]] * 4000, [f"key/{i}" for i in range(4000)], 0.7, 1, [1], pad=0, rows=64)
     with torch.no_grad():
         logits = learner.model(input_ids=torch.tensor(PROMPTS[:1])).logits[0, -1].double()
     expected = 4000 * torch.softmax(logits / 0.7, -1)
@@ -146,12 +146,32 @@ def test_reply_logprobs_are_the_plain_ones(learner: LanguageModel, temperature: 
     close(gradient(learner.model, got), gradient(learner.model, right))
 
 
-@pytest.mark.parametrize("entries", [1, 102 * 3])
-def test_chunks_change_nothing(learner: LanguageModel, monkeypatch: pytest.MonkeyPatch, entries: int) -> None:
-    """One and three positions at a time through the head, which is then run again in the backward pass."""
+@pytest.mark.parametrize("part", [1, 30, 102])
+def test_parts_of_the_vocabulary_change_nothing(
+    learner: LanguageModel, monkeypatch: pytest.MonkeyPatch, part: int
+) -> None:
+    """One word and thirty at a time through the head (the last part is smaller), forwards and backwards."""
     batch = random_batch()
+    expected = by_row(learner.model, batch, 0.7)
+    parts: list[list[slice]] = []
+    plain = ours._parts
+    monkeypatch.setattr(ours, "LEAST", part)
+    monkeypatch.setattr(ours, "CHUNK", 1)
+    monkeypatch.setattr(ours, "_parts", lambda rows, size: parts.append(plain(rows, size)) or parts[-1])
+    got = reply_logprobs(learner.model, batch.prompts, batch.replies, batch.mask, 0.7)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+    close(gradient(learner.model, got), gradient(learner.model, expected))
+    assert len(parts) == 2 and len(parts[0]) == -(-102 // part)
+
+
+@pytest.mark.parametrize("entries", [1, 102 * 3])
+def test_chunks_of_rows_change_nothing(learner: LanguageModel, monkeypatch: pytest.MonkeyPatch, entries: int) -> None:
+    """A head with a bias: one and three positions at a time, which are then run again in the backward pass."""
+    batch = random_batch()
+    learner.model.lm_head.bias = torch.nn.Parameter(torch.linspace(-1, 1, 102))
     whole = reply_logprobs(learner.model, batch.prompts, batch.replies, batch.mask, 0.7)
     expected = gradient(learner.model, whole)
+    torch.testing.assert_close(whole, by_row(learner.model, batch, 0.7), atol=1e-5, rtol=0)
     sizes: list[int] = []
     plain = ours._chosen
     monkeypatch.setattr(ours, "CHUNK", entries)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from language_models import made
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from selfplay.core import Player
@@ -40,7 +41,7 @@ def big(folder: Path) -> Path:
 
 def player(folder: Path) -> LanguageModel:
     lora = {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}
-    return LanguageModel(str(folder), 1.0, 8, 8, "likelihood", None, lora, {}, "sdpa", False, "float32", "cpu", 0)
+    return made(path=str(folder), lora=lora, rows=8)
 
 
 def league(learner: LanguageModel, members: int = MEMBERS) -> League:

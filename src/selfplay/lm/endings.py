@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from selfplay.lm.packing import can_pack, pack
-from selfplay.lm.sample import left_padded
+from selfplay.lm.threads import left_padded
 
 Text = tuple[int, ...]
 DEEP = 64  # beginnings within beginnings that are told apart

@@ -1,6 +1,7 @@
 """Log-probabilities of given replies: reply positions only, head and log-sum-exp in chunks, never [B, T, V]."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,9 +10,11 @@ from transformers import PreTrainedModel
 
 from selfplay.lm.endings import last_states
 from selfplay.lm.packing import can_pack, pack
+from selfplay.lm.truncation import ALL, Truncation
 
 Menu = tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]  # a prompt and what may be said after it, as token ids
-CHUNK = 1 << 22  # logits in memory at once (entries), 16 MiB in float32
+CHUNK = 1 << 22  # logits in memory at once (entries), 16 MiB in float32 ...
+LEAST = 512  # ... but at least this part of the vocabulary
 
 
 def right_padded(prompts: Sequence[Tensor], replies: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,7 +30,12 @@ def right_padded(prompts: Sequence[Tensor], replies: Tensor, mask: Tensor) -> tu
 
 
 def reply_logprobs(
-    model: PreTrainedModel, prompts: Sequence[Tensor], replies: Tensor, mask: Tensor, temperature: float
+    model: PreTrainedModel,
+    prompts: Sequence[Tensor],
+    replies: Tensor,
+    mask: Tensor,
+    temperature: float,
+    truncation: Truncation = ALL,
 ) -> Tensor:
     """[B, T] float32 log softmax(logits / temperature) of the reply tokens, with gradient, 0 off the mask.
 
@@ -35,11 +43,12 @@ def reply_logprobs(
         prompts: B ragged int64 vectors.
         replies: [B, T] int64.
         mask: [B, T] bool.
+        truncation: which tokens could be said; what was said counts among them.
 
     Where the model takes it, replies to one prompt share its reading (see `packing`).
     """
     if not can_pack(model):
-        return plain_logprobs(model, prompts, replies, mask, temperature)
+        return plain_logprobs(model, prompts, replies, mask, temperature, truncation)
     packed = pack(prompts, replies, mask).to(model.device)
     hidden = model.get_decoder()(
         input_ids=packed.ids,
@@ -48,13 +57,19 @@ def reply_logprobs(
         use_cache=False,
     ).last_hidden_state
     there = packed.mask
-    found = _of_states(model, hidden[packed.rows[there], packed.columns[there]], packed.replies[there], temperature)
+    states = hidden[packed.rows[there], packed.columns[there]]
+    found = _of_states(model, states, packed.replies[there], temperature, truncation)
     distinct = torch.zeros(there.shape, device=found.device).index_put(there.nonzero(as_tuple=True), found)
     return distinct[packed.owner]
 
 
 def plain_logprobs(
-    model: PreTrainedModel, prompts: Sequence[Tensor], replies: Tensor, mask: Tensor, temperature: float
+    model: PreTrainedModel,
+    prompts: Sequence[Tensor],
+    replies: Tensor,
+    mask: Tensor,
+    temperature: float,
+    truncation: Truncation = ALL,
 ) -> Tensor:
     """The same, one row a reply. Padding is on the right, after all that is read, so causal attention needs no mask."""
     device = model.device
@@ -63,21 +78,86 @@ def plain_logprobs(
     hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
     rows, columns = mask.nonzero(as_tuple=True)
     states = hidden[rows, starts[rows] + columns - 1]  # the state that predicts the token at this column
-    found = _of_states(model, states, replies[rows, columns], temperature)
+    found = _of_states(model, states, replies[rows, columns], temperature, truncation)
     return torch.zeros(mask.shape, device=device).index_put((rows, columns), found)
 
 
-def _of_states(model: PreTrainedModel, states: Tensor, targets: Tensor, temperature: float) -> Tensor:
+def _of_states(
+    model: PreTrainedModel, states: Tensor, targets: Tensor, temperature: float, truncation: Truncation
+) -> Tensor:
     """[M] log-probabilities of the targets [M], from hidden states [M, H]; the head in chunks."""
     head = model.get_output_embeddings()
+    if type(head) is torch.nn.Linear and head.bias is None and truncation.keeps_all:
+        return head_logprobs(states, head.weight, targets, temperature)
     size = max(1, CHUNK // head.weight.shape[0])
     parts = []
     for part, target in zip(torch.split(states, size), torch.split(targets, size), strict=True):
         if len(targets) > size and torch.is_grad_enabled():
-            parts.append(checkpoint(_chosen, head, part, target, temperature, use_reentrant=False))
+            parts.append(checkpoint(_chosen, head, part, target, temperature, truncation, use_reentrant=False))
         else:
-            parts.append(_chosen(head, part, target, temperature))
+            parts.append(_chosen(head, part, target, temperature, truncation))
     return torch.cat(parts)
+
+
+def head_logprobs(states: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """[M] float32 log softmax(states weight^T / temperature) of the targets, with gradient; see `_Head`.
+
+    Args:
+        states: [M, H].
+        weight: [V, H].
+        targets: [M] int64.
+    """
+    kind = states.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+    with torch.autocast(kind, enabled=False):
+        found: Tensor = _Head.apply(states, weight, targets, temperature, dtype)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Head(torch.autograd.Function):
+    """Logits are made for a part of the vocabulary at a time, once forwards and once backwards, and never kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, temperature: float, dtype: torch.dtype
+    ) -> Tensor:
+        rows = states.to(dtype)
+        found = torch.empty(len(states), dtype=torch.float32, device=states.device)
+        sums = torch.full_like(found, -torch.inf)
+        for part in _parts(len(states), len(weight)):
+            logits = torch.mm(rows, weight[part].to(dtype).t()).float().div_(temperature)
+            inside = (targets >= part.start) & (targets < part.stop)
+            there = (targets - part.start).clamp(0, part.stop - part.start - 1)
+            found = torch.where(inside, logits.gather(-1, there[:, None])[:, 0], found)
+            most = logits.amax(-1)
+            sums = torch.logaddexp(sums, most + logits.sub_(most[:, None]).exp_().sum(-1).log_())
+        ctx.save_for_backward(states, weight, targets, sums)
+        ctx.temperature, ctx.dtype = temperature, dtype
+        return found - sums
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        states, weight, targets, sums = ctx.saved_tensors
+        rows, pull = states.to(ctx.dtype), slopes[0] / ctx.temperature
+        by_states = torch.zeros_like(states, dtype=torch.float32) if ctx.needs_input_grad[0] else None
+        by_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+        for part in _parts(len(states), len(weight)):
+            used = weight[part].to(ctx.dtype)
+            logits = torch.mm(rows, used.t()).float().div_(ctx.temperature)
+            by_logits = logits.sub_(sums[:, None]).exp_().mul_(-pull[:, None])  # pull x (one of the target - softmax)
+            inside = ((targets >= part.start) & (targets < part.stop)).nonzero()[:, 0]
+            by_logits[inside, targets[inside] - part.start] += pull[inside]
+            by_logits = by_logits.to(ctx.dtype)
+            if by_states is not None:
+                by_states += torch.mm(by_logits, used)
+            if by_weight is not None:
+                by_weight[part] = torch.mm(by_logits.t(), rows)
+        return None if by_states is None else by_states.to(states.dtype), by_weight, None, None, None
+
+
+def _parts(rows: int, vocabulary: int) -> list[slice]:
+    size = max(LEAST, CHUNK // max(1, rows))
+    return [slice(start, min(start + size, vocabulary)) for start in range(0, vocabulary, size)]
 
 
 def choice_logprobs(model: PreTrainedModel, menus: Sequence[Menu], temperature: float, rows: int) -> list[Tensor]:
@@ -108,9 +188,11 @@ def choice_logprobs(model: PreTrainedModel, menus: Sequence[Menu], temperature: 
     return [shared[where[menu]] for menu in menus]
 
 
-def _chosen(head: torch.nn.Module, states: Tensor, target: Tensor, temperature: float) -> Tensor:
+def _chosen(
+    head: torch.nn.Module, states: Tensor, target: Tensor, temperature: float, truncation: Truncation
+) -> Tensor:
     """[M] log-probability of the target tokens, from [M, H] hidden states."""
-    logits: Tensor = head(states).float() / temperature
+    logits: Tensor = truncation(head(states).float() / temperature, target)
     return logits.gather(-1, target[:, None]).squeeze(-1) - torch.logsumexp(logits, dim=-1)
 
 

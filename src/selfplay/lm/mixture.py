@@ -41,7 +41,7 @@ class MixedModel:
     def __call__(self, past_key_values: Caches, **inputs: Any) -> SimpleNamespace:
         logits: list[Tensor] = []
         for (player, share), cache in zip(self.parts, past_key_values.caches, strict=True):
-            with player._weights():
+            with player._passes():
                 out = player.model(past_key_values=cache, **inputs)
             logits.append(share * torch.log_softmax(out.logits.float(), -1).to(self.device))
         if logits[0].shape != logits[1].shape:

@@ -55,7 +55,8 @@ class Packed:
 def can_pack(model: PreTrainedModel) -> bool:
     """Whether the model obeys a mask and positions of ours: by its config, and by a trial of a few hundred tokens."""
     if model not in _packs:
-        _packs[model] = _says_full_attention(model) and _obeys(model)
+        takes_masks = model.config.get_text_config()._attn_implementation in ("sdpa", "eager")
+        _packs[model] = full_attention(model) and takes_masks and _obeys(model)
     return _packs[model]
 
 
@@ -86,11 +87,12 @@ def _obeys(model: PreTrainedModel) -> bool:
     return bool((states - plain).float().norm() <= apart * plain.float().norm())
 
 
-def _says_full_attention(model: PreTrainedModel) -> bool:
+def full_attention(model: PreTrainedModel) -> bool:
+    """Whether every layer looks at all that came before, by the config."""
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    return kinds == {"full_attention"} and window is None and config._attn_implementation in ("sdpa", "eager")
+    return kinds == {"full_attention"} and window is None
 
 
 def pack(prompts: Sequence[Tensor], replies: Tensor, mask: Tensor, cap: int = CAP) -> Packed:

@@ -1,16 +1,24 @@
 """Sampling replies: one prefill a distinct prompt, finished rows leave, and each reply has dice of its own."""
 
 import hashlib
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from selfplay.lm.cache import new_cache
+from selfplay.lm.decoder import Decoder
 from selfplay.lm.mixture import MixedModel
+from selfplay.lm.threads import Plain, Prompt, Shared, Threads
+from selfplay.lm.truncation import ALL, Truncation
+
+BLOCK = 256  # tokens of the vocabulary whose probabilities are added up first
+LEAVE = 8  # rows leave when one in so many has finished, for leaving copies what is kept
 
 
 @dataclass(frozen=True)
@@ -27,93 +35,106 @@ def dice(key: str, count: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=seed)).random(count)
 
 
-def left_padded(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask, both [B, P] int64, padded on the left."""
-    width = max(map(len, prompts))
-    ids = torch.full((len(prompts), width), pad)
-    mask = torch.zeros(len(prompts), width, dtype=torch.int64)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
-    return ids.to(device), mask.to(device)
-
-
-def choose(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def choose(logits: Tensor, uniforms: Tensor, temperature: float, truncation: Truncation = ALL) -> tuple[Tensor, Tensor]:
     """Sample by inverting the cumulative distribution.
 
     Args:
         logits: [B, V].
         uniforms: [B] float64 in [0, 1).
         temperature: > 0; or 0 for the most likely token, whose log-probability is then given at temperature 1.
+        truncation: which tokens may be said.
 
     Returns:
-        token [B] int64, and its log-probability [B] float32 under softmax(logits / temperature).
+        token [B] int64, and its log-probability [B] float32 under softmax(logits / temperature) of what may be said.
     """
-    logp = torch.log_softmax(logits.float() / (temperature or 1.0), dim=-1)
-    if temperature == 0:
-        token = logp.argmax(-1)
-    else:
-        cumulative = logp.double().exp().cumsum(-1)
-        point = uniforms.to(cumulative.device)[:, None] * cumulative[:, -1:]
-        token = torch.searchsorted(cumulative, point, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
-    return token, logp.gather(-1, token[:, None]).squeeze(-1)
+    logits = truncation(logits.float() / (temperature or 1.0))
+    most = logits.amax(-1, keepdim=True)
+    weights = (logits - most).exp_()
+    blocks = torch.nn.functional.pad(weights, (0, -weights.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))
+    sums = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    token = logits.argmax(-1) if temperature == 0 else _invert(blocks, sums, uniforms.to(logits.device))
+    return token, ((logits.gather(-1, token[:, None]) - most).squeeze(-1) - sums[:, -1].log()).float()
+
+
+def _invert(blocks: Tensor, sums: Tensor, uniforms: Tensor) -> Tensor:
+    """[B] the first token up to which the weights [B, K, BLOCK] add up to more than the uniform's share of all.
+
+    It is looked for among the blocks, whose rising sums are [B, K], then within one.
+    """
+    points = uniforms * sums[:, -1]
+    block, before = _place(sums, points)
+    within = blocks.gather(1, block[:, None, None].expand(-1, 1, BLOCK)).squeeze(1).double().cumsum(-1)
+    return block * BLOCK + _place(within, points - before)[0]
+
+
+def _place(sums: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of the sums [B, K], rising, is the first above the point [B], and what the one before it is."""
+    points = torch.minimum(points, sums[:, -1] * (1 - 2.0**-50)).clamp(min=0)  # a point beyond all is of the last
+    place = torch.searchsorted(sums, points[:, None], right=True)
+    before = sums.gather(-1, (place - 1).clamp(min=0)).masked_fill(place == 0, 0.0)
+    return place.squeeze(-1), before.squeeze(-1)
 
 
 @torch.no_grad()
 def sample(
-    model: PreTrainedModel | MixedModel,
-    prompts: Sequence[tuple[int, ...]],
+    model: PreTrainedModel | MixedModel | Decoder,
+    prompts: Sequence[Prompt],
     keys: Sequence[str],
     temperature: float,
     max_tokens: int,
     stop: Sequence[int],
     pad: int,
+    rows: int,
+    truncation: Truncation = ALL,
+    ended: Callable[[list[int]], bool] | None = None,
 ) -> list[Sampled]:
-    """One reply a prompt, up to the first stop token or `max_tokens`.
+    """One reply a prompt, up to the first stop token, `max_tokens`, or what `ended` finds.
 
     A reply depends on its prompt, its key and the model alone (up to the rounding of batched arithmetic).
+
+    Args:
+        model: see `selfplay.lm.threads`; a `Decoder` is faster.
+        rows: replies that are written side by side; where a decoder writes, others take the place of those that end.
+        ended: a reply's tokens so far -> whether it ends here.
     """
-    distinct = list(dict.fromkeys(prompts))
-    where = {prompt: i for i, prompt in enumerate(distinct)}
-    owner = torch.tensor([where[p] for p in prompts], device=model.device)
+    if isinstance(model, Decoder):
+        threads: Threads = Shared(model, max_tokens)
+        precision: Any = torch.autocast(model.device.type, enabled=False)  # it has its own
+    else:
+        threads, precision = Plain(model, max_tokens, pad), nullcontext()
     uniforms = torch.from_numpy(np.stack([dice(key, max_tokens) for key in keys]))
-    ids, mask = left_padded(distinct, pad, model.device)
-    cache = model.new_cache(max_tokens) if isinstance(model, MixedModel) else new_cache(model.config, max_tokens)
-    out = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    logits, mask = out.logits[:, -1][owner], mask[owner]
-    cache.batch_select_indices(owner)
-    stops = torch.tensor(list(stop), device=model.device)
-    tokens = torch.zeros(len(prompts), max_tokens, dtype=torch.int64)
+    stops = torch.tensor(list(stop))
+    said = torch.zeros(len(prompts), max_tokens, dtype=torch.int64)
     logps = torch.zeros(len(prompts), max_tokens)
-    lengths = torch.full((len(prompts),), max_tokens)
-    rows = torch.arange(len(prompts))
-    for t in range(max_tokens):
-        token, logp = choose(logits, uniforms[rows, t], temperature)
-        tokens[rows, t], logps[rows, t] = token.cpu(), logp.cpu()
-        going = ~torch.isin(token, stops)
-        lengths[rows[~going.cpu()]] = t + 1
-        if t + 1 == max_tokens or not bool(going.any()):
-            break
-        if not bool(going.all()):
-            kept = going.nonzero().squeeze(-1)
-            cache.batch_select_indices(kept)
-            token, mask, rows = token[kept], mask[kept], rows[kept.cpu()]
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-        out = model(
-            input_ids=token[:, None],
-            attention_mask=mask,
-            position_ids=mask.sum(-1, keepdim=True) - 1,
-            past_key_values=cache,
-            use_cache=True,
-        )
-        logits = out.logits[:, -1]
-    return [
-        Sampled(tuple(tokens[i, :n].tolist()), tuple(logps[i, :n].tolist())) for i, n in enumerate(lengths.tolist())
-    ]
+    lengths = torch.zeros(len(prompts), dtype=torch.int64)
+    queue = deque(sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i])))
+    who, going = torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)  # [B] whose row; is it unfinished
+    tokens = torch.zeros(0, dtype=torch.int64)
+    with precision:
+        while queue or len(who):
+            logits = [threads.step(tokens.to(model.device))] if len(who) else []
+            if queue and (not len(who) or (threads.refills and 2 * len(who) <= rows)):
+                some = [queue.popleft() for _ in range(min(len(queue), rows - len(who)))]
+                distinct = list(dict.fromkeys(prompts[i] for i in some))
+                logits.append(threads.admit(distinct, [distinct.index(prompts[i]) for i in some]))
+                who, going = (
+                    torch.cat([who, torch.tensor(some)]),
+                    torch.cat([going, torch.ones(len(some), dtype=torch.bool)]),
+                )
+            places = lengths[who].clamp(max=max_tokens - 1)
+            chosen = choose(torch.cat(logits), uniforms[who, places], temperature, truncation)
+            tokens, logp = chosen[0].cpu(), chosen[1].cpu()
+            mine, place = who[going], places[going]
+            said[mine, place], logps[mine, place] = tokens[going], logp[going]
+            lengths[mine] += 1
+            going &= ~torch.isin(tokens, stops) & (lengths[who] < max_tokens)
+            if ended is not None:
+                for row in going.nonzero()[:, 0].tolist():
+                    going[row] = not ended(said[who[row], : lengths[who[row]]].tolist())
+            left = int(going.sum())
+            waited_for = bool(queue) and threads.refills and 2 * left <= rows
+            if left < len(who) and (waited_for or LEAVE * (len(who) - left) >= len(who)):
+                kept = going.nonzero()[:, 0]
+                who, tokens, going = who[kept], tokens[kept], going[kept]
+                threads.keep(kept.to(model.device))
+    return [Sampled(tuple(said[i, :n].tolist()), tuple(logps[i, :n].tolist())) for i, n in enumerate(lengths.tolist())]

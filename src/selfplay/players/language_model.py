@@ -18,10 +18,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from selfplay.core import Ask, Batch, Message, Policy, Reply, SelfplayError, at_least, place_of
 from selfplay.lm import recompute
 from selfplay.lm.chat import Chat
+from selfplay.lm.decoder import forget_writer, writer
 from selfplay.lm.load import load_model, load_tokenizer
 from selfplay.lm.logprobs import Menu, check_head, choice_logprobs, next_logprobs, reply_logprobs
 from selfplay.lm.sample import choose as draw
 from selfplay.lm.sample import dice, sample
+from selfplay.lm.truncation import Truncation
 
 CHOOSE = ("likelihood", "text")
 
@@ -31,7 +33,9 @@ class LanguageModel(Policy):
 
     Args:
         path: hub id, folder, `asset:<name>` or `cache:smollm2`.
-        temperature: of sampling; log-probabilities are those of the tempered distribution.
+        temperature: of sampling; log-probabilities are those of the tempered and truncated distribution.
+        top_k, top_p, min_p: which tokens may be said, see `selfplay.lm.truncation`.
+        stop: texts that end a reply; the text that the game reads ends before the first of them.
         max_tokens: longest reply.
         rows: replies sampled side by side; lower it when memory runs out.
         lora: arguments of `peft.LoraConfig`, or None for full fine-tuning. The adapter is in float32 whatever the
@@ -46,6 +50,8 @@ class LanguageModel(Policy):
             prompt do not share its reading there (see `selfplay.lm.packing`).
         checkpointing: whether layers are run again in the backward pass instead of remembered: less memory, more time.
         dtype: of the weights, a name such as "float32".
+        compute: of the products of float32 weights, "bfloat16" where the processor has it (learning keeps float32
+            weights); None: as the weights.
         device: "cpu", "cuda", ...
         seed: of the adapter's initial weights.
 
@@ -57,6 +63,10 @@ class LanguageModel(Policy):
         self,
         path: str,
         temperature: float,
+        top_k: int,
+        top_p: float,
+        min_p: float,
+        stop: Sequence[str],
         max_tokens: int,
         rows: int,
         choose: str,
@@ -66,6 +76,7 @@ class LanguageModel(Policy):
         attention: str,
         checkpointing: bool,
         dtype: str,
+        compute: str | None,
         device: str,
         seed: int,
     ) -> None:
@@ -80,6 +91,10 @@ class LanguageModel(Policy):
                 f"player.lora.lora_dropout is {lora['lora_dropout']}, but a policy learns from what it said without "
                 "dropout; leave it out"
             )
+        self.truncation, self.stop = Truncation(top_k, top_p, min_p), tuple(stop)
+        if not all(isinstance(text, str) and text for text in stop):
+            raise SelfplayError(f"player.stop is {list(stop)}; give texts of at least one character")
+        self.compute = _compute(compute, dtype)
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(path)
         self.model: PreTrainedModel = load_model(AutoModelForCausalLM, path, dtype, device, attention)
         if not check_head(self.model):
@@ -103,27 +118,39 @@ class LanguageModel(Policy):
         """One reply an ask: one of its options by their likelihood, or text written token by token."""
         prompts = [self.render(ask.messages) for ask in asks]
         chosen = [i for i, ask in enumerate(asks) if ask.options and self.choose == "likelihood"]
-        written = sorted(set(range(len(asks))) - set(chosen), key=lambda i: (len(prompts[i]), prompts[i]))
+        written = sorted(set(range(len(asks))) - set(chosen))
         replies: dict[int, Reply] = {}
         if chosen:
             picked = self._pick([asks[i] for i in chosen], [prompts[i] for i in chosen])
             replies |= dict(zip(chosen, picked, strict=True))
-        with self._weights():
-            for start in range(0, len(written), self.rows):
-                part = written[start : start + self.rows]
+        if written:
+            with self._passes():
                 sampled = sample(
-                    self.model,
-                    [prompts[i] for i in part],
-                    [asks[i].key for i in part],
+                    writer(self.model, self.compute, keep=self.frozen_adapter is None),
+                    [prompts[i] for i in written],
+                    [asks[i].key for i in written],
                     self.temperature,
                     self.max_tokens,
                     self.stop_ids,
                     self.pad_id,
+                    self.rows,
+                    self.truncation,
+                    self._stopped if self.stop else None,
                 )
-                for i, s in zip(part, sampled, strict=True):
-                    text = str(self.tokenizer.decode(s.ids, skip_special_tokens=True))
-                    replies[i] = Reply(self._read(asks[i], text), prompts[i], s.ids, s.logprobs)
+            for i, s in zip(written, sampled, strict=True):
+                replies[i] = Reply(self._read(asks[i], self._text(s.ids)), prompts[i], s.ids, s.logprobs)
         return [replies[i] for i in range(len(asks))]
+
+    def _stopped(self, ids: list[int]) -> bool:
+        """Whether one of the stop texts has come; it is in the last tokens, each of a byte at least."""
+        last = max(len(text.encode()) for text in self.stop) + 4
+        end = str(self.tokenizer.decode(ids[-last:], skip_special_tokens=True))
+        return any(text in end for text in self.stop)
+
+    def _text(self, ids: Sequence[int]) -> str:
+        """A reply's tokens as text, up to the first stop text."""
+        text = str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        return text[: min((text.find(stop) for stop in self.stop if stop in text), default=len(text))]
 
     def probabilities(self, asks: Sequence[Ask]) -> list[tuple[float, ...]]:
         if self.choose != "likelihood":
@@ -155,7 +182,7 @@ class LanguageModel(Policy):
 
     @torch.no_grad()
     def _menu_logprobs(self, menus: Sequence[Menu]) -> list[Tensor]:
-        with self._weights():
+        with self._passes():
             return [p.cpu() for p in choice_logprobs(self.model, menus, self.temperature or 1.0, self.rows)]
 
     def spell(self, ask: Ask, text: str) -> Reply:
@@ -224,16 +251,18 @@ class LanguageModel(Policy):
 
     def next_token(self, prompts: Sequence[tuple[int, ...]]) -> Tensor:
         """[N, V] log-probabilities of the token after each prompt, at temperature 1."""
-        with self._weights():
+        with self._passes():
             return next_logprobs(self.model, prompts, self.rows, self.pad_id)
 
     # --- learning -----------------------------------------------------------------------------------------------------
 
     def logprobs(self, batch: Batch) -> Tensor:
-        chosen = torch.tensor([bool(c) for c in batch.choices])
-        with self._weights(), recompute.recomputing(self.model) if self.checkpointing else nullcontext():
+        chosen, how = torch.tensor([bool(c) for c in batch.choices]), (self.temperature, self.truncation)
+        if torch.is_grad_enabled():
+            forget_writer()  # its memory is needed now
+        with self._passes(), recompute.recomputing(self.model) if self.checkpointing else nullcontext():
             if not chosen.any():
-                return reply_logprobs(self.model, batch.prompts, batch.replies, batch.mask, self.temperature)
+                return reply_logprobs(self.model, batch.prompts, batch.replies, batch.mask, *how)
             out = torch.zeros(batch.replies.shape, device=self.model.device)
             picks, texts = chosen.nonzero()[:, 0], (~chosen).nonzero()[:, 0]
             menus = [(tuple(batch.prompts[i].tolist()), batch.choices[i]) for i in picks.tolist()]
@@ -242,7 +271,7 @@ class LanguageModel(Policy):
             out[picks, 0] = torch.stack(taken)
             if len(texts):
                 part = batch.rows(texts)
-                written = reply_logprobs(self.model, part.prompts, part.replies, part.mask, self.temperature)
+                written = reply_logprobs(self.model, part.prompts, part.replies, part.mask, *how)
                 out[texts, : written.shape[1]] = written
             return out
 
@@ -264,6 +293,7 @@ class LanguageModel(Policy):
     @torch.no_grad()
     def restore(self, snapshot: Policy) -> None:
         assert isinstance(snapshot, LanguageModel) and snapshot.lora == self.lora
+        forget_writer()
         if self.lora:
             kept = snapshot.frozen_adapter or dict(snapshot._adapter())
             for name, p in self._adapter():
@@ -297,6 +327,12 @@ class LanguageModel(Policy):
                 for n, p in self._adapter():
                     p.data = live[n]
 
+    @contextmanager
+    def _passes(self) -> Iterator[None]:
+        """Forward passes with this policy's weights, in its precision."""
+        with self._weights(), torch.autocast(self.model.device.type, self.compute, enabled=self.compute is not None):
+            yield
+
     # --- on disk ------------------------------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
@@ -306,6 +342,7 @@ class LanguageModel(Policy):
         self.tokenizer.save_pretrained(folder)
 
     def load(self, folder: Path) -> None:
+        forget_writer()
         name = "adapter_model.safetensors" if self.lora else "model.safetensors"
         weights: dict[str, Tensor] = {}
         files = sorted(folder.glob(name.replace(".safetensors", "*.safetensors")))
@@ -325,6 +362,16 @@ class LanguageModel(Policy):
                 f"the checkpoint {folder} does not fit the model ({str(error).strip().splitlines()[-1].strip()}); "
                 "resume with the player it was made with"
             ) from error
+
+
+def _compute(name: str | None, dtype: str) -> torch.dtype | None:
+    if name is None or name == dtype:
+        return None
+    if (name, dtype) != ("bfloat16", "float32"):
+        raise SelfplayError(
+            f"player.compute is {name} over player.dtype={dtype}; take compute=bfloat16 over float32, or leave it out"
+        )
+    return torch.bfloat16
 
 
 def _compiled(pattern: str | None) -> re.Pattern[str] | None:

@@ -11,7 +11,7 @@ from selfplay.core import Policy, Referee, SelfplayError, Turn, at_least
 from selfplay.lm.chat import Chat
 from selfplay.lm.endings import last_states
 from selfplay.lm.load import load_model, load_tokenizer
-from selfplay.lm.sample import left_padded
+from selfplay.lm.threads import left_padded
 from selfplay.referees.distinct import Pair, score_distinct
 
 

@@ -1,0 +1,255 @@
+"""Reading and writing for models of the Llama family, without gradient and as fast as plain PyTorch goes.
+
+transformers' modules read any architecture; here is the one that most chat models share (Llama, SmolLM, Mistral, Qwen 2
+and 3), with what sampling many replies to few prompts needs:
+
+* a prompt's keys and values are there once, however many replies look at them; a reply's own are beside them;
+* matrices that read the same states are one matrix, laid out once as oneDNN likes it (a processor multiplies sixteen
+  rows by them about twice as fast), adapters are merged into them;
+* rotary positions are one complex product, so the two halves of a head are interleaved in the weights.
+
+Whether a model is of this family is tried out: `Decoder.of` compares it with the model's own forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn import Linear
+from transformers import PreTrainedModel
+
+from selfplay.lm.mixture import MixedModel
+from selfplay.lm.packing import full_attention
+
+TRIAL = 12  # tokens
+_kept: dict[str, Any] = {}  # one decoder, for a layout takes as much memory as the weights
+_fits: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+STATIC = ("default", "linear", "llama3", "yarn")  # rotary positions that do not depend on the longest text
+
+
+class Product:
+    """x W^T + b, with the weight laid out for many calls.
+
+    Args:
+        weight: [out, in].
+        bias: [out] or None.
+        dtype: of the computation.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
+        weight = weight.to(dtype)
+        self.bias = None if bias is None else bias.to(dtype)
+        self.laid_out = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 16) if self.laid_out else weight
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.laid_out:
+            out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+            return out
+        return F.linear(x, self.weight, self.bias)
+
+
+@dataclass
+class Layer:
+    """The weights of one layer: `read` makes queries, keys and values, `widen` gate and up."""
+
+    read: Product
+    write: Product
+    widen: Product
+    narrow: Product
+    before: Tensor
+    between: Tensor
+    query_norm: Tensor | None
+    key_norm: Tensor | None
+
+
+class Decoder:
+    """The model's weights as they are now; make a new one when they have changed.
+
+    Args:
+        model: of the Llama family, see `of`.
+        dtype: of products, and on an accelerator of keys and values; sums and norms are in float32.
+    """
+
+    def __init__(self, model: PreTrainedModel, dtype: torch.dtype) -> None:
+        config: Any = model.config.get_text_config()
+        body: Any = model.get_decoder()
+        first = body.layers[0].self_attn
+        self.head_dim = first.head_dim
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.epsilon, self.scale, self.dtype, self.device = config.rms_norm_eps, first.scaling, dtype, model.device
+        self.attention = (
+            torch.float32 if self.device.type == "cpu" else dtype
+        )  # small products in bfloat16 are slow there
+        self.rotary, self.embedding, self.norm = body.rotary_emb, body.embed_tokens.weight, body.norm.weight.float()
+        self.head = _product([model.get_output_embeddings()], dtype)
+        order = torch.arange(self.head_dim).view(2, -1).t().reshape(-1)
+        self.layers = [self._layer(layer, order) for layer in body.layers]
+
+    def _layer(self, layer: Any, order: Tensor) -> Layer:
+        at, mlp = layer.self_attn, layer.mlp
+        turned = (self.heads + self.kv_heads) * self.head_dim
+        rows = torch.arange(turned + self.kv_heads * self.head_dim).view(-1, self.head_dim)
+        rows[: self.heads + self.kv_heads] = rows[: self.heads + self.kv_heads, order]
+        query_norm, key_norm = (
+            n and n.weight[order].float() for n in (getattr(at, "q_norm", None), getattr(at, "k_norm", None))
+        )
+        return Layer(
+            _product([at.q_proj, at.k_proj, at.v_proj], self.dtype, rows.reshape(-1)),
+            _product([at.o_proj], self.dtype),
+            _product([mlp.gate_proj, mlp.up_proj], self.dtype),
+            _product([mlp.down_proj], self.dtype),
+            layer.input_layernorm.weight.float(),
+            layer.post_attention_layernorm.weight.float(),
+            query_norm,
+            key_norm,
+        )
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        normed: Tensor = x * (x.square().mean(-1, keepdim=True) + self.epsilon).rsqrt_() * weight
+        return normed
+
+    def turns(self, positions: Tensor) -> Tensor:
+        """[*positions.shape, 1, D / 2] complex64: what heads are multiplied by."""
+        cos, sin = self.rotary(self.norm, positions.reshape(1, -1))
+        half = self.head_dim // 2
+        turn: Tensor = torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float())
+        return turn.view(*positions.shape, 1, half)
+
+    def heads_of(self, layer: Layer, states: Tensor, turns: Tensor) -> Tensor:
+        """Queries, keys and values [..., heads + 2 kv_heads, D], float32, of states [..., H]."""
+        read = layer.read(self._norm(states, layer.before).to(self.dtype)).float()
+        every = read.view(*states.shape[:-1], -1, self.head_dim)
+        turned = every[..., : self.heads + self.kv_heads, :]
+        if layer.query_norm is not None and layer.key_norm is not None:
+            turned[..., : self.heads, :] = self._norm(turned[..., : self.heads, :], layer.query_norm)
+            turned[..., self.heads :, :] = self._norm(turned[..., self.heads :, :], layer.key_norm)
+        torch.view_as_complex(turned.unflatten(-1, (-1, 2))).mul_(turns)
+        return every
+
+    def after(self, layer: Layer, states: Tensor, seen: Tensor) -> Tensor:
+        """The layer's states [..., H], from those before it and what its heads saw [..., heads * D]."""
+        states = states + layer.write(seen.to(self.dtype))
+        gate, up = layer.widen(self._norm(states, layer.between).to(self.dtype)).chunk(2, -1)
+        return states + layer.narrow(F.silu(gate).mul_(up))
+
+    def logits(self, states: Tensor) -> Tensor:
+        """[B, V], float32, of the last layer's states [B, H]."""
+        return self.head(self._norm(states, self.norm).to(self.dtype)).float()
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.embedding).float()
+
+
+def _product(modules: Sequence[Any], dtype: torch.dtype, rows: Tensor | None = None) -> Product:
+    """The modules' matrices below one another, their adapters merged; of all rows those given, in that order."""
+    found = [_weights(module) for module in modules]
+    weight = torch.cat([weight for weight, _ in found]) if len(found) > 1 else found[0][0]
+    biases = [bias for _, bias in found if bias is not None]
+    bias = torch.cat(biases) if biases else None
+    if rows is not None:
+        rows = rows.to(weight.device)
+        weight, bias = weight[rows], None if bias is None else bias[rows]
+    return Product(weight, bias, dtype)
+
+
+def _weights(module: Any) -> tuple[Tensor, Tensor | None]:
+    """The matrix and the bias that a module comes down to."""
+    base = _base(module)
+    weight: Tensor = base.weight
+    if base is not module:
+        adapter = module.active_adapters[0]
+        a, b = module.lora_A[adapter].weight, module.lora_B[adapter].weight
+        weight = torch.addmm(weight.float(), b.float(), a.float(), alpha=module.scaling[adapter])
+    return weight, base.bias
+
+
+def writer(model: Any, compute: torch.dtype | None, keep: bool = True) -> Any:
+    """What `sample` writes fastest with: a decoder of the model's weights as they are, or where none fits the model.
+
+    Args:
+        compute: the precision of its products; None: the model's.
+        keep: whether the decoder is kept for the next call, and used again if the weights are then the same. Weights
+            that are swapped in for a while cannot be told apart, so theirs is not kept.
+    """
+    if isinstance(model, MixedModel) or not can_decode(model):
+        return model
+    dtype = compute or model.dtype
+    if not keep:
+        return Decoder(model, dtype)
+    weights = (id(model), dtype, *((p.data_ptr(), p._version) for p in model.parameters()))
+    if _kept.get("weights") != weights:
+        _kept.clear()
+        _kept.update(weights=weights, decoder=Decoder(model, dtype))
+    return _kept["decoder"]
+
+
+def forget_writer() -> None:
+    """Give the memory of the decoder that `writer` has kept back."""
+    _kept.clear()
+
+
+def can_decode(model: PreTrainedModel) -> bool:
+    """Whether `Decoder` reads and writes like the model: by its parts, and by a trial."""
+    if model not in _fits:
+        _fits[model] = full_attention(model) and _has_parts(model) and _agrees(model)
+    return _fits[model]
+
+
+def _has_parts(model: PreTrainedModel) -> bool:
+    config: Any = model.config.get_text_config()
+    body: Any = model.get_decoder()
+    norms = ("input_layernorm", "post_attention_layernorm")
+    try:
+        products = [getattr(layer.self_attn, f"{n}_proj") for layer in body.layers for n in "qkvo"]
+        products += [getattr(layer.mlp, f"{n}_proj") for layer in body.layers for n in ("gate", "up", "down")]
+        parts = [*products, model.get_output_embeddings()]
+        sizes = [getattr(layer, n).weight.shape[0] for layer in body.layers for n in norms]
+        rotary = body.rotary_emb.rope_type in STATIC
+    except AttributeError:
+        return False
+    biased = [[getattr(layer.self_attn, f"{n}_proj") for n in "qkv"] for layer in body.layers]
+    alike = all(len({_base(module).bias is None for module in three}) == 1 for three in biased)
+    plain = getattr(config, "hidden_act", None) == "silu" and set(sizes) == {config.hidden_size}
+    return plain and rotary and alike and all(_is_product(module) for module in parts)
+
+
+def _base(module: Any) -> Any:
+    return getattr(module, "base_layer", module)
+
+
+def _is_product(module: Any) -> bool:
+    """Whether it is x W^T + b, or that under one plain LoRA adapter over a matrix of float32."""
+    if type(module) is Linear:
+        return True
+    if type(_base(module)) is not Linear or _base(module).weight.dtype != torch.float32:
+        return False
+    from peft.tuners.lora.layer import Linear as Adapted
+
+    if type(module) is not Adapted or len(module.active_adapters) != 1 or module.disable_adapters or module.merged:
+        return False
+    name = module.active_adapters[0]
+    return type(module.lora_A[name]) is Linear and module.lora_B[name].bias is None and not module.lora_variant
+
+
+@torch.no_grad()
+def _agrees(model: PreTrainedModel) -> bool:
+    """Whether it predicts what the model predicts, after a prompt and after a token more."""
+    from selfplay.lm.threads import Shared
+
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    ids = tuple(i % vocabulary for i in range(7, 7 + TRIAL))
+    try:
+        threads = Shared(Decoder(model, model.dtype), 1)
+        ours = [threads.admit([ids[:-1]], [0]), threads.step(torch.tensor([ids[-1]], device=model.device))]
+    except (RuntimeError, TypeError, ValueError, AttributeError):  # its parts are other than they seem
+        return False
+    theirs = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -2:].float()
+    apart = 50 * torch.finfo(model.dtype).eps ** 0.75
+    return bool((torch.cat(ours) - theirs).norm() <= min(0.1, apart) * theirs.norm())

@@ -1,0 +1,262 @@
+"""Texts that are being written side by side: what was read of each, and the logits of what comes next.
+
+`Shared` is for models of the Llama family: rows that follow one prompt look at one copy of its keys and values. `Plain`
+is for any other, with transformers' own modules and a copy a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from selfplay.lm.cache import new_cache
+from selfplay.lm.decoder import Decoder
+from selfplay.lm.mixture import MixedModel
+
+READ = 8192  # tokens of prompts read at once
+ROOM = 32  # columns that are taken at once
+Prompt = tuple[int, ...]
+
+
+class Threads(Protocol):
+    """B rows, each behind a prompt; they grow by one token at a time."""
+
+    refills: bool
+
+    def admit(self, prompts: Sequence[Prompt], owner: Sequence[int]) -> Tensor:
+        """Read distinct prompts, and let a row follow prompt i for each i in `owner`; logits [len(owner), V].
+
+        New rows come behind those that are there; where `refills` is false there must be none.
+        """
+        ...
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows [B'] (int64, rising) alone; with none, `admit` begins anew."""
+        ...
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Logits [B, V] after one token more a row, [B]."""
+        ...
+
+
+class Plain:
+    """Any causal model, by transformers' modules; prompts are padded on the left."""
+
+    refills = False
+
+    def __init__(self, model: PreTrainedModel | MixedModel, room: int, pad: int) -> None:
+        self.model, self.room, self.pad = model, room, pad
+
+    def admit(self, prompts: Sequence[Prompt], owner: Sequence[int]) -> Tensor:
+        model, device = self.model, self.model.device
+        mixed = isinstance(model, MixedModel)
+        self.cache = model.new_cache(self.room) if mixed else new_cache(model.config, self.room)  # type: ignore[operator]
+        ids, mask = left_padded(prompts, self.pad, device)
+        rows = torch.tensor(owner, device=device)
+        out = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self.keep_of(mask, rows)
+        logits: Tensor = out.logits[:, -1][rows]
+        return logits
+
+    def keep_of(self, mask: Tensor, rows: Tensor) -> None:
+        self.cache.batch_select_indices(rows)
+        self.mask = mask[rows]
+
+    def keep(self, rows: Tensor) -> None:
+        self.keep_of(self.mask, rows)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
+        out = self.model(
+            input_ids=tokens[:, None],
+            attention_mask=self.mask,
+            position_ids=self.mask.sum(-1, keepdim=True) - 1,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        logits: Tensor = out.logits[:, -1]
+        return logits
+
+
+class Shared:
+    """Rows of a model of the Llama family.
+
+    Args:
+        decoder: the model.
+        room: the most tokens that a row can take.
+    """
+
+    refills = True
+
+    def __init__(self, decoder: Decoder, room: int) -> None:
+        self.decoder, self.room = decoder, room
+        device = decoder.device
+        self.owner = torch.zeros(0, dtype=torch.int64, device=device)  # [B] which prompt a row follows
+        self.begun = torch.zeros(0, dtype=torch.int64, device=device)  # [B] the column of a row's first token
+        self.lengths = torch.zeros(0, dtype=torch.int64, device=device)  # [N] tokens of each prompt
+        self.now = 0  # the column of the next token
+        self.old: list[Tensor] = []  # a layer: keys and values of prompts, [2, N, kv_heads, P, D]
+        self.new: list[Tensor] = []  # a layer: those of the rows' own tokens, [2, B, kv_heads, C, D]
+        self.turns = decoder.turns(torch.arange(0, device=device))
+
+    # --- reading prompts ----------------------------------------------------------------------------------------------
+
+    def admit(self, prompts: Sequence[Prompt], owner: Sequence[int]) -> Tensor:
+        device = self.decoder.device
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        longest = int(lengths.max())
+        if longest + self.room > len(self.turns):
+            self.turns = self.decoder.turns(torch.arange(longest + self.room, device=device))
+        states, found = [], []
+        size = max(1, READ // longest)
+        for start in range(0, len(prompts), size):
+            last, read = self._read(prompts[start : start + size], longest)
+            states.append(last)
+            found.append(read)
+        read = [torch.cat(layer, 1) for layer in zip(*found, strict=True)]
+        rows = torch.tensor(owner, device=device)
+        self._join(read, lengths, rows)
+        return self.decoder.logits(torch.cat(states))[rows]
+
+    def _read(self, prompts: Sequence[Prompt], width: int) -> tuple[Tensor, list[Tensor]]:
+        """The last layer's state of each prompt's last token [N, H], and each layer's keys and values."""
+        decoder = self.decoder
+        ids = torch.zeros(len(prompts), width, dtype=torch.int64)
+        for row, prompt in enumerate(prompts):
+            ids[row, : len(prompt)] = torch.tensor(prompt)
+        states, turns = decoder.embed(ids.to(decoder.device)), self.turns[:width]
+        ends = torch.tensor([len(prompt) - 1 for prompt in prompts], device=decoder.device)
+        rows = torch.arange(len(prompts), device=decoder.device)
+        read = []
+        for number, layer in enumerate(decoder.layers):
+            every = decoder.heads_of(layer, states, turns).to(decoder.attention).transpose(1, 2)
+            queries, (keys, values) = every[:, : decoder.heads], every[:, decoder.heads :].chunk(2, 1)
+            read.append(torch.stack([keys, values]))
+            seen = F.scaled_dot_product_attention(
+                queries, keys, values, is_causal=True, scale=decoder.scale, enable_gqa=True
+            ).transpose(1, 2)
+            if number + 1 == len(decoder.layers):  # of the last layer, one state a prompt is wanted
+                states, seen = states[rows, ends], seen[rows, ends]
+            states = decoder.after(layer, states, seen.flatten(-2))
+        return states, read
+
+    def _join(self, read: list[Tensor], lengths: Tensor, owner: Tensor) -> None:
+        """Put prompts that were read, and rows that follow them, beside those that are there."""
+        if len(self.owner) == 0:
+            self.old, self.lengths, self.owner, self.now = read, lengths, owner, 0
+            self.begun = torch.zeros_like(owner)
+            self.new = [x.new_zeros(2, len(owner), x.shape[2], min(self.room, ROOM), x.shape[4]) for x in read]
+        else:
+            self.old = [_beside(there, more) for there, more in zip(self.old, read, strict=True)]
+            self.owner = torch.cat([self.owner, owner + len(self.lengths)])
+            self.begun = torch.cat([self.begun, torch.full_like(owner, self.now)])
+            self.lengths = torch.cat([self.lengths, lengths])
+            self.new = [F.pad(own, (0, 0, 0, 0, 0, 0, 0, len(owner))) for own in self.new]
+        self._arrange()
+
+    # --- going on -----------------------------------------------------------------------------------------------------
+
+    def keep(self, rows: Tensor) -> None:
+        self.owner, self.begun = self.owner[rows], self.begun[rows]
+        if len(rows) == 0:
+            return
+        first = int(self.begun.min())
+        self.new = [own[:, rows, :, first:] for own in self.new]
+        self.begun, self.now = self.begun - first, self.now - first
+        followed, self.owner = self.owner.unique(return_inverse=True)
+        if len(followed) < len(self.lengths):
+            self.lengths = self.lengths[followed]
+            width = int(self.lengths.max())
+            self.old = [old[:, followed, :, :width] for old in self.old]
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Where the rows of each prompt are laid side by side: [N, G] places, some empty where they are not as many."""
+        order = self.owner.argsort(stable=True)
+        counts = self.owner.bincount(minlength=len(self.lengths))
+        within = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[self.owner[order]]
+        self.most = int(counts.max())
+        self.places = torch.empty_like(order)
+        self.places[order] = self.owner[order] * self.most + within
+        whole = bool((self.places == torch.arange(len(order), device=order.device)).all())
+        self.in_order = whole and len(order) == self.most * len(self.lengths)
+        width = self.old[0].shape[3]
+        short = torch.arange(width, device=order.device) >= self.lengths[:, None]
+        self.hidden = torch.zeros(short.shape, device=order.device).masked_fill(short, -torch.inf)[:, None]
+        self.ragged = bool(short.any())
+        self.mixed = bool((self.begun != self.begun[0]).any())
+
+    def step(self, tokens: Tensor) -> Tensor:
+        decoder = self.decoder
+        if self.now == self.new[0].shape[3]:
+            self.new = [F.pad(own, (0, 0, 0, ROOM)) for own in self.new]
+        at = self.lengths[self.owner] + self.now - self.begun
+        turns = self.turns[at.clamp(max=len(self.turns) - 1)]  # what has ended may be read on
+        states = decoder.embed(tokens)
+        unseen = None
+        if self.mixed:
+            early = torch.arange(self.now + 1, device=tokens.device) < self.begun[:, None]
+            unseen = torch.zeros(early.shape, device=tokens.device).masked_fill(early, -torch.inf)[:, None]
+        for layer, old, own in zip(decoder.layers, self.old, self.new, strict=True):
+            every = decoder.heads_of(layer, states, turns)
+            own[:, :, :, self.now] = every[:, decoder.heads :].unflatten(1, (2, -1)).transpose(0, 1)
+            queries = every[:, : decoder.heads].to(decoder.attention)
+            states = decoder.after(layer, states, self._attend(queries, old, own[..., : self.now + 1, :], unseen))
+        self.now += 1
+        return decoder.logits(states)
+
+    def _attend(self, queries: Tensor, old: Tensor, own: Tensor, unseen: Tensor | None) -> Tensor:
+        """[B, heads * D] what each row's heads see: of its prompt and of what it said itself."""
+        rows, (count, kv_heads, width, size) = len(queries), old.shape[1:]
+        queries = (queries * self.decoder.scale).view(rows, kv_heads, -1, size)
+        (old_keys, old_values), (own_keys, own_values) = old.flatten(1, 2), own.flatten(1, 2)
+        far = torch.bmm(self._by_prompt(queries), old_keys.transpose(1, 2))  # [N * kv_heads, G * heads a kv_head, P]
+        if self.ragged:
+            far.view(count, -1, width).add_(self.hidden)
+        near = torch.bmm(queries.flatten(0, 1), own_keys.transpose(1, 2))  # [B * kv_heads, heads a kv_head, C]
+        if unseen is not None:
+            near.view(rows, -1, near.shape[-1]).add_(unseen)
+        looks = torch.cat([self._by_row(far), near.view(rows, kv_heads, *near.shape[1:])], -1).softmax(-1)
+        seen = self._by_row(torch.bmm(self._by_prompt(looks[..., :width]), old_values))
+        return (seen + torch.bmm(looks[..., width:].flatten(0, 1), own_values).view(seen.shape)).reshape(rows, -1)
+
+    def _by_prompt(self, x: Tensor) -> Tensor:
+        """[B, kv_heads, h, d] of each row -> [N * kv_heads, G * h, d] of each prompt."""
+        if not self.in_order:
+            x = x.new_zeros(len(self.lengths) * self.most, *x.shape[1:]).index_copy_(0, self.places, x)
+        x = x.view(len(self.lengths), self.most, *x.shape[1:]).transpose(1, 2)
+        return x.reshape(-1, self.most * x.shape[3], x.shape[4])
+
+    def _by_row(self, x: Tensor) -> Tensor:
+        """The way back."""
+        x = x.view(len(self.lengths), -1, self.most, x.shape[1] // self.most, x.shape[2]).transpose(1, 2).flatten(0, 1)
+        return x if self.in_order else x[self.places]
+
+
+def _beside(one: Tensor, other: Tensor) -> Tensor:
+    """[2, N + M, kv_heads, P, D], the narrower one padded."""
+    width = max(one.shape[3], other.shape[3])
+    return torch.cat([F.pad(x, (0, 0, 0, width - x.shape[3])) for x in (one, other)], 1)
+
+
+def left_padded(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask, both [B, P] int64, padded on the left."""
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), pad)
+    mask = torch.zeros(len(prompts), width, dtype=torch.int64)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    return ids.to(device), mask.to(device)
