@@ -204,6 +204,7 @@ def test_one_step_makes_what_is_paid_likelier(learner: LanguageModel) -> None:
         minibatches=1,
         schedule=constant,
         role_weights={},
+        measure_kl=True,
         magnet_every=0,
         micro_batch=7,
         max_grad_norm=1.0,

@@ -27,6 +27,7 @@ from selfplay.core import Ask, user
 from selfplay.lm import decoder as decoders
 from selfplay.lm import sample as samplers
 from selfplay.lm.decoder import Decoder, can_decode, forget_writer, writer
+from selfplay.lm.packing import can_pack
 from selfplay.lm.sample import Sampled, sample
 from selfplay.lm.threads import Plain, Shared
 from selfplay.players.language_model import LanguageModel
@@ -284,6 +285,13 @@ def test_products_in_bfloat16_over_weights_in_float32() -> None:
     optimizer.step()
     steps = [(p - q).abs().max() for p, q in zip(rough.parameters(), before, strict=True)]
     assert all(0 < float(step) < 1e-3 for step in steps)
+
+
+def test_the_trials_are_in_the_models_own_precision() -> None:
+    """Whoever asks first asks within a policy's precision."""
+    policy = made(compute="bfloat16")
+    with policy._passes():
+        assert can_decode(policy.model) and can_pack(policy.model)
 
 
 def test_gradients_in_bfloat16_point_the_same_way() -> None:

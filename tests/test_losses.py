@@ -103,6 +103,7 @@ def made(policy: Policy, **changes: object) -> PolicyGradient:
         "minibatches": 1,
         "schedule": constant,
         "role_weights": {},
+        "measure_kl": True,
         "magnet_every": 0,
         "micro_batch": 2,
         "max_grad_norm": 9.0,

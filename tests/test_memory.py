@@ -62,6 +62,7 @@ def league(learner: LanguageModel, members: int = MEMBERS) -> League:
         minibatches=1,
         schedule=constant,
         role_weights={},
+        measure_kl=True,
         magnet_every=0,
         micro_batch=8,
         max_grad_norm=1.0,

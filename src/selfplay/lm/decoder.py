@@ -198,7 +198,8 @@ def forget_writer() -> None:
 def can_decode(model: PreTrainedModel) -> bool:
     """Whether `Decoder` reads and writes like the model: by its parts, and by a trial."""
     if model not in _fits:
-        _fits[model] = full_attention(model) and _has_parts(model) and _agrees(model)
+        with torch.autocast(model.device.type, enabled=False):
+            _fits[model] = full_attention(model) and _has_parts(model) and _agrees(model)
     return _fits[model]
 
 

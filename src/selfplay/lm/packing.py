@@ -56,7 +56,8 @@ def can_pack(model: PreTrainedModel) -> bool:
     """Whether the model obeys a mask and positions of ours: by its config, and by a trial of a few hundred tokens."""
     if model not in _packs:
         takes_masks = model.config.get_text_config()._attn_implementation in ("sdpa", "eager")
-        _packs[model] = full_attention(model) and takes_masks and _obeys(model)
+        with torch.autocast(model.device.type, enabled=False):
+            _packs[model] = full_attention(model) and takes_masks and _obeys(model)
     return _packs[model]
 
 

@@ -7,17 +7,19 @@ from selfplay.core import Batch
 from selfplay.updates.regularizers import k3
 
 
-def by_role(batch: Batch, reference: Tensor) -> dict[str, float]:
+def by_role(batch: Batch, reference: Tensor | None) -> dict[str, float]:
     """Nats a token, from the tokens that the learner sampled: entropy (minus the mean log-prob), KL (mean k3).
 
     Args:
-        reference: [B, T] log-probs of the reference.
+        reference: [B, T] log-probs of the reference; None leaves KL out.
     """
     out = {}
     for role in roles_of(batch):
         rows = torch.tensor([r == role for r in batch.roles]) & batch.own
         counts = batch.mask[rows] * batch.weights[rows][:, None]
         out[f"{role}/entropy"] = float(-(batch.logprobs[rows] * counts).sum() / counts.sum())
+        if reference is None:
+            continue
         out[f"{role}/kl"] = float((k3(batch.logprobs[rows], reference[rows]) * counts).sum() / counts.sum())
     return out
 

@@ -39,6 +39,8 @@ class PolicyGradient(Update):
         minibatches: steps an epoch, each on a share of the turns.
         schedule: number of the step, from 1 -> factor on the optimizer's learning rate.
         role_weights: role -> weight of its mean loss; the Challenger's is the paper's alpha_Ch.
+        measure_kl: whether the divergence from the reference is logged also where nothing else needs the reference (no
+            regularizer, no mixture); without, it is not read, and turns without an advantage are not, either.
         magnet_every: steps after which the regularizer's reference becomes the policy as it is then (the moving magnet
             of magnetic mirror descent, 2206.05825, and of R-NaD, 2206.15378); 0 keeps the one of the start.
         micro_batch: turns in one backward pass; changes memory and time, not the result.
@@ -61,6 +63,7 @@ class PolicyGradient(Update):
         minibatches: int,
         schedule: Schedule,
         role_weights: Mapping[str, float],
+        measure_kl: bool,
         magnet_every: int,
         micro_batch: int,
         max_grad_norm: float,
@@ -82,10 +85,11 @@ class PolicyGradient(Update):
         self.advantage, self.compare, self.mixture = advantage, compare, mixture
         self.objective, self.aggregation = objective, aggregation
         self.epochs, self.minibatches, self.magnet_every = epochs, minibatches, magnet_every
+        self.refers = measure_kl or regularizer.beta > 0 or mixture > 0
 
     def step(self, batch: Batch) -> dict[str, float]:
         rate = self.descent.begin()
-        reference = self.descent.logprobs(self.frozen.get("magnet", self.reference), batch)
+        reference = self._reference(batch)
         paid = batch.payoffs + self.regularizer.payoff(batch.logprobs, reference, batch.mask)
         advantages = self.last_advantages = self.advantage(
             paid, groups_of(batch, self.compare), batch.roles, self._counts(batch, reference)
@@ -97,7 +101,13 @@ class PolicyGradient(Update):
         ]
         if self.magnet_every and self.descent.steps % self.magnet_every == 0:
             self.frozen = {"magnet": self.policy.snapshot()}
-        return _together(passes) | rate | by_role(batch, reference)
+        return _together(passes) | rate | by_role(batch, reference if self.refers else None)
+
+    def _reference(self, batch: Batch) -> Tensor:
+        """[B, T] log-probabilities of the reference; the sampler's, where nothing looks at them."""
+        if not self.refers:
+            return batch.logprobs
+        return self.descent.logprobs(self.frozen.get("magnet", self.reference), batch)
 
     def _counts(self, batch: Batch, reference: Tensor) -> Tensor | None:
         """[B] how often each turn counts in a comparison, None where all count alike."""
@@ -113,13 +123,19 @@ class PolicyGradient(Update):
         return torch.randperm(count).tensor_split(min(self.minibatches, count))
 
     def _descend(self, batch: Batch, advantages: Tensor, reference: Tensor) -> dict[str, float]:
+        weights = self.descent.weights(batch) * self.aggregation(batch)
+        if not self.refers:  # then the advantage alone pulls; one turn stays, so that there is a gradient, of 0
+            pulled = advantages.nonzero()[:, 0] if bool(advantages.any()) else torch.tensor([0])
+            batch, weights, advantages = batch.rows(pulled), weights[pulled], advantages[pulled]
+            reference = reference[pulled]
+
         def losses(rows: Tensor, logprobs: Tensor) -> Tensor:
             cut = slice(0, logprobs.shape[1])
             old, ref, mask = (x[rows, cut].to(logprobs.device) for x in (batch.logprobs, reference, batch.mask))
             penalty = self.regularizer.loss(logprobs, ref)
             return self.objective(logprobs, old, mask, advantages[rows].to(logprobs.device), penalty)
 
-        return self.descent.descend(batch, self.descent.weights(batch) * self.aggregation(batch), losses)
+        return self.descent.descend(batch, weights, losses)
 
     def state_dict(self) -> dict[str, object]:
         remembered = self.advantage.state_dict() if isinstance(self.advantage, Remembering) else {}
