@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from selfplay.lm.packing import can_pack, pack
 from selfplay.lm.threads import left_padded
+from selfplay.lm.tree import states_of
 
 Text = tuple[int, ...]
 DEEP = 64  # beginnings within beginnings that are told apart
@@ -52,12 +53,7 @@ def _packed(model: PreTrainedModel, texts: Sequence[Text]) -> Tensor:
     mask = torch.arange(replies.shape[1]) < lengths[:, None]
     prompts = [torch.tensor(text[:n], dtype=torch.int64) for text, n in zip(texts, shared, strict=True)]
     packed = pack(prompts, replies, mask).to(model.device)
-    states: Tensor = model.get_decoder()(
-        input_ids=packed.ids,
-        attention_mask=packed.attention(model.dtype),
-        position_ids=packed.positions,
-        use_cache=False,
-    ).last_hidden_state
+    states = states_of(model, packed)
     ends = packed.mask.sum(1, keepdim=True) - 1
     columns = packed.columns.gather(1, ends)[:, 0] + 1  # behind the one that predicts the last token
     return states[packed.rows[:, 0], columns][packed.owner]

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from selfplay.lm.endings import last_states
 from selfplay.lm.packing import can_pack, pack
+from selfplay.lm.tree import states_of
 from selfplay.lm.truncation import ALL, Truncation
 
 Menu = tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]  # a prompt and what may be said after it, as token ids
@@ -50,12 +51,7 @@ def reply_logprobs(
     if not can_pack(model):
         return plain_logprobs(model, prompts, replies, mask, temperature, truncation)
     packed = pack(prompts, replies, mask).to(model.device)
-    hidden = model.get_decoder()(
-        input_ids=packed.ids,
-        attention_mask=packed.attention(model.dtype),
-        position_ids=packed.positions,
-        use_cache=False,
-    ).last_hidden_state
+    hidden = states_of(model, packed)
     there = packed.mask
     states = hidden[packed.rows[there], packed.columns[there]]
     found = _of_states(model, states, packed.replies[there], temperature, truncation)

@@ -4,7 +4,7 @@ A row is [prompt, reply 1, reply 2, ...] under a tree-shaped mask, so that G ans
 the question; a reply that was given twice is computed once. What comes out equals one row a reply (tests/test_packing).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -57,12 +57,22 @@ def can_pack(model: PreTrainedModel) -> bool:
     if model not in _packs:
         takes_masks = model.config.get_text_config()._attn_implementation in ("sdpa", "eager")
         with torch.autocast(model.device.type, enabled=False):
-            _packs[model] = full_attention(model) and takes_masks and _obeys(model)
+            _packs[model] = full_attention(model) and takes_masks and trial(model, _under_mask)
     return _packs[model]
 
 
+def _under_mask(model: PreTrainedModel, packed: "Packed") -> Tensor:
+    states: Tensor = model.get_decoder()(
+        input_ids=packed.ids,
+        attention_mask=packed.attention(model.dtype),
+        position_ids=packed.positions,
+        use_cache=False,
+    ).last_hidden_state
+    return states
+
+
 @torch.no_grad()
-def _obeys(model: PreTrainedModel) -> bool:
+def trial(model: PreTrainedModel, states_of: Callable[[PreTrainedModel, "Packed"], Tensor]) -> bool:
     """Whether the second of two replies in a row has the states that it has alone."""
     config = model.config.get_text_config()
     length = min(PROBE, getattr(config, "max_position_embeddings", None) or PROBE)
@@ -71,19 +81,12 @@ def _obeys(model: PreTrainedModel) -> bool:
     width = length - length // 2
     replies = torch.stack([torch.nn.functional.pad(x, (0, width - len(x))) for x in (one, two)])
     packed = pack([prompt, prompt], replies, torch.arange(width) < torch.tensor([[len(one)], [len(two)]]), length)
-    packed = packed.to(model.device)
     alone = torch.cat([prompt, two])[None].to(model.device)
-    decoder = model.get_decoder()
     try:
-        states = decoder(
-            input_ids=packed.ids,
-            attention_mask=packed.attention(model.dtype),
-            position_ids=packed.positions,
-            use_cache=False,
-        ).last_hidden_state[0, -9:]
-    except (RuntimeError, TypeError, ValueError, IndexError):  # a mask of this shape is not for it
+        states = states_of(model, packed.to(model.device))[0, -9:]
+    except (RuntimeError, TypeError, ValueError, IndexError, KeyError):  # a mask of this shape is not for it
         return False
-    plain = decoder(input_ids=alone, use_cache=False).last_hidden_state[0, -9:]
+    plain = model.get_decoder()(input_ids=alone, use_cache=False).last_hidden_state[0, -9:]
     apart = min(0.1, 50 * torch.finfo(model.dtype).eps ** 0.75)  # in bfloat16: 0.01 and 0.8
     return bool((states - plain).float().norm() <= apart * plain.float().norm())
 

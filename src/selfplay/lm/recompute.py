@@ -44,5 +44,10 @@ def recomputing(model: Module) -> Iterator[None]:
             layer.training = False
 
 
+def runs_again(model: Module) -> bool:
+    """Whether what is run now is run again in the backward pass."""
+    return any(layer.training for layer in _layers(model))
+
+
 def _layers(model: Module) -> list[Module]:
     return [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
