@@ -4,7 +4,7 @@ export HF_HUB_OFFLINE = 1
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: run test lint report paper-table notebooks smollm2 clean
+.PHONY: run test lint report paper-table bench notebooks smollm2 clean
 run: $(READY)
 	$(BIN)/python run.py
 
@@ -26,6 +26,11 @@ report: $(READY)
 paper-table: $(READY)
 	experiments/paper_table/run.sh $(BIN)/python
 	$(BIN)/python experiments/paper_table/summarise.py multirun/paper_table
+
+# a step against TRL's and transformers', the machine's ceilings, growth: experiments/bench/results.json and bench.png
+bench: $(READY) smollm2
+	$(BIN)/python experiments/bench/bench.py
+	$(BIN)/python experiments/bench/bench.py --table
 
 # runs the notebooks of analysis/ from top to bottom, in place
 notebooks: $(READY)

@@ -68,11 +68,14 @@ def test_what_is_seen_and_its_gradient_are_those_under_the_mask(lengths: list[in
 
 @pytest.mark.parametrize("config", [LlamaConfig(**SIZES), Qwen3Config(**SIZES, head_dim=8)], ids=["llama", "qwen 3"])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_log_probabilities_and_gradients_are_the_plain_ones(config: PretrainedConfig, temperature: float) -> None:
+def test_log_probabilities_and_gradients_are_the_plain_ones(
+    config: PretrainedConfig, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     perturb(model, 0.1)
     assert can_branch(model)
+    monkeypatch.setattr(trees, "worth_while", lambda packed: True)
     for seed in range(3):
         given = replies_to([12, 3, 1, 40, 12], 5, seed)
         found = []
@@ -84,6 +87,19 @@ def test_log_probabilities_and_gradients_are_the_plain_ones(config: PretrainedCo
         torch.testing.assert_close(ours, plain, atol=1e-5, rtol=0)
         for a, b in zip(by_ours, by_plain, strict=True):
             assert float((a - b).norm()) <= 1e-5 * float(b.norm())
+
+
+def test_where_it_is_worth_while() -> None:
+    """Sixteen answers of 48 to a prompt of 512: 512 x 512 + 768 x 560 of 1280 x 1280. Not where one reply is long."""
+
+    def rows(prompt: int, lengths: list[int]) -> bool:
+        mask = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
+        replies = torch.arange(1, 1 + mask.numel()).view(mask.shape)
+        return trees.worth_while(pack([torch.arange(prompt)] * len(lengths), replies, mask, 10_000))
+
+    assert rows(512, [48] * 16)
+    assert not rows(64, [48] * 4), "short"
+    assert not rows(64, [600] + [4] * 100), "uneven"
 
 
 def test_who_takes_it(learner: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,11 +118,12 @@ def test_who_takes_it(learner: LanguageModel, monkeypatch: pytest.MonkeyPatch) -
     assert learner.model.config._attn_implementation == "sdpa", "left as it was"
 
 
-def test_rows_without_a_prompt_are_read_under_the_mask(learner: LanguageModel) -> None:
+def test_rows_without_a_prompt_are_read_under_the_mask(learner: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts, replies, mask = replies_to([5, 5], 3)
     prompts[0] = prompts[0][:0]
     packed = pack(prompts, replies, mask)
-    assert can_branch(learner.model) and not bool((packed.segments[:, 0] == 0).all())
+    monkeypatch.setattr(trees, "LONG", 1)
+    assert not trees.worth_while(packed)
     with torch.no_grad():
         assert bool(trees.states_of(learner.model, packed).isfinite().all())
 

@@ -23,6 +23,7 @@ from selfplay.lm.packing import Packed, full_attention, trial
 from selfplay.lm.recompute import runs_again
 
 NAME = "selfplay_tree"
+LONG = 512  # tokens of a row; shorter ones are as fast under the mask
 kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 kernel_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 _branches: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
@@ -147,7 +148,7 @@ AttentionInterface.register(NAME, attention)
 
 def states_of(model: PreTrainedModel, packed: Packed) -> Tensor:
     """[R, L, H] the last hidden states of packed rows: branch by branch where that works, else under a mask."""
-    if bool((packed.segments[:, 0] == 0).all()) and can_branch(model):  # the kernel wants a prompt in every row
+    if worth_while(packed) and can_branch(model):
         return _branched(model, packed)
     states: Tensor = model.get_decoder()(
         input_ids=packed.ids,
@@ -156,6 +157,17 @@ def states_of(model: PreTrainedModel, packed: Packed) -> Tensor:
         use_cache=False,
     ).last_hidden_state
     return states
+
+
+def worth_while(packed: Packed) -> bool:
+    """Whether rows are long enough, and replies even enough, that less is compared than under the mask."""
+    length = packed.segments.shape[1]
+    prompts = (packed.segments == 0).sum(1)
+    if length < LONG or int(prompts.min()) == 0:  # the kernel wants a prompt in every row
+        return False
+    width, longest = int(prompts.max()), int(packed.mask.sum(1).max())
+    places = (int(packed.segments.max())) * longest  # of a row's replies, each as long as the longest
+    return 2 * (width**2 + places * (width + longest)) < length**2
 
 
 def _branched(model: PreTrainedModel, packed: Packed) -> Tensor:

@@ -1,0 +1,249 @@
+"""Steps of this project against TRL's and transformers', side by side on one machine: seconds, memory, growth.
+
+    python experiments/bench/bench.py                     all of it: results.json and bench.png beside this file
+    python experiments/bench/bench.py --only tiny         some cases; the others' results stay
+    python experiments/bench/bench.py --table             the README's tables, from results.json
+    python experiments/bench/bench.py --device cuda       on an accelerator: results-<its name>.json
+
+The sides of a case live side by side and take turns, a step each; the first step of each is not counted.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from cases import CASES, GROWTH, QUICK, Case
+from report import draw, tables
+
+HERE = Path(__file__).parent
+BANDWIDTH, SQUARE = 100_000_000, 2048  # floats that are copied, side of the matrices
+
+
+class Side:
+    """A worker process."""
+
+    def __init__(self, arguments: list[str], device: str) -> None:
+        command = [sys.executable, str(HERE / "worker.py"), *arguments, "--device", device]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        )  # fmt: skip
+        self.facts = self._line()
+
+    def _line(self) -> dict[str, Any]:
+        assert self.process.stdout is not None and self.process.stderr is not None
+        line = self.process.stdout.readline()
+        if not line:
+            told = self.process.stderr.read().strip().splitlines()
+            sys.exit(f"{' '.join(map(str, self.process.args))}\n{told[-1] if told else 'ended without a word'}")  # type: ignore[arg-type]
+        found = json.loads(line)
+        assert isinstance(found, dict)
+        return found
+
+    def step(self) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return self._line()
+
+    def end(self) -> None:
+        assert self.process.stdin is not None and self.process.stderr is not None
+        self.process.stdin.close()
+        self.process.stderr.read()
+        self.process.wait()
+
+
+def alternate(case: Case, pairs: int, device: str) -> dict[str, Any]:
+    """Steps of each side by turns; seconds, medians, and ours against each other side."""
+    sides = {name: Side(arguments, device) for name, arguments in case.sides.items()}
+    steps: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
+    for number in range(pairs + 1):
+        for name, side in sides.items():
+            told = side.step()
+            print(f"  {case.name} {number} {name}: {told['seconds']:.2f} s", flush=True)
+            steps[name] += [told] if number else []
+    for side in sides.values():
+        side.end()
+    found = {name: of_side(taken, sides[name].facts) for name, taken in steps.items()}
+    first, *others = found
+    return {
+        "question": case.question,
+        "arguments": case.sides,
+        "sides": found,
+        "ratios": {other: against(found[first], found[other]) for other in others},
+    }
+
+
+def of_side(steps: list[dict[str, Any]], facts: dict[str, Any]) -> dict[str, Any]:
+    """Medians of what the steps took, and all seconds."""
+    found: dict[str, Any] = {"seconds": [round(step["seconds"], 4) for step in steps]}
+    found |= {name: median(step[name] for step in steps) for name in ("play", "update", "drift") if name in steps[0]}
+    more = {"median": median(found["seconds"]), "peak": max(s["peak"] for s in steps), "tokens": steps[0]["tokens"]}
+    return found | more | {name: value for name, value in facts.items() if name != "ready"}
+
+
+def against(ours: dict[str, Any], other: dict[str, Any]) -> dict[str, float]:
+    """How many times as long the other took: of the medians, and the least and the most of a pair; and its memory."""
+    pairs = [b / a for a, b in zip(ours["seconds"], other["seconds"], strict=True)]
+    return {
+        "ratio": other["median"] / ours["median"],
+        "least": min(pairs),
+        "most": max(pairs),
+        "memory": ours["peak"] / other["peak"],
+    }
+
+
+# --- what the machine can do ------------------------------------------------------------------------------------------
+
+
+def best(call: Any, device: str, tries: int = 15) -> float:
+    """The least seconds of a call."""
+    taken = []
+    for _ in range(tries):
+        start = time.perf_counter()
+        call()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - start)
+    return min(taken)
+
+
+def ceilings(device: str) -> dict[str, float]:
+    """Matrix products in GFLOP/s and copies in GB/s (read and written)."""
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a, b = (torch.randn(SQUARE, SQUARE, device=device).to(dtype) for _ in range(2))
+        found[str(dtype).removeprefix("torch.")] = 2e-9 * SQUARE**3 / best(lambda a=a, b=b: a @ b, device)
+    source = torch.ones(BANDWIDTH, device=device)
+    target = torch.empty_like(source)
+    found["copy"] = 8e-9 * BANDWIDTH / best(lambda: target.copy_(source), device)
+    return found
+
+
+def work(side: dict[str, Any], arguments: list[str]) -> dict[str, float]:
+    """GFLOP of an update and of sampling with each prompt read once: products with weights, forwards 2, training 6.
+
+    Attention, and what is computed again to save memory, are not counted.
+    """
+    given = dict(pairwise(arguments))
+    queries, answers, prompt, reply = (int(given[f"--{n}"]) for n in ("queries", "answers", "prompt", "reply"))
+    said, read = queries * answers * reply, queries * prompt
+    layers, head = side["parameters"] * (said + read), side["head"] * said
+    return {"update": 6e-9 * (layers + head), "play": 2e-9 * (layers + head)}
+
+
+def shares(found: dict[str, Any], rates: dict[str, float]) -> None:
+    """Write into ours of a case how many GFLOP/s it reached, and of the measured rate which share."""
+    name, ours = next(iter(found["sides"].items()))
+    arguments = found["arguments"][name]
+    rate = rates["bfloat16" if "bfloat16" in arguments else "float32"]
+    for part, gflop in work(ours, arguments).items():
+        if part in ours:
+            ours[f"{part}_gflops"] = gflop / ours[part]
+            ours[f"{part}_share"] = gflop / ours[part] / rate
+
+
+# --- growth -----------------------------------------------------------------------------------------------------------
+
+
+def vocabulary(size: int, folder: Path) -> str:
+    """A model of chance with so many words, in the folder."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    from selfplay.lm.load import resolve
+
+    sizes = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 4}
+    where = folder / str(size)
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(vocab_size=size, **sizes, tie_word_embeddings=True)).save_pretrained(where)
+    AutoTokenizer.from_pretrained(resolve("asset:tiny")).save_pretrained(where)
+    return str(where)
+
+
+def grow(device: str, quick: bool) -> dict[str, list[dict[str, float]]]:
+    """Ours alone, a process a point: the median of three steps, and the peak."""
+    found: dict[str, list[dict[str, float]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for axis, (values, arguments) in GROWTH.items():
+            for value in values[: 1 if quick else None]:
+                name = vocabulary(value, Path(folder)) if axis == "vocabulary" else str(value)
+                side = Side(["ours", *[part.replace("{}", name) for part in arguments]], device)
+                steps = [side.step() for _ in range(2 if quick else 4)][1:]
+                side.end()
+                told = of_side(steps, {})
+                found.setdefault(axis, []).append({"at": value, "seconds": told["median"], "peak": told["peak"]})
+                print(f"  {axis} {value}: {told['median']:.2f} s, {told['peak'] / 1e9:.2f} GB", flush=True)
+    return found
+
+
+# --- all of it --------------------------------------------------------------------------------------------------------
+
+
+def machine(device: str) -> dict[str, Any]:
+    name = torch.cuda.get_device_name() if device != "cpu" else _processor()
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True)
+    return {
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "date": date.today().isoformat(),
+        "commit": commit.stdout.strip(),
+        "command": " ".join(["python", *sys.argv]),
+        **{package: version(package) for package in ("torch", "transformers", "trl")},
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.split(":")[1].strip()
+    return platform.processor()
+
+
+def run(args: argparse.Namespace) -> None:
+    slug = "" if args.device == "cpu" else "-" + torch.cuda.get_device_name().lower().replace(" ", "-")
+    path = args.out / f"results{slug}.json"
+    results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    cases = QUICK if args.quick else [case for case in CASES if not args.only or case.name in args.only]
+    results |= machine(args.device)
+    before = results["ceilings"] = ceilings(args.device)
+    for case in cases:
+        found = alternate(case, 1 if args.quick else case.pairs or args.pairs, args.device)
+        now = ceilings(args.device)
+        shares(found, {name: max(now[name], before[name]) for name in now})
+        results.setdefault("cases", {})[case.name] = found | {"ceilings": now}
+        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if not args.only:
+        results["growth"] = grow(args.device, args.quick)
+        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    draw(results, path.with_name(f"bench{slug}.png"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--only", nargs="*", default=[], choices=[case.name for case in CASES], metavar="CASE")
+    parser.add_argument("--quick", action="store_true", help="the tiny model, one pair: does it run at all")
+    parser.add_argument("--table", action="store_true", help="print the tables and do nothing")
+    parser.add_argument("--out", type=Path, default=HERE)
+    args = parser.parse_args()
+    if args.table:
+        print(tables(json.loads((args.out / "results.json").read_text(encoding="utf-8"))))
+    else:
+        run(args)
+
+
+if __name__ == "__main__":
+    main()
