@@ -36,7 +36,7 @@ def test_both_sides_of_a_case_are_given_the_same_sizes() -> None:
         for arguments in case.sides.values():
             given = dict(pairwise(arguments))
             sizes.append([given[f"--{n}"] for n in ("model", "queries", "answers", "prompt", "reply")])
-        assert len(sizes) == 2 and sizes[0] == sizes[1], case.name
+        assert len(sizes) > 1 and all(size == sizes[0] for size in sizes), case.name
     assert all(sum("{}" in part for part in arguments) == 1 for _, arguments in GROWTH.values())
 
 

@@ -212,6 +212,7 @@ def _processor() -> str:
 
 
 def run(args: argparse.Namespace) -> None:
+    args.out.mkdir(parents=True, exist_ok=True)
     slug = "" if args.device == "cpu" else "-" + torch.cuda.get_device_name().lower().replace(" ", "-")
     path = args.out / f"results{slug}.json"
     results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -36,20 +36,19 @@ def sampling(name: str, question: str, how: list[str]) -> Case:
 
 CASES = [
     step("float32", "SmolLM2-135M, 4 x 4 x 48, both in float32", [*SMOLLM2, *SHORT], [], []),
-    step("bfloat16", "the same, both in bfloat16 over float32 weights", [*SMOLLM2, *SHORT, *HALF], [], []),
-    step(
-        "defaults",
-        "the same, ours in bfloat16 against TRL as it comes",
-        [*SMOLLM2, *SHORT],
-        HALF,
-        ["--trl-defaults"],
+    Case(
+        "bfloat16",
+        "the same in bfloat16 over float32 weights, against TRL likewise and as it comes",
+        {
+            "ours": ["ours", *SMOLLM2, *SHORT, *HALF],
+            "TRL": ["trl", *SMOLLM2, *SHORT, *HALF],
+            "TRL as it comes": ["trl", *SMOLLM2, *SHORT, "--trl-defaults"],
+        },
     ),
     step("tiny", "the embedded model, 32 x 8 x 48, float32", [*TINY, *MANY], [], []),
     step("prompt 512", "SmolLM2-135M, a prompt of 512 tokens, 16 answers, float32", [*SMOLLM2, *LONG], [], []),
-    step("prompt 512, bfloat16", "the same in bfloat16", [*SMOLLM2, *LONG, *HALF], [], []),
     sampling("sampling", "SmolLM2-135M, 4 x 4 x 48, sampling alone, float32", [*SMOLLM2, *SHORT]),
     sampling("sampling, bfloat16", "the same in bfloat16", [*SMOLLM2, *SHORT, *HALF]),
-    sampling("sampling, prompt 512", "a prompt of 512 tokens, 16 answers, float32", [*SMOLLM2, *LONG]),
     sampling("sampling, tiny", "the embedded model, 32 x 8 x 48", [*TINY, *MANY]),
     step(
         "LoRA",
