@@ -93,7 +93,26 @@ def main() -> None:
     args = parser.parse_args()
     keep_freed_memory()
     torch.manual_seed(0)
-    player = LanguageModel(args.model, 1.0, 48, 512, "likelihood", None, None, {}, "sdpa", False, "float32", "cpu", 0)
+    player = LanguageModel(
+        args.model,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        min_p=0.0,
+        stop=(),
+        max_tokens=48,
+        rows=512,
+        choose="likelihood",
+        pattern=None,
+        lora=None,
+        chat={},
+        attention="sdpa",
+        checkpointing=False,
+        dtype="float32",
+        compute=None,
+        device="cpu",
+        seed=0,
+    )
     table, sampled = solver(player)
     figures = {
         "parameters": sum(p.numel() for p in player.parameters()),

@@ -81,6 +81,10 @@ def policy_of(model: str, device: str, max_tokens: int | None, rows: int | None)
         "_target_": "selfplay.players.language_model.LanguageModel",
         "path": model,
         "temperature": 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "min_p": 0.0,
+        "stop": [],
         "max_tokens": max_tokens or 2048,
         "rows": rows or 64,
         "choose": "text",
@@ -90,6 +94,7 @@ def policy_of(model: str, device: str, max_tokens: int | None, rows: int | None)
         "attention": "sdpa",
         "checkpointing": False,
         "dtype": "float32",
+        "compute": None,
         "device": device,
         "seed": 0,
     }
