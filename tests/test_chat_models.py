@@ -12,11 +12,11 @@ from language_models import made
 from transformers import PreTrainedTokenizerBase
 
 from selfplay.core import Ask, Episode, Message, SelfplayError, Turn, user
+from selfplay.lm.branches import can_branch
 from selfplay.lm.chat import Chat
 from selfplay.lm.load import SMOLLM2
 from selfplay.lm.packing import can_pack
 from selfplay.lm.smollm2 import folder as smollm2
-from selfplay.lm.tree import can_branch
 from selfplay.play import collate
 from selfplay.players.language_model import LanguageModel
 

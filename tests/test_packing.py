@@ -168,7 +168,7 @@ def test_a_mask_that_leaks_would_be_seen(learner: LanguageModel, monkeypatch: py
         rows, width = packed.ids.shape
         return torch.full((width, width), torch.finfo(dtype).min).triu(1).expand(rows, 1, width, width)
 
-    monkeypatch.setattr("selfplay.lm.tree.can_branch", lambda model: False)
+    monkeypatch.setattr("selfplay.lm.branches.can_branch", lambda model: False)
     monkeypatch.setattr("selfplay.lm.packing.Packed.attention", causal)
     (plain, _), (packed, _) = both(model, 0, 1.0)
     assert float((packed - plain).abs().max()) > 1e-3

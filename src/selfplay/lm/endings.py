@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from selfplay.lm.branches import states_of
 from selfplay.lm.packing import can_pack, pack
 from selfplay.lm.threads import left_padded
-from selfplay.lm.tree import states_of
 
 Text = tuple[int, ...]
 DEEP = 64  # beginnings within beginnings that are told apart

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from selfplay.lm.branches import states_of
 from selfplay.lm.endings import last_states
 from selfplay.lm.packing import can_pack, pack
-from selfplay.lm.tree import states_of
 from selfplay.lm.truncation import ALL, Truncation
 
 Menu = tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]  # a prompt and what may be said after it, as token ids
