@@ -268,6 +268,17 @@ def test_the_layout_follows_the_weights(fused: bool) -> None:
     assert not decoders._kept
 
 
+def test_the_layout_is_its_models_alone() -> None:
+    """A model that came to lie where a dead one lay is told apart from it."""
+    one, other = model_of(TAKEN["llama"]), model_of(TAKEN["llama"])
+    kept = writer(one, None)
+    for p, q in zip(other.parameters(), one.parameters(), strict=True):
+        p.data = q.data
+    assert [p.data_ptr() for p in one.parameters()] == [p.data_ptr() for p in other.parameters()]
+    decoders._kept["weights"] = (torch.float32, *((p.data_ptr(), p._version) for p in other.parameters()))
+    assert writer(other, None) is not kept
+
+
 def test_products_in_bfloat16_over_weights_in_float32() -> None:
     """The sampler and the learner agree to the precision of bfloat16, and a step far below it is not lost."""
     exact, rough = made(max_tokens=24), made(max_tokens=24, compute="bfloat16")

@@ -10,7 +10,7 @@ from scipy import stats
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from selfplay.core import Ask, Batch, Episode, Reply, Turn, user
+from selfplay.core import Ask, Batch, Episode, Reply, SelfplayError, Turn, user
 from selfplay.lm import logprobs as ours
 from selfplay.lm.logprobs import next_logprobs, reply_logprobs
 from selfplay.lm.sample import choose, dice, sample
@@ -92,6 +92,16 @@ def test_choose_by_hand() -> None:
     assert (token.item(), logp.exp().item()) == (1, pytest.approx(0.6))
     token, _ = choose(torch.tensor([[0.0, 1.0, 0.0]]).log(), uniforms[:1], 1.0)  # the very border of an impossible one
     assert token.item() == 1
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers(wrong: float) -> None:
+    logits = torch.zeros(2, 5)
+    logits[1, 3] = wrong
+    with pytest.raises(SelfplayError, match="not numbers any more"):
+        choose(logits, torch.tensor([0.5, 0.5], dtype=torch.float64), 1.0)
+    logits[1, 3] = -torch.inf
+    assert choose(logits, torch.tensor([0.5, 0.99], dtype=torch.float64), 1.0)[0].tolist() == [2, 4]
 
 
 def test_dice_are_uniform_and_a_function_of_the_key() -> None:

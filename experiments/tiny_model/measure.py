@@ -7,20 +7,23 @@ import argparse
 import json
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig
 from scipy import stats
 
 from selfplay.core import Ask, Turn, user
 from selfplay.lm.memory import keep_freed_memory
 from selfplay.players.language_model import LanguageModel
 from selfplay.referees.reward_model import RewardModel
-from selfplay.referees.selfjudge import ExpectedScore, WrittenScore
 from selfplay.referees.verifier import Verifier
 from selfplay.tasks.tiny_world import TinyWorld
 from selfplay.world import held_out, parse, rubric
-from selfplay.world.prompts import CHALLENGE, JUDGE
+from selfplay.world.prompts import CHALLENGE
 
 SAMPLES = 8
 
@@ -74,8 +77,9 @@ def judge(player: LanguageModel, sampled: Answers) -> dict:
     """Both readings of the judge's verdict against the rubric and against the truth."""
     truth = [float(sum(rubric(t.ask.prompt, t.reply.text))) for t in sampled.turns]
     out = {}
-    readings = {"expected": ExpectedScore(JUDGE, 0.0), "written": WrittenScore(JUDGE, r"(\d+)", 0.0, 0.0)}
-    for name, referee in readings.items():
+    readings = {"expected": "quality=selfjudge", "written": "quality=selfjudge_written"}
+    for name, choice in readings.items():
+        referee = instantiate(config(choice).quality)
         scores = referee.score(sampled.turns, {"reference": player}).tolist()
         out[name] = {
             "mean absolute error": fmean(abs(a - b) for a, b in zip(scores, truth, strict=True)),
@@ -83,6 +87,12 @@ def judge(player: LanguageModel, sampled: Answers) -> dict:
             "unreadable": referee.metrics["unreadable"],
         }
     return out
+
+
+def config(*overrides: str) -> DictConfig:
+    """What run.py would compose."""
+    with initialize_config_dir(str(Path(__file__).parents[2] / "conf"), version_base="1.3"):
+        return compose("config", list(overrides))
 
 
 def main() -> None:
@@ -93,26 +103,7 @@ def main() -> None:
     args = parser.parse_args()
     keep_freed_memory()
     torch.manual_seed(0)
-    player = LanguageModel(
-        args.model,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
-        min_p=0.0,
-        stop=(),
-        max_tokens=48,
-        rows=512,
-        choose="likelihood",
-        pattern=None,
-        lora=None,
-        chat={},
-        attention="sdpa",
-        checkpointing=False,
-        dtype="float32",
-        compute=None,
-        device="cpu",
-        seed=0,
-    )
+    player: LanguageModel = instantiate(config(f"player.path={args.model}").player)
     table, sampled = solver(player)
     figures = {
         "parameters": sum(p.numel() for p in player.parameters()),

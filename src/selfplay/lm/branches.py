@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import Module
 from transformers import AttentionInterface, PreTrainedModel
 
-from selfplay.lm.packing import Packed, full_attention, trial
+from selfplay.lm.packing import Packed, full_attention, trial, under_mask
 from selfplay.lm.recompute import runs_again
 
 NAME = "selfplay_tree"
@@ -150,13 +150,7 @@ def states_of(model: PreTrainedModel, packed: Packed) -> Tensor:
     """[R, L, H] the last hidden states of packed rows: branch by branch where that works, else under a mask."""
     if worth_while(packed) and can_branch(model):
         return _branched(model, packed)
-    states: Tensor = model.get_decoder()(
-        input_ids=packed.ids,
-        attention_mask=packed.attention(model.dtype),
-        position_ids=packed.positions,
-        use_cache=False,
-    ).last_hidden_state
-    return states
+    return under_mask(model, packed)
 
 
 def worth_while(packed: Packed) -> bool:
@@ -166,7 +160,7 @@ def worth_while(packed: Packed) -> bool:
     if length < LONG or int(prompts.min()) == 0:  # the kernel wants a prompt in every row
         return False
     width, longest = int(prompts.max()), int(packed.mask.sum(1).max())
-    places = (int(packed.segments.max())) * longest  # of a row's replies, each as long as the longest
+    places = int(packed.segments.max()) * longest  # of a row's replies, each as long as the longest
     return 2 * (width**2 + places * (width + longest)) < length**2
 
 

@@ -8,7 +8,8 @@ and 3), with what sampling many replies to few prompts needs:
   rows by them about twice as fast), adapters are merged into them;
 * rotary positions are one complex product, so the two halves of a head are interleaved in the weights.
 
-Whether a model is of this family is tried out: `Decoder.of` compares it with the model's own forward pass.
+Whether a model is of this family is tried out: `can_decode` compares a decoder with the model's own forward pass. One
+that is in use takes about as much memory as the weights.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +74,7 @@ class Decoder:
     """The model's weights as they are now; make a new one when they have changed.
 
     Args:
-        model: of the Llama family, see `of`.
+        model: of the Llama family, see `can_decode`.
         dtype: of products, and on an accelerator of keys and values; sums and norms are in float32.
     """
 
@@ -84,9 +85,8 @@ class Decoder:
         self.head_dim = first.head_dim
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.epsilon, self.scale, self.dtype, self.device = config.rms_norm_eps, first.scaling, dtype, model.device
-        self.attention = (
-            torch.float32 if self.device.type == "cpu" else dtype
-        )  # small products in bfloat16 are slow there
+        on_processor = self.device.type == "cpu"  # where small products in bfloat16 are slow
+        self.attention = torch.float32 if on_processor else dtype
         self.rotary, self.embedding, self.norm = body.rotary_emb, body.embed_tokens.weight, body.norm.weight.float()
         self.head = _product([model.get_output_embeddings()], dtype)
         order = torch.arange(self.head_dim).view(2, -1).t().reshape(-1)
@@ -183,10 +183,10 @@ def writer(model: Any, compute: torch.dtype | None, keep: bool = True) -> Any:
     dtype = compute or model.dtype
     if not keep:
         return Decoder(model, dtype)
-    weights = (id(model), dtype, *((p.data_ptr(), p._version) for p in model.parameters()))
-    if _kept.get("weights") != weights:
+    weights = (dtype, *((p.data_ptr(), p._version) for p in model.parameters()))
+    if "model" not in _kept or _kept["model"]() is not model or _kept["weights"] != weights:
         _kept.clear()
-        _kept.update(weights=weights, decoder=Decoder(model, dtype))
+        _kept.update(model=ref(model), weights=weights, decoder=Decoder(model, dtype))
     return _kept["decoder"]
 
 

@@ -57,11 +57,12 @@ def can_pack(model: PreTrainedModel) -> bool:
     if model not in _packs:
         takes_masks = model.config.get_text_config()._attn_implementation in ("sdpa", "eager")
         with torch.autocast(model.device.type, enabled=False):
-            _packs[model] = full_attention(model) and takes_masks and trial(model, _under_mask)
+            _packs[model] = full_attention(model) and takes_masks and trial(model, under_mask)
     return _packs[model]
 
 
-def _under_mask(model: PreTrainedModel, packed: "Packed") -> Tensor:
+def under_mask(model: PreTrainedModel, packed: Packed) -> Tensor:
+    """[R, L, H] the last hidden states of packed rows, under a tree-shaped mask."""
     states: Tensor = model.get_decoder()(
         input_ids=packed.ids,
         attention_mask=packed.attention(model.dtype),
@@ -72,7 +73,7 @@ def _under_mask(model: PreTrainedModel, packed: "Packed") -> Tensor:
 
 
 @torch.no_grad()
-def trial(model: PreTrainedModel, states_of: Callable[[PreTrainedModel, "Packed"], Tensor]) -> bool:
+def trial(model: PreTrainedModel, states_of: Callable[[PreTrainedModel, Packed], Tensor]) -> bool:
     """Whether the second of two replies in a row has the states that it has alone."""
     config = model.config.get_text_config()
     length = min(PROBE, getattr(config, "max_position_embeddings", None) or PROBE)

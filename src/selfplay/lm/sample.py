@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from selfplay.core import SelfplayError
 from selfplay.lm.decoder import Decoder
 from selfplay.lm.mixture import MixedModel
 from selfplay.lm.threads import Plain, Prompt, Shared, Threads
@@ -46,12 +47,20 @@ def choose(logits: Tensor, uniforms: Tensor, temperature: float, truncation: Tru
 
     Returns:
         token [B] int64, and its log-probability [B] float32 under softmax(logits / temperature) of what may be said.
+
+    Raises:
+        SelfplayError: a logit is NaN or plus infinity.
     """
     logits = truncation(logits.float() / (temperature or 1.0))
     most = logits.amax(-1, keepdim=True)
     weights = (logits - most).exp_()
     blocks = torch.nn.functional.pad(weights, (0, -weights.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))
     sums = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    if not bool(sums[:, -1].isfinite().all()):
+        raise SelfplayError(
+            "the model's logits are not numbers any more, so no token can be drawn; go on from an earlier checkpoint, "
+            "or start a new run with a lower update.optimizer.lr"
+        )
     token = logits.argmax(-1) if temperature == 0 else _invert(blocks, sums, uniforms.to(logits.device))
     return token, ((logits.gather(-1, token[:, None]) - most).squeeze(-1) - sums[:, -1].log()).float()
 
@@ -97,44 +106,75 @@ def sample(
         rows: replies that are written side by side; where a decoder writes, others take the place of those that end.
         ended: a reply's tokens so far -> whether it ends here.
     """
-    if isinstance(model, Decoder):
-        threads: Threads = Shared(model, max_tokens)
-        precision: Any = torch.autocast(model.device.type, enabled=False)  # it has its own
-    else:
-        threads, precision = Plain(model, max_tokens, pad), nullcontext()
-    uniforms = torch.from_numpy(np.stack([dice(key, max_tokens) for key in keys]))
+    writing = _Writing(model, prompts, keys, max_tokens, rows, pad)
     stops = torch.tensor(list(stop))
-    said = torch.zeros(len(prompts), max_tokens, dtype=torch.int64)
-    logps = torch.zeros(len(prompts), max_tokens)
-    lengths = torch.zeros(len(prompts), dtype=torch.int64)
-    queue = deque(sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i])))
-    who, going = torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)  # [B] whose row; is it unfinished
-    tokens = torch.zeros(0, dtype=torch.int64)
-    with precision:
-        while queue or len(who):
-            logits = [threads.step(tokens.to(model.device))] if len(who) else []
-            if queue and (not len(who) or (threads.refills and 2 * len(who) <= rows)):
-                some = [queue.popleft() for _ in range(min(len(queue), rows - len(who)))]
-                distinct = list(dict.fromkeys(prompts[i] for i in some))
-                logits.append(threads.admit(distinct, [distinct.index(prompts[i]) for i in some]))
-                who, going = (
-                    torch.cat([who, torch.tensor(some)]),
-                    torch.cat([going, torch.ones(len(some), dtype=torch.bool)]),
-                )
-            places = lengths[who].clamp(max=max_tokens - 1)
-            chosen = choose(torch.cat(logits), uniforms[who, places], temperature, truncation)
+    with torch.autocast(model.device.type, enabled=False) if isinstance(model, Decoder) else nullcontext():
+        while (logits := writing.logits()) is not None:
+            who, going = writing.who, writing.going
+            places = writing.lengths[who].clamp(max=max_tokens - 1)
+            chosen = choose(logits, writing.uniforms[who, places], temperature, truncation)
             tokens, logp = chosen[0].cpu(), chosen[1].cpu()
-            mine, place = who[going], places[going]
-            said[mine, place], logps[mine, place] = tokens[going], logp[going]
-            lengths[mine] += 1
-            going &= ~torch.isin(tokens, stops) & (lengths[who] < max_tokens)
+            writing.say(tokens, logp)
+            going &= ~torch.isin(tokens, stops) & (writing.lengths[who] < max_tokens)
             if ended is not None:
                 for row in going.nonzero()[:, 0].tolist():
-                    going[row] = not ended(said[who[row], : lengths[who[row]]].tolist())
-            left = int(going.sum())
-            waited_for = bool(queue) and threads.refills and 2 * left <= rows
-            if left < len(who) and (waited_for or LEAVE * (len(who) - left) >= len(who)):
-                kept = going.nonzero()[:, 0]
-                who, tokens, going = who[kept], tokens[kept], going[kept]
-                threads.keep(kept.to(model.device))
-    return [Sampled(tuple(said[i, :n].tolist()), tuple(logps[i, :n].tolist())) for i, n in enumerate(lengths.tolist())]
+                    going[row] = not ended(writing.said[who[row], : writing.lengths[who[row]]].tolist())
+            writing.leave()
+    return writing.sampled()
+
+
+class _Writing:
+    """Replies in the making: which rows write which, what was said, who waits."""
+
+    def __init__(
+        self, model: Any, prompts: Sequence[Prompt], keys: Sequence[str], max_tokens: int, rows: int, pad: int
+    ) -> None:
+        shared = isinstance(model, Decoder)
+        self.threads: Threads = Shared(model, max_tokens) if shared else Plain(model, max_tokens, pad)
+        self.device, self.prompts, self.rows = model.device, prompts, rows
+        self.uniforms = torch.from_numpy(np.stack([dice(key, max_tokens) for key in keys]))
+        self.said = torch.zeros(len(prompts), max_tokens, dtype=torch.int64)
+        self.logps = torch.zeros(len(prompts), max_tokens)
+        self.lengths = torch.zeros(len(prompts), dtype=torch.int64)
+        self.queue = deque(sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i])))
+        self.who = torch.zeros(0, dtype=torch.int64)  # [B] which reply each row writes
+        self.going = torch.zeros(0, dtype=torch.bool)  # [B] whether it is not ended; what is may stay for a while
+        self.tokens = torch.zeros(0, dtype=torch.int64)  # [B] what was said last
+
+    def logits(self) -> Tensor | None:
+        """Of each row's next token [B, V], after reading the last ones and taking in who waits; None at the end."""
+        found = [self.threads.step(self.tokens.to(self.device))] if len(self.who) else []
+        if self.queue and (not len(self.who) or self._has_room(len(self.who))):
+            some = [self.queue.popleft() for _ in range(min(len(self.queue), self.rows - len(self.who)))]
+            where: dict[Prompt, int] = {}
+            owner = [where.setdefault(self.prompts[i], len(where)) for i in some]
+            found.append(self.threads.admit(list(where), owner))
+            self.who = torch.cat([self.who, torch.tensor(some)])
+            self.going = torch.cat([self.going, torch.ones(len(some), dtype=torch.bool)])
+        return torch.cat(found) if found else None
+
+    def _has_room(self, rows: int) -> bool:
+        """Whether others are taken in beside so many rows."""
+        return bool(self.queue) and self.threads.refills and 2 * rows <= self.rows
+
+    def say(self, tokens: Tensor, logps: Tensor) -> None:
+        """Write down each row's token, of those that are not ended."""
+        mine = self.who[self.going]
+        place = self.lengths[mine]
+        self.said[mine, place], self.logps[mine, place] = tokens[self.going], logps[self.going]
+        self.lengths[mine] += 1
+        self.tokens = tokens
+
+    def leave(self) -> None:
+        """Drop the rows that are ended, when they are many or somebody waits for their place."""
+        left, rows = int(self.going.sum()), len(self.who)
+        if left < rows and (self._has_room(left) or LEAVE * (rows - left) >= rows):
+            kept = self.going.nonzero()[:, 0]
+            self.who, self.tokens, self.going = self.who[kept], self.tokens[kept], self.going[kept]
+            self.threads.keep(kept.to(self.device))
+
+    def sampled(self) -> list[Sampled]:
+        return [
+            Sampled(tuple(self.said[i, :n].tolist()), tuple(self.logps[i, :n].tolist()))
+            for i, n in enumerate(self.lengths.tolist())
+        ]
