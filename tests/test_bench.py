@@ -40,6 +40,30 @@ def test_both_sides_of_a_case_are_given_the_same_sizes() -> None:
     assert all(sum("{}" in part for part in arguments) == 1 for _, arguments in GROWTH.values())
 
 
+def test_an_update_under_lora_is_no_share_of_the_rate() -> None:
+    """Frozen weights take less work than 6 a parameter and token."""
+    arguments = ["ours", "--queries", "1", "--answers", "2", "--prompt", "3", "--reply", "4", "--lora"]
+    ours = {"parameters": 10, "head": 100, "update": 2.0, "play": 1.0}
+    bench.shares({"sides": {"ours": ours}, "arguments": {"ours": arguments}}, {"float32": 1.0})
+    assert "update_share" not in ours and ours["play_share"] == pytest.approx(2e-9 * (10 * 11 + 100 * 8))
+
+
+def test_the_table_goes_between_the_markers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "results.json").write_bytes((BENCH / "results.json").read_bytes())
+    (tmp_path / "README.md").write_text("above\n<!-- table -->\nold\n<!-- /table -->\nbelow\n", encoding="utf-8")
+    for _ in range(2):
+        bench.show(tmp_path, "cpu")
+    told = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert told.startswith("above\n<!-- table -->\n| case |") and told.endswith(".\n<!-- /table -->\nbelow\n")
+    assert "old" not in told and capsys.readouterr().out.count("| float32, TRL |") == 2
+
+
+def test_quick_does_not_write_over_what_was_measured() -> None:
+    command = [sys.executable, str(BENCH / "bench.py"), "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "give --out FOLDER" in done.stderr
+
+
 @pytest.mark.slow
 def test_the_bench_runs(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCH / "bench.py"), "--quick", "--out", str(tmp_path)]
@@ -51,5 +75,6 @@ def test_the_bench_runs(tmp_path: Path) -> None:
     assert step["sides"]["TRL"]["used"]["beta"] == 0 and step["sides"]["TRL"]["tokens"] == 16
     assert step["sides"]["ours"]["update_share"] > 0 and step["sides"]["ours"]["drift"] < 1e-3
     assert step["ratios"]["TRL"]["ratio"] > 0 and sampling["ratios"]["generate"]["ratio"] > 0
-    assert all(points for points in results["growth"].values()) and len(results["growth"]) == len(GROWTH)
+    assert results["growth"].keys() == {"queries of 8 answers", "vocabulary"} and all(results["growth"].values())
+    assert step["commit"] == results["commit"]
     assert "| tiny, TRL |" in tables(results)

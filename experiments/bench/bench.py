@@ -4,6 +4,7 @@
     python experiments/bench/bench.py --only tiny         some cases; the others' results stay
     python experiments/bench/bench.py --table             the README's tables, from results.json
     python experiments/bench/bench.py --device cuda       on an accelerator: results-<its name>.json
+    python experiments/bench/bench.py --quick --out /tmp  does it run at all
 
 The sides of a case live side by side and take turns, a step each; the first step of each is not counted.
 """
@@ -18,6 +19,7 @@ import tempfile
 import time
 from datetime import date
 from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -28,7 +30,8 @@ from cases import CASES, GROWTH, QUICK, Case
 from report import draw, tables
 
 HERE = Path(__file__).parent
-BANDWIDTH, SQUARE = 100_000_000, 2048  # floats that are copied, side of the matrices
+BANDWIDTH = 100_000_000  # floats that are copied
+SQUARE = {"cpu": 2048, "cuda": 8192}  # side of the matrices: an accelerator is not busy with small ones
 
 
 class Side:
@@ -122,10 +125,10 @@ def best(call: Any, device: str, tries: int = 15) -> float:
 
 def ceilings(device: str) -> dict[str, float]:
     """Matrix products in GFLOP/s and copies in GB/s (read and written)."""
-    found = {}
+    found, square = {}, SQUARE[device.split(":")[0]]
     for dtype in (torch.float32, torch.bfloat16):
-        a, b = (torch.randn(SQUARE, SQUARE, device=device).to(dtype) for _ in range(2))
-        found[str(dtype).removeprefix("torch.")] = 2e-9 * SQUARE**3 / best(lambda a=a, b=b: a @ b, device)
+        a, b = (torch.randn(square, square, device=device).to(dtype) for _ in range(2))
+        found[str(dtype).removeprefix("torch.")] = 2e-9 * square**3 / best(lambda a=a, b=b: a @ b, device)
     source = torch.ones(BANDWIDTH, device=device)
     target = torch.empty_like(source)
     found["copy"] = 8e-9 * BANDWIDTH / best(lambda: target.copy_(source), device)
@@ -145,12 +148,15 @@ def work(side: dict[str, Any], arguments: list[str]) -> dict[str, float]:
 
 
 def shares(found: dict[str, Any], rates: dict[str, float]) -> None:
-    """Write into ours of a case how many GFLOP/s it reached, and of the measured rate which share."""
+    """Write into ours of a case how many GFLOP/s it reached, and of the measured rate which share.
+
+    Not of an update under LoRA: frozen weights have no gradient, so it is less work.
+    """
     name, ours = next(iter(found["sides"].items()))
     arguments = found["arguments"][name]
     rate = rates["bfloat16" if "bfloat16" in arguments else "float32"]
     for part, gflop in work(ours, arguments).items():
-        if part in ours:
+        if part in ours and not (part == "update" and "--lora" in arguments):
             ours[f"{part}_gflops"] = gflop / ours[part]
             ours[f"{part}_share"] = gflop / ours[part] / rate
 
@@ -177,6 +183,8 @@ def grow(device: str, quick: bool) -> dict[str, list[dict[str, float]]]:
     found: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for axis, (values, arguments) in GROWTH.items():
+            if quick and "cache:smollm2" in arguments:
+                continue
             for value in values[: 1 if quick else None]:
                 name = vocabulary(value, Path(folder)) if axis == "vocabulary" else str(value)
                 side = Side(["ours", *[part.replace("{}", name) for part in arguments]], device)
@@ -192,6 +200,7 @@ def grow(device: str, quick: bool) -> dict[str, list[dict[str, float]]]:
 
 
 def machine(device: str) -> dict[str, Any]:
+    """Where, when and of which commit something was measured."""
     name = torch.cuda.get_device_name() if device != "cpu" else _processor()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True)
     return {
@@ -213,8 +222,7 @@ def _processor() -> str:
 
 def run(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
-    slug = "" if args.device == "cpu" else "-" + torch.cuda.get_device_name().lower().replace(" ", "-")
-    path = args.out / f"results{slug}.json"
+    path = args.out / f"results{slug(args.device)}.json"
     results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     cases = QUICK if args.quick else [case for case in CASES if not args.only or case.name in args.only]
     results |= machine(args.device)
@@ -223,12 +231,29 @@ def run(args: argparse.Namespace) -> None:
         found = alternate(case, 1 if args.quick else case.pairs or args.pairs, args.device)
         now = ceilings(args.device)
         shares(found, {name: max(now[name], before[name]) for name in now})
-        results.setdefault("cases", {})[case.name] = found | {"ceilings": now}
+        made = {name: results[name] for name in ("commit", "date")}
+        results.setdefault("cases", {})[case.name] = found | made | {"ceilings": now}
         path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if not args.only:
         results["growth"] = grow(args.device, args.quick)
         path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    draw(results, path.with_name(f"bench{slug}.png"))
+    draw(results, path.with_name(f"bench{slug(args.device)}.png"))
+
+
+def slug(device: str) -> str:
+    """What the files of an accelerator have in their names."""
+    return "" if device == "cpu" else "-" + torch.cuda.get_device_name().lower().replace(" ", "-")
+
+
+def show(out: Path, device: str) -> None:
+    """Print the tables, and put those of a processor between the markers of the README beside them."""
+    told = tables(json.loads((out / f"results{slug(device)}.json").read_text(encoding="utf-8")))
+    print(told)
+    readme = out / "README.md"
+    if device == "cpu" and readme.is_file():
+        begin, end = "<!-- table -->\n", "\n<!-- /table -->"
+        head, rest = readme.read_text(encoding="utf-8").split(begin)
+        readme.write_text(f"{head}{begin}{told}{end}{rest.split(end)[1]}", encoding="utf-8")
 
 
 def main() -> None:
@@ -237,13 +262,18 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--only", nargs="*", default=[], choices=[case.name for case in CASES], metavar="CASE")
     parser.add_argument("--quick", action="store_true", help="the tiny model, one pair: does it run at all")
-    parser.add_argument("--table", action="store_true", help="print the tables and do nothing")
+    parser.add_argument("--table", action="store_true", help="print the tables, fill the README's, measure nothing")
     parser.add_argument("--out", type=Path, default=HERE)
     args = parser.parse_args()
     if args.table:
-        print(tables(json.loads((args.out / "results.json").read_text(encoding="utf-8"))))
-    else:
-        run(args)
+        show(args.out, args.device)
+        return
+    if args.quick and args.out.resolve() == HERE:
+        parser.error("--quick would write over what was measured here; give --out FOLDER")
+    for package in ("trl", "datasets"):
+        if find_spec(package) is None:
+            sys.exit(f"error: {package} is not installed; install it with: pip install 'selfplay[bench]'")
+    run(args)
 
 
 if __name__ == "__main__":

@@ -38,12 +38,25 @@ def tables(results: dict[str, Any]) -> str:
     lines += [
         "",
         f"{results['device']}, {results['threads']} threads: {rates['float32']:.0f} GFLOP/s in float32, "
-        f"{rates['bfloat16']:.0f} in bfloat16 (products of 2048 x 2048 before the first case), "
+        f"{rates['bfloat16']:.0f} in bfloat16 (square products, before the first case of the last run), "
         f"{rates['copy']:.0f} GB/s copied. torch {results['torch']}, transformers {results['transformers']}, "
-        f"TRL {results['trl']}; commit "
-        f"{results['commit']}, {results['date']}.",
+        f"TRL {results['trl']}; {_made(results)}.",
     ]
     return "\n".join(lines)
+
+
+def _made(results: dict[str, Any]) -> str:
+    """Of which commit and day each case is; a case that does not say so was measured with the last run."""
+    cases: dict[str, list[str]] = {}
+    for name, case in results["cases"].items():
+        cases.setdefault(
+            f"commit {case.get('commit', results['commit'])}, {case.get('date', results['date'])}", []
+        ).append(name)
+    return (
+        next(iter(cases))
+        if len(cases) == 1
+        else "; ".join(f"{' / '.join(names)}: {made}" for made, names in cases.items())
+    )
 
 
 def _rate(ours: dict[str, Any], part: str) -> str:

@@ -42,8 +42,8 @@ def prompts_of(tokenizer: PreTrainedTokenizerBase, count: int, length: int) -> l
 
 
 def value(ids: Sequence[int]) -> float:
-    """A reward that differs from reply to reply."""
-    return sum(map(int, ids)) % 17 / 4
+    """A reward that differs from reply to reply; ours does not read a reply that has just its group's mean."""
+    return sum(place * int(token) for place, token in enumerate(ids, 1)) % 9973 / 997
 
 
 def peak(device: str) -> int:
