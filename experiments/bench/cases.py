@@ -48,10 +48,10 @@ CASES = [
     step("tiny", "the embedded model, 32 x 8 x 48, float32", [*TINY, *MANY], [], []),
     step(
         "prompt 512",
-        "SmolLM2-135M, a prompt of 512 tokens, 16 answers, float32, 4 replies a pass: 16 are 18 GB and more for TRL",
-        [*SMOLLM2, *LONG, "--micro-batch", "4"],
+        "SmolLM2-135M, a prompt of 512 tokens, 16 answers, float32; TRL 4 replies a pass: 16 are 18 GB and more",
+        [*SMOLLM2, *LONG],
         [],
-        [],
+        ["--micro-batch", "4"],
     ),
     sampling("sampling", "SmolLM2-135M, 4 x 4 x 48, sampling alone, float32", [*SMOLLM2, *SHORT]),
     sampling("sampling, bfloat16", "the same in bfloat16", [*SMOLLM2, *SHORT, *HALF]),
