@@ -54,7 +54,7 @@ def test_the_states_are_those_of_each_text_alone(learner: LanguageModel, seed: i
 
 
 def test_a_leak_between_texts_would_be_seen(learner: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selfplay.lm.branches.can_branch", lambda model: False)
+    monkeypatch.setattr("selfplay.lm.trunk.can_branch", lambda model: False)
     found = texts(Random(0), families=5, members=4)
     right = last_states(learner.model, found, 100, pad=0)
     monkeypatch.setattr(endings, "beginnings", lambda some: [len(text) - 2 for text in some])

@@ -18,7 +18,8 @@ from transformers import (
 )
 
 from selfplay.lm.logprobs import plain_logprobs, reply_logprobs
-from selfplay.lm.packing import Packed, can_pack, pack
+from selfplay.lm.packing import Packed, _fill, can_pack, pack
+from selfplay.lm.trunk import has_trunk
 from selfplay.players.language_model import LanguageModel
 
 PROMPTS = ([5, 6, 7], [5, 6, 7], [5, 6, 7], [8], [5, 6, 7])
@@ -33,12 +34,14 @@ def ragged(prompts: object, replies: object) -> tuple[list[torch.Tensor], torch.
     return [torch.tensor(p) for p in prompts], ids, mask  # type: ignore[attr-defined]
 
 
-def test_the_layout_by_hand() -> None:
-    """Two prompts, with 4 and 9 tokens in all: a row holds 6, so the first prompt's three replies take two."""
+def test_the_layout_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two prompts, with 4 and 9 tokens in all: a tree has 6, so the first prompt's three replies take two."""
+    monkeypatch.setattr("selfplay.lm.packing.WIDER", (1.0,))
     packed = pack(*ragged(PROMPTS, REPLIES))
     assert packed.ids.tolist() == [[5, 6, 7, 1, 2, 3], [5, 6, 7, 9, 9, 9], [8, 4, 4, 4, 0, 0]]
     assert packed.positions.tolist() == [[0, 1, 2, 3, 4, 3], [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 0, 0]]
     assert packed.segments.tolist() == [[0, 0, 0, 1, 1, 2], [0, 0, 0, 1, 1, 1], [0, 1, 1, 1, -1, -1]]
+    assert packed.roots.tolist() == [[0] * 6, [0] * 6, [0, 0, 0, 0, -1, -1]]
     assert packed.owner.tolist() == [0, 1, 0, 2, 3]
     assert packed.mask.sum(1).tolist() == [2, 1, 3, 3]
     assert packed.rows[packed.mask].tolist() == [0, 0, 0, 2, 2, 2, 1, 1, 1]
@@ -46,7 +49,38 @@ def test_the_layout_by_hand() -> None:
     assert packed.replies[packed.mask].tolist() == [1, 2, 3, 4, 4, 4, 9, 9, 9]
 
 
-def test_who_looks_at_whom_by_hand() -> None:
+def test_trees_share_a_row_where_that_is_less_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 6, 6 and 4 tokens: three rows of 6 have two tokens of padding, two of 10 four, one of 16 none."""
+    packed = pack(*ragged(PROMPTS, REPLIES))
+    assert packed.ids.tolist() == [[5, 6, 7, 1, 2, 3, 5, 6, 7, 9, 9, 9, 8, 4, 4, 4]]
+    assert packed.segments.tolist() == [[0, 0, 0, 1, 1, 2, 3, 3, 3, 4, 4, 4, 5, 6, 6, 6]]
+    assert packed.roots.tolist() == [[0] * 6 + [3] * 6 + [5] * 4]
+    assert packed.positions.tolist() == [[0, 1, 2, 3, 4, 3, 0, 1, 2, 3, 4, 5, 0, 1, 2, 3]]
+    assert packed.columns[packed.mask].tolist() == [2, 3, 2, 12, 13, 14, 8, 9, 10]
+    monkeypatch.setattr("selfplay.lm.packing.EVEN", 10)  # now attention costs more than padding
+    assert pack(*ragged(PROMPTS, REPLIES)).ids.shape == (3, 6)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "width", "rows"),
+    [
+        ([6, 6, 4], 6, [[0], [1], [2]]),
+        ([6, 6, 4], 10, [[0, 2], [1]]),
+        ([3, 5, 4, 2], 7, [[1, 3], [0, 2]]),
+        ([1, 1, 1, 1], 2, [[0, 1], [2, 3]]),
+    ],
+)
+def test_rows_are_filled_by_hand(sizes: list[int], width: int, rows: list[list[int]]) -> None:
+    assert sorted(_fill(sizes, width)) == sorted(rows)
+
+
+def test_who_looks_at_whom_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = pack(*ragged(PROMPTS, REPLIES))
+    look = together.attention(torch.float32)[0, 0] == 0
+    for column, (root, segment) in enumerate(zip(together.roots[0], together.segments[0], strict=True)):
+        assert set(together.roots[0][look[column]].tolist()) == {int(root)}, "another tree in the row"
+        assert set(together.segments[0][look[column]].tolist()) <= {int(root), int(segment)}
+    monkeypatch.setattr("selfplay.lm.packing.WIDER", (1.0,))
     look = pack(*ragged(PROMPTS, REPLIES)).attention(torch.float32)[0, 0] == 0
     assert look.int().tolist() == [
         [1, 0, 0, 0, 0, 0],
@@ -168,7 +202,8 @@ def test_a_mask_that_leaks_would_be_seen(learner: LanguageModel, monkeypatch: py
         rows, width = packed.ids.shape
         return torch.full((width, width), torch.finfo(dtype).min).triu(1).expand(rows, 1, width, width)
 
-    monkeypatch.setattr("selfplay.lm.branches.can_branch", lambda model: False)
+    assert has_trunk(model)
+    monkeypatch.setattr("selfplay.lm.trunk.can_branch", lambda model: False)
     monkeypatch.setattr("selfplay.lm.packing.Packed.attention", causal)
     (plain, _), (packed, _) = both(model, 0, 1.0)
     assert float((packed - plain).abs().max()) > 1e-3

@@ -61,6 +61,7 @@ def test_silent_turns_and_the_reference_are_not_read(
     payoffs: list[float], turns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policies = made(), made()
+    start = [p.detach().clone() for p in policies[0].parameters()]
     updates = [update_of(policy, measure_kl=kl) for policy, kl in zip(policies, (True, False), strict=True)]
     for round in range(2):  # the second with what the optimizer remembers of the first
         paid = [5.0, 2, 4, 3, 9, 3, 0, 1, 0] if round == 0 else payoffs
@@ -73,8 +74,11 @@ def test_silent_turns_and_the_reference_are_not_read(
     for name in ("loss", "grad_norm", "solver/entropy"):
         assert part[name] == pytest.approx(whole[name], abs=1e-6)
     assert updates[1].last_advantages is not None and len(updates[1].last_advantages) == 9
-    for p, q in zip(policies[0].parameters(), policies[1].parameters(), strict=True):
-        torch.testing.assert_close(p, q, atol=2e-6, rtol=0)
+    moved = [
+        torch.cat([(p.detach() - q).flatten() for p, q in zip(policy.parameters(), start, strict=True)])
+        for policy in policies
+    ]
+    assert float((moved[0] - moved[1]).norm()) <= 2e-5 * float(moved[0].norm()), "Adam divides roundings by small roots"
 
 
 def test_a_regularizer_pulls_at_silent_turns_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,10 @@
 import os
 import pickle
 import shutil
+from collections import OrderedDict, defaultdict
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from toys import Dying, Killed, Toy
@@ -127,6 +129,33 @@ def test_a_broken_state_is_named_with_the_remedy(run: RunFolder) -> None:
     file.unlink()
     with pytest.raises(SelfplayError, match=r"state.pt is missing; delete .*step-000003 to resume"):
         checkpoint.load(path, Toy())
+
+
+@pytest.mark.parametrize(
+    ("part", "reads"),
+    [
+        ({"a": [1, (2.5, None)], 3: {True}, "d": OrderedDict(x=b"y")}, True),
+        ([torch.ones(2), torch.nn.Parameter(torch.ones(1)), torch.float32, torch.Size([1]), torch.device("cpu")], True),
+        (1 + 2j, True),
+        ([{"deep": Path("here")}], False),
+        (defaultdict(int, a=1), False),
+        (numpy.float64(1.0), False),
+        ({numpy.int64(1): 2}, False),
+        (Toy(), False),
+    ],
+)
+def test_what_is_refused_is_what_torch_would_not_read(run: RunFolder, part: object, reads: bool) -> None:
+    """The answer is torch's own: it reads what was written, weights alone."""
+    path = run.path / "state"
+    torch.save({"part": part}, path)
+    if reads:
+        torch.load(path, weights_only=True)
+        checkpoint.save(run, 3, Toy(), {"part": part}, keep=0, keep_every=0)
+        return
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=True)
+    with pytest.raises(SelfplayError, match="could not be read back"):
+        checkpoint.save(run, 3, Toy(), {"part": part}, keep=0, keep_every=0)
 
 
 def test_a_state_that_could_not_be_read_back_is_refused_at_once(run: RunFolder) -> None:

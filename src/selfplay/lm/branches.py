@@ -7,26 +7,18 @@ log-sum-exps; the gradient is the kernel's, too, for each part with the sums of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import Module
-from transformers import AttentionInterface, PreTrainedModel
 
-from selfplay.lm.packing import Packed, full_attention, trial, under_mask
-from selfplay.lm.recompute import runs_again
+from selfplay.lm.packing import Packed
 
-NAME = "selfplay_tree"
 LONG = 512  # tokens of a row; shorter ones are as fast under the mask
 kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 kernel_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-_branches: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -130,68 +122,12 @@ def _apart(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return x.view(*x.shape[:2], -1, shape[2], x.shape[3]).transpose(1, 2).reshape(shape)
 
 
-def attention(
-    module: Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, **options: Any
-) -> tuple[Tensor, None]:
-    """For transformers' attention layers, which are told the `tree`."""
-    if torch.is_autocast_enabled(query.device.type):
-        dtype = torch.get_autocast_dtype(query.device.type)
-        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
-    return attend(query, key, value, scaling, options["tree"]), None
-
-
-AttentionInterface.register(NAME, attention)
-
-
-def states_of(model: PreTrainedModel, packed: Packed) -> Tensor:
-    """[R, L, H] the last hidden states of packed rows: branch by branch where that works, else under a mask."""
-    if worth_while(packed) and can_branch(model):
-        return _branched(model, packed)
-    return under_mask(model, packed)
-
-
 def worth_while(packed: Packed) -> bool:
     """Whether rows are long enough, and replies even enough, that less is compared than under the mask."""
     length = packed.segments.shape[1]
     prompts = (packed.segments == 0).sum(1)
-    if length < LONG or int(prompts.min()) == 0:  # the kernel wants a prompt in every row
-        return False
+    if length < LONG or int(prompts.min()) == 0 or bool(packed.roots.any()):
+        return False  # the kernel wants a prompt in every row, and only one
     width, longest = int(prompts.max()), int(packed.mask.sum(1).max())
     places = int(packed.segments.max()) * longest  # of a row's replies, each as long as the longest
     return 2 * (width**2 + places * (width + longest)) < length**2
-
-
-def _branched(model: PreTrainedModel, packed: Packed) -> Tensor:
-    with _with_attention(model):
-        states: Tensor = model.get_decoder()(
-            input_ids=packed.ids,
-            attention_mask=packed.ids.new_zeros(len(packed.ids), 1, 1, 1),  # four axes: none is made for us
-            position_ids=packed.positions,
-            use_cache=False,
-            tree=Tree.of(packed),
-        ).last_hidden_state
-    return states
-
-
-def can_branch(model: PreTrainedModel) -> bool:
-    """Whether the model's layers take our attention, now: by a trial; not where layers are run again later."""
-    if model not in _branches:
-        config = model.config.get_text_config()
-        fits = model.device.type == "cpu" and config._attn_implementation == "sdpa" and full_attention(model)
-        with torch.autocast(model.device.type, enabled=False):
-            _branches[model] = fits and trial(model, _branched)
-    return _branches[model] and not runs_again(model)
-
-
-@contextmanager
-def _with_attention(model: PreTrainedModel) -> Iterator[None]:
-    config = model.config.get_text_config()
-    before = config._attn_implementation
-    config._attn_implementation = NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = before

@@ -27,6 +27,7 @@ from transformers import PreTrainedModel
 
 from selfplay.lm.mixture import MixedModel
 from selfplay.lm.packing import full_attention
+from selfplay.lm.trunk import is_llama
 
 TRIAL = 12  # tokens
 _kept: dict[str, Any] = {}  # one decoder, for a layout takes as much memory as the weights
@@ -50,20 +51,38 @@ class Product:
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 16) if self.laid_out else weight
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.laid_out:
-            out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-            return out
-        return F.linear(x, self.weight, self.bias)
+        return self._with(x, "none") if self.laid_out else F.linear(x, self.weight, self.bias)
+
+    def silu(self, x: Tensor) -> Tensor:
+        """silu(x W^T + b)."""
+        return self._with(x, "swish") if self.laid_out else F.silu(self(x))
+
+    def times(self, x: Tensor, other: Tensor) -> Tensor:
+        """(x W^T + b) * other."""
+        return self._and(x, other, "mul") if self.laid_out else self(x).mul_(other)
+
+    def onto(self, x: Tensor, other: Tensor) -> Tensor:
+        """other + x W^T + b."""
+        return self._and(x, other, "add") if self.laid_out and x.dtype == other.dtype else other + self(x)
+
+    def _with(self, x: Tensor, what: str) -> Tensor:
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, what, [], "")
+        return out
+
+    def _and(self, x: Tensor, other: Tensor, what: str) -> Tensor:
+        out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, self.weight, self.bias, what)
+        return out
 
 
 @dataclass
 class Layer:
-    """The weights of one layer: `read` makes queries, keys and values, `widen` gate and up."""
+    """The weights of one layer; `read` makes queries, keys and values."""
 
     read: Product
     write: Product
-    widen: Product
-    narrow: Product
+    gate: Product
+    up: Product
+    down: Product
     before: Tensor
     between: Tensor
     query_norm: Tensor | None
@@ -84,10 +103,12 @@ class Decoder:
         first = body.layers[0].self_attn
         self.head_dim = first.head_dim
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.epsilon, self.scale, self.dtype, self.device = config.rms_norm_eps, first.scaling, dtype, model.device
+        self.scale, self.dtype, self.device = first.scaling, dtype, model.device
+        sizes = (config.hidden_size, self.head_dim)
+        self.least = {size: torch.tensor((size * config.rms_norm_eps) ** 0.5, device=self.device) for size in sizes}
         on_processor = self.device.type == "cpu"  # where small products in bfloat16 are slow
         self.attention = torch.float32 if on_processor else dtype
-        self.rotary, self.embedding, self.norm = body.rotary_emb, body.embed_tokens.weight, body.norm.weight.float()
+        self.rotary, self.embedding, self.norm = body.rotary_emb, body.embed_tokens.weight, _times_root(body.norm)
         self.head = _product([model.get_output_embeddings()], dtype)
         order = torch.arange(self.head_dim).view(2, -1).t().reshape(-1)
         self.layers = [self._layer(layer, order) for layer in body.layers]
@@ -98,22 +119,26 @@ class Decoder:
         rows = torch.arange(turned + self.kv_heads * self.head_dim).view(-1, self.head_dim)
         rows[: self.heads + self.kv_heads] = rows[: self.heads + self.kv_heads, order]
         query_norm, key_norm = (
-            n and n.weight[order].float() for n in (getattr(at, "q_norm", None), getattr(at, "k_norm", None))
+            n and _times_root(n)[order] for n in (getattr(at, "q_norm", None), getattr(at, "k_norm", None))
         )
+        gate, up, down = (_product([module], self.dtype) for module in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
         return Layer(
             _product([at.q_proj, at.k_proj, at.v_proj], self.dtype, rows.reshape(-1)),
             _product([at.o_proj], self.dtype),
-            _product([mlp.gate_proj, mlp.up_proj], self.dtype),
-            _product([mlp.down_proj], self.dtype),
-            layer.input_layernorm.weight.float(),
-            layer.post_attention_layernorm.weight.float(),
+            gate,
+            up,
+            down,
+            _times_root(layer.input_layernorm),
+            _times_root(layer.post_attention_layernorm),
             query_norm,
             key_norm,
         )
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        normed: Tensor = x * (x.square().mean(-1, keepdim=True) + self.epsilon).rsqrt_() * weight
-        return normed
+        """x / sqrt(mean x^2 + epsilon) * the norm's weight, from the weight times the root of its size."""
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        normed: Tensor = x / torch.hypot(length, self.least[x.shape[-1]])
+        return normed.mul_(weight)
 
     def turns(self, positions: Tensor) -> Tensor:
         """[*positions.shape, 1, D / 2] complex64: what heads are multiplied by."""
@@ -135,9 +160,9 @@ class Decoder:
 
     def after(self, layer: Layer, states: Tensor, seen: Tensor) -> Tensor:
         """The layer's states [..., H], from those before it and what its heads saw [..., heads * D]."""
-        states = states + layer.write(seen.to(self.dtype))
-        gate, up = layer.widen(self._norm(states, layer.between).to(self.dtype)).chunk(2, -1)
-        return states + layer.narrow(F.silu(gate).mul_(up))
+        states = layer.write.onto(seen.to(self.dtype), states)
+        read = self._norm(states, layer.between).to(self.dtype)
+        return layer.down.onto(layer.up.times(read, layer.gate.silu(read)), states)
 
     def logits(self, states: Tensor) -> Tensor:
         """[B, V], float32, of the last layer's states [B, H]."""
@@ -145,6 +170,12 @@ class Decoder:
 
     def embed(self, ids: Tensor) -> Tensor:
         return F.embedding(ids, self.embedding).float()
+
+
+def _times_root(norm: Any) -> Tensor:
+    """The weight of a norm, float32, times the root of its size."""
+    weight: Tensor = norm.weight.float() * len(norm.weight) ** 0.5
+    return weight
 
 
 def _product(modules: Sequence[Any], dtype: torch.dtype, rows: Tensor | None = None) -> Product:
@@ -204,21 +235,16 @@ def can_decode(model: PreTrainedModel) -> bool:
 
 
 def _has_parts(model: PreTrainedModel) -> bool:
-    config: Any = model.config.get_text_config()
-    body: Any = model.get_decoder()
-    norms = ("input_layernorm", "post_attention_layernorm")
-    try:
-        products = [getattr(layer.self_attn, f"{n}_proj") for layer in body.layers for n in "qkvo"]
-        products += [getattr(layer.mlp, f"{n}_proj") for layer in body.layers for n in ("gate", "up", "down")]
-        parts = [*products, model.get_output_embeddings()]
-        sizes = [getattr(layer, n).weight.shape[0] for layer in body.layers for n in norms]
-        rotary = body.rotary_emb.rope_type in STATIC
-    except AttributeError:
+    if not is_llama(model) or getattr(model.get_decoder().rotary_emb, "rope_type", None) not in STATIC:
         return False
-    biased = [[getattr(layer.self_attn, f"{n}_proj") for n in "qkv"] for layer in body.layers]
-    alike = all(len({_base(module).bias is None for module in three}) == 1 for three in biased)
-    plain = getattr(config, "hidden_act", None) == "silu" and set(sizes) == {config.hidden_size}
-    return plain and rotary and alike and all(_is_product(module) for module in parts)
+    layers: Any = model.get_decoder().layers
+    read = [[getattr(layer.self_attn, f"{name}_proj") for name in "qkv"] for layer in layers]
+    rest = [
+        [layer.self_attn.o_proj, *(getattr(layer.mlp, f"{n}_proj") for n in ("gate", "up", "down"))] for layer in layers
+    ]
+    parts = [model.get_output_embeddings(), *(module for some in (*read, *rest) for module in some)]
+    alike = all(len({_base(module).bias is None for module in three}) == 1 for three in read)
+    return alike and all(_is_product(module) for module in parts)
 
 
 def _base(module: Any) -> Any:
@@ -248,7 +274,7 @@ def _agrees(model: PreTrainedModel) -> bool:
     ids = tuple(i % vocabulary for i in range(7, 7 + TRIAL))
     try:
         threads = Shared(Decoder(model, model.dtype), 1)
-        ours = [threads.admit([ids[:-1]], [0]), threads.step(torch.tensor([ids[-1]], device=model.device))]
+        ours = [threads.admit([ids[:-1]]), threads.step(torch.tensor([ids[-1]], device=model.device))]
     except (RuntimeError, TypeError, ValueError, AttributeError):  # its parts are other than they seem
         return False
     theirs = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -2:].float()

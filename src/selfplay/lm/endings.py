@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from selfplay.lm.branches import states_of
 from selfplay.lm.packing import can_pack, pack
 from selfplay.lm.threads import left_padded
+from selfplay.lm.trunk import states_at
 
 Text = tuple[int, ...]
 DEEP = 64  # beginnings within beginnings that are told apart
@@ -53,10 +53,9 @@ def _packed(model: PreTrainedModel, texts: Sequence[Text]) -> Tensor:
     mask = torch.arange(replies.shape[1]) < lengths[:, None]
     prompts = [torch.tensor(text[:n], dtype=torch.int64) for text, n in zip(texts, shared, strict=True)]
     packed = pack(prompts, replies, mask).to(model.device)
-    states = states_of(model, packed)
     ends = packed.mask.sum(1, keepdim=True) - 1
     columns = packed.columns.gather(1, ends)[:, 0] + 1  # behind the one that predicts the last token
-    return states[packed.rows[:, 0], columns][packed.owner]
+    return states_at(model, packed, packed.rows[:, 0], columns)[packed.owner]
 
 
 def worth_while(texts: Sequence[Text]) -> bool:

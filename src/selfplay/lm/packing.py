@@ -1,9 +1,11 @@
 """Prompts read once: the replies to one prompt side by side behind it, each blind to the others.
 
-A row is [prompt, reply 1, reply 2, ...] under a tree-shaped mask, so that G answers to one question cost one reading of
-the question; a reply that was given twice is computed once. What comes out equals one row a reply (tests/test_packing).
+A tree is [prompt, reply 1, reply 2, ...] under a mask of that shape, so that G answers to one question cost one reading
+of the question; a reply that was given twice is computed once. Short trees share a row, so that little is padding. What
+comes out equals one row a reply (tests/test_packing).
 """
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -12,8 +14,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-SHARE = 0.75  # the share of prompts that fit into one row with all their replies; longer ones take several rows
-CAP = 512  # tokens of a row of several replies, unless two of the longest need more: attention grows with the square
+SHARE = 0.75  # the share of prompts that fit into one tree with all their replies; longer ones take several
+CAP = 512  # tokens of a tree of several replies, unless two of the longest need more: attention grows with the square;
+# trees of so many tokens have a row each, for then their attention can go branch by branch
+WIDER = (1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.5, 3.0)  # rows are so many times as long as the longest tree,
+EVEN = 1024  # whichever costs least: a token costs as much as attention to so many places of its row
 PROBE = 320  # tokens, longer than the local windows of older architectures
 _packs: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
@@ -25,7 +30,8 @@ class Packed:
     Attributes:
         ids: [R, L] int64, 0 where there is padding (on the right).
         positions: [R, L] int64, each reply's as if it alone followed its prompt.
-        segments: [R, L] int64: 0 the prompt, k the k-th reply of the row, -1 padding.
+        segments: [R, L] int64, prompts and replies of a row numbered from 0, -1 padding.
+        roots: [R, L] int64, the segment of each token's prompt, -1 padding.
         rows: [D, T] the row of each token of each distinct reply.
         columns: [D, T] the column that predicts it.
         replies: [D, T] int64, the distinct replies.
@@ -36,6 +42,7 @@ class Packed:
     ids: Tensor
     positions: Tensor
     segments: Tensor
+    roots: Tensor
     rows: Tensor
     columns: Tensor
     replies: Tensor
@@ -44,7 +51,8 @@ class Packed:
 
     def attention(self, dtype: torch.dtype) -> Tensor:
         """[R, 1, L, L], added to the scores: 0 where a token may look, the least number where not."""
-        look = (self.segments[:, None, :] == self.segments[:, :, None]) | (self.segments[:, None, :] == 0)
+        here = self.segments[:, None, :]
+        look = (here == self.segments[:, :, None]) | (here == self.roots[:, :, None])
         look &= torch.ones(self.ids.shape[1], self.ids.shape[1], dtype=torch.bool, device=self.ids.device).tril()
         return torch.zeros_like(look, dtype=dtype).masked_fill_(~look, torch.finfo(dtype).min)[:, None]
 
@@ -61,19 +69,19 @@ def can_pack(model: PreTrainedModel) -> bool:
     return _packs[model]
 
 
-def under_mask(model: PreTrainedModel, packed: Packed) -> Tensor:
-    """[R, L, H] the last hidden states of packed rows, under a tree-shaped mask."""
+def under_mask(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Tensor) -> Tensor:
+    """[M, H] the last hidden states at places of packed rows, by transformers' modules under a tree-shaped mask."""
     states: Tensor = model.get_decoder()(
         input_ids=packed.ids,
         attention_mask=packed.attention(model.dtype),
         position_ids=packed.positions,
         use_cache=False,
     ).last_hidden_state
-    return states
+    return states[rows, columns]
 
 
 @torch.no_grad()
-def trial(model: PreTrainedModel, states_of: Callable[[PreTrainedModel, Packed], Tensor]) -> bool:
+def trial(model: PreTrainedModel, states_at: Callable[[PreTrainedModel, Packed, Tensor, Tensor], Tensor]) -> bool:
     """Whether the second of two replies in a row has the states that it has alone."""
     config = model.config.get_text_config()
     length = min(PROBE, getattr(config, "max_position_embeddings", None) or PROBE)
@@ -82,9 +90,10 @@ def trial(model: PreTrainedModel, states_of: Callable[[PreTrainedModel, Packed],
     width = length - length // 2
     replies = torch.stack([torch.nn.functional.pad(x, (0, width - len(x))) for x in (one, two)])
     packed = pack([prompt, prompt], replies, torch.arange(width) < torch.tensor([[len(one)], [len(two)]]), length)
-    alone = torch.cat([prompt, two])[None].to(model.device)
+    packed, alone = packed.to(model.device), torch.cat([prompt, two])[None].to(model.device)
+    last = torch.arange(packed.ids.shape[1], device=model.device)[-9:]
     try:
-        states = states_of(model, packed.to(model.device))[0, -9:]
+        states = states_at(model, packed, torch.zeros_like(last), last)
     except (RuntimeError, TypeError, ValueError, IndexError, KeyError):  # a mask of this shape is not for it
         return False
     plain = model.get_decoder()(input_ids=alone, use_cache=False).last_hidden_state[0, -9:]
@@ -100,58 +109,98 @@ def full_attention(model: PreTrainedModel) -> bool:
     return kinds == {"full_attention"} and window is None
 
 
-def pack(prompts: Sequence[Tensor], replies: Tensor, mask: Tensor, cap: int = CAP) -> Packed:
+def pack(prompts: Sequence[Tensor], replies: Tensor, mask: Tensor, cap: int | None = None) -> Packed:
     """Lay B replies behind their prompts.
 
     Args:
         prompts: B ragged int64 vectors.
         replies, mask: [B, T], as in `Batch`.
-        cap: tokens of a row with several replies, unless two of the longest need more.
+        cap: tokens of a tree with several replies, unless two of the longest need more; None: CAP.
     """
-    said = [tuple(reply[keep].tolist()) for reply, keep in zip(replies, mask, strict=True)]
+    lengths = mask.sum(1).tolist()
+    said = [tuple(reply[:n]) for reply, n in zip(replies.tolist(), lengths, strict=True)]
     numbers: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
     owner = [numbers.setdefault((tuple(p.tolist()), r), len(numbers)) for p, r in zip(prompts, said, strict=True)]
     groups: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}
     for (prompt, reply), number in numbers.items():
         groups.setdefault(prompt, []).append((number, reply))
-    laid = _lay(groups, cap)
-    width = max(len(prompt) + sum(len(reply) for _, reply in members) for prompt, members in laid)
-    ids, positions = (torch.zeros(len(laid), width, dtype=torch.int64) for _ in range(2))
-    segments = torch.full((len(laid), width), -1)
+    laid, width = _rows(_trees(groups, cap or CAP))
+    ids, positions = ([[0] * width for _ in laid] for _ in range(2))
+    segments, roots = ([[-1] * width for _ in laid] for _ in range(2))
     longest = mask.shape[1]
-    rows, columns, distinct = (torch.zeros(len(numbers), longest, dtype=torch.int64) for _ in range(3))
-    there = torch.zeros(len(numbers), longest, dtype=torch.bool)
-    for row, (prompt, members) in enumerate(laid):
-        end = len(prompt)
-        ids[row, :end], positions[row, :end], segments[row, :end] = torch.tensor(prompt), torch.arange(end), 0
-        for k, (number, reply) in enumerate(members, start=1):
-            n = len(reply)
-            ids[row, end : end + n] = distinct[number, :n] = torch.tensor(reply)
-            positions[row, end : end + n] = torch.arange(len(prompt), len(prompt) + n)
-            segments[row, end : end + n] = k
-            rows[number, :n], there[number, :n] = row, True
-            columns[number, :n] = torch.arange(end - 1, end + n - 1)
-            columns[number, 0] = len(prompt) - 1
-            end += n
-    return Packed(ids, positions, segments, rows, columns, distinct, there, torch.tensor(owner))
+    rows, columns, distinct = ([[0] * longest for _ in numbers] for _ in range(3))
+    for row, trees in enumerate(laid):
+        end, segment = 0, 0
+        for prompt, members in trees:
+            root, start, read = segment, end, len(prompt)
+            for number, reply in ((-1, prompt), *members):
+                n, first = len(reply), 0 if number < 0 else read
+                here = slice(end, end + n)
+                ids[row][here], positions[row][here] = reply, range(first, first + n)
+                segments[row][here], roots[row][here] = [segment] * n, [root] * n
+                if number >= 0:
+                    rows[number][:n], distinct[number][:n] = [row] * n, reply
+                    columns[number][:n] = start + read - 1, *range(end, end + n - 1)
+                end += n
+                segment += 1
+    counts = torch.tensor([len(reply) for _, reply in numbers])
+    return Packed(
+        torch.tensor(ids),
+        torch.tensor(positions),
+        torch.tensor(segments),
+        torch.tensor(roots),
+        torch.tensor(rows),
+        torch.tensor(columns),
+        torch.tensor(distinct),
+        torch.arange(longest) < counts[:, None],
+        torch.tensor(owner),
+    )
 
 
-def _lay(
-    groups: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]], cap: int
-) -> list[tuple[tuple[int, ...], list[tuple[int, tuple[int, ...]]]]]:
-    """A prompt and some of its replies for each row; rows are about as long as one another, so little is padding."""
+Group = tuple[tuple[int, ...], list[tuple[int, tuple[int, ...]]]]  # a prompt, and replies with their numbers
+
+
+def _trees(groups: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]], cap: int) -> list[Group]:
+    """A prompt and some of its replies each; trees are about as long as one another."""
     longest = max(len(prompt) + len(reply) for prompt, members in groups.items() for _, reply in members)
     totals = sorted(len(prompt) + sum(len(reply) for _, reply in members) for prompt, members in groups.items())
     budget = max(longest, min(max(cap, 2 * longest), totals[int(SHARE * (len(totals) - 1))]))
-    laid = []
+    trees = []
     for prompt, members in groups.items():
-        row: list[tuple[int, tuple[int, ...]]] = []
+        tree: list[tuple[int, tuple[int, ...]]] = []
         room = budget - len(prompt)
         for number, reply in members:
             if len(reply) > room:
-                laid.append((prompt, row))
-                row, room = [], budget - len(prompt)
-            row.append((number, reply))
+                trees.append((prompt, tree))
+                tree, room = [], budget - len(prompt)
+            tree.append((number, reply))
             room -= len(reply)
-        laid.append((prompt, row))
-    return laid
+        trees.append((prompt, tree))
+    return trees
+
+
+def _rows(trees: Sequence[Group]) -> tuple[list[list[Group]], int]:
+    """The trees of each row, and the tokens of the longest row: of several lengths the one that costs least."""
+    sizes = [len(prompt) + sum(len(reply) for _, reply in members) for prompt, members in trees]
+    apart = [[i] for i in range(len(trees))]
+    tried = [apart] if max(sizes) >= CAP else [_fill(sizes, int(wider * max(sizes))) for wider in WIDER]
+    widths = [max(sum(sizes[i] for i in row) for row in rows) for rows in tried]
+    costs = [len(rows) * width * (width + EVEN) for rows, width in zip(tried, widths, strict=True)]
+    best = costs.index(min(costs))
+    return [[trees[i] for i in row] for row in tried[best]], widths[best]
+
+
+def _fill(sizes: Sequence[int], width: int) -> list[list[int]]:
+    """What is in each row of at most `width`: the longest first, each where the least room is left (best fit)."""
+    rows: list[list[int]] = []
+    rooms: list[tuple[int, int]] = []  # rising: room that is left, which row
+    for i in sorted(range(len(sizes)), key=sizes.__getitem__, reverse=True):
+        place = bisect_left(rooms, (sizes[i], -1))
+        if place == len(rooms):
+            rows.append([])
+            rooms.append((width, len(rows) - 1))
+            place = len(rooms) - 1
+        room, row = rooms.pop(place)
+        rows[row].append(i)
+        insort(rooms, (room - sizes[i], row))
+    return [sorted(row) for row in rows]

@@ -1,4 +1,4 @@
-"""Sampling replies: one prefill a distinct prompt, finished rows leave, and each reply has dice of its own."""
+"""Sampling replies: what several begin with is read once, finished rows leave, and each reply has dice of its own."""
 
 import hashlib
 from collections import deque
@@ -19,7 +19,8 @@ from selfplay.lm.threads import Plain, Prompt, Shared, Threads
 from selfplay.lm.truncation import ALL, Truncation
 
 BLOCK = 256  # tokens of the vocabulary whose probabilities are added up first
-LEAVE = 8  # rows leave when one in so many has finished, for leaving copies what is kept
+MANY = 1 << 32  # more than there are tokens
+LEAVE = 8  # rows leave when one in so many has nobody left who follows it
 
 
 @dataclass(frozen=True)
@@ -110,21 +111,23 @@ def sample(
     stops = torch.tensor(list(stop))
     with torch.autocast(model.device.type, enabled=False) if isinstance(model, Decoder) else nullcontext():
         while (logits := writing.logits()) is not None:
-            who, going = writing.who, writing.going
-            places = writing.lengths[who].clamp(max=max_tokens - 1)
-            chosen = choose(logits, writing.uniforms[who, places], temperature, truncation)
-            tokens, logp = chosen[0].cpu(), chosen[1].cpu()
-            writing.say(tokens, logp)
-            going &= ~torch.isin(tokens, stops) & (writing.lengths[who] < max_tokens)
+            who = writing.who
+            chosen = choose(logits, writing.uniforms[who, writing.lengths[who]], temperature, truncation)
+            tokens = chosen[0].cpu()
+            writing.say(tokens, chosen[1].cpu())
+            going = ~torch.isin(tokens, stops) & (writing.lengths[who] < max_tokens)
             if ended is not None:
-                for row in going.nonzero()[:, 0].tolist():
-                    going[row] = not ended(writing.said[who[row], : writing.lengths[who[row]]].tolist())
-            writing.leave()
+                for i in going.nonzero()[:, 0].tolist():
+                    going[i] = not ended(writing.said[who[i], : writing.lengths[who[i]]].tolist())
+            writing.go_on(tokens, going)
     return writing.sampled()
 
 
 class _Writing:
-    """Replies in the making: which rows write which, what was said, who waits."""
+    """Replies in the making: what was said, who waits, and which row each follows.
+
+    Replies to one prompt follow one row for as long as they say the same.
+    """
 
     def __init__(
         self, model: Any, prompts: Sequence[Prompt], keys: Sequence[str], max_tokens: int, rows: int, pad: int
@@ -137,44 +140,57 @@ class _Writing:
         self.logps = torch.zeros(len(prompts), max_tokens)
         self.lengths = torch.zeros(len(prompts), dtype=torch.int64)
         self.queue = deque(sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i])))
-        self.who = torch.zeros(0, dtype=torch.int64)  # [B] which reply each row writes
-        self.going = torch.zeros(0, dtype=torch.bool)  # [B] whether it is not ended; what is may stay for a while
-        self.tokens = torch.zeros(0, dtype=torch.int64)  # [B] what was said last
+        self.who = torch.zeros(0, dtype=torch.int64)  # [W] the replies that are being written
+        self.row = torch.zeros(0, dtype=torch.int64)  # [W] which row each follows
+        self.tokens = torch.zeros(0, dtype=torch.int64)  # [B] each row's last token; 0 where nobody follows it any more
 
     def logits(self) -> Tensor | None:
-        """Of each row's next token [B, V], after reading the last ones and taking in who waits; None at the end."""
-        found = [self.threads.step(self.tokens.to(self.device))] if len(self.who) else []
-        if self.queue and (not len(self.who) or self._has_room(len(self.who))):
+        """Of each reply's next token [W, V], after reading the last ones and taking in who waits; None at the end."""
+        rows = len(self.tokens)
+        found = [self.threads.step(self.tokens.to(self.device))] if rows else []
+        if self.queue and (not rows or self._has_room()):
             some = [self.queue.popleft() for _ in range(min(len(self.queue), self.rows - len(self.who)))]
             where: dict[Prompt, int] = {}
-            owner = [where.setdefault(self.prompts[i], len(where)) for i in some]
-            found.append(self.threads.admit(list(where), owner))
+            behind = [rows + where.setdefault(self.prompts[i], len(where)) for i in some]
+            found.append(self.threads.admit(list(where)))
             self.who = torch.cat([self.who, torch.tensor(some)])
-            self.going = torch.cat([self.going, torch.ones(len(some), dtype=torch.bool)])
-        return torch.cat(found) if found else None
+            self.row = torch.cat([self.row, torch.tensor(behind)])
+            self.tokens = torch.cat([self.tokens, torch.zeros(len(where), dtype=torch.int64)])
+        if not found:
+            return None
+        logits = torch.cat(found)
+        apart = len(self.row) == len(logits) and bool((self.row == torch.arange(len(logits))).all())
+        return logits if apart else logits[self.row.to(self.device)]
 
-    def _has_room(self, rows: int) -> bool:
-        """Whether others are taken in beside so many rows."""
-        return bool(self.queue) and self.threads.refills and 2 * rows <= self.rows
+    def _has_room(self) -> bool:
+        """Whether others are taken in beside those that are being written."""
+        return bool(self.queue) and self.threads.refills and 2 * len(self.who) <= self.rows
 
     def say(self, tokens: Tensor, logps: Tensor) -> None:
-        """Write down each row's token, of those that are not ended."""
-        mine = self.who[self.going]
-        place = self.lengths[mine]
-        self.said[mine, place], self.logps[mine, place] = tokens[self.going], logps[self.going]
-        self.lengths[mine] += 1
-        self.tokens = tokens
+        """Write down each reply's next token [W]."""
+        place = self.lengths[self.who]
+        self.said[self.who, place], self.logps[self.who, place] = tokens, logps
+        self.lengths[self.who] += 1
 
-    def leave(self) -> None:
-        """Drop the rows that are ended, when they are many or somebody waits for their place."""
-        left, rows = int(self.going.sum()), len(self.who)
-        if left < rows and (self._has_room(left) or LEAVE * (rows - left) >= rows):
-            kept = self.going.nonzero()[:, 0]
-            self.who, self.tokens, self.going = self.who[kept], self.tokens[kept], self.going[kept]
-            self.threads.keep(kept.to(self.device))
+    def go_on(self, tokens: Tensor, going: Tensor) -> None:
+        """Let each row say what its replies that go on have said, [W] both; where they differ, it becomes several.
+
+        Rows that nobody follows any more are dropped when they are many or somebody waits for their place, for that
+        copies what is kept.
+        """
+        self.who, self.row, tokens = self.who[going], self.row[going], tokens[going]
+        pairs, follows = (self.row * MANY + tokens).unique(return_inverse=True)
+        source, said = pairs // MANY, pairs % MANY
+        rows, left = len(self.tokens), len(source.unique_consecutive())
+        if left < len(source) or (left < rows and (self._has_room() or LEAVE * (rows - left) >= rows)):
+            self.threads.keep(source.to(self.device))
+            self.row, self.tokens = follows, said
+        else:
+            self.tokens = torch.zeros_like(self.tokens).index_copy_(0, source, said)
 
     def sampled(self) -> list[Sampled]:
+        said, logps = self.said.tolist(), self.logps.tolist()
         return [
-            Sampled(tuple(self.said[i, :n].tolist()), tuple(self.logps[i, :n].tolist()))
-            for i, n in enumerate(self.lengths.tolist())
+            Sampled(tuple(ids[:n]), tuple(logp[:n]))
+            for ids, logp, n in zip(said, logps, self.lengths.tolist(), strict=True)
         ]

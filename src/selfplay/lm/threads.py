@@ -28,15 +28,15 @@ class Threads(Protocol):
 
     refills: bool
 
-    def admit(self, prompts: Sequence[Prompt], owner: Sequence[int]) -> Tensor:
-        """Read distinct prompts, and let a row follow prompt i for each i in `owner`; logits [len(owner), V].
+    def admit(self, prompts: Sequence[Prompt]) -> Tensor:
+        """Read distinct prompts, and let a row follow each; logits [len(prompts), V].
 
         New rows come behind those that are there; where `refills` is false there must be none.
         """
         ...
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows [B'] (int64, rising) alone; with none, `admit` begins anew."""
+        """Go on with these rows [B'] (int64, rising; some perhaps twice) alone; with none, `admit` begins anew."""
         ...
 
     def step(self, tokens: Tensor) -> Tensor:
@@ -52,30 +52,25 @@ class Plain:
     def __init__(self, model: PreTrainedModel | MixedModel, room: int, pad: int) -> None:
         self.model, self.room, self.pad = model, room, pad
 
-    def admit(self, prompts: Sequence[Prompt], owner: Sequence[int]) -> Tensor:
-        model, device = self.model, self.model.device
+    def admit(self, prompts: Sequence[Prompt]) -> Tensor:
+        model = self.model
         mixed = isinstance(model, MixedModel)
         self.cache = model.new_cache(self.room) if mixed else new_cache(model.config, self.room)  # type: ignore[operator]
-        ids, mask = left_padded(prompts, self.pad, device)
-        rows = torch.tensor(owner, device=device)
+        ids, self.mask = left_padded(prompts, self.pad, model.device)
         out = model(
             input_ids=ids,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            attention_mask=self.mask,
+            position_ids=(self.mask.cumsum(-1) - 1).clamp(min=0),
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
         )
-        self.keep_of(mask, rows)
-        logits: Tensor = out.logits[:, -1][rows]
+        logits: Tensor = out.logits[:, -1]
         return logits
 
-    def keep_of(self, mask: Tensor, rows: Tensor) -> None:
-        self.cache.batch_select_indices(rows)
-        self.mask = mask[rows]
-
     def keep(self, rows: Tensor) -> None:
-        self.keep_of(self.mask, rows)
+        self.cache.batch_select_indices(rows)
+        self.mask = self.mask[rows]
 
     def step(self, tokens: Tensor) -> Tensor:
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
@@ -108,12 +103,13 @@ class Shared:
         self.lengths = torch.zeros(0, dtype=torch.int64, device=device)  # [N] tokens of each prompt
         self.now = 0  # the column of the next token
         self.old: list[Tensor] = []  # a layer: keys and values of prompts, [2, N, kv_heads, P, D]
+        self.flat: list[tuple[Tensor, Tensor]] = []  # the same, [N * kv_heads, D, P] and [N * kv_heads, P, D]
         self.new: list[Tensor] = []  # a layer: those of the rows' own tokens, [2, B, kv_heads, C, D]
         self.turns = decoder.turns(torch.arange(0, device=device))
 
     # --- reading prompts ----------------------------------------------------------------------------------------------
 
-    def admit(self, prompts: Sequence[Prompt], owner: Sequence[int]) -> Tensor:
+    def admit(self, prompts: Sequence[Prompt]) -> Tensor:
         device = self.decoder.device
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
         longest = int(lengths.max())
@@ -126,9 +122,8 @@ class Shared:
             states.append(last)
             found.append(read)
         read = [torch.cat(layer, 1) for layer in zip(*found, strict=True)]
-        rows = torch.tensor(owner, device=device)
-        self._join(read, lengths, rows)
-        return self.decoder.logits(torch.cat(states))[rows]
+        self._join(read, lengths)
+        return self.decoder.logits(torch.cat(states))
 
     def _read(self, prompts: Sequence[Prompt], width: int) -> tuple[Tensor, list[Tensor]]:
         """The last layer's state of each prompt's last token [N, H], and each layer's keys and values."""
@@ -152,8 +147,9 @@ class Shared:
             states = decoder.after(layer, states, seen.flatten(-2))
         return states, read
 
-    def _join(self, read: list[Tensor], lengths: Tensor, owner: Tensor) -> None:
-        """Put prompts that were read, and rows that follow them, beside those that are there."""
+    def _join(self, read: list[Tensor], lengths: Tensor) -> None:
+        """Put prompts that were read, and a row behind each, beside those that are there."""
+        owner = torch.arange(len(lengths), device=lengths.device)
         if len(self.owner) == 0:
             self.old, self.lengths, self.owner, self.now = read, lengths, owner, 0
             self.begun = torch.zeros_like(owner)
@@ -173,7 +169,8 @@ class Shared:
         if len(rows) == 0:
             return
         first = int(self.begun.min())
-        self.new = [own[:, rows, :, first:] for own in self.new]
+        room = min(self.room, self.now - first + ROOM) - (self.now - first)
+        self.new = [F.pad(own[:, :, :, first : self.now].index_select(1, rows), (0, 0, 0, room)) for own in self.new]
         self.begun, self.now = self.begun - first, self.now - first
         followed, self.owner = self.owner.unique(return_inverse=True)
         if len(followed) < len(self.lengths):
@@ -197,6 +194,7 @@ class Shared:
         self.hidden = torch.zeros(short.shape, device=order.device).masked_fill(short, -torch.inf)[:, None]
         self.ragged = bool(short.any())
         self.mixed = bool((self.begun != self.begun[0]).any())
+        self.flat = [(old[0].flatten(0, 1).transpose(1, 2), old[1].flatten(0, 1)) for old in self.old]
 
     def step(self, tokens: Tensor) -> Tensor:
         decoder = self.decoder
@@ -209,22 +207,24 @@ class Shared:
         if self.mixed:
             early = torch.arange(self.now + 1, device=tokens.device) < self.begun[:, None]
             unseen = torch.zeros(early.shape, device=tokens.device).masked_fill(early, -torch.inf)[:, None]
-        for layer, old, own in zip(decoder.layers, self.old, self.new, strict=True):
+        for layer, old, own in zip(decoder.layers, self.flat, self.new, strict=True):
             every = decoder.heads_of(layer, states, turns)
             own[:, :, :, self.now] = every[:, decoder.heads :].unflatten(1, (2, -1)).transpose(0, 1)
             queries = every[:, : decoder.heads].to(decoder.attention)
-            states = decoder.after(layer, states, self._attend(queries, old, own[..., : self.now + 1, :], unseen))
+            states = decoder.after(layer, states, self._attend(queries, *old, own[..., : self.now + 1, :], unseen))
         self.now += 1
         return decoder.logits(states)
 
-    def _attend(self, queries: Tensor, old: Tensor, own: Tensor, unseen: Tensor | None) -> Tensor:
+    def _attend(
+        self, queries: Tensor, old_keys: Tensor, old_values: Tensor, own: Tensor, unseen: Tensor | None
+    ) -> Tensor:
         """[B, heads * D] what each row's heads see: of its prompt and of what it said itself."""
-        rows, (count, kv_heads, width, size) = len(queries), old.shape[1:]
+        rows, kv_heads, (width, size) = len(queries), own.shape[2], old_values.shape[1:]
         queries = (queries * self.decoder.scale).view(rows, kv_heads, -1, size)
-        (old_keys, old_values), (own_keys, own_values) = old.flatten(1, 2), own.flatten(1, 2)
-        far = torch.bmm(self._by_prompt(queries), old_keys.transpose(1, 2))  # [N * kv_heads, G * heads a kv_head, P]
+        own_keys, own_values = own[0].flatten(0, 1), own[1].flatten(0, 1)
+        far = torch.bmm(self._by_prompt(queries), old_keys)  # [N * kv_heads, G * heads a kv_head, P]
         if self.ragged:
-            far.view(count, -1, width).add_(self.hidden)
+            far.view(len(self.lengths), -1, width).add_(self.hidden)
         near = torch.bmm(queries.flatten(0, 1), own_keys.transpose(1, 2))  # [B * kv_heads, heads a kv_head, C]
         if unseen is not None:
             near.view(rows, -1, near.shape[-1]).add_(unseen)

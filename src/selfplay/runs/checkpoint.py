@@ -9,16 +9,22 @@ import pickle
 import re
 import shutil
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.nn import Parameter
 
 from selfplay.core import Policy, SelfplayError
 from selfplay.runs.folder import RunFolder
 
 STATE = "state.pt"
 _WRITING, _REMOVING = ".writing-", ".removing-"
+_PLAIN = (
+    Tensor, Parameter, torch.Size, torch.dtype, torch.device, bool, int, float, complex, str, bytes, type(None)
+)  # fmt: skip
 
 
 def save(
@@ -109,15 +115,25 @@ def load(path: Path, policy: Policy) -> tuple[dict[str, object], dict[str, Polic
 
 
 def _write_state(state: dict[str, object], file: Path) -> None:
+    _check(state)
     torch.save(state, file)
-    try:
-        torch.load(file, map_location="cpu", weights_only=True, mmap=True)  # mapped: reads the structure, not the data
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
+
+
+def _check(part: object) -> None:
+    """Raise SelfplayError unless `torch.load` could read it back without running anybody's code."""
+    if type(part) in (dict, OrderedDict):
+        for key, value in part.items():  # type: ignore[attr-defined]
+            _check(key)
+            _check(value)
+    elif type(part) in (list, tuple, set):
+        for value in part:  # type: ignore[attr-defined]
+            _check(value)
+    elif type(part) not in _PLAIN:
+        kind = type(part)
         raise SelfplayError(
-            f"the state of a checkpoint holds {found[1] if found else 'an object'}, which could not be read back "
+            f"the state of a checkpoint holds {kind.__module__}.{kind.__qualname__}, which could not be read back "
             "safely; make it of tensors, numbers, strings, lists, tuples and dicts"
-        ) from error
+        )
 
 
 def _complete(checkpoints: Path) -> dict[int, Path]:

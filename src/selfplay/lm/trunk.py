@@ -1,0 +1,228 @@
+"""The layers of the Llama family over packed rows, with gradient: what transformers' modules compute, in fewer passes.
+
+Weights are used where they are, by the modules that hold them (adapters included). What lies between the products is
+here: a norm, a rotation and a gate that each remember as little as their gradient needs, states that are brought to the
+precision of the products once for all that read them, and of the last layer the states that are asked for alone.
+
+Whether a model is of this family is tried out, see `has_trunk`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from selfplay.lm.branches import Tree, attend, worth_while
+from selfplay.lm.packing import Packed, full_attention, trial, under_mask
+from selfplay.lm.recompute import runs_again
+
+SMALL = 1 << 23  # bytes that the attention of a layer may have, written out: then it is faster than the kernel ...
+SHORT = {torch.float32: 160, torch.bfloat16: 512}  # ... in rows of so many tokens
+_trunks: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+_branches: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+
+
+def states_at(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Tensor) -> Tensor:
+    """[M, H] the last hidden states at places of packed rows, [M] rows and [M] columns, as fast as the model allows."""
+    if not has_trunk(model) or runs_again(model):
+        return under_mask(model, packed, rows, columns)
+    return _states(model, packed, rows, columns, worth_while(packed) and can_branch(model))
+
+
+def has_trunk(model: PreTrainedModel) -> bool:
+    """Whether the layers here compute what the model's do: by its parts, and by a trial."""
+    if model not in _trunks:
+        sdpa = model.config.get_text_config()._attn_implementation == "sdpa"
+        with torch.autocast(model.device.type, enabled=False):
+            _trunks[model] = sdpa and full_attention(model) and is_llama(model) and trial(model, _masked)
+    return _trunks[model]
+
+
+def can_branch(model: PreTrainedModel) -> bool:
+    """Whether a model that has a trunk has it also with attention branch by branch: by a trial."""
+    if model not in _branches:
+        with torch.autocast(model.device.type, enabled=False):
+            _branches[model] = model.device.type == "cpu" and trial(model, _branched)
+    return _branches[model]
+
+
+def is_llama(model: PreTrainedModel) -> bool:
+    """Whether the model has the parts of its family, and no others that its config or a norm's size betrays."""
+    config: Any = model.config.get_text_config()
+    body: Any = model.get_decoder()
+    norms = ("input_layernorm", "post_attention_layernorm")
+    try:
+        for layer in body.layers:
+            _ = [getattr(layer.self_attn, f"{name}_proj") for name in "qkvo"]
+            _ = [getattr(layer.mlp, f"{name}_proj") for name in ("gate", "up", "down")]
+            _ = layer.self_attn.head_dim, layer.self_attn.scaling
+        sizes = {getattr(layer, name).weight.shape[0] for layer in body.layers for name in norms}
+        _ = body.embed_tokens, body.rotary_emb, body.norm.variance_epsilon
+    except AttributeError:
+        return False
+    return getattr(config, "hidden_act", None) == "silu" and sizes == {config.hidden_size}
+
+
+def _masked(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Tensor) -> Tensor:
+    return _states(model, packed, rows, columns, False)
+
+
+def _branched(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Tensor) -> Tensor:
+    return _states(model, packed, rows, columns, True)
+
+
+def _states(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Tensor, branched: bool) -> Tensor:
+    body: Any = model.get_decoder()
+    states = body.embed_tokens(packed.ids)
+    kind = states.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype  # of the products
+    cos, sin = (x[:, :, None, : x.shape[-1] // 2].float() for x in body.rotary_emb(states, packed.positions))
+    look = Tree.of(packed) if branched else packed.attention(dtype)
+    places, where = (rows * packed.ids.shape[1] + columns).unique(return_inverse=True)
+    for layer in body.layers:
+        seen = _seen(layer.self_attn, _norm(layer.input_layernorm, states, dtype), cos, sin, look)
+        if layer is body.layers[-1]:
+            states, seen = (x.flatten(0, 1).index_select(0, places) for x in (states, seen))
+        states = states + layer.self_attn.o_proj(seen)
+        read = _norm(layer.post_attention_layernorm, states, dtype)
+        gate, up = layer.mlp.gate_proj(read), layer.mlp.up_proj(read)
+        states = states + layer.mlp.down_proj(_Gated.apply(gate, up))  # type: ignore[no-untyped-call]
+    return _norm(body.norm, states, states.dtype).index_select(0, where)
+
+
+def _seen(at: Any, read: Tensor, cos: Tensor, sin: Tensor, look: Tree | Tensor) -> Tensor:
+    """[R, L, heads * D] what the heads see, from the normed states [R, L, H]."""
+    query, key, value = (
+        product(read).unflatten(-1, (-1, at.head_dim)) for product in (at.q_proj, at.k_proj, at.v_proj)
+    )
+    if hasattr(at, "q_norm"):
+        query, key = _norm(at.q_norm, query, query.dtype), _norm(at.k_norm, key, key.dtype)
+    query, key = (_Turned.apply(x, cos, sin) for x in (query, key))  # type: ignore[no-untyped-call]
+    if isinstance(look, Tensor) and _is_small(query):
+        return _Written.apply(query, key, value, look, at.scaling).flatten(2)  # type: ignore[no-untyped-call, no-any-return]
+    groups = query.shape[2] // key.shape[2]
+    if groups > 1:
+        key, value = (x.repeat_interleave(groups, 2) for x in (key, value))
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    if isinstance(look, Tree):
+        return attend(query, key, value, at.scaling, look).flatten(2)
+    seen = F.scaled_dot_product_attention(query, key, value, attn_mask=look, scale=at.scaling)
+    return seen.transpose(1, 2).flatten(2)
+
+
+def _norm(module: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
+    normed: Tensor = _Norm.apply(x, module.weight, module.variance_epsilon, dtype)  # type: ignore[no-untyped-call]
+    return normed
+
+
+class _Norm(torch.autograd.Function):
+    """x / sqrt(mean x^2 + epsilon) * weight over the last axis, computed in float32, given in `dtype`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
+        wide = x.float()
+        length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        turn = length.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+        ctx.save_for_backward(x, weight, turn)
+        normed: Tensor = (wide * turn).mul_(weight)
+        return normed.to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, turn = ctx.saved_tensors
+        slope, wide, size = slopes[0].float(), x.float(), x.shape[-1]
+        both = (slope * wide).view(-1, size)
+        along = (both @ weight.float()).view(turn.shape)
+        by_x = (slope * weight).mul_(turn).addcmul_(wide, along.mul_(turn.pow(3)).div_(-size))
+        by_weight = (turn.view(1, -1) @ both).view(size).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        return by_x.to(x.dtype), by_weight, None, None
+
+
+class _Turned(torch.autograd.Function):
+    """Heads [R, L, heads, D] turned by their positions' angles; cos and sin are [R, L, 1, D / 2]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turned(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        cos, sin = ctx.saved_tensors
+        return _turned(slopes[0], cos, -sin), None, None
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    one, two = x.float().chunk(2, -1)
+    out = torch.empty_like(x, dtype=torch.float32, memory_format=torch.contiguous_format)
+    first, second = out.chunk(2, -1)
+    torch.mul(one, cos, out=first).addcmul_(two, sin, value=-1)
+    torch.mul(two, cos, out=second).addcmul_(one, sin)
+    return out.to(x.dtype)
+
+
+def _is_small(query: Tensor) -> bool:
+    rows, length, heads, _ = query.shape
+    entries = rows * heads * length * length
+    fits = length <= SHORT.get(query.dtype, 0) and entries * query.element_size() <= SMALL
+    return query.device.type == "cpu" and fits
+
+
+class _Written(torch.autograd.Function):
+    """[R, L, heads, D] what queries [R, L, heads, D] see of keys and values [R, L, kv_heads, D] under a mask
+    [R, 1, L, L]; the shares of attention are written out, and remembered."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
+        rows, length, heads, _ = query.shape
+        kv_heads = key.shape[2]
+        query, key, value = (_by_head(x, kv_heads) for x in (query * scale, key, value))
+        scores = torch.bmm(query, key.transpose(1, 2))
+        scores.view(rows, heads, length, length).add_(mask)
+        looks = scores.softmax(-1)
+        ctx.save_for_backward(query, key, value, looks)
+        ctx.rows, ctx.scale = rows, scale
+        return _by_token(torch.bmm(looks, value), rows, length)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, looks = ctx.saved_tensors
+        length = key.shape[1]
+        slope = _by_head(slopes[0], len(key) // ctx.rows)
+        by_looks = torch.bmm(slope, value.transpose(1, 2))
+        by_scores = torch._softmax_backward_data(by_looks, looks, -1, looks.dtype)
+        by_query = torch.bmm(by_scores, key).mul_(ctx.scale)
+        by_key = torch.bmm(by_scores.transpose(1, 2), query)
+        by_value = torch.bmm(looks.transpose(1, 2), slope)
+        return *(_by_token(x, ctx.rows, length) for x in (by_query, by_key, by_value)), None, None
+
+
+def _by_head(x: Tensor, kv_heads: int) -> Tensor:
+    """[R, L, heads, D] -> [R * kv_heads, heads a kv_head * L, D]."""
+    rows, length, _, size = x.shape
+    return x.view(rows, length, kv_heads, -1, size).permute(0, 2, 3, 1, 4).reshape(rows * kv_heads, -1, size)
+
+
+def _by_token(x: Tensor, rows: int, length: int) -> Tensor:
+    """The way back."""
+    return x.view(rows, -1, length, x.shape[-1]).transpose(1, 2).contiguous()
+
+
+class _Gated(torch.autograd.Function):
+    """silu(gate) * up; the product is made again for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        by_gate: Tensor = torch.ops.aten.silu_backward(slopes[0] * up, gate)
+        return by_gate, F.silu(gate).mul_(slopes[0])

@@ -1,0 +1,232 @@
+"""The layers of the Llama family are transformers' own: states, gradients, and who is not of the family."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from conftest import perturb
+from peft import LoraConfig, get_peft_model
+from test_branches import replies_to
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GPTNeoConfig,
+    GraniteConfig,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from selfplay.lm import branches, trunk
+from selfplay.lm.logprobs import plain_logprobs, reply_logprobs
+from selfplay.lm.packing import pack, under_mask
+from selfplay.lm.trunk import _Gated, _norm, _Turned, _Written, can_branch, has_trunk, states_at
+from selfplay.players.language_model import LanguageModel
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 90,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}
+FAMILY = [
+    LlamaConfig(**SIZES),
+    LlamaConfig(**{**SIZES, "num_key_value_heads": 4}, tie_word_embeddings=True, attention_bias=True),
+    MistralConfig(**SIZES, sliding_window=None),
+    Qwen2Config(**SIZES),
+    Qwen3Config(**SIZES, head_dim=16),
+]
+NAMES = ["llama", "llama tied, biased", "mistral", "qwen 2", "qwen 3"]
+HOW = ["kernel", "written", "branches"]
+
+
+def of(config: PretrainedConfig, amount: float = 0.1) -> Any:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    perturb(model, amount)
+    return model
+
+
+def attention_by(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let attention be by PyTorch's kernel, written out, or branch by branch."""
+    monkeypatch.setattr(trunk, "_is_small", lambda query: how == "written")
+    monkeypatch.setattr(trunk, "worth_while", lambda packed: how == "branches")
+    if how == "branches":
+        monkeypatch.setattr("selfplay.lm.packing.CAP", 1)  # a tree a row
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("config", FAMILY, ids=NAMES)
+def test_log_probabilities_and_gradients_are_the_plain_ones(
+    config: PretrainedConfig, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = of(config)
+    assert has_trunk(model) and can_branch(model)
+    attention_by(how, monkeypatch)
+    for seed in range(3):
+        given = replies_to([12, 3, 1, 40, 12], 5, seed)
+        found = []
+        for path in (reply_logprobs, plain_logprobs):
+            out = path(model, *given, 0.7)
+            slopes = torch.linspace(-1, 1, out.numel()).view_as(out)
+            found.append((out.detach(), torch.autograd.grad((slopes * out).sum(), list(model.parameters()))))
+        (ours, by_ours), (plain, by_plain) = found
+        torch.testing.assert_close(ours, plain, atol=1e-5, rtol=0)
+        for a, b in zip(by_ours, by_plain, strict=True):
+            assert float((a - b).norm()) <= 2e-5 * float(b.norm())
+
+
+@pytest.mark.parametrize("how", HOW[:2])
+def test_adapters_learn_as_under_the_modules(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lora = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model: Any = get_peft_model(of(LlamaConfig(**SIZES)), lora).eval()
+    assert has_trunk(model)
+    attention_by(how, monkeypatch)
+    given = replies_to([12, 3, 12], 5)
+    learnt = [p for p in model.parameters() if p.requires_grad]
+    assert len(learnt) == 2 * 7 * 2
+    found = [
+        torch.autograd.grad(path(model, *given, 1.0).square().sum(), learnt)
+        for path in (reply_logprobs, plain_logprobs)
+    ]
+    for a, b in zip(*found, strict=True):
+        assert float((a - b).norm()) <= 2e-5 * float(b.norm())
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_in_half_precision_it_is_no_further_from_the_truth(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products in bfloat16: from what float32 finds, states and gradients are as far as transformers' modules are."""
+    model = of(LlamaConfig(**SIZES))
+    assert has_trunk(model) and can_branch(model)
+    attention_by(how, monkeypatch)
+    packed = pack(*replies_to([12, 30, 12], 5))
+    places = packed.rows[packed.mask], packed.columns[packed.mask]
+
+    def found(path: Any, half: bool) -> list[torch.Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            states = path(model, packed, *places)
+        assert states.dtype == torch.float32
+        slopes = torch.linspace(-1, 1, states.numel()).view_as(states)
+        used = [p for n, p in model.named_parameters() if "lm_head" not in n]
+        return [states.detach(), *torch.autograd.grad((slopes * states).sum(), used)]
+
+    right, theirs, ours = found(under_mask, False), found(under_mask, True), found(states_at, True)
+
+    def apart(some: list[torch.Tensor]) -> torch.Tensor:
+        return torch.tensor([float((a - b).norm() / b.norm()) for a, b in zip(some, right, strict=True)])
+
+    assert 1e-4 < float(apart(ours).mean()) < 1.25 * float(apart(theirs).mean())
+
+
+def test_the_parts_have_the_gradient_that_differences_give() -> None:
+    torch.manual_seed(0)
+    x, gate, up = (torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    assert torch.autograd.gradcheck(_Gated.apply, (gate, up))
+    norm: Any = torch.nn.Module()
+    norm.weight = torch.nn.Parameter(torch.randn(4))
+    norm.variance_epsilon = 1e-2
+    wide = torch.nn.functional.rms_norm(x.float(), (4,), norm.weight, 1e-2)
+    right = torch.autograd.grad(wide.square().sum(), (x, norm.weight))
+    ours = torch.autograd.grad(_norm(norm, x, torch.float32).square().sum(), (x, norm.weight))
+    for a, b in zip(ours, right, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_a_turn_is_undone_by_its_gradient() -> None:
+    """A rotation's transpose is its inverse."""
+    angles = torch.rand(2, 5, 1, 3)
+    x = torch.randn(2, 5, 4, 6, requires_grad=True)
+    turned = _Turned.apply(x, angles.cos(), angles.sin())  # type: ignore[no-untyped-call]
+    (back,) = torch.autograd.grad(turned, x, turned.detach())
+    torch.testing.assert_close(back, x.detach())
+    torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
+
+
+def test_attention_written_out_is_the_kernels() -> None:
+    torch.manual_seed(0)
+    packed = pack(*replies_to([4, 9, 2], 4))
+    rows, length = packed.ids.shape
+    mask = packed.attention(torch.float32)
+    query = torch.randn(rows, length, 6, 8, requires_grad=True)
+    key, value = (torch.randn(rows, length, 2, 8, requires_grad=True) for _ in range(2))
+    ours = _Written.apply(query, key, value, mask, 0.4)  # type: ignore[no-untyped-call]
+    wide = [x.repeat_interleave(3, 2).transpose(1, 2) for x in (key, value)]
+    right = torch.nn.functional.scaled_dot_product_attention(
+        query.transpose(1, 2), *wide, attn_mask=mask, scale=0.4
+    ).transpose(1, 2)
+    torch.testing.assert_close(ours, right, atol=2e-6, rtol=0)
+    slopes = torch.randn(right.shape)
+    given = (query, key, value)
+    for a, b in zip(*(torch.autograd.grad((x * slopes).sum(), given) for x in (ours, right)), strict=True):
+        torch.testing.assert_close(a, b, atol=5e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GPTNeoConfig(vocab_size=90, hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global"], 2]]),
+        Gemma2Config(**SIZES, head_dim=8),
+        GraniteConfig(**SIZES, residual_multiplier=0.5),  # the parts have the same names, the sums are others
+        LlamaConfig(**SIZES, hidden_act="gelu"),
+    ],
+    ids=["gpt neo", "gemma 2", "granite", "gelu"],
+)
+def test_who_is_not_of_the_family(config: PretrainedConfig) -> None:
+    model = of(config)
+    assert not has_trunk(model)
+    packed = pack(*replies_to([5, 5], 3))
+    with torch.no_grad():
+        assert states_at(model, packed, packed.rows[:, 0], packed.columns[:, 0]).shape[0] == len(packed.rows)
+
+
+def test_another_kernel_and_layers_that_run_again_are_left_to_the_modules(
+    learner: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    eager = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES), attn_implementation="eager").eval()
+    assert not has_trunk(eager)
+    assert has_trunk(learner.model)
+    packed = pack(*replies_to([5, 5], 3))
+    asked = []
+    monkeypatch.setattr(trunk, "under_mask", lambda *given: asked.append(given))
+    monkeypatch.setattr(trunk, "runs_again", lambda model: True)
+    states_at(learner.model, packed, packed.rows[:, 0], packed.columns[:, 0])
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("broken", ["_turned", "attend", "_norm"])
+def test_wrong_layers_are_not_taken(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = of(LlamaConfig(**SIZES), 0.3)
+    was = getattr(trunk, broken)
+    wrong: dict[str, Any] = {
+        "_turned": lambda x, cos, sin: was(x, cos, -sin),
+        "attend": lambda query, key, value, scale, tree: was(query, key, value, 1.1 * scale, tree),
+        "_norm": lambda module, x, dtype: 1.02 * was(module, x, dtype),
+    }
+    monkeypatch.setattr(trunk, broken, wrong[broken])
+    assert not can_branch(copy.deepcopy(model))
+    assert has_trunk(model) is (broken == "attend"), "which the mask does not need"
+
+
+def test_long_rows_go_branch_by_branch(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = of(LlamaConfig(**SIZES))
+    calls = []
+    was = trunk.attend
+    monkeypatch.setattr(trunk, "attend", lambda *given: calls.append(1) or was(*given))
+    assert can_branch(model)
+    calls.clear()
+    packed = pack(
+        [torch.arange(80)] * 12, torch.arange(600).view(12, 50) % 90, torch.ones(12, 50, dtype=torch.bool), 999
+    )
+    assert branches.worth_while(packed)
+    with torch.no_grad():
+        states_at(model, packed, packed.rows[:, 0], packed.columns[:, 0])
+    assert len(calls) == 2
