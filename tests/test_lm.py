@@ -12,8 +12,10 @@ from transformers import PreTrainedModel
 
 from selfplay.core import Ask, Batch, Episode, Reply, SelfplayError, Turn, user
 from selfplay.lm import logprobs as ours
+from selfplay.lm.decoder import writer
 from selfplay.lm.logprobs import next_logprobs, reply_logprobs
 from selfplay.lm.sample import choose, dice, sample
+from selfplay.lm.threads import Plain, Shared
 from selfplay.play import collate
 from selfplay.players.language_model import LanguageModel
 
@@ -212,3 +214,26 @@ def test_what_was_sampled_is_what_is_learnt(learner: LanguageModel) -> None:
         torch.testing.assert_close(learner.logprobs(batch), batch.logprobs, atol=1e-5, rtol=0)
         perturb(learner.model, 0.01)
         assert float((learner.logprobs(batch) - batch.logprobs).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("decodes", [True, False])
+def test_replies_that_say_the_same_are_one_row(
+    learner: LanguageModel, decodes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Greedy replies never part; others part where their dice make them, and are what each is alone."""
+    model = writer(learner.model, None) if decodes else learner.model
+    kind, rows = Shared if decodes else Plain, []
+    step = kind.step
+    monkeypatch.setattr(kind, "step", lambda self, tokens: rows.append(len(tokens)) or step(self, tokens))
+    asked, keys = [PROMPTS[0]] * 6 + [PROMPTS[1]] * 2, [f"key/{i}" for i in range(8)]
+    greedy = sample(model, asked, keys, 0, 5, [], pad=0, rows=64)
+    assert rows == [2] * 4
+    assert len({reply.ids for reply in greedy[:6]}) == 1 and greedy[0] == greedy[5]
+    rows.clear()
+    got = sample(model, asked, keys, 0.7, 5, [], pad=0, rows=64)
+    begun = [len({(p, reply.ids[:n]) for p, reply in zip(asked, got, strict=True)}) for n in range(1, 5)]
+    assert rows == begun and 2 < begun[0] < begun[-1]
+    for prompt, key, reply in zip(asked, keys, got, strict=True):
+        [alone] = sample(model, [prompt], [key], 0.7, 5, [], pad=0, rows=64)
+        assert alone.ids == reply.ids
+        assert alone.logprobs == pytest.approx(reply.logprobs, abs=1e-5)
