@@ -19,7 +19,7 @@ from selfplay.lm.decoder import Decoder
 from selfplay.lm.mixture import MixedModel
 
 READ = 8192  # tokens of prompts read at once
-ROOM = 32  # columns that are taken at once
+LEAST, MOST = 4, 32  # columns that are taken at once: as many again as there are, within these
 Prompt = tuple[int, ...]
 
 
@@ -153,7 +153,7 @@ class Shared:
         if len(self.owner) == 0:
             self.old, self.lengths, self.owner, self.now = read, lengths, owner, 0
             self.begun = torch.zeros_like(owner)
-            self.new = [x.new_zeros(2, len(owner), x.shape[2], min(self.room, ROOM), x.shape[4]) for x in read]
+            self.new = [x.new_zeros(2, len(owner), x.shape[2], self._more(), x.shape[4]) for x in read]
         else:
             self.old = [_beside(there, more) for there, more in zip(self.old, read, strict=True)]
             self.owner = torch.cat([self.owner, owner + len(self.lengths)])
@@ -169,15 +169,25 @@ class Shared:
         if len(rows) == 0:
             return
         first = int(self.begun.min())
-        room = min(self.room, self.now - first + ROOM) - (self.now - first)
-        self.new = [F.pad(own[:, :, :, first : self.now].index_select(1, rows), (0, 0, 0, room)) for own in self.new]
+        kept = slice(first, self.now)
         self.begun, self.now = self.begun - first, self.now - first
+        self.new = [self._with_room(own[:, :, :, kept], rows) for own in self.new]
         followed, self.owner = self.owner.unique(return_inverse=True)
         if len(followed) < len(self.lengths):
             self.lengths = self.lengths[followed]
             width = int(self.lengths.max())
             self.old = [old[:, followed, :, :width] for old in self.old]
         self._arrange()
+
+    def _more(self) -> int:
+        return max(LEAST, min(MOST, self.now))
+
+    def _with_room(self, own: Tensor, rows: Tensor) -> Tensor:
+        """Some rows of [2, B, kv_heads, C, D], and columns that are still to be written."""
+        kept = own.new_empty(2, len(rows), own.shape[2], self.now + self._more(), own.shape[4])
+        for part, into in zip(own, kept, strict=True):
+            into[:, :, : self.now] = part.index_select(0, rows)
+        return kept
 
     def _arrange(self) -> None:
         """Where the rows of each prompt are laid side by side: [N, G] places, some empty where they are not as many."""
@@ -199,7 +209,7 @@ class Shared:
     def step(self, tokens: Tensor) -> Tensor:
         decoder = self.decoder
         if self.now == self.new[0].shape[3]:
-            self.new = [F.pad(own, (0, 0, 0, ROOM)) for own in self.new]
+            self.new = [F.pad(own, (0, 0, 0, self._more())) for own in self.new]
         at = self.lengths[self.owner] + self.now - self.begun
         turns = self.turns[at.clamp(max=len(self.turns) - 1)]  # what has ended may be read on
         states = decoder.embed(tokens)
