@@ -193,6 +193,7 @@ def test_another_kernel_and_layers_that_run_again_are_left_to_the_modules(
 ) -> None:
     eager = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES), attn_implementation="eager").eval()
     assert not has_trunk(eager)
+    assert not has_trunk(copy.deepcopy(learner.model).to(torch.bfloat16))
     assert has_trunk(learner.model)
     packed = pack(*replies_to([5, 5], 3))
     asked = []

@@ -35,11 +35,15 @@ def states_at(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Ten
 
 
 def has_trunk(model: PreTrainedModel) -> bool:
-    """Whether the layers here compute what the model's do: by its parts, and by a trial."""
+    """Whether the layers here compute what the model's do: by its parts, and by a trial.
+
+    Weights in bfloat16 are left to the modules: they round elsewhere, and the sampler of such weights under an adapter
+    is made of them, so that what was sampled is nearest to what is learnt.
+    """
     if model not in _trunks:
-        sdpa = model.config.get_text_config()._attn_implementation == "sdpa"
+        plain = model.config.get_text_config()._attn_implementation == "sdpa" and model.dtype == torch.float32
         with torch.autocast(model.device.type, enabled=False):
-            _trunks[model] = sdpa and full_attention(model) and is_llama(model) and trial(model, _masked)
+            _trunks[model] = plain and full_attention(model) and is_llama(model) and trial(model, _masked)
     return _trunks[model]
 
 
@@ -182,9 +186,10 @@ class _Written(torch.autograd.Function):
         rows, length, heads, _ = query.shape
         kv_heads = key.shape[2]
         query, key, value = (_by_head(x, kv_heads) for x in (query * scale, key, value))
-        scores = torch.bmm(query, key.transpose(1, 2))
+        with torch.autocast(query.device.type, enabled=False):  # in bfloat16 a score of 16 would be 0.06 off
+            scores = torch.bmm(query.float(), key.float().transpose(1, 2))
         scores.view(rows, heads, length, length).add_(mask)
-        looks = scores.softmax(-1)
+        looks = scores.softmax(-1).to(value.dtype)
         ctx.save_for_backward(query, key, value, looks)
         ctx.rows, ctx.scale = rows, scale
         return _by_token(torch.bmm(looks, value), rows, length)
