@@ -23,7 +23,7 @@ from transformers import (
 from selfplay.lm import branches, trunk
 from selfplay.lm.logprobs import plain_logprobs, reply_logprobs
 from selfplay.lm.packing import pack, under_mask
-from selfplay.lm.trunk import _Gated, _norm, _Turned, _Written, can_branch, has_trunk, states_at
+from selfplay.lm.trunk import _Gated, _norm, _Turned, _Written, can_branch, has_trunk, lay, states_at
 from selfplay.players.language_model import LanguageModel
 
 SIZES: dict[str, Any] = {
@@ -231,3 +231,19 @@ def test_long_rows_go_branch_by_branch(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.no_grad():
         states_at(model, packed, packed.rows[:, 0], packed.columns[:, 0])
     assert len(calls) == 2
+
+
+def test_a_long_prompt_is_there_once_with_all_its_replies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen replies of 30 behind 300 tokens are one row of 780; under a mask, two."""
+    model = of(LlamaConfig(**{**SIZES, "max_position_embeddings": 1024}))
+    given = [torch.arange(300) % 90] * 16, torch.arange(480).view(16, 30) % 90, torch.ones(16, 30, dtype=torch.bool)
+    assert lay(model, *given).ids.shape == (1, 780)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            reply_logprobs(model, *given, 1.0), plain_logprobs(model, *given, 1.0), atol=1e-5, rtol=0
+        )
+    monkeypatch.setattr(trunk, "can_branch", lambda model: False)
+    assert lay(model, *given).ids.shape == (2, 660)
+    monkeypatch.undo()
+    uneven = given[0], given[1], given[2] & (torch.arange(30) < torch.tensor([30] + [2] * 15)[:, None])
+    assert lay(model, *uneven).ids.shape[0] == 1, "short enough"

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from selfplay.lm.packing import can_pack, pack
+from selfplay.lm.packing import can_pack
 from selfplay.lm.threads import left_padded
-from selfplay.lm.trunk import states_at
+from selfplay.lm.trunk import lay, states_at
 
 Text = tuple[int, ...]
 DEEP = 64  # beginnings within beginnings that are told apart
@@ -52,7 +52,7 @@ def _packed(model: PreTrainedModel, texts: Sequence[Text]) -> Tensor:
         replies[row, : len(rest)] = torch.tensor(rest)
     mask = torch.arange(replies.shape[1]) < lengths[:, None]
     prompts = [torch.tensor(text[:n], dtype=torch.int64) for text, n in zip(texts, shared, strict=True)]
-    packed = pack(prompts, replies, mask).to(model.device)
+    packed = lay(model, prompts, replies, mask)
     ends = packed.mask.sum(1, keepdim=True) - 1
     columns = packed.columns.gather(1, ends)[:, 0] + 1  # behind the one that predicts the last token
     return states_at(model, packed, packed.rows[:, 0], columns)[packed.owner]

@@ -9,9 +9,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from selfplay.lm.endings import last_states
-from selfplay.lm.packing import can_pack, pack
+from selfplay.lm.packing import can_pack
 from selfplay.lm.truncation import ALL, Truncation
-from selfplay.lm.trunk import states_at
+from selfplay.lm.trunk import lay, states_at
 
 Menu = tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]  # a prompt and what may be said after it, as token ids
 CHUNK = 1 << 22  # logits in memory at once (entries), 16 MiB in float32 ...
@@ -50,7 +50,7 @@ def reply_logprobs(
     """
     if not can_pack(model):
         return plain_logprobs(model, prompts, replies, mask, temperature, truncation)
-    packed = pack(prompts, replies, mask).to(model.device)
+    packed = lay(model, prompts, replies, mask)
     there = packed.mask
     states = states_at(model, packed, packed.rows[there], packed.columns[there])
     found = _of_states(model, states, packed.replies[there], temperature, truncation)

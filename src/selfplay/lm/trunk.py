@@ -9,6 +9,7 @@ Whether a model is of this family is tried out, see `has_trunk`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,14 +18,25 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from selfplay.lm.branches import Tree, attend, worth_while
-from selfplay.lm.packing import Packed, full_attention, trial, under_mask
+from selfplay.lm.branches import LONG, Tree, attend, worth_while
+from selfplay.lm.packing import Packed, full_attention, pack, trial, under_mask
 from selfplay.lm.recompute import runs_again
 
 SMALL = 1 << 23  # bytes that the attention of a layer may have, written out: then it is faster than the kernel ...
 SHORT = {torch.float32: 160, torch.bfloat16: 512}  # ... in rows of so many tokens
+WHOLE = 8192  # tokens of a row of one prompt and its replies, where each reply looks at no other
 _trunks: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 _branches: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+
+
+def lay(model: PreTrainedModel, prompts: Sequence[Tensor], replies: Tensor, mask: Tensor) -> Packed:
+    """`pack` as it is best for `states_at`, on the model's device: a long prompt is there once with all its replies,
+    where attention goes branch by branch."""
+    packed = pack(prompts, replies, mask)
+    if packed.ids.shape[1] >= LONG and has_trunk(model) and not runs_again(model) and can_branch(model):
+        whole = pack(prompts, replies, mask, WHOLE)
+        packed = whole if worth_while(whole) else packed
+    return packed.to(model.device)
 
 
 def states_at(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Tensor) -> Tensor:
