@@ -236,7 +236,8 @@ def test_long_rows_go_branch_by_branch(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_long_prompt_is_there_once_with_all_its_replies(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sixteen replies of 30 behind 300 tokens are one row of 780; under a mask, two."""
     model = of(LlamaConfig(**{**SIZES, "max_position_embeddings": 1024}))
-    given = [torch.arange(300) % 90] * 16, torch.arange(480).view(16, 30) % 90, torch.ones(16, 30, dtype=torch.bool)
+    replies = (torch.arange(480) ** 2 % 89).view(16, 30)
+    given = [torch.arange(300) % 90] * 16, replies, torch.ones(16, 30, dtype=torch.bool)
     assert lay(model, *given).ids.shape == (1, 780)
     with torch.no_grad():
         torch.testing.assert_close(
