@@ -53,22 +53,23 @@ def loop(cast: Cast, cfg: DictConfig, session: Session) -> None:
 
 def run(cfg: DictConfig) -> float:
     """One run, from the config to the optimised metric."""
-    import torch
+    gc.disable()  # while modules and models are loaded: a fifth of that time would go to looking for garbage
+    try:
+        import torch
 
-    gc.disable()  # a fifth of the time that the imports take, and then on every run
-    from selfplay.build import cast
-    from selfplay.lm.memory import keep_freed_memory
-    from selfplay.runs.session import Session
-    from selfplay.runs.start import settled
+        from selfplay.build import cast
+        from selfplay.lm.memory import keep_freed_memory
+        from selfplay.runs.session import Session
+        from selfplay.runs.start import settled
 
-    keep_freed_memory()
-    start = settled(cfg)
-    if start.result is not None:
-        return start.result
-    torch.manual_seed(start.cfg.seed)
-    players = cast(start.cfg)
-    gc.freeze()  # what is there now stays
-    gc.enable()
+        keep_freed_memory()
+        start = settled(cfg)
+        if start.result is not None:
+            return start.result
+        torch.manual_seed(start.cfg.seed)
+        players = cast(start.cfg)
+    finally:
+        gc.enable()
     with Session(start.folder, start.cfg, players, start.goes_on) as session:
         loop(session.cast, start.cfg, session)
     return session.optimized

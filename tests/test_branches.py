@@ -1,13 +1,14 @@
 """Attention of packed rows branch by branch: equal to that under a mask, and to one row a reply."""
 
+from math import inf
 from random import Random
 
 import pytest
 import torch
 
-from selfplay.lm import branches, packing
-from selfplay.lm.branches import Tree, attend
-from selfplay.lm.packing import pack
+from selfplay.lm import branches
+from selfplay.lm.branches import Tree, attend, branched_cost
+from selfplay.lm.packing import masked_cost, pack
 
 
 def replies_to(lengths: list[int], most: int, seed: int = 0) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
@@ -23,12 +24,11 @@ def replies_to(lengths: list[int], most: int, seed: int = 0) -> tuple[list[torch
     return prompts, ids, torch.arange(width)[None] < torch.tensor(list(map(len, said)))[:, None]
 
 
-def test_the_places_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_places_by_hand() -> None:
     """Rows [p p p a a b], [p p p c c c], [q d d d - -]: two replies in the first, the second prompt is shorter."""
     prompts = [torch.tensor(p) for p in ([5, 6, 7], [5, 6, 7], [5, 6, 7], [8])]
     replies = torch.tensor([[1, 2, 0], [3, 0, 0], [9, 9, 9], [4, 4, 4]])
     mask = torch.arange(3) < torch.tensor([2, 1, 3, 3])[:, None]
-    monkeypatch.setattr(packing, "CAP", 1)  # a tree a row
     found = Tree.of(pack(prompts, replies, mask, 6))
     assert found.width == 3 and found.hidden is not None
     assert found.hidden[:, 0, 0].isinf().tolist() == [[False] * 3, [False] * 3, [False, True, True]]
@@ -37,11 +37,9 @@ def test_the_places_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("lengths", [[7, 7, 7], [12, 3, 1, 30]], ids=["alike", "ragged"])
-def test_what_is_seen_and_its_gradient_are_those_under_the_mask(
-    lengths: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(packing, "CAP", 1)  # a tree a row
-    packed = pack(*replies_to(lengths, 5))
+def test_what_is_seen_and_its_gradient_are_those_under_the_mask(lengths: list[int]) -> None:
+    packed = pack(*replies_to(lengths, 5), 1000)
+    assert len(packed.ids) == len(lengths)
     rows, length = packed.ids.shape
     torch.manual_seed(0)
     states = [torch.randn(rows, 4, length, 8, requires_grad=True) for _ in range(3)]
@@ -56,23 +54,37 @@ def test_what_is_seen_and_its_gradient_are_those_under_the_mask(
         torch.testing.assert_close(a, b, atol=5e-6, rtol=0)
 
 
-def test_where_it_is_worth_while() -> None:
+def test_what_it_costs_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows of 9: prompts of 4 and 3 tokens, replies of 3 + 2 and 3 + 3. As if each prompt had 4, each reply 3."""
+    monkeypatch.setattr(branches, "LONG", 9)
+    prompts = [torch.tensor(p) for p in ([1, 2, 3, 4], [1, 2, 3, 4], [5, 6, 7], [5, 6, 7])]
+    replies, mask = torch.arange(12).view(4, 3), torch.arange(3) < torch.tensor([3, 2, 3, 3])[:, None]
+    packed = pack(prompts, replies, mask, 100)
+    assert packed.ids.shape == (2, 9)
+    assert branched_cost(packed) == 2 * (9 * 1024 + 2 * (4 * 4 + 6 * (4 + 3)))
+    assert masked_cost(2, 9) == 2 * (9 * 1024 + 9 * 9)
+
+
+def test_where_it_costs_less_than_a_mask() -> None:
     """Sixteen answers of 48 to a prompt of 512: 512 x 512 + 768 x 560 of 1280 x 1280. Not where one reply is long."""
 
-    def rows(prompt: int, lengths: list[int]) -> bool:
+    def less(prompt: int, lengths: list[int]) -> bool:
         mask = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
         replies = torch.arange(1, 1 + mask.numel()).view(mask.shape)
-        return branches.worth_while(pack([torch.arange(prompt)] * len(lengths), replies, mask, 10_000))
+        packed = pack([torch.arange(prompt)] * len(lengths), replies, mask, 10_000)
+        return branched_cost(packed) < masked_cost(*packed.ids.shape)
 
-    assert rows(512, [48] * 16)
-    assert not rows(64, [48] * 4), "short"
-    assert not rows(64, [600] + [4] * 100), "uneven"
+    assert less(512, [48] * 16)
+    assert not less(64, [48] * 4), "short"
+    assert not less(64, [600] + [4] * 100), "uneven"
 
 
 def test_rows_without_a_prompt_or_with_several_are_read_under_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(branches, "LONG", 1)
     replies, mask = torch.arange(30).view(5, 6), torch.ones(5, 6, dtype=torch.bool)
-    assert branches.worth_while(pack([torch.arange(5)] * 5, replies, mask))
-    assert not branches.worth_while(pack([torch.arange(0)] * 5, replies, mask))
-    together = pack(*replies_to([5, 6, 7], 3))
-    assert bool(together.roots.any()) and not branches.worth_while(together)
+    assert branched_cost(pack([torch.arange(5)] * 5, replies, mask)) < inf
+    assert branched_cost(pack([torch.arange(0)] * 5, replies, mask)) == inf
+    given = replies_to([5, 6, 7], 3)
+    padded, together = pack(*given, 1000), pack(*given)
+    assert bool((padded.roots < 0).any()) and branched_cost(padded) < inf
+    assert bool((together.roots > 0).any()) and branched_cost(together) == inf

@@ -19,7 +19,7 @@ from transformers.cache_utils import DynamicLayer
 
 from selfplay.lm import endings
 from selfplay.lm.cache import BLOCK, Growing, new_cache
-from selfplay.lm.endings import beginnings, last_states, worth_while
+from selfplay.lm.endings import beginnings, last_states, shares_enough
 from selfplay.players.language_model import LanguageModel
 
 Text = tuple[int, ...]
@@ -114,8 +114,8 @@ def test_other_architectures(config: PretrainedConfig) -> None:
 def test_texts_that_share_little_are_read_one_a_row(shared: int, own: int, members: int, worth: bool) -> None:
     """A row of many takes more attention; what is there twice counts once."""
     family = [(*range(shared), *(1000 * i + k for k in range(own + 1))) for i in range(1, members + 1)]
-    assert worth_while(family) == worth_while(family * 4) == worth
-    assert not worth_while([*family, (1,)])
+    assert shares_enough(family) == shares_enough(family * 4) == worth
+    assert not shares_enough([*family, (1,)])
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------

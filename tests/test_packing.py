@@ -194,6 +194,12 @@ def test_rows_of_one_prompt_with_many_replies_are_not_long() -> None:
     assert long.ids.shape == (1, 720)
 
 
+def test_an_empty_reply_is_laid_out_beside_others() -> None:
+    mask = torch.tensor([[True, True], [False, False]])
+    packed = pack([torch.tensor([5, 6])] * 2, torch.tensor([[1, 2], [0, 0]]), mask)
+    assert packed.ids.tolist() == [[5, 6, 1, 2]] and packed.mask.tolist() == mask.tolist()
+
+
 def test_a_mask_that_leaks_would_be_seen(learner: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     model = copy.deepcopy(learner.model)
     assert can_pack(model)  # found out once, before the mask is broken

@@ -3,7 +3,7 @@
 import os
 import pickle
 import shutil
-from collections import OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from pathlib import Path
 
 import numpy
@@ -137,6 +137,7 @@ def test_a_broken_state_is_named_with_the_remedy(run: RunFolder) -> None:
         ({"a": [1, (2.5, None)], 3: {True}, "d": OrderedDict(x=b"y")}, True),
         ([torch.ones(2), torch.nn.Parameter(torch.ones(1)), torch.float32, torch.Size([1]), torch.device("cpu")], True),
         (1 + 2j, True),
+        ([Counter("abba"), bytearray(b"z")], True),
         ([{"deep": Path("here")}], False),
         (defaultdict(int, a=1), False),
         (numpy.float64(1.0), False),

@@ -1,6 +1,7 @@
 """The layers of the Llama family are transformers' own: states, gradients, and who is not of the family."""
 
 import copy
+from math import inf
 from typing import Any
 
 import pytest
@@ -14,15 +15,17 @@ from transformers import (
     GPTNeoConfig,
     GraniteConfig,
     LlamaConfig,
+    Ministral3Config,
     MistralConfig,
     PretrainedConfig,
     Qwen2Config,
     Qwen3Config,
 )
 
-from selfplay.lm import branches, trunk
+from selfplay.lm import trunk
+from selfplay.lm.branches import branched_cost
 from selfplay.lm.logprobs import plain_logprobs, reply_logprobs
-from selfplay.lm.packing import pack, under_mask
+from selfplay.lm.packing import masked_cost, pack, under_mask
 from selfplay.lm.trunk import _Gated, _norm, _Turned, _Written, can_branch, has_trunk, lay, states_at
 from selfplay.players.language_model import LanguageModel
 
@@ -57,9 +60,10 @@ def of(config: PretrainedConfig, amount: float = 0.1) -> Any:
 def attention_by(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let attention be by PyTorch's kernel, written out, or branch by branch."""
     monkeypatch.setattr(trunk, "_is_small", lambda query: how == "written")
-    monkeypatch.setattr(trunk, "worth_while", lambda packed: how == "branches")
-    if how == "branches":
-        monkeypatch.setattr("selfplay.lm.packing.CAP", 1)  # a tree a row
+    monkeypatch.setattr(trunk, "LONG", 1)
+    monkeypatch.setattr(
+        trunk, "branched_cost", lambda packed: -inf if how == "branches" and not (packed.roots > 0).any() else inf
+    )
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -108,7 +112,7 @@ def test_in_half_precision_it_is_no_further_from_the_truth(how: str, monkeypatch
     model = of(LlamaConfig(**SIZES))
     assert has_trunk(model) and can_branch(model)
     attention_by(how, monkeypatch)
-    packed = pack(*replies_to([12, 30, 12], 5))
+    packed = pack(*replies_to([12, 30, 12], 5), 1000 if how == "branches" else None)
     places = packed.rows[packed.mask], packed.columns[packed.mask]
 
     def found(path: Any, half: bool) -> list[torch.Tensor]:
@@ -170,6 +174,21 @@ def test_attention_written_out_is_the_kernels() -> None:
         torch.testing.assert_close(a, b, atol=5e-6, rtol=0)
 
 
+def test_written_out_in_bfloat16_the_scores_are_exact() -> None:
+    """With a scale that is no power of two: a query that were rounded again would move scores of 20 by 0.05."""
+    torch.manual_seed(0)
+    packed = pack(*replies_to([9], 4))
+    rows, length = packed.ids.shape
+    mask = packed.attention(torch.float32)
+    query = (3 * torch.randn(rows, length, 4, 8)).bfloat16()
+    key, value = (torch.randn(rows, length, 4, 8).bfloat16() for _ in range(2))
+    ours = _Written.apply(query, key, value, mask, 0.9)  # type: ignore[no-untyped-call]
+    scores = torch.einsum("rqhd,rkhd->rhqk", query.double(), key.double()) * 0.9
+    looks = (scores + mask).softmax(-1).bfloat16()
+    right = torch.einsum("rhqk,rkhd->rqhd", looks.double(), value.double())
+    assert float((ours - right).abs().max()) < 0.01 and float(scores.abs().max()) > 20
+
+
 @pytest.mark.parametrize(
     "config",
     [
@@ -177,8 +196,9 @@ def test_attention_written_out_is_the_kernels() -> None:
         Gemma2Config(**SIZES, head_dim=8),
         GraniteConfig(**SIZES, residual_multiplier=0.5),  # the parts have the same names, the sums are others
         LlamaConfig(**SIZES, hidden_act="gelu"),
+        Ministral3Config(**SIZES, head_dim=8, sliding_window=None),  # queries grow beyond 16,384 tokens
     ],
-    ids=["gpt neo", "gemma 2", "granite", "gelu"],
+    ids=["gpt neo", "gemma 2", "granite", "gelu", "ministral 3"],
 )
 def test_who_is_not_of_the_family(config: PretrainedConfig) -> None:
     model = of(config)
@@ -203,7 +223,7 @@ def test_another_kernel_and_layers_that_run_again_are_left_to_the_modules(
     assert len(asked) == 1
 
 
-@pytest.mark.parametrize("broken", ["_turned", "attend", "_norm"])
+@pytest.mark.parametrize("broken", ["_turned", "attend", "_norm", "_by_token"])
 def test_wrong_layers_are_not_taken(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = of(LlamaConfig(**SIZES), 0.3)
     was = getattr(trunk, broken)
@@ -211,9 +231,10 @@ def test_wrong_layers_are_not_taken(broken: str, monkeypatch: pytest.MonkeyPatch
         "_turned": lambda x, cos, sin: was(x, cos, -sin),
         "attend": lambda query, key, value, scale, tree: was(query, key, value, 1.1 * scale, tree),
         "_norm": lambda module, x, dtype: 1.02 * was(module, x, dtype),
+        "_by_token": lambda x, rows, length: 1.1 * was(x, rows, length),  # of `_Written` alone
     }
     monkeypatch.setattr(trunk, broken, wrong[broken])
-    assert not can_branch(copy.deepcopy(model))
+    assert can_branch(copy.deepcopy(model)) is (broken == "_by_token"), "which no branch needs"
     assert has_trunk(model) is (broken == "attend"), "which the mask does not need"
 
 
@@ -227,24 +248,72 @@ def test_long_rows_go_branch_by_branch(monkeypatch: pytest.MonkeyPatch) -> None:
     packed = pack(
         [torch.arange(80)] * 12, torch.arange(600).view(12, 50) % 90, torch.ones(12, 50, dtype=torch.bool), 999
     )
-    assert branches.worth_while(packed)
+    assert branched_cost(packed) < masked_cost(*packed.ids.shape)
     with torch.no_grad():
         states_at(model, packed, packed.rows[:, 0], packed.columns[:, 0])
     assert len(calls) == 2
 
 
+def laid(model: Any, spec: list[tuple[int, list[int]]], seed: int = 0) -> tuple[Any, Any]:
+    """What `lay` makes of prompts of so many tokens with replies of so many each, and what it was given."""
+    rng = torch.Generator().manual_seed(seed)
+    prompts, said = [], []
+    for length, lengths in spec:
+        prompt = torch.randint(0, 90, (length,), generator=rng)
+        for n in lengths:
+            prompts.append(prompt)
+            said.append(torch.randint(0, 90, (n,), generator=rng))
+    replies = torch.nn.utils.rnn.pad_sequence(said, batch_first=True)
+    given = prompts, replies, torch.arange(replies.shape[1]) < torch.tensor(list(map(len, said)))[:, None]
+    return lay(model, *given), given
+
+
 def test_a_long_prompt_is_there_once_with_all_its_replies(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sixteen replies of 30 behind 300 tokens are one row of 780; under a mask, two."""
     model = of(LlamaConfig(**{**SIZES, "max_position_embeddings": 1024}))
-    replies = (torch.arange(480) ** 2 % 89).view(16, 30)
-    given = [torch.arange(300) % 90] * 16, replies, torch.ones(16, 30, dtype=torch.bool)
-    assert lay(model, *given).ids.shape == (1, 780)
+    one = [(300, [30] * 16)]
+    packed, given = laid(model, one)
+    assert packed.ids.shape == (1, 780)
     with torch.no_grad():
         torch.testing.assert_close(
             reply_logprobs(model, *given, 1.0), plain_logprobs(model, *given, 1.0), atol=1e-5, rtol=0
         )
     monkeypatch.setattr(trunk, "can_branch", lambda model: False)
-    assert lay(model, *given).ids.shape == (2, 660)
-    monkeypatch.undo()
-    uneven = given[0], given[1], given[2] & (torch.arange(30) < torch.tensor([30] + [2] * 15)[:, None])
-    assert lay(model, *uneven).ids.shape[0] == 1, "short enough"
+    assert laid(model, one)[0].ids.shape == (2, 660)
+
+
+@pytest.mark.parametrize(
+    ("spec", "shape"),
+    [
+        ([(512, [48] * 16), (512, [48] * 16), (512, [48] * 15)], (3, 1280)),
+        ([(512, [48] * 16), (496, [48] * 16)], (2, 1280)),
+        ([(300, [40] * 15), (312, [36] * 16), (280, [48] * 11)], (3, 900)),
+    ],
+    ids=["a reply less", "a shorter prompt", "nothing alike"],
+)
+def test_several_long_prompts_go_branch_by_branch(
+    spec: list[tuple[int, list[int]]], shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row for each prompt with all its replies, whatever is padded."""
+    model = of(LlamaConfig(**{**SIZES, "max_position_embeddings": 2048}))
+    assert can_branch(model)
+    packed, given = laid(model, spec)
+    assert packed.ids.shape == shape
+    calls = []
+    was = trunk.attend
+    monkeypatch.setattr(trunk, "attend", lambda *given: calls.append(1) or was(*given))
+    with torch.no_grad():
+        ours = reply_logprobs(model, *given, 1.0)
+    assert len(calls) == 2, "layers"
+    with torch.no_grad():
+        torch.testing.assert_close(ours, plain_logprobs(model, *given, 1.0), atol=1e-5, rtol=0)
+
+
+def test_where_branches_cost_more_rows_are_shared() -> None:
+    """One long tree does not keep the short ones from sharing rows, nor one long reply many short ones."""
+    model = of(LlamaConfig(**{**SIZES, "max_position_embeddings": 2048}))
+    packed, _ = laid(model, [(700, [40] * 8)] + [(20, [30] * 8)] * 20)
+    assert packed.ids.shape[0] < 16 and int((packed.roots > 0).sum()) > 0
+    assert laid(model, [(300, [30] + [2] * 15)])[0].ids.shape == (1, 360), "short enough"
+    uneven, _ = laid(model, [(64, [300] + [4] * 100)])
+    assert branched_cost(uneven) > masked_cost(*uneven.ids.shape)

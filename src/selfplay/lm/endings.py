@@ -23,7 +23,7 @@ def last_states(model: PreTrainedModel, texts: Sequence[Text], rows: int, pad: i
     Where the model takes it and it is worth while, texts with a common beginning share its reading (see
     `selfplay.lm.packing`).
     """
-    packs = can_pack(model) and worth_while(texts)
+    packs = can_pack(model) and shares_enough(texts)
     order = sorted(range(len(texts)), key=texts.__getitem__ if packs else lambda i: len(texts[i]))
     parts = []
     for start in range(0, len(order), rows):
@@ -58,7 +58,7 @@ def _packed(model: PreTrainedModel, texts: Sequence[Text]) -> Tensor:
     return states_at(model, packed, packed.rows[:, 0], columns)[packed.owner]
 
 
-def worth_while(texts: Sequence[Text]) -> bool:
+def shares_enough(texts: Sequence[Text]) -> bool:
     """Whether common beginnings save enough: a row of many texts takes more attention, and a mask."""
     distinct = sorted(set(texts))
     return min(map(len, distinct)) > 1 and _tree(distinct)[0] <= WORTH * sum(map(len, distinct))

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
@@ -131,6 +132,7 @@ class _Head(torch.autograd.Function):
         return found - sums
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         states, weight, targets, sums = ctx.saved_tensors
         rows, pull = states.to(ctx.dtype), slopes[0] / ctx.temperature

@@ -6,6 +6,7 @@ comes out equals one row a reply (tests/test_packing).
 """
 
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -15,11 +16,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 SHARE = 0.75  # the share of prompts that fit into one tree with all their replies; longer ones take several
-CAP = 512  # tokens of a tree of several replies, unless two of the longest need more: attention grows with the square;
-# trees of so many tokens have a row each, for then their attention can go branch by branch
+CAP = 512  # tokens of a tree of several replies, unless two of the longest need more: attention grows with the square
 WIDER = (1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.5, 3.0)  # rows are so many times as long as the longest tree,
 EVEN = 1024  # whichever costs least: a token costs as much as attention to so many places of its row
-PROBE = 320  # tokens, longer than the local windows of older architectures
+PROBES = (320, 90)  # tokens: more than the local windows of older architectures, and few enough for `trunk._Written`
 _packs: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
@@ -82,9 +82,13 @@ def under_mask(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Te
 
 @torch.no_grad()
 def trial(model: PreTrainedModel, states_at: Callable[[PreTrainedModel, Packed, Tensor, Tensor], Tensor]) -> bool:
-    """Whether the second of two replies in a row has the states that it has alone."""
+    """Whether the second of two replies in a row has the states that it has alone, in a long row and in a short one."""
+    return all(_is_alone(model, states_at, length) for length in PROBES)
+
+
+def _is_alone(model: PreTrainedModel, states_at: Callable[..., Tensor], most: int) -> bool:
     config = model.config.get_text_config()
-    length = min(PROBE, getattr(config, "max_position_embeddings", None) or PROBE)
+    length = min(most, getattr(config, "max_position_embeddings", None) or most)
     ids = torch.arange(1, length + 1) % config.vocab_size
     prompt, one, two = ids[: length // 2], ids[length // 2 : -9], ids[-9:]
     width = length - length // 2
@@ -109,13 +113,14 @@ def full_attention(model: PreTrainedModel) -> bool:
     return kinds == {"full_attention"} and window is None
 
 
-def pack(prompts: Sequence[Tensor], replies: Tensor, mask: Tensor, cap: int | None = None) -> Packed:
+def pack(prompts: Sequence[Tensor], replies: Tensor, mask: Tensor, whole: int | None = None) -> Packed:
     """Lay B replies behind their prompts.
 
     Args:
         prompts: B ragged int64 vectors.
         replies, mask: [B, T], as in `Batch`.
-        cap: tokens of a tree with several replies, unless two of the longest need more; None: CAP.
+        whole: each tree has a row of its own, and as many replies as go into so many tokens; None: trees are as even
+            and as short as `masked_cost` likes them, and share rows.
     """
     lengths = mask.sum(1).tolist()
     said = [tuple(reply[:n]) for reply, n in zip(replies.tolist(), lengths, strict=True)]
@@ -124,7 +129,7 @@ def pack(prompts: Sequence[Tensor], replies: Tensor, mask: Tensor, cap: int | No
     groups: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}
     for (prompt, reply), number in numbers.items():
         groups.setdefault(prompt, []).append((number, reply))
-    laid, width = _rows(_trees(groups, cap or CAP))
+    laid, width = _rows(_trees(groups, whole), whole is not None)
     ids, positions = ([[0] * width for _ in laid] for _ in range(2))
     segments, roots = ([[-1] * width for _ in laid] for _ in range(2))
     longest = mask.shape[1]
@@ -138,7 +143,7 @@ def pack(prompts: Sequence[Tensor], replies: Tensor, mask: Tensor, cap: int | No
                 here = slice(end, end + n)
                 ids[row][here], positions[row][here] = reply, range(first, first + n)
                 segments[row][here], roots[row][here] = [segment] * n, [root] * n
-                if number >= 0:
+                if number >= 0 and n:
                     rows[number][:n], distinct[number][:n] = [row] * n, reply
                     columns[number][:n] = start + read - 1, *range(end, end + n - 1)
                 end += n
@@ -160,11 +165,12 @@ def pack(prompts: Sequence[Tensor], replies: Tensor, mask: Tensor, cap: int | No
 Group = tuple[tuple[int, ...], list[tuple[int, tuple[int, ...]]]]  # a prompt, and replies with their numbers
 
 
-def _trees(groups: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]], cap: int) -> list[Group]:
-    """A prompt and some of its replies each; trees are about as long as one another."""
+def _trees(groups: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]], whole: int | None) -> list[Group]:
+    """A prompt and some of its replies each; but for `whole`, trees are about as long as one another."""
     longest = max(len(prompt) + len(reply) for prompt, members in groups.items() for _, reply in members)
     totals = sorted(len(prompt) + sum(len(reply) for _, reply in members) for prompt, members in groups.items())
-    budget = max(longest, min(max(cap, 2 * longest), totals[int(SHARE * (len(totals) - 1))]))
+    even = min(max(CAP, 2 * longest), totals[int(SHARE * (len(totals) - 1))])
+    budget = max(longest, whole or even)
     trees = []
     for prompt, members in groups.items():
         tree: list[tuple[int, tuple[int, ...]]] = []
@@ -179,13 +185,26 @@ def _trees(groups: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]], cap
     return trees
 
 
-def _rows(trees: Sequence[Group]) -> tuple[list[list[Group]], int]:
+def most_of_a_tree(prompts: Sequence[Tensor], mask: Tensor) -> int:
+    """Tokens of a prompt with all its replies [B, T] (those that were given twice, too), of the prompt with most."""
+    totals: Counter[tuple[int, ...]] = Counter()
+    for prompt, length in zip(prompts, mask.sum(1).tolist(), strict=True):
+        totals[tuple(prompt.tolist())] += length
+    return max(len(prompt) + length for prompt, length in totals.items())
+
+
+def masked_cost(rows: int, length: int) -> float:
+    """What reading so many rows of so many tokens costs under a mask, in pairs of tokens that are compared."""
+    return rows * length * (length + EVEN)
+
+
+def _rows(trees: Sequence[Group], apart: bool) -> tuple[list[list[Group]], int]:
     """The trees of each row, and the tokens of the longest row: of several lengths the one that costs least."""
     sizes = [len(prompt) + sum(len(reply) for _, reply in members) for prompt, members in trees]
-    apart = [[i] for i in range(len(trees))]
-    tried = [apart] if max(sizes) >= CAP else [_fill(sizes, int(wider * max(sizes))) for wider in WIDER]
+    alone = [[i] for i in range(len(trees))]
+    tried = [alone] if apart else [_fill(sizes, int(wider * max(sizes))) for wider in WIDER]
     widths = [max(sum(sizes[i] for i in row) for row in rows) for rows in tried]
-    costs = [len(rows) * width * (width + EVEN) for rows, width in zip(tried, widths, strict=True)]
+    costs = [masked_cost(len(rows), width) for rows, width in zip(tried, widths, strict=True)]
     best = costs.index(min(costs))
     return [[trees[i] for i in row] for row in tried[best]], widths[best]
 

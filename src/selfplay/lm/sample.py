@@ -159,8 +159,8 @@ class _Writing:
         if not found:
             return None
         logits = torch.cat(found)
-        apart = len(self.row) == len(logits) and bool((self.row == torch.arange(len(logits))).all())
-        return logits if apart else logits[self.row.to(self.device)]
+        as_they_are = len(self.row) == len(logits) and bool((self.row == torch.arange(len(logits))).all())
+        return logits if as_they_are else logits[self.row.to(self.device)]
 
     def _has_room(self) -> bool:
         """Whether others are taken in beside those that are being written."""
@@ -181,8 +181,8 @@ class _Writing:
         self.who, self.row, tokens = self.who[going], self.row[going], tokens[going]
         pairs, follows = (self.row * MANY + tokens).unique(return_inverse=True)
         source, said = pairs // MANY, pairs % MANY
-        rows, left = len(self.tokens), len(source.unique_consecutive())
-        if left < len(source) or (left < rows and (self._has_room() or LEAVE * (rows - left) >= rows)):
+        rows, followed = len(self.tokens), len(source.unique_consecutive())
+        if followed < len(source) or (followed < rows and (self._has_room() or LEAVE * (rows - followed) >= rows)):
             self.threads.keep(source.to(self.device))
             self.row, self.tokens = follows, said
         else:

@@ -16,10 +16,11 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
-from selfplay.lm.branches import LONG, Tree, attend, worth_while
-from selfplay.lm.packing import Packed, full_attention, pack, trial, under_mask
+from selfplay.lm.branches import LONG, Tree, attend, branched_cost
+from selfplay.lm.packing import Packed, full_attention, masked_cost, most_of_a_tree, pack, trial, under_mask
 from selfplay.lm.recompute import runs_again
 
 SMALL = 1 << 23  # bytes that the attention of a layer may have, written out: then it is faster than the kernel ...
@@ -30,12 +31,12 @@ _branches: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
 def lay(model: PreTrainedModel, prompts: Sequence[Tensor], replies: Tensor, mask: Tensor) -> Packed:
-    """`pack` as it is best for `states_at`, on the model's device: a long prompt is there once with all its replies,
-    where attention goes branch by branch."""
+    """`pack` as it is best for `states_at`, on the model's device: long prompts are there once with all their replies,
+    where attention goes branch by branch and that costs less."""
     packed = pack(prompts, replies, mask)
-    if packed.ids.shape[1] >= LONG and has_trunk(model) and not runs_again(model) and can_branch(model):
+    if most_of_a_tree(prompts, mask) >= LONG and has_trunk(model) and not runs_again(model) and can_branch(model):
         whole = pack(prompts, replies, mask, WHOLE)
-        packed = whole if worth_while(whole) else packed
+        packed = whole if branched_cost(whole) < min(masked_cost(*packed.ids.shape), branched_cost(packed)) else packed
     return packed.to(model.device)
 
 
@@ -43,7 +44,11 @@ def states_at(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Ten
     """[M, H] the last hidden states at places of packed rows, [M] rows and [M] columns, as fast as the model allows."""
     if not has_trunk(model) or runs_again(model):
         return under_mask(model, packed, rows, columns)
-    return _states(model, packed, rows, columns, worth_while(packed) and can_branch(model))
+    return _states(model, packed, rows, columns, can_branch(model) and _cheaper_branched(packed))
+
+
+def _cheaper_branched(packed: Packed) -> bool:
+    return branched_cost(packed) < masked_cost(*packed.ids.shape)
 
 
 def has_trunk(model: PreTrainedModel) -> bool:
@@ -70,6 +75,7 @@ def can_branch(model: PreTrainedModel) -> bool:
 def is_llama(model: PreTrainedModel) -> bool:
     """Whether the model has the parts of its family, and no others that its config or a norm's size betrays."""
     config: Any = model.config.get_text_config()
+    far = "llama_4_scaling_beta" in (getattr(config, "rope_parameters", None) or {})  # beyond what a trial reads
     body: Any = model.get_decoder()
     norms = ("input_layernorm", "post_attention_layernorm")
     try:
@@ -81,7 +87,7 @@ def is_llama(model: PreTrainedModel) -> bool:
         _ = body.embed_tokens, body.rotary_emb, body.norm.variance_epsilon
     except AttributeError:
         return False
-    return getattr(config, "hidden_act", None) == "silu" and sizes == {config.hidden_size}
+    return getattr(config, "hidden_act", None) == "silu" and sizes == {config.hidden_size} and not far
 
 
 def _masked(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Tensor) -> Tensor:
@@ -149,6 +155,7 @@ class _Norm(torch.autograd.Function):
         return normed.to(dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, turn = ctx.saved_tensors
         slope, wide, size = slopes[0].float(), x.float(), x.shape[-1]
@@ -168,6 +175,7 @@ class _Turned(torch.autograd.Function):
         return _turned(x, cos, sin)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
         return _turned(slopes[0], cos, -sin), None, None
@@ -197,9 +205,9 @@ class _Written(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
         rows, length, heads, _ = query.shape
         kv_heads = key.shape[2]
-        query, key, value = (_by_head(x, kv_heads) for x in (query * scale, key, value))
+        query, key, value = (_by_head(x, kv_heads) for x in (query, key, value))
         with torch.autocast(query.device.type, enabled=False):  # in bfloat16 a score of 16 would be 0.06 off
-            scores = torch.bmm(query.float(), key.float().transpose(1, 2))
+            scores = torch.bmm(query.float() * scale, key.float().transpose(1, 2))
         scores.view(rows, heads, length, length).add_(mask)
         looks = scores.softmax(-1).to(value.dtype)
         ctx.save_for_backward(query, key, value, looks)
@@ -207,6 +215,7 @@ class _Written(torch.autograd.Function):
         return _by_token(torch.bmm(looks, value), rows, length)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, looks = ctx.saved_tensors
         length = key.shape[1]
@@ -214,7 +223,7 @@ class _Written(torch.autograd.Function):
         by_looks = torch.bmm(slope, value.transpose(1, 2))
         by_scores = torch._softmax_backward_data(by_looks, looks, -1, looks.dtype)
         by_query = torch.bmm(by_scores, key).mul_(ctx.scale)
-        by_key = torch.bmm(by_scores.transpose(1, 2), query)
+        by_key = torch.bmm(by_scores.transpose(1, 2), query).mul_(ctx.scale)
         by_value = torch.bmm(looks.transpose(1, 2), slope)
         return *(_by_token(x, ctx.rows, length) for x in (by_query, by_key, by_value)), None, None
 
@@ -239,6 +248,7 @@ class _Gated(torch.autograd.Function):
         return F.silu(gate).mul_(up)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
         by_gate: Tensor = torch.ops.aten.silu_backward(slopes[0] * up, gate)

@@ -9,7 +9,7 @@ import pickle
 import re
 import shutil
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,7 +23,8 @@ from selfplay.runs.folder import RunFolder
 STATE = "state.pt"
 _WRITING, _REMOVING = ".writing-", ".removing-"
 _PLAIN = (
-    Tensor, Parameter, torch.Size, torch.dtype, torch.device, bool, int, float, complex, str, bytes, type(None)
+    Tensor, Parameter, torch.Size, torch.dtype, torch.device,
+    bool, int, float, complex, str, bytes, bytearray, type(None),
 )  # fmt: skip
 
 
@@ -121,7 +122,7 @@ def _write_state(state: dict[str, object], file: Path) -> None:
 
 def _check(part: object) -> None:
     """Raise SelfplayError unless `torch.load` could read it back without running anybody's code."""
-    if type(part) in (dict, OrderedDict):
+    if type(part) in (dict, OrderedDict, Counter):
         for key, value in part.items():  # type: ignore[attr-defined]
             _check(key)
             _check(value)
