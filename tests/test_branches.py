@@ -6,9 +6,9 @@ from random import Random
 import pytest
 import torch
 
-from selfplay.lm import branches
-from selfplay.lm.branches import Tree, attend, branched_cost
-from selfplay.lm.packing import masked_cost, pack
+from selfplay.lm import packing
+from selfplay.lm.branches import Tree, attend
+from selfplay.lm.packing import Forest, Packed, branched_cost, masked_cost
 
 
 def replies_to(lengths: list[int], most: int, seed: int = 0) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
@@ -24,12 +24,18 @@ def replies_to(lengths: list[int], most: int, seed: int = 0) -> tuple[list[torch
     return prompts, ids, torch.arange(width)[None] < torch.tensor(list(map(len, said)))[:, None]
 
 
-def test_the_places_by_hand() -> None:
+def a_tree_a_row(prompts: list[torch.Tensor], replies: torch.Tensor, mask: torch.Tensor) -> Packed:
+    forest = Forest(prompts, replies, mask)
+    return forest.laid(forest.apart())
+
+
+def test_the_places_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows [p p p a a b], [p p p c c c], [q d d d - -]: two replies in the first, the second prompt is shorter."""
+    monkeypatch.setattr(packing, "WHOLE", 6)
     prompts = [torch.tensor(p) for p in ([5, 6, 7], [5, 6, 7], [5, 6, 7], [8])]
     replies = torch.tensor([[1, 2, 0], [3, 0, 0], [9, 9, 9], [4, 4, 4]])
     mask = torch.arange(3) < torch.tensor([2, 1, 3, 3])[:, None]
-    found = Tree.of(pack(prompts, replies, mask, 6))
+    found = Tree.of(a_tree_a_row(prompts, replies, mask))
     assert found.width == 3 and found.hidden is not None
     assert found.hidden[:, 0, 0].isinf().tolist() == [[False] * 3, [False] * 3, [False, True, True]]
     assert found.grid.tolist() == [[[3, 4, 0], [5, 0, 0]], [[9, 10, 11], [0, 0, 0]], [[13, 14, 15], [0, 0, 0]]]
@@ -38,7 +44,7 @@ def test_the_places_by_hand() -> None:
 
 @pytest.mark.parametrize("lengths", [[7, 7, 7], [12, 3, 1, 30]], ids=["alike", "ragged"])
 def test_what_is_seen_and_its_gradient_are_those_under_the_mask(lengths: list[int]) -> None:
-    packed = pack(*replies_to(lengths, 5), 1000)
+    packed = a_tree_a_row(*replies_to(lengths, 5))
     assert len(packed.ids) == len(lengths)
     rows, length = packed.ids.shape
     torch.manual_seed(0)
@@ -56,12 +62,12 @@ def test_what_is_seen_and_its_gradient_are_those_under_the_mask(lengths: list[in
 
 def test_what_it_costs_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two rows of 9: prompts of 4 and 3 tokens, replies of 3 + 2 and 3 + 3. As if each prompt had 4, each reply 3."""
-    monkeypatch.setattr(branches, "LONG", 9)
+    monkeypatch.setattr(packing, "LONG", 9)
     prompts = [torch.tensor(p) for p in ([1, 2, 3, 4], [1, 2, 3, 4], [5, 6, 7], [5, 6, 7])]
     replies, mask = torch.arange(12).view(4, 3), torch.arange(3) < torch.tensor([3, 2, 3, 3])[:, None]
-    packed = pack(prompts, replies, mask, 100)
-    assert packed.ids.shape == (2, 9)
-    assert branched_cost(packed) == 2 * (9 * 1024 + 2 * (4 * 4 + 6 * (4 + 3)))
+    forest = Forest(prompts, replies, mask)
+    assert forest.laid(forest.apart()).ids.shape == (2, 9)
+    assert branched_cost(forest.apart()) == 2 * (9 * 1024 + 2 * (4 * 4 + 6 * (4 + 3)))
     assert masked_cost(2, 9) == 2 * (9 * 1024 + 9 * 9)
 
 
@@ -71,20 +77,18 @@ def test_where_it_costs_less_than_a_mask() -> None:
     def less(prompt: int, lengths: list[int]) -> bool:
         mask = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
         replies = torch.arange(1, 1 + mask.numel()).view(mask.shape)
-        packed = pack([torch.arange(prompt)] * len(lengths), replies, mask, 10_000)
-        return branched_cost(packed) < masked_cost(*packed.ids.shape)
+        plan = Forest([torch.arange(prompt)] * len(lengths), replies, mask).apart()
+        return branched_cost(plan) < masked_cost(1, plan.width)
 
     assert less(512, [48] * 16)
     assert not less(64, [48] * 4), "short"
     assert not less(64, [600] + [4] * 100), "uneven"
 
 
-def test_rows_without_a_prompt_or_with_several_are_read_under_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(branches, "LONG", 1)
+def test_rows_without_a_prompt_are_read_under_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "LONG", 1)
     replies, mask = torch.arange(30).view(5, 6), torch.ones(5, 6, dtype=torch.bool)
-    assert branched_cost(pack([torch.arange(5)] * 5, replies, mask)) < inf
-    assert branched_cost(pack([torch.arange(0)] * 5, replies, mask)) == inf
-    given = replies_to([5, 6, 7], 3)
-    padded, together = pack(*given, 1000), pack(*given)
-    assert bool((padded.roots < 0).any()) and branched_cost(padded) < inf
-    assert bool((together.roots > 0).any()) and branched_cost(together) == inf
+    assert branched_cost(Forest([torch.arange(5)] * 5, replies, mask).apart()) < inf
+    assert branched_cost(Forest([torch.arange(0)] * 5, replies, mask).apart()) == inf
+    padded = a_tree_a_row(*replies_to([5, 6, 7], 3))
+    assert bool((padded.roots < 0).any()) and branched_cost(Forest(*replies_to([5, 6, 7], 3)).apart()) < inf

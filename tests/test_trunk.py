@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import perturb
 from peft import LoraConfig, get_peft_model
-from test_branches import replies_to
+from test_branches import a_tree_a_row, replies_to
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -23,9 +23,8 @@ from transformers import (
 )
 
 from selfplay.lm import trunk
-from selfplay.lm.branches import branched_cost
 from selfplay.lm.logprobs import plain_logprobs, reply_logprobs
-from selfplay.lm.packing import masked_cost, pack, under_mask
+from selfplay.lm.packing import pack, under_mask
 from selfplay.lm.trunk import _Gated, _norm, _Turned, _Written, can_branch, has_trunk, lay, states_at
 from selfplay.players.language_model import LanguageModel
 
@@ -60,10 +59,7 @@ def of(config: PretrainedConfig, amount: float = 0.1) -> Any:
 def attention_by(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let attention be by PyTorch's kernel, written out, or branch by branch."""
     monkeypatch.setattr(trunk, "_is_small", lambda query: how == "written")
-    monkeypatch.setattr(trunk, "LONG", 1)
-    monkeypatch.setattr(
-        trunk, "branched_cost", lambda packed: -inf if how == "branches" and not (packed.roots > 0).any() else inf
-    )
+    monkeypatch.setattr(trunk, "branched_cost", lambda plan: -inf if how == "branches" else inf)
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -112,7 +108,7 @@ def test_in_half_precision_it_is_no_further_from_the_truth(how: str, monkeypatch
     model = of(LlamaConfig(**SIZES))
     assert has_trunk(model) and can_branch(model)
     attention_by(how, monkeypatch)
-    packed = pack(*replies_to([12, 30, 12], 5), 1000 if how == "branches" else None)
+    packed = (a_tree_a_row if how == "branches" else pack)(*replies_to([12, 30, 12], 5))
     places = packed.rows[packed.mask], packed.columns[packed.mask]
 
     def found(path: Any, half: bool) -> list[torch.Tensor]:
@@ -238,22 +234,6 @@ def test_wrong_layers_are_not_taken(broken: str, monkeypatch: pytest.MonkeyPatch
     assert has_trunk(model) is (broken == "attend"), "which the mask does not need"
 
 
-def test_long_rows_go_branch_by_branch(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = of(LlamaConfig(**SIZES))
-    calls = []
-    was = trunk.attend
-    monkeypatch.setattr(trunk, "attend", lambda *given: calls.append(1) or was(*given))
-    assert can_branch(model)
-    calls.clear()
-    packed = pack(
-        [torch.arange(80)] * 12, torch.arange(600).view(12, 50) % 90, torch.ones(12, 50, dtype=torch.bool), 999
-    )
-    assert branched_cost(packed) < masked_cost(*packed.ids.shape)
-    with torch.no_grad():
-        states_at(model, packed, packed.rows[:, 0], packed.columns[:, 0])
-    assert len(calls) == 2
-
-
 def laid(model: Any, spec: list[tuple[int, list[int]]], seed: int = 0) -> tuple[Any, Any]:
     """What `lay` makes of prompts of so many tokens with replies of so many each, and what it was given."""
     rng = torch.Generator().manual_seed(seed)
@@ -315,5 +295,4 @@ def test_where_branches_cost_more_rows_are_shared() -> None:
     packed, _ = laid(model, [(700, [40] * 8)] + [(20, [30] * 8)] * 20)
     assert packed.ids.shape[0] < 16 and int((packed.roots > 0).sum()) > 0
     assert laid(model, [(300, [30] + [2] * 15)])[0].ids.shape == (1, 360), "short enough"
-    uneven, _ = laid(model, [(64, [300] + [4] * 100)])
-    assert branched_cost(uneven) > masked_cost(*uneven.ids.shape)
+    assert not laid(model, [(64, [300] + [4] * 100)])[0].branched, "uneven"

@@ -8,7 +8,6 @@ log-sum-exps; the gradient is the kernel's, too, for each part with the sums of 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
 from typing import Any
 
 import torch
@@ -16,9 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from selfplay.lm.packing import EVEN, Packed
+from selfplay.lm.packing import Packed
 
-LONG = 512  # tokens of a row; shorter ones are as fast under the mask
 kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 kernel_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -123,15 +121,3 @@ def _side_by_side(x: Tensor, rows: int) -> Tensor:
 def _apart(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The way back."""
     return x.view(*x.shape[:2], -1, shape[2], x.shape[3]).transpose(1, 2).reshape(shape)
-
-
-def branched_cost(packed: Packed) -> float:
-    """What reading rows branch by branch costs, in the unit of `masked_cost`: no more than twice the pairs, where each
-    prompt is as long as the longest, and each reply, and each row has as many. Infinite where it can not be done."""
-    rows, length = packed.segments.shape
-    prompts = (packed.segments == 0).sum(1)
-    if length < LONG or int(prompts.min()) == 0 or bool((packed.roots > 0).any()):
-        return inf  # the kernel wants a prompt in every row, and only one
-    width, longest = int(prompts.max()), int(packed.mask.sum(1).max())
-    places = int(packed.segments.max()) * longest
-    return float(rows * (length * EVEN + 2 * (width**2 + places * (width + longest))))

@@ -6,9 +6,9 @@ comes out equals one row a reply (tests/test_packing).
 """
 
 from bisect import bisect_left, insort
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,6 +19,8 @@ SHARE = 0.75  # the share of prompts that fit into one tree with all their repli
 CAP = 512  # tokens of a tree of several replies, unless two of the longest need more: attention grows with the square
 WIDER = (1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.5, 3.0)  # rows are so many times as long as the longest tree,
 EVEN = 1024  # whichever costs least: a token costs as much as attention to so many places of its row
+LONG = 512  # tokens of a row that is read branch by branch; shorter ones are as fast under the mask
+WHOLE = 8192  # tokens of such a row at most
 PROBES = (320, 90)  # tokens: more than the local windows of older architectures, and few enough for `trunk._Written`
 _packs: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
@@ -37,6 +39,7 @@ class Packed:
         replies: [D, T] int64, the distinct replies.
         mask: [D, T] bool.
         owner: [B] which distinct reply is the batch's b-th.
+        branched: whether each row is one tree, and attention is to go branch by branch where it can.
     """
 
     ids: Tensor
@@ -48,6 +51,7 @@ class Packed:
     replies: Tensor
     mask: Tensor
     owner: Tensor
+    branched: bool = False
 
     def attention(self, dtype: torch.dtype) -> Tensor:
         """[R, 1, L, L], added to the scores: 0 where a token may look, the least number where not."""
@@ -57,7 +61,8 @@ class Packed:
         return torch.zeros_like(look, dtype=dtype).masked_fill_(~look, torch.finfo(dtype).min)[:, None]
 
     def to(self, device: torch.device) -> "Packed":
-        return Packed(**{name: value.to(device) for name, value in vars(self).items()})
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
 
 def can_pack(model: PreTrainedModel) -> bool:
@@ -93,7 +98,7 @@ def _is_alone(model: PreTrainedModel, states_at: Callable[..., Tensor], most: in
     prompt, one, two = ids[: length // 2], ids[length // 2 : -9], ids[-9:]
     width = length - length // 2
     replies = torch.stack([torch.nn.functional.pad(x, (0, width - len(x))) for x in (one, two)])
-    packed = pack([prompt, prompt], replies, torch.arange(width) < torch.tensor([[len(one)], [len(two)]]), length)
+    packed = pack([prompt, prompt], replies, torch.arange(width) < torch.tensor([[len(one)], [len(two)]]))
     packed, alone = packed.to(model.device), torch.cat([prompt, two])[None].to(model.device)
     last = torch.arange(packed.ids.shape[1], device=model.device)[-9:]
     try:
@@ -113,100 +118,140 @@ def full_attention(model: PreTrainedModel) -> bool:
     return kinds == {"full_attention"} and window is None
 
 
-def pack(prompts: Sequence[Tensor], replies: Tensor, mask: Tensor, whole: int | None = None) -> Packed:
-    """Lay B replies behind their prompts.
+def pack(prompts: Sequence[Tensor], replies: Tensor, mask: Tensor) -> Packed:
+    """Lay B replies behind their prompts, in the rows that cost least under a mask; see `Forest`."""
+    forest = Forest(prompts, replies, mask)
+    return forest.laid(forest.close())
+
+
+Ids = tuple[int, ...]
+Group = tuple[Ids, list[tuple[int, int]]]  # a prompt, and the number and the length of some of its replies
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which trees share a row, the tokens of the longest row, and whether attention is to go branch by branch."""
+
+    rows: list[list[Group]]
+    width: int
+    branched: bool
+
+
+class Forest:
+    """Replies by their prompts; one that was given twice is there once.
 
     Args:
         prompts: B ragged int64 vectors.
         replies, mask: [B, T], as in `Batch`.
-        whole: each tree has a row of its own, and as many replies as go into so many tokens; None: trees are as even
-            and as short as `masked_cost` likes them, and share rows.
     """
-    lengths = mask.sum(1).tolist()
-    said = [tuple(reply[:n]) for reply, n in zip(replies.tolist(), lengths, strict=True)]
-    numbers: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
-    owner = [numbers.setdefault((tuple(p.tolist()), r), len(numbers)) for p, r in zip(prompts, said, strict=True)]
-    groups: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}
-    for (prompt, reply), number in numbers.items():
-        groups.setdefault(prompt, []).append((number, reply))
-    laid, width = _rows(_trees(groups, whole), whole is not None)
-    ids, positions = ([[0] * width for _ in laid] for _ in range(2))
-    segments, roots = ([[-1] * width for _ in laid] for _ in range(2))
-    longest = mask.shape[1]
-    rows, columns, distinct = ([[0] * longest for _ in numbers] for _ in range(3))
-    for row, trees in enumerate(laid):
-        end, segment = 0, 0
-        for prompt, members in trees:
-            root, start, read = segment, end, len(prompt)
-            for number, reply in ((-1, prompt), *members):
-                n, first = len(reply), 0 if number < 0 else read
-                here = slice(end, end + n)
-                ids[row][here], positions[row][here] = reply, range(first, first + n)
-                segments[row][here], roots[row][here] = [segment] * n, [root] * n
-                if number >= 0 and n:
-                    rows[number][:n], distinct[number][:n] = [row] * n, reply
-                    columns[number][:n] = start + read - 1, *range(end, end + n - 1)
-                end += n
-                segment += 1
-    counts = torch.tensor([len(reply) for _, reply in numbers])
-    return Packed(
-        torch.tensor(ids),
-        torch.tensor(positions),
-        torch.tensor(segments),
-        torch.tensor(roots),
-        torch.tensor(rows),
-        torch.tensor(columns),
-        torch.tensor(distinct),
-        torch.arange(longest) < counts[:, None],
-        torch.tensor(owner),
-    )
+
+    def __init__(self, prompts: Sequence[Tensor], replies: Tensor, mask: Tensor) -> None:
+        self.replies, self.lengths = replies, mask.sum(1)
+        self.owner: list[int] = []  # [B] which distinct reply
+        self.first: list[int] = []  # [D] where it comes first
+        self.groups: dict[Ids, list[tuple[int, int]]] = {}
+        numbers: dict[tuple[Ids, Ids], int] = {}
+        for prompt, reply, n in zip(prompts, replies.tolist(), self.lengths.tolist(), strict=True):
+            read = tuple(prompt.tolist())
+            number = numbers.setdefault((read, tuple(reply[:n])), len(numbers))
+            if number == len(self.first):
+                self.first.append(len(self.owner))
+                self.groups.setdefault(read, []).append((number, n))
+            self.owner.append(number)
+        self.longest = max(len(prompt) + n for prompt, members in self.groups.items() for _, n in members)
+
+    def close(self) -> Plan:
+        """Trees of like length, several to a row: of several widths of a row the one that costs least under a mask."""
+        totals = sorted(map(_size, self.groups.items()))
+        trees = self._trees(min(max(CAP, 2 * self.longest), totals[int(SHARE * (len(totals) - 1))]))
+        sizes = list(map(_size, trees))
+        tried = [_fill(sizes, int(wider * max(sizes))) for wider in WIDER]
+        widths = [max(sum(sizes[i] for i in row) for row in rows) for rows in tried]
+        costs = [masked_cost(len(rows), width) for rows, width in zip(tried, widths, strict=True)]
+        best = costs.index(min(costs))
+        return Plan([[trees[i] for i in row] for row in tried[best]], widths[best], branched=False)
+
+    def apart(self) -> Plan:
+        """A row for each prompt with all its replies, or so many of them as WHOLE has room for."""
+        trees = self._trees(WHOLE)
+        return Plan([[tree] for tree in trees], max(map(_size, trees)), branched=True)
+
+    def _trees(self, most: int) -> list[Group]:
+        """A prompt and some of its replies each: so many tokens, unless one reply needs more."""
+        trees, most = [], max(most, self.longest)
+        for prompt, members in self.groups.items():
+            tree: list[tuple[int, int]] = []
+            room = most - len(prompt)
+            for number, n in members:
+                if n > room:
+                    trees.append((prompt, tree))
+                    tree, room = [], most - len(prompt)
+                tree.append((number, n))
+                room -= n
+            trees.append((prompt, tree))
+        return trees
+
+    def laid(self, plan: Plan) -> Packed:
+        """The rows of a plan."""
+        said: list[int] = []
+        parts: list[tuple[int, ...]] = []  # prompts and replies, one after the other
+        texts = self.replies[self.first].tolist()
+        for row, trees in enumerate(plan.rows):
+            end, segment = 0, 0
+            for prompt, members in trees:
+                root, behind = segment, end + len(prompt)
+                for number, n in ((-1, len(prompt)), *members):
+                    said += prompt if number < 0 else texts[number][:n]
+                    parts.append((n, row, end, 0 if number < 0 else len(prompt), segment, root, number, behind))
+                    end += n
+                    segment += 1
+        lengths, *told = torch.tensor(parts).unbind(1)
+        row, start, position, segment, root, number, behind = (x.repeat_interleave(lengths) for x in told)
+        within = torch.arange(len(said)) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        column = start + within
+
+        def spread(values: Tensor, nothing: int) -> Tensor:
+            return torch.full((len(plan.rows), plan.width), nothing).index_put_((row, column), values)
+
+        own = number >= 0
+        token = number[own], within[own]
+        before = torch.where(within == 0, behind, column)[own] - 1
+        there = torch.arange(self.replies.shape[1]) < self.lengths[self.first, None]
+        return Packed(
+            ids=spread(torch.tensor(said), 0),
+            positions=spread(position + within, 0),
+            segments=spread(segment, -1),
+            roots=spread(root, -1),
+            rows=torch.zeros(there.shape, dtype=torch.int64).index_put_(token, row[own]),
+            columns=torch.zeros(there.shape, dtype=torch.int64).index_put_(token, before),
+            replies=self.replies[self.first].masked_fill(~there, 0),
+            mask=there,
+            owner=torch.tensor(self.owner),
+            branched=plan.branched,
+        )
 
 
-Group = tuple[tuple[int, ...], list[tuple[int, tuple[int, ...]]]]  # a prompt, and replies with their numbers
+def _size(tree: Group) -> int:
+    prompt, members = tree
+    return len(prompt) + sum(n for _, n in members)
 
 
-def _trees(groups: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]], whole: int | None) -> list[Group]:
-    """A prompt and some of its replies each; but for `whole`, trees are about as long as one another."""
-    longest = max(len(prompt) + len(reply) for prompt, members in groups.items() for _, reply in members)
-    totals = sorted(len(prompt) + sum(len(reply) for _, reply in members) for prompt, members in groups.items())
-    even = min(max(CAP, 2 * longest), totals[int(SHARE * (len(totals) - 1))])
-    budget = max(longest, whole or even)
-    trees = []
-    for prompt, members in groups.items():
-        tree: list[tuple[int, tuple[int, ...]]] = []
-        room = budget - len(prompt)
-        for number, reply in members:
-            if len(reply) > room:
-                trees.append((prompt, tree))
-                tree, room = [], budget - len(prompt)
-            tree.append((number, reply))
-            room -= len(reply)
-        trees.append((prompt, tree))
-    return trees
-
-
-def most_of_a_tree(prompts: Sequence[Tensor], mask: Tensor) -> int:
-    """Tokens of a prompt with all its replies [B, T] (those that were given twice, too), of the prompt with most."""
-    totals: Counter[tuple[int, ...]] = Counter()
-    for prompt, length in zip(prompts, mask.sum(1).tolist(), strict=True):
-        totals[tuple(prompt.tolist())] += length
-    return max(len(prompt) + length for prompt, length in totals.items())
-
-
-def masked_cost(rows: int, length: int) -> float:
+def masked_cost(rows: int, width: int) -> float:
     """What reading so many rows of so many tokens costs under a mask, in pairs of tokens that are compared."""
-    return rows * length * (length + EVEN)
+    return rows * width * (width + EVEN)
 
 
-def _rows(trees: Sequence[Group], apart: bool) -> tuple[list[list[Group]], int]:
-    """The trees of each row, and the tokens of the longest row: of several lengths the one that costs least."""
-    sizes = [len(prompt) + sum(len(reply) for _, reply in members) for prompt, members in trees]
-    alone = [[i] for i in range(len(trees))]
-    tried = [alone] if apart else [_fill(sizes, int(wider * max(sizes))) for wider in WIDER]
-    widths = [max(sum(sizes[i] for i in row) for row in rows) for rows in tried]
-    costs = [masked_cost(len(rows), width) for rows, width in zip(tried, widths, strict=True)]
-    best = costs.index(min(costs))
-    return [[trees[i] for i in row] for row in tried[best]], widths[best]
+def branched_cost(plan: Plan) -> float:
+    """What reading a row for each prompt costs branch by branch, in the unit of `masked_cost`.
+
+    As if each prompt were as long as the longest, and each reply, and each row had as many, and each pair cost twice.
+    """
+    trees = [tree for [tree] in plan.rows]
+    if plan.width < LONG or not all(prompt for prompt, _ in trees):
+        return inf  # the kernel wants a prompt
+    prompt = max(len(prompt) for prompt, _ in trees)
+    most, reply = max(len(members) for _, members in trees), max(n for _, members in trees for _, n in members)
+    return float(len(trees) * (plan.width * EVEN + 2 * (prompt**2 + most * reply * (prompt + reply))))
 
 
 def _fill(sizes: Sequence[int], width: int) -> list[list[int]]:

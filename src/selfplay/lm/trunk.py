@@ -19,36 +19,35 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
-from selfplay.lm.branches import LONG, Tree, attend, branched_cost
-from selfplay.lm.packing import Packed, full_attention, masked_cost, most_of_a_tree, pack, trial, under_mask
+from selfplay.lm.branches import Tree, attend
+from selfplay.lm.packing import Forest, Packed, branched_cost, full_attention, masked_cost, trial, under_mask
 from selfplay.lm.recompute import runs_again
 
 SMALL = 1 << 23  # bytes that the attention of a layer may have, written out: then it is faster than the kernel ...
 SHORT = {torch.float32: 160, torch.bfloat16: 512}  # ... in rows of so many tokens
-WHOLE = 8192  # tokens of a row of one prompt and its replies, where each reply looks at no other
 _trunks: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
-_branches: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+_with_branches: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
 def lay(model: PreTrainedModel, prompts: Sequence[Tensor], replies: Tensor, mask: Tensor) -> Packed:
     """`pack` as it is best for `states_at`, on the model's device: long prompts are there once with all their replies,
     where attention goes branch by branch and that costs less."""
-    packed = pack(prompts, replies, mask)
-    if most_of_a_tree(prompts, mask) >= LONG and has_trunk(model) and not runs_again(model) and can_branch(model):
-        whole = pack(prompts, replies, mask, WHOLE)
-        packed = whole if branched_cost(whole) < min(masked_cost(*packed.ids.shape), branched_cost(packed)) else packed
-    return packed.to(model.device)
+    forest = Forest(prompts, replies, mask)
+    plan, other = forest.close(), forest.apart()
+    if branched_cost(other) < masked_cost(len(plan.rows), plan.width) and _is_ours(model) and can_branch(model):
+        plan = other
+    return forest.laid(plan).to(model.device)
 
 
 def states_at(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Tensor) -> Tensor:
     """[M, H] the last hidden states at places of packed rows, [M] rows and [M] columns, as fast as the model allows."""
-    if not has_trunk(model) or runs_again(model):
+    if not _is_ours(model):
         return under_mask(model, packed, rows, columns)
-    return _states(model, packed, rows, columns, can_branch(model) and _cheaper_branched(packed))
+    return _states(model, packed, rows, columns, packed.branched and can_branch(model))
 
 
-def _cheaper_branched(packed: Packed) -> bool:
-    return branched_cost(packed) < masked_cost(*packed.ids.shape)
+def _is_ours(model: PreTrainedModel) -> bool:
+    return has_trunk(model) and not runs_again(model)
 
 
 def has_trunk(model: PreTrainedModel) -> bool:
@@ -66,10 +65,10 @@ def has_trunk(model: PreTrainedModel) -> bool:
 
 def can_branch(model: PreTrainedModel) -> bool:
     """Whether a model that has a trunk has it also with attention branch by branch: by a trial."""
-    if model not in _branches:
+    if model not in _with_branches:
         with torch.autocast(model.device.type, enabled=False):
-            _branches[model] = model.device.type == "cpu" and trial(model, _branched)
-    return _branches[model]
+            _with_branches[model] = model.device.type == "cpu" and trial(model, _branched)
+    return _with_branches[model]
 
 
 def is_llama(model: PreTrainedModel) -> bool:
