@@ -96,6 +96,19 @@ def test_choose_by_hand() -> None:
     assert token.item() == 1
 
 
+@pytest.mark.parametrize("more", [0, 160, 200, 900])
+def test_choose_among_many_is_choose_among_few(more: int) -> None:
+    """Impossible tokens behind the possible ones change nothing, whether the vocabulary is looked at in blocks or not."""
+    torch.manual_seed(0)
+    logits, uniforms = 3 * torch.randn(500, 90), torch.rand(500, dtype=torch.float64)
+    wide = torch.cat([torch.full((500, more), -torch.inf), logits, torch.full((500, more), -torch.inf)], 1)
+    weights = logits.double().exp()
+    right = (weights.cumsum(1) <= uniforms[:, None] * weights.sum(1, keepdim=True)).sum(1)
+    token, logp = choose(wide, uniforms, 1.0)
+    assert token.tolist() == (right + more).tolist()
+    torch.testing.assert_close(logp, logits.log_softmax(1).gather(1, right[:, None])[:, 0], atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 def test_logits_that_are_no_numbers(wrong: float) -> None:
     logits = torch.zeros(2, 5)

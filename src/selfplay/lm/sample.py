@@ -55,34 +55,41 @@ def choose(logits: Tensor, uniforms: Tensor, temperature: float, truncation: Tru
     logits = truncation(logits.float() / (temperature or 1.0))
     most = logits.amax(-1, keepdim=True)
     weights = (logits - most).exp_()
-    blocks = torch.nn.functional.pad(weights, (0, -weights.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))
-    sums = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    blocks = None if weights.shape[-1] <= BLOCK else _blocks(weights)
+    sums = weights.cumsum(-1, dtype=torch.float64) if blocks is None else blocks.sum(-1, dtype=torch.float64).cumsum(-1)
     if not bool(sums[:, -1].isfinite().all()):
         raise SelfplayError(
             "the model's logits are not numbers any more, so no token can be drawn; go on from an earlier checkpoint, "
             "or start a new run with a lower update.optimizer.lr"
         )
-    token = logits.argmax(-1) if temperature == 0 else _invert(blocks, sums, uniforms.to(logits.device))
+    if temperature == 0:
+        token = logits.argmax(-1)
+    else:
+        points = uniforms.to(logits.device) * sums[:, -1]
+        token = _above(sums, points) if blocks is None else _invert(blocks, sums, points)
     return token, ((logits.gather(-1, token[:, None]) - most).squeeze(-1) - sums[:, -1].log()).float()
 
 
-def _invert(blocks: Tensor, sums: Tensor, uniforms: Tensor) -> Tensor:
-    """[B] the first token up to which the weights [B, K, BLOCK] add up to more than the uniform's share of all.
+def _blocks(weights: Tensor) -> Tensor:
+    """[B, K, BLOCK] the weights [B, V], zeros at the end."""
+    return torch.nn.functional.pad(weights, (0, -weights.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))
+
+
+def _invert(blocks: Tensor, sums: Tensor, points: Tensor) -> Tensor:
+    """[B] the first token up to which the weights [B, K, BLOCK] add up to more than the point [B].
 
     It is looked for among the blocks, whose rising sums are [B, K], then within one.
     """
-    points = uniforms * sums[:, -1]
-    block, before = _place(sums, points)
-    within = blocks.gather(1, block[:, None, None].expand(-1, 1, BLOCK)).squeeze(1).double().cumsum(-1)
-    return block * BLOCK + _place(within, points - before)[0]
+    block = _above(sums, points)
+    before = sums.gather(-1, (block - 1).clamp(min=0)[:, None])[:, 0].masked_fill(block == 0, 0.0)
+    within = blocks.gather(1, block[:, None, None].expand(-1, 1, BLOCK)).squeeze(1).cumsum(-1, dtype=torch.float64)
+    return block * BLOCK + _above(within, points - before)
 
 
-def _place(sums: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Which of the sums [B, K], rising, is the first above the point [B], and what the one before it is."""
-    points = torch.minimum(points, sums[:, -1] * (1 - 2.0**-50)).clamp(min=0)  # a point beyond all is of the last
-    place = torch.searchsorted(sums, points[:, None], right=True)
-    before = sums.gather(-1, (place - 1).clamp(min=0)).masked_fill(place == 0, 0.0)
-    return place.squeeze(-1), before.squeeze(-1)
+def _above(sums: Tensor, points: Tensor) -> Tensor:
+    """[B] which of the sums [B, K], rising, is the first above the point; a point beyond all is of the last."""
+    points = torch.minimum(points, sums[:, -1] * (1 - 2.0**-50)).clamp_(min=0)
+    return torch.searchsorted(sums, points[:, None], right=True)[:, 0]
 
 
 @torch.no_grad()
