@@ -9,6 +9,7 @@ No component is known here by name: all of them come from conf/.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import sys
 import time
@@ -94,4 +95,5 @@ def main(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
+    atexit.register(gc.freeze)  # the last of all: looking for garbage once more before the end takes a second
     main()
