@@ -26,7 +26,7 @@ from transformers import (
 from selfplay.core import Ask, user
 from selfplay.lm import decoder as decoders
 from selfplay.lm import sample as samplers
-from selfplay.lm.decoder import Decoder, can_decode, forget_writer, writer
+from selfplay.lm.decoder import Decoder, Product, can_decode, forget_writer, writer
 from selfplay.lm.packing import can_pack
 from selfplay.lm.sample import Sampled, sample
 from selfplay.lm.threads import Plain, Shared
@@ -96,9 +96,11 @@ def right(model: PreTrainedModel, texts: Sequence[Sequence[int]], got: Sequence[
             )
 
 
+@pytest.mark.parametrize("large", [1, 1 << 17], ids=["laid out", "plain"])
 @pytest.mark.parametrize("name", TAKEN)
-def test_families_that_are_taken(name: str) -> None:
+def test_families_that_are_taken(name: str, large: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ragged prompts, some with several replies, and one that leaves early: what is said is what `Plain` says."""
+    monkeypatch.setattr("selfplay.lm.decoder.LARGE", large)
     model = model_of(TAKEN[name])
     assert can_decode(model)
     one, two, three = prompts(5, 17, 9)
@@ -109,6 +111,32 @@ def test_families_that_are_taken(name: str) -> None:
     assert [reply.ids for reply in got] == [reply.ids for reply in plain]
     assert len({len(reply.ids) for reply in got}) > 2
     right(model, texts, got, 2e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("large", [1, 1 << 17])
+def test_products_and_what_follows_them(
+    large: int, biased: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Laid out or not, of one row or of many, a product with silu, a factor or a sum behind it is what it says."""
+    monkeypatch.setattr("selfplay.lm.decoder.LARGE", large)
+    torch.manual_seed(0)
+    weight, bias = torch.randn(24, 16).to(dtype), torch.randn(24).to(dtype) if biased else None
+    product, tolerance = Product(weight, bias, dtype), 1e-5 if dtype == torch.float32 else 0.2
+    assert product.laid_out == (large == 1)
+    for shape in ((1,), (5,), (3, 4)):
+        x, other = torch.randn(*shape, 16).to(dtype), torch.randn(*shape, 24)
+        right = x.double() @ weight.double().t() + (0 if bias is None else bias.double())
+        kept = other.clone()
+        for got, wanted in (
+            (product(x), right),
+            (product.silu(x), right * right.sigmoid()),
+            (product.times(x, other.to(dtype)), right * other),
+            (product.onto(x, other), right + other),
+        ):
+            assert float((got - wanted).abs().max()) < tolerance
+        assert torch.equal(other, kept), "what is added to is not changed"
 
 
 @pytest.mark.parametrize("name", LEFT)

@@ -98,7 +98,7 @@ def test_choose_by_hand() -> None:
 
 @pytest.mark.parametrize("more", [0, 160, 200, 900])
 def test_choose_among_many_is_choose_among_few(more: int) -> None:
-    """Impossible tokens behind the possible ones change nothing, whether the vocabulary is looked at in blocks or not."""
+    """Impossible tokens around the possible ones change nothing, whether the vocabulary is read in blocks or not."""
     torch.manual_seed(0)
     logits, uniforms = 3 * torch.randn(500, 90), torch.rand(500, dtype=torch.float64)
     wide = torch.cat([torch.full((500, more), -torch.inf), logits, torch.full((500, more), -torch.inf)], 1)

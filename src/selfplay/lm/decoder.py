@@ -4,8 +4,8 @@ transformers' modules read any architecture; here is the one that most chat mode
 and 3), with what sampling many replies to few prompts needs:
 
 * a prompt's keys and values are there once, however many replies look at them; a reply's own are beside them;
-* matrices that read the same states are one matrix, laid out once as oneDNN likes it (a processor multiplies sixteen
-  rows by them about twice as fast), adapters are merged into them;
+* matrices that read the same states are one matrix, laid out once as oneDNN likes it where they are large (a processor
+  multiplies sixteen rows by them about twice as fast), adapters are merged into them;
 * rotary positions are one complex product, so the two halves of a head are interleaved in the weights.
 
 Whether a model is of this family is tried out: `can_decode` compares a decoder with the model's own forward pass. One
@@ -30,6 +30,7 @@ from selfplay.lm.packing import full_attention
 from selfplay.lm.trunk import is_llama
 
 TRIAL = 12  # tokens
+LARGE = 1 << 17  # entries of a matrix from which on oneDNN's call, 15 microseconds dearer, is repaid by its layout
 _kept: dict[str, Any] = {}  # one decoder, for a layout takes as much memory as the weights
 _fits: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 STATIC = ("default", "linear", "llama3", "yarn")  # rotary positions that do not depend on the longest text
@@ -47,7 +48,8 @@ class Product:
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
         weight = weight.to(dtype)
         self.bias = None if bias is None else bias.to(dtype)
-        self.laid_out = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        large = weight.numel() >= LARGE and weight.device.type == "cpu"
+        self.laid_out = large and torch.backends.mkldnn.is_available()
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 16) if self.laid_out else weight
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -55,7 +57,7 @@ class Product:
 
     def silu(self, x: Tensor) -> Tensor:
         """silu(x W^T + b)."""
-        return self._with(x, "swish") if self.laid_out else F.silu(self(x))
+        return self._with(x, "swish") if self.laid_out else F.silu(self(x), inplace=True)
 
     def times(self, x: Tensor, other: Tensor) -> Tensor:
         """(x W^T + b) * other."""
@@ -63,7 +65,13 @@ class Product:
 
     def onto(self, x: Tensor, other: Tensor) -> Tensor:
         """other + x W^T + b."""
-        return self._and(x, other, "add") if self.laid_out and x.dtype == other.dtype else other + self(x)
+        if x.dtype != other.dtype:
+            return other + self(x)
+        if self.laid_out:
+            return self._and(x, other, "add")
+        if self.bias is not None:
+            return self(x).add_(other)
+        return torch.addmm(other.flatten(0, -2), x.flatten(0, -2), self.weight.t()).view_as(other)
 
     def _with(self, x: Tensor, what: str) -> Tensor:
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, what, [], "")

@@ -92,7 +92,6 @@ def _above(sums: Tensor, points: Tensor) -> Tensor:
     return torch.searchsorted(sums, points[:, None], right=True)[:, 0]
 
 
-@torch.no_grad()
 def sample(
     model: PreTrainedModel | MixedModel | Decoder,
     prompts: Sequence[Prompt],
@@ -114,9 +113,13 @@ def sample(
         rows: replies that are written side by side; where a decoder writes, others take the place of those that end.
         ended: a reply's tokens so far -> whether it ends here.
     """
-    writing = _Writing(model, prompts, keys, max_tokens, rows, pad)
-    stops = torch.tensor(list(stop))
-    with torch.autocast(model.device.type, enabled=False) if isinstance(model, Decoder) else nullcontext():
+    ours = isinstance(model, Decoder)  # and remembers no tensor of inference mode, as modules may
+    with (
+        torch.inference_mode() if ours else torch.no_grad(),
+        torch.autocast(model.device.type, enabled=False) if ours else nullcontext(),
+    ):
+        writing = _Writing(model, prompts, keys, max_tokens, rows, pad)
+        stops = torch.tensor(list(stop))
         while (logits := writing.logits()) is not None:
             who = writing.who
             chosen = choose(logits, writing.uniforms[who, writing.lengths[who]], temperature, truncation)
