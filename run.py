@@ -54,7 +54,6 @@ def loop(cast: Cast, cfg: DictConfig, session: Session) -> None:
 
 def run(cfg: DictConfig) -> float:
     """One run, from the config to the optimised metric."""
-    gc.disable()  # while modules and models are loaded: a fifth of that time would go to looking for garbage
     try:
         import torch
 
@@ -95,5 +94,6 @@ def main(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    atexit.register(gc.freeze)  # the last of all: looking for garbage once more before the end takes a second
+    gc.disable()  # until the game begins: among modules there is no garbage, and looking for it takes half a second,
+    atexit.register(gc.freeze)  # and another at the end, where nobody needs the memory any more
     main()

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from scipy import stats
-
 from selfplay.core import Policy, SelfplayError, at_least
+from selfplay.evaluations.intervals import student, wilson
 from selfplay.games.dataset import Dataset
 from selfplay.play import play, settle
 from selfplay.players.nature import Deal
@@ -34,10 +33,9 @@ class Score:
 
     def summary(self) -> dict[str, object]:
         """Accuracy with its 95 % Wilson interval, the same by each label, and the flags as a string of 0 and 1."""
-        interval = stats.binomtest(sum(self.correct), len(self.correct)).proportion_ci(0.95, method="wilson")
         return {
             "accuracy": fmean(self.correct),
-            "interval": [interval.low, interval.high],
+            "interval": wilson(sum(self.correct), len(self.correct)),
             "questions": len(self.correct),
             **{label: self._by(label) for label in dict.fromkeys(k for item in self.items for k in item.labels)},
             "correct": "".join(str(int(c)) for c in self.correct),
@@ -93,6 +91,5 @@ class HeldOut:
 def gain(before: Mapping[str, object], after: Mapping[str, object]) -> dict[str, object]:
     """The change of accuracy on the same questions, with a paired 95 % interval (Student's t over the questions)."""
     changes = [int(b) - int(a) for a, b in zip(str(before["correct"]), str(after["correct"]), strict=True)]
-    mean, error = fmean(changes), float(stats.sem(changes)) if len(changes) > 1 else 0.0
-    half = error * float(stats.t.ppf(0.975, len(changes) - 1)) if len(changes) > 1 else 0.0
+    mean, half = fmean(changes), student(changes) if len(changes) > 1 else 0.0
     return {"gain": mean, "interval": [mean - half, mean + half]}

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from scipy import stats
-
 from selfplay.core import SelfplayError, at_least
 from selfplay.evaluations.answers import answers
 from selfplay.evaluations.held_out import gain
+from selfplay.evaluations.intervals import wilson
 from selfplay.tasks.ifbench import IFBench, Verdict
 
 if TYPE_CHECKING:
@@ -54,11 +53,10 @@ class InstructionFollowing:
         verdicts = [self.task.verdict(p, reply) for p, reply in zip(self.task.asked, replies, strict=True)]
         whole = [v for v in verdicts if None not in v.strict]
         correct = [all(v.strict) for v in whole]
-        interval = stats.binomtest(sum(correct), len(correct)).proportion_ci(0.95, method="wilson")
         skipped = Counter(self.task.skipped)
         return {
             "accuracy": fmean(correct),
-            "interval": [interval.low, interval.high],
+            "interval": wilson(sum(correct), len(correct)),
             "questions": len(correct),
             "prompt_loose": fmean(all(v.loose) for v in whole),
             "instruction_strict": fmean(flag for v in verdicts for flag in v.strict if flag is not None),

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from scipy import stats
-
 from selfplay.core import SelfplayError, at_least
+from selfplay.evaluations.intervals import student
 from selfplay.opponents.seating import check_contested, rotated
 from selfplay.opponents.table import results
 from selfplay.play import play, settle
@@ -52,8 +51,7 @@ class Versus:
         found = [r for episode in episodes for r in results(episode, opponent.contested)]
         mine = [r for r in found if r[:2] == ("learner", self.name)]
         gained, won = [r[2] for r in mine], [r[3] for r in mine]
-        half = float(stats.sem(gained)) * float(stats.t.ppf(0.975, len(gained) - 1))
-        mean = fmean(gained)
+        mean, half = fmean(gained), student(gained)
         return {"return": mean, "interval": [mean - half, mean + half], "win_rate": fmean(won), "games": len(gained)}
 
     def gain(self, before: Mapping[str, object], after: Mapping[str, object]) -> dict[str, object]:

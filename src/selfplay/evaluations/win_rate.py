@@ -7,11 +7,11 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from selfplay.core import Ask, Policy, Referee, Reply, SelfplayError, Turn, at_least, user
 from selfplay.evaluations.answers import answers
+from selfplay.evaluations.intervals import student
 from selfplay.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class WinRate:
         second = 1 - _won(*self._scores(theirs, ours, players).unbind(1))
         won = (first + second) / 2
         mean = float(won.mean())
-        half = float(stats.sem(won.numpy())) * float(stats.t.ppf(0.975, len(won) - 1))
+        half = student(won.tolist())
         return {
             "win_rate": mean,
             "interval": [max(0.0, mean - half), min(1.0, mean + half)],
