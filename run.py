@@ -54,6 +54,7 @@ def loop(cast: Cast, cfg: DictConfig, session: Session) -> None:
 
 def run(cfg: DictConfig) -> float:
     """One run, from the config to the optimised metric."""
+    loading = not gc.isenabled()  # see below; a later job of a sweep finds everything there
     try:
         import torch
 
@@ -69,9 +70,14 @@ def run(cfg: DictConfig) -> float:
         torch.manual_seed(start.cfg.seed)
         players = cast(start.cfg)
     finally:
+        if loading:
+            gc.freeze()
         gc.enable()
-    with Session(start.folder, start.cfg, players, start.goes_on) as session:
-        loop(session.cast, start.cfg, session)
+    try:
+        with Session(start.folder, start.cfg, players, start.goes_on) as session:
+            loop(session.cast, start.cfg, session)
+    finally:
+        gc.unfreeze()
     return session.optimized
 
 
@@ -94,6 +100,6 @@ def main(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    gc.disable()  # until the game begins: among modules there is no garbage, and looking for it takes half a second,
-    atexit.register(gc.freeze)  # and another at the end, where nobody needs the memory any more
+    gc.disable()  # until the game begins: looking for garbage among a million parts of modules takes a second,
+    atexit.register(gc.freeze)  # and another one at the end, where nobody needs the memory any more
     main()

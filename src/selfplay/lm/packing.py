@@ -9,6 +9,7 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import inf
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -61,7 +62,7 @@ class Packed:
         return torch.zeros_like(look, dtype=dtype).masked_fill_(~look, torch.finfo(dtype).min)[:, None]
 
     def to(self, device: torch.device) -> "Packed":
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        moved: dict[str, Any] = {name: x.to(device) for name, x in vars(self).items() if isinstance(x, Tensor)}
         return replace(self, **moved)
 
 
@@ -206,12 +207,12 @@ class Forest:
                     end += n
                     segment += 1
         lengths, *told = torch.tensor(parts).unbind(1)
-        row, start, position, segment, root, number, behind = (x.repeat_interleave(lengths) for x in told)
+        place, start, position, part, trunk, number, behind = (x.repeat_interleave(lengths) for x in told)
         within = torch.arange(len(said)) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
         column = start + within
 
         def spread(values: Tensor, nothing: int) -> Tensor:
-            return torch.full((len(plan.rows), plan.width), nothing).index_put_((row, column), values)
+            return torch.full((len(plan.rows), plan.width), nothing).index_put_((place, column), values)
 
         own = number >= 0
         token = number[own], within[own]
@@ -220,9 +221,9 @@ class Forest:
         return Packed(
             ids=spread(torch.tensor(said), 0),
             positions=spread(position + within, 0),
-            segments=spread(segment, -1),
-            roots=spread(root, -1),
-            rows=torch.zeros(there.shape, dtype=torch.int64).index_put_(token, row[own]),
+            segments=spread(part, -1),
+            roots=spread(trunk, -1),
+            rows=torch.zeros(there.shape, dtype=torch.int64).index_put_(token, place[own]),
             columns=torch.zeros(there.shape, dtype=torch.int64).index_put_(token, before),
             replies=self.replies[self.first].masked_fill(~there, 0),
             mask=there,

@@ -72,7 +72,8 @@ def choose(logits: Tensor, uniforms: Tensor, temperature: float, truncation: Tru
 
 def _blocks(weights: Tensor) -> Tensor:
     """[B, K, BLOCK] the weights [B, V], zeros at the end."""
-    return torch.nn.functional.pad(weights, (0, -weights.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))
+    padded = torch.nn.functional.pad(weights, (0, -weights.shape[-1] % BLOCK))
+    return padded.view(len(weights), -1, BLOCK)
 
 
 def _invert(blocks: Tensor, sums: Tensor, points: Tensor) -> Tensor:
