@@ -200,10 +200,10 @@ class Forest:
         for row, trees in enumerate(plan.rows):
             end, segment = 0, 0
             for prompt, members in trees:
-                root, behind = segment, end + len(prompt)
-                for number, n in ((-1, len(prompt)), *members):
-                    said += prompt if number < 0 else texts[number][:n]
-                    parts.append((n, row, end, 0 if number < 0 else len(prompt), segment, root, number, behind))
+                root, read = segment, end + len(prompt)
+                for which, n in ((-1, len(prompt)), *members):
+                    said += prompt if which < 0 else texts[which][:n]
+                    parts.append((n, row, end, 0 if which < 0 else len(prompt), segment, root, which, read))
                     end += n
                     segment += 1
         lengths, *told = torch.tensor(parts).unbind(1)
