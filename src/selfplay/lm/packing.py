@@ -37,7 +37,7 @@ class Packed:
         roots: [R, L] int64, the segment of each token's prompt, -1 padding.
         rows: [D, T] the row of each token of each distinct reply.
         columns: [D, T] the column that predicts it.
-        replies: [D, T] int64, the distinct replies.
+        replies: [D, T] int64, the distinct replies, whatever is behind their ends.
         mask: [D, T] bool.
         owner: [B] which distinct reply is the batch's b-th.
         branched: whether each row is one tree, and attention is to go branch by branch where it can.
@@ -225,7 +225,7 @@ class Forest:
             roots=spread(trunk, -1),
             rows=torch.zeros(there.shape, dtype=torch.int64).index_put_(token, place[own]),
             columns=torch.zeros(there.shape, dtype=torch.int64).index_put_(token, before),
-            replies=self.replies[self.first].masked_fill(~there, 0),
+            replies=self.replies[self.first],
             mask=there,
             owner=torch.tensor(self.owner),
             branched=plan.branched,
