@@ -69,9 +69,9 @@ def run(cfg: DictConfig) -> float:
             return start.result
         torch.manual_seed(start.cfg.seed)
         players = cast(start.cfg)
-    finally:
         if loading:
             gc.freeze()
+    finally:
         gc.enable()
     try:
         with Session(start.folder, start.cfg, players, start.goes_on) as session:

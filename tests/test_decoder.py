@@ -346,3 +346,14 @@ def test_gradients_in_bfloat16_point_the_same_way() -> None:
 
 def test_plain_rows_do_not_refill() -> None:
     assert Shared.refills and not Plain.refills
+
+
+@torch.no_grad()
+def test_what_nobody_follows_is_not_kept() -> None:
+    """The memory of replies that have all ended is free before others are read."""
+    threads = Shared(Decoder(model_of(TAKEN["llama"]), torch.float32), 4)
+    begun = threads.admit(prompts(5, 9))
+    threads.step(torch.tensor([1, 2]))
+    threads.keep(torch.tensor([], dtype=torch.int64))
+    assert threads.old.numel() == threads.new.numel() == len(threads.flat) == 0
+    torch.testing.assert_close(threads.admit(prompts(5, 9)), begun)

@@ -1,6 +1,6 @@
 """Intervals of evaluations are scipy.stats' own."""
 
-from math import isnan
+from math import inf, isnan, nan
 from random import Random
 
 import pytest
@@ -21,4 +21,4 @@ def test_student(count: int) -> None:
     values = [Random(i).gauss(1, 2) for i in range(count)]
     low, high = stats.t.interval(0.95, count - 1, loc=0, scale=stats.sem(values))
     assert (-student(values), student(values)) == pytest.approx((low, high))
-    assert isnan(student(values[:1]))
+    assert isnan(student(values[:1])) and isnan(student([*values, nan])) and isnan(student([*values, inf]))

@@ -1,7 +1,7 @@
 """95 % intervals of an evaluation's figures. `scipy.stats` has them too, and takes a third of a second to import."""
 
 from collections.abc import Sequence
-from math import nan, sqrt
+from math import isfinite, nan, sqrt
 from statistics import stdev
 
 from scipy.special import ndtri, stdtrit
@@ -16,7 +16,7 @@ def wilson(successes: int, count: int) -> list[float]:
 
 
 def student(values: Sequence[float]) -> float:
-    """Half of the width of the interval of the mean of independent values, by Student's t; NaN for one value."""
-    if len(values) < 2:
+    """Half of the width of the interval of the mean of independent values, by Student's t; NaN where there is none."""
+    if len(values) < 2 or not all(map(isfinite, values)):
         return nan
     return float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / sqrt(len(values))

@@ -147,12 +147,12 @@ class Forest:
     """
 
     def __init__(self, prompts: Sequence[Tensor], replies: Tensor, mask: Tensor) -> None:
-        self.replies, self.lengths = replies, mask.sum(1)
+        self.replies, self.lengths = replies.cpu(), mask.sum(1).cpu()
         self.owner: list[int] = []  # [B] which distinct reply
         self.first: list[int] = []  # [D] where it comes first
         self.groups: dict[Ids, list[tuple[int, int]]] = {}
         numbers: dict[tuple[Ids, Ids], int] = {}
-        for prompt, reply, n in zip(prompts, replies.tolist(), self.lengths.tolist(), strict=True):
+        for prompt, reply, n in zip(prompts, self.replies.tolist(), self.lengths.tolist(), strict=True):
             read = tuple(prompt.tolist())
             number = numbers.setdefault((read, tuple(reply[:n])), len(numbers))
             if number == len(self.first):

@@ -102,10 +102,10 @@ class Shared:
         self.begun = torch.zeros(0, dtype=torch.int64, device=device)  # [B] the column of a row's first token
         self.lengths = torch.zeros(0, dtype=torch.int64, device=device)  # [N] tokens of each prompt
         self.now = 0  # the column of the next token
-        none = torch.zeros(2 * len(decoder.layers), 0, decoder.kv_heads, 0, decoder.head_dim, device=device)
-        self.old = none  # keys of prompts, then values, of each layer: [2 * layers, N, kv_heads, P, D]
+        self.none = torch.zeros(2 * len(decoder.layers), 0, decoder.kv_heads, 0, decoder.head_dim, device=device)
+        self.old = self.none  # keys of prompts, then values, of each layer: [2 * layers, N, kv_heads, P, D]
         self.flat: list[tuple[Tensor, Tensor]] = []  # the same, [N * kv_heads, D, P] and [N * kv_heads, P, D]
-        self.new = none  # those of the rows' own tokens, [2 * layers, B, kv_heads, C, D]
+        self.new = self.none  # those of the rows' own tokens, [2 * layers, B, kv_heads, C, D]
         self.turns = decoder.turns(torch.arange(0, device=device))
 
     # --- reading prompts ----------------------------------------------------------------------------------------------
@@ -167,6 +167,7 @@ class Shared:
     def keep(self, rows: Tensor) -> None:
         self.owner, self.begun = self.owner[rows], self.begun[rows]
         if len(rows) == 0:
+            self.old, self.new, self.flat = self.none, self.none, []  # their memory is needed for what comes
             return
         first = int(self.begun.min())
         self.begun, self.now = self.begun - first, self.now - first
