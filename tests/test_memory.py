@@ -157,10 +157,16 @@ print(json.dumps(int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status")
 
 
 def peak(kind: str, reference: bool) -> int:
-    """Bytes at most in memory, of a process that plays and reads its replies by the reference, or by the learner."""
+    """Bytes at most in memory, of a process that plays and reads its replies by the reference, or by the learner.
+
+    The least of three processes: about one in ten peaks 100 MB above the others.
+    """
     command = [sys.executable, "-c", PEAK, kind, str(reference)]
-    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-    return int(json.loads(done.stdout.splitlines()[-1]))
+    found = []
+    for _ in range(3):
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        found.append(int(json.loads(done.stdout.splitlines()[-1])))
+    return min(found)
 
 
 @pytest.mark.slow
