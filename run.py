@@ -60,10 +60,12 @@ def run(cfg: DictConfig) -> float:
 
         from selfplay.build import cast
         from selfplay.lm.memory import keep_freed_memory
+        from selfplay.openmp import fit_threads
         from selfplay.runs.session import Session
         from selfplay.runs.start import settled
 
         keep_freed_memory()
+        fit_threads()
         start = settled(cfg)
         if start.result is not None:
             return start.result

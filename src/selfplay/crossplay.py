@@ -142,7 +142,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a run's model is here already
 
     from selfplay.core import SelfplayError
+    from selfplay.openmp import fit_threads
 
+    fit_threads()
     try:
         crossplay(args)
     except KeyboardInterrupt:

@@ -139,7 +139,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # it is here already
 
     from selfplay.core import SelfplayError
+    from selfplay.openmp import fit_threads
 
+    fit_threads()
     try:
         export(args)
     except KeyboardInterrupt:
