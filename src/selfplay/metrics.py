@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+import numpy as np
+
 from selfplay.core import Episode, Referee, Turn
 
 
@@ -33,8 +35,9 @@ def of_episodes(episodes: Sequence[Episode]) -> dict[str, float]:
 def _mean_and_spread(values: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """Mean and standard deviation (n in the denominator) of values with their weights."""
     plain, weights = [value for value, _ in values], [weight for _, weight in values]
-    mean = fmean(plain, weights)
-    return mean, math.sqrt(fmean([(value - mean) ** 2 for value in plain], weights))
+    away = [value - plain[0] for value in plain]  # so that what is all alike spreads by exactly 0
+    mean = fmean(away, weights)
+    return plain[0] + mean, math.sqrt(fmean([(value - mean) ** 2 for value in away], weights))
 
 
 def of_referees(referees: Mapping[str, Referee]) -> dict[str, float]:
@@ -43,14 +46,17 @@ def of_referees(referees: Mapping[str, Referee]) -> dict[str, float]:
 
 
 def _silent_groups(episodes: Sequence[Episode]) -> dict[str, float]:
-    """The share of an episode's groups in which every turn was paid the same, so that nothing can be learnt."""
+    """The share of an episode's groups in which every turn was paid the same, so that nothing can be learnt.
+
+    The same in float32, in which updates are told the pay-offs: a group counts if its advantages are all 0.
+    """
     silent = []
     for episode in episodes:
         groups: dict[object, list[float]] = {}
         for turn in episode.turns:
             if turn.ask.group is not None:
                 groups.setdefault((turn.ask.role, turn.ask.group), []).append(turn.payoff)
-        silent += [max(payoffs) - min(payoffs) < 1e-6 for payoffs in groups.values() if len(payoffs) > 1]
+        silent += [np.unique(np.array(payoffs, dtype=np.float32)).size == 1 for payoffs in groups.values() if len(payoffs) > 1]
     return {"frac_reward_zero_std": fmean(silent)} if silent else {}
 
 

@@ -1,6 +1,7 @@
 """The pay-off table of a population: who played whom, how often, and with what result."""
 
 from collections.abc import Mapping, Sequence
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,7 @@ def earned(episode: Episode) -> dict[str, float]:
     for turn in episode.turns:
         if turn.ask.role != "chance":
             turns.setdefault(turn.ask.role, []).append(turn.payoff)
-    return {role: float(np.mean(paid)) for role, paid in turns.items()}
+    return {role: mean(paid) for role, paid in turns.items()}  # exact, so that who is paid alike has drawn
 
 
 def results(episode: Episode, roles: Sequence[str]) -> list[Result]:

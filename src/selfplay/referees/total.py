@@ -119,9 +119,10 @@ def spread(scores: Tensor) -> float:
         scores: [P, N].
     """
     assert scores.ndim == 2, scores.shape
-    centred = scores - scores.mean(1, keepdim=True)
+    centred = scores - scores[:, :1]  # exactly 0 where all are alike
+    centred = centred - centred.mean(1, keepdim=True)
     scale = centred.pow(2).mean(1, keepdim=True).sqrt()
-    z = torch.where(scale > 1e-9, centred / scale.clamp(min=1e-9), torch.zeros_like(centred))
+    z = torch.where(scale > 0, centred / torch.where(scale > 0, scale, 1.0), 0.0)
     return float(z.std(0, correction=0).mean())
 
 

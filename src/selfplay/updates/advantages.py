@@ -14,7 +14,7 @@ from torch import Tensor
 from selfplay.core import SelfplayError
 from selfplay.updates.preferences import win_probabilities
 
-TINY = 1e-30  # a group that cannot be has no mean
+TINY = 1e-300  # a group that cannot be has no mean
 
 
 class Advantage(Protocol):
@@ -34,24 +34,25 @@ class Remembering(Protocol):
 
 def group_mean(payoffs: Tensor, groups: Tensor, weights: Tensor | None = None) -> Tensor:
     """[B] the mean pay-off of each turn's own group. payoffs, weights [B] float, groups [B] int64."""
-    w = torch.ones_like(payoffs) if weights is None else weights
-    return (_sums(w * payoffs, groups) / _sums(w, groups).clamp(min=TINY))[groups]
+    return (payoffs.double() - _deviations(payoffs, groups, weights)).to(payoffs.dtype)
 
 
 def group_std(payoffs: Tensor, groups: Tensor, weights: Tensor | None = None) -> Tensor:
-    """[B] the standard deviation of each turn's own group; 0 for a group of one.
+    """[B] the standard deviation of each turn's own group; 0 for a group of one and where all are paid alike.
 
     Its denominator is n - 1 where turns were drawn, the sum of the weights (a population's) where they are weighed:
     exact for groups across the batch; a group within an episode is of so many turns however many episodes are drawn.
     """
-    w = torch.ones_like(payoffs) if weights is None else weights
-    squares, counts = _sums(w * (payoffs - group_mean(payoffs, groups, w)) ** 2, groups), _sums(w, groups)
-    return (squares / ((counts - 1).clamp(min=1) if weights is None else counts.clamp(min=TINY))).sqrt()[groups]
+    return _spread(payoffs, groups, weights).to(payoffs.dtype)
 
 
 def centred(payoffs: Tensor, groups: Tensor, roles: Sequence[str] = (), weights: Tensor | None = None) -> Tensor:
-    """[B] pay-off minus the mean of its group: both advantages of Language Self-Play (2509.07414, equations 2-3)."""
-    return payoffs - group_mean(payoffs, groups, weights)
+    """[B] pay-off minus the mean of its group: both advantages of Language Self-Play (2509.07414, equations 2-3).
+
+    Exactly 0 where a group is paid alike, whatever it is paid: deviations are taken from the group's first pay-off and
+    averaged in float64.
+    """
+    return _deviations(payoffs, groups, weights).to(payoffs.dtype)
 
 
 def standardised(
@@ -61,8 +62,13 @@ def standardised(
     weights: Tensor | None = None,
     epsilon: float = 1e-4,
 ) -> Tensor:
-    """[B] pay-off minus mean, over standard deviation plus epsilon (GRPO, 2402.03300, section 4.1.2; TRL's epsilon)."""
-    return centred(payoffs, groups, roles, weights) / (group_std(payoffs, groups, weights) + epsilon)
+    """[B] pay-off minus mean, over standard deviation plus epsilon (GRPO, 2402.03300, section 4.1.2; TRL's epsilon).
+
+    Exactly 0 where a group is paid alike, also with an epsilon of 0.
+    """
+    deviations, spread = _deviations(payoffs, groups, weights), _spread(payoffs, groups, weights)
+    scale = torch.where(spread > 0, spread + epsilon, 1.0)
+    return (torch.where(spread > 0, deviations, 0.0) / scale).to(payoffs.dtype)
 
 
 def leave_one_out(payoffs: Tensor, groups: Tensor, roles: Sequence[str] = (), weights: Tensor | None = None) -> Tensor:
@@ -71,10 +77,11 @@ def leave_one_out(payoffs: Tensor, groups: Tensor, roles: Sequence[str] = (), we
     That is n / (n - 1) x `centred`, so that the expected gradient is that of the expected pay-off, all of it. Where
     turns are weighed, each is one of infinitely many, and the mean of the others is the mean.
     """
-    if weights is not None:
-        return centred(payoffs, groups, roles, weights)
-    counts = _sums(torch.ones_like(payoffs), groups)[groups]
-    return centred(payoffs, groups) * counts / (counts - 1).clamp(min=1)
+    deviations = _deviations(payoffs, groups, weights)
+    if weights is None:
+        counts = _sums(torch.ones_like(deviations), groups)[groups]
+        deviations = deviations * counts / (counts - 1).clamp(min=1)
+    return deviations.to(payoffs.dtype)
 
 
 def preferred(payoffs: Tensor, groups: Tensor, roles: Sequence[str] = (), weights: Tensor | None = None) -> Tensor:
@@ -116,6 +123,28 @@ class RoleBaseline:
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         self.baseline = dict(state["baseline"])  # type: ignore[call-overload]
+
+
+def _deviations(payoffs: Tensor, groups: Tensor, weights: Tensor | None) -> Tensor:
+    """[B] float64 pay-off minus the mean of its group.
+
+    The mean of equal numbers need not be that number once rounded, so the group's first pay-off is subtracted first:
+    what is paid alike deviates by exactly 0.
+    """
+    _same_rows(payoffs, groups)
+    exact, rows = payoffs.double(), torch.arange(len(payoffs))
+    first = torch.full((int(groups.max()) + 1,), len(payoffs)).scatter_reduce(0, groups, rows, "amin")
+    away = exact - exact[first[groups]]
+    w = torch.ones_like(exact) if weights is None else weights.double()
+    return away - (_sums(w * away, groups) / _sums(w, groups).clamp(min=TINY))[groups]
+
+
+def _spread(payoffs: Tensor, groups: Tensor, weights: Tensor | None) -> Tensor:
+    """[B] float64, see `group_std`."""
+    deviations = _deviations(payoffs, groups, weights)
+    w = torch.ones_like(deviations) if weights is None else weights.double()
+    squares, counts = _sums(w * deviations**2, groups), _sums(w, groups)
+    return (squares / ((counts - 1).clamp(min=1) if weights is None else counts.clamp(min=TINY))).sqrt()[groups]
 
 
 def _sums(values: Tensor, groups: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ from selfplay.updates.preferences import kl_baseline, kto
 from selfplay.updates.replies import descend_on_ratios, log_ratios
 from selfplay.updates.schedules import Schedule
 
+ROUNDING = 2.0**-22  # of the largest pay-off of a group: four times the relative rounding of a float32
+
 
 class Label(Protocol):
     """(batch, groups [B]) -> [B], above 0 for a desirable turn, below for an undesirable one, 0 for neither."""
@@ -24,8 +26,14 @@ class Label(Protocol):
 
 
 def above_mean(batch: Batch, groups: Tensor) -> Tensor:
-    """The pay-off minus the mean of its group. [B]"""
-    return centred(batch.payoffs, groups, (), None if batch.drawn else batch.weights)
+    """The pay-off minus the mean of its group; 0 where the two are apart by no more than float32 rounds. [B]
+
+    A label is a sign, so a turn that is paid the mean, as every turn of a group that is paid alike, must not get one
+    from the rounding of its pay-off.
+    """
+    labels = centred(batch.payoffs, groups, (), None if batch.drawn else batch.weights)
+    size = torch.zeros(int(groups.max()) + 1).scatter_reduce(0, groups, batch.payoffs.abs(), "amax")[groups]
+    return torch.where(labels.abs() > ROUNDING * size, labels, 0.0)
 
 
 def above(batch: Batch, groups: Tensor, threshold: float) -> Tensor:

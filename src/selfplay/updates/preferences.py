@@ -72,7 +72,8 @@ def kl_baseline(ratios: Tensor, weights: Tensor) -> Tensor:
 def win_probabilities(payoffs: Tensor, groups: Tensor, weights: Tensor | None = None) -> Tensor:
     """[B] how likely a turn wins over one of its group: the weighted mean of sigmoid(r - r'), itself (1/2) included.
 
-    The estimate of P(y > pi_t) that SPPO (2405.00675) makes from K replies; so the mean over a group is 1/2.
+    The estimate of P(y > pi_t) that SPPO (2405.00675) makes from K replies; so the mean over a group is 1/2, and each
+    is exactly 1/2 where a group is paid alike.
 
     Args:
         payoffs: [B].
@@ -80,12 +81,14 @@ def win_probabilities(payoffs: Tensor, groups: Tensor, weights: Tensor | None = 
         weights: [B] how often each counts as the other one; None: alike.
     """
     assert payoffs.ndim == 1 and payoffs.shape == groups.shape, f"{tuple(payoffs.shape)}, {tuple(groups.shape)}"
-    counts = torch.ones_like(payoffs) if weights is None else weights
+    exact = payoffs.double()
+    counts = torch.ones_like(exact) if weights is None else weights.double()
     wins = torch.empty_like(payoffs)
     for group in sorted(set(groups.tolist())):
         rows = (groups == group).nonzero()[:, 0]
-        r, w = payoffs[rows], counts[rows]
-        wins[rows] = torch.sigmoid(r[:, None] - r[None]) @ (w / w.sum())
+        r, w = exact[rows], counts[rows]
+        beyond = torch.tanh((r[:, None] - r[None]) / 2) @ w / (2 * w.sum())  # sigmoid(x) - 1/2 = tanh(x / 2) / 2
+        wins[rows] = (0.5 + beyond).to(payoffs.dtype)
     return wins
 
 
