@@ -56,7 +56,8 @@ def _silent_groups(episodes: Sequence[Episode]) -> dict[str, float]:
         for turn in episode.turns:
             if turn.ask.group is not None:
                 groups.setdefault((turn.ask.role, turn.ask.group), []).append(turn.payoff)
-        silent += [np.unique(np.array(payoffs, dtype=np.float32)).size == 1 for payoffs in groups.values() if len(payoffs) > 1]
+        told = [np.array(payoffs, dtype=np.float32) for payoffs in groups.values() if len(payoffs) > 1]
+        silent += [bool((payoffs == payoffs[0]).all()) for payoffs in told]
     return {"frac_reward_zero_std": fmean(silent)} if silent else {}
 
 
