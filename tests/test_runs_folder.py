@@ -20,7 +20,7 @@ def test_config_is_resolved_and_comes_back_without_versions(run: RunFolder) -> N
     assert RunFolder.open(run.path).config == {"seed": 3, "game": {"seed": 3, "answers": 4}, "steps": 9}
     assert "${" not in (run.path / "config.yaml").read_text()
     versions = OmegaConf.select(OmegaConf.load(run.path / "config.yaml"), "versions")
-    assert set(versions) == {"python", "torch", "transformers", "selfplay", "commit"}
+    assert set(versions) == {"python", "torch", "transformers", "selfplay", "commit", "threads"}
     assert versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert versions["commit"] is None or re.fullmatch("[0-9a-f]{40}", versions["commit"])
     assert os.listdir(run.path) == ["config.yaml"]

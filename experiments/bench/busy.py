@@ -29,6 +29,7 @@ BEFORE = "6b33a7d"
 WARM = 2  # steps that are left out
 STEPS = {"before": 6, "now": 14}  # of a run in company; before, a step may take minutes
 LIMIT = 900.0  # seconds of a run before
+BEFORE_RUNS = 1  # in company, where each takes minutes
 CASES = ("quiet", "busy_1", "busy_2", "pair", "visit")
 
 
@@ -81,7 +82,7 @@ def quiet(trees: dict[str, Path], folder: Path, pairs: int) -> dict[str, list[fl
 def in_company(trees: dict[str, Path], folder: Path, pairs: int, processes: int) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {"before": [], "now": []}
     with busy(processes):
-        for side, times in (("before", 1), ("now", pairs)):
+        for side, times in (("before", BEFORE_RUNS), ("now", pairs)):
             for number in range(times):
                 where = folder / f"busy{processes}-{side}-{number}"
                 found[side].append(end(begin(trees[side], where, STEPS[side]), where))
@@ -91,7 +92,7 @@ def in_company(trees: dict[str, Path], folder: Path, pairs: int, processes: int)
 def side_by_side(trees: dict[str, Path], folder: Path, pairs: int) -> dict[str, list[float]]:
     """Two runs at once, the mean of both."""
     found: dict[str, list[float]] = {"before": [], "now": []}
-    for side, times in (("before", 1), ("now", pairs)):
+    for side, times in (("before", BEFORE_RUNS), ("now", pairs)):
         for number in range(times):
             places = [folder / f"pair-{side}-{number}-{one}" for one in range(2)]
             runs = [begin(trees[side], place, STEPS[side]) for place in places]
@@ -143,6 +144,8 @@ def told(seconds: dict[str, Any]) -> dict[str, float]:
     figures = {"quiet, now over before": median(b / a for a, b in zip(alone["before"], alone["now"], strict=True))}
     for name in ("busy_1", "busy_2", "pair"):
         for side, values in seconds.get(name, {}).items():
+            if not values:
+                continue
             figures[f"{name}, {side}"] = median(values) / median(alone[side])
     return figures
 

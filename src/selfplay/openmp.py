@@ -6,8 +6,8 @@ core busy while the thread that it waits for stands in the queue for the other o
 long. Threads that sleep at once cost a step 60 % on a quiet machine (`experiments/bench/busy.py`).
 
 So waiting follows what is measured. Every `TICK`, the time that the threads of this process stood in the run queue is
-read (/proc/self/task/<tid>/schedstat); when it exceeds `CROWDED` of the wall time, waits become short. They become long
-again when the cores that other processes leave free suffice for all threads.
+read (/proc/self/task/<tid>/schedstat); when it exceeds `CROWDED` of the last quarter of a second, waits become short.
+They become long again when the cores that other processes leave free suffice for all threads.
 
 The *number* of threads never changes, because results would change with it in their last digits: a run stays bit for
 bit reproducible under any load. What changes is libgomp's spin count. It cannot be set once the library is loaded, but
@@ -25,16 +25,19 @@ import math
 import os
 import sys
 import time
+from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 
 TICK = 0.05  # seconds between two looks
-CROWDED = 0.2  # seconds in the run queue, of all threads, per second of wall time
+LOOKS = 5  # that are taken together: a moment in the queue is no reason to change anything
+CROWDED = 0.5  # seconds in the run queue, of all threads, per second: 0.0 to 0.2 when quiet, 0.8 to 1.5 beside a loop
+STOLEN = 0.3  # of a core, which the host of a virtual machine may keep from it
 SPARE = 0.15  # of a core, which others may use without being company
 CALM = 1.0  # seconds without company before waits become long again ...
-PATIENCE = 32.0  # ... doubled up to this, each time company comes back within as long
+PATIENCE = 8.0  # ... doubled up to this, each time company comes back within as long
 POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 CGROUPS = (  # files that hold a quota and its period, in microseconds
     ("/sys/fs/cgroup/cpu.max",),
@@ -137,14 +140,14 @@ class Watch(Thread):
 
     def until_crowded(self) -> None:
         """Return when this process's threads stood in the queue for too long, or the host took the cores away."""
-        load, then, before = Load(), time.monotonic(), _queued() or {}
+        load, waited, before = Load(), deque([0.0] * LOOKS, LOOKS), _queued() or {}
         while True:
             time.sleep(TICK)
-            now, after = time.monotonic(), _queued() or {}
-            waited = sum(ns - before.get(thread, ns) for thread, ns in after.items()) / 1e9
-            if waited > CROWDED * (now - then) or (load.seconds > CALM and load.look().stolen > CROWDED):
+            after = _queued() or {}
+            waited.append(sum(ns - before.get(thread, ns) for thread, ns in after.items()) / 1e9)
+            before = after
+            if sum(waited) > CROWDED * LOOKS * TICK or (load.seconds > CALM and load.look().stolen > STOLEN):
                 return
-            then, before = now, after
 
     def until_calm(self, patience: float) -> None:
         """Return when for `patience` seconds all threads could have had a core of their own."""

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError  # type: ignore[import-untyped]
 
@@ -249,9 +250,10 @@ def _plain(config: DictConfig) -> dict[Any, Any]:
     return plain
 
 
-def _versions() -> dict[str, str | None]:
+def _versions() -> dict[str, str | int | None]:
     packages = {name: _version(name) for name in ("torch", "transformers", "selfplay")}
-    return {"python": platform.python_version(), **packages, "commit": _commit(Path(__file__).parent)}
+    commit, threads = _commit(Path(__file__).parent), torch.get_num_threads()
+    return {"python": platform.python_version(), **packages, "commit": commit, "threads": threads}
 
 
 def _version(package: str) -> str | None:
