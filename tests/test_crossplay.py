@@ -19,6 +19,7 @@ from selfplay.games.matrix import matrix_game
 from selfplay.opponents.round_robin import Arena, enumerated, played
 from selfplay.players.tabular import Tabular
 from selfplay.runs.folder import RunFolder
+from selfplay.runs.standings import show
 from selfplay.theory.meta_game import Meeting, analyse, from_expectations, from_games, record
 from selfplay.theory.tree import enumerate_game
 
@@ -194,6 +195,37 @@ def test_three_roles_and_a_game_that_ends_before_all_were_asked() -> None:
     np.testing.assert_allclose(sampled.win_rates, exact.win_rates, atol=1e-9)
 
 
+def test_of_three_roles_no_nash_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """A table of pairs is not the game that a mixture of these players plays in three roles."""
+    meta, _ = enumerated(arena(Most(), "a", "b", "c"), {"one": Says("1"), "zero": Says("0")})
+    found = analyse(meta)
+    assert found.nash is None and record(meta, found)["meta_nash"] is None
+    show(meta, found, None)
+    out = capsys.readouterr().out
+    assert "no Nash: a table of pairs is not the game of 3 players" in out
+    assert [line.split("|")[4].strip() for line in out.splitlines() if "one" in line or "zero" in line] == ["-", "-"]
+
+
+def test_the_nash_of_a_general_sum_is_that_of_the_payoffs(capsys: pytest.CaptureFixture[str]) -> None:
+    """Chicken: 9 of 10 swerve; whoever always goes straight is far from an equilibrium against itself."""
+    game = matrix_game("chicken", {}, {}, 20.0)
+    players = {"swerve": mixed(game, np.array([1.0, 0.0])), "straight": mixed(game, np.array([0.0, 1.0]))}
+    meta, _ = enumerated(arena(game, "row", "column"), players)
+    found = analyse(meta)
+    assert found.nash is not None and found.nash.weights == pytest.approx([0.9, 0.1])
+    assert found.nash.gap == pytest.approx(0, abs=1e-12)
+    assert found.exploitability == pytest.approx([1.0, 9.0])
+    show(meta, found, None)
+    assert "Nash: a symmetric equilibrium, by the tracing procedure" in capsys.readouterr().out
+
+
+def test_equal_means_are_no_nemesis() -> None:
+    """What everybody gets of everybody is 0.1, by sums of 3 and of 7 games."""
+    meetings = [Meeting(i, j, 0.1, 0.1, 0.5) for i, j, n in ((0, 0, 3), (1, 1, 7), (0, 1, 6)) for _ in range(n)]
+    found = analyse(from_games(["a", "b"], meetings))
+    assert found.nemeses == (0, 1) and found.exploitability.tolist() == [0, 0]
+
+
 def test_one_role_is_no_contest() -> None:
     with pytest.raises(SelfplayError, match="has only row"):
         arena(rps(), "row", column=Says("rock"))
@@ -237,6 +269,7 @@ def test_exploitability_is_what_others_get_against_a_player() -> None:
     assert found.nemeses == (0, 0, 1)
     assert found.mean_returns.tolist() == [1.5, 0.5, -2.0]
     assert found.order == [0, 1, 2]
+    assert found.nash is not None
     np.testing.assert_allclose(found.nash.weights, [1, 0, 0], atol=1e-9)
 
 

@@ -54,3 +54,11 @@ def test_self_play_solves_kuhn_poker(tmp_path: Path) -> None:
     assert found[0]["nash_conv"] == pytest.approx(11 / 12)  # uniform play
     assert found[-1]["nash_conv"] < 0.01
     assert found[-1]["returns"]["first"] == pytest.approx(-1 / 18, abs=0.005)  # the value of the game
+
+
+def test_psro_arrives_in_a_game_of_general_sum(tmp_path: Path) -> None:
+    """Chicken: nobody's mixture is stable but 9 of 10 who swerve, and the base alone is far from it."""
+    slower = ("steps=80", "update.optimizer.lr=2")
+    found = evals("rps_psro", tmp_path / "run", "game.name=chicken", "eval.every=20", *slower)
+    assert found[0]["mixture_nash_conv"] > 4.0
+    assert found[-1]["mixture_nash_conv"] < 0.05

@@ -26,7 +26,8 @@ from selfplay.opponents.table import Table, earned, pairs, results
 from selfplay.play import collate, play, settle, turns_of
 from selfplay.players.nature import Nature
 from selfplay.players.tabular import Tabular
-from selfplay.theory.meta import nash
+from selfplay.theory.meta import alpha_rank, nash, replicator
+from selfplay.theory.meta import uniform as solve_uniform
 
 RPS = matrix_game("rock_paper_scissors", {}, {}, 10.0)
 SEATS = {"row": "learner", "column": "learner"}
@@ -194,15 +195,17 @@ def test_a_table_is_remembered() -> None:
 
 
 def test_results_of_three_players_and_no_zero_sum() -> None:
-    """Two of them are the same one; chance is none of them."""
+    """Two of them are the same one, who has not met itself alone; chance is none of them."""
     got = pairs({"a": "x", "b": "y", "c": "y", "chance": "n"}, {"a": 3.0, "b": 3.0, "c": 5.0})
     assert got == [
-        ("x", "y", 3.0, 0.5), ("x", "y", 3.0, 0.0), ("y", "x", 3.0, 0.5),
-        ("y", "y", 3.0, 0.0), ("y", "x", 5.0, 1.0), ("y", "y", 5.0, 1.0),
+        ("x", "y", 3.0, 0.5), ("x", "y", 3.0, 0.0), ("y", "x", 3.0, 0.5), ("y", "x", 5.0, 1.0),
     ]  # fmt: skip
+    alone = pairs({"a": "y", "b": "y", "c": "y"}, {"a": 1.0, "b": 0.0, "c": -1.0})
+    assert [(a, b) for a, b, *_ in alone] == [("y", "y")] * 6
+    assert sum(gained for _, _, gained, _ in alone) == 0
     t = Table(["x", "y"])
     t.record(got)
-    assert t.payoffs(["x", "y"]).tolist() == [[0, 3], [4, 4]]
+    assert t.payoffs(["x", "y"]).tolist() == [[0, 3], [4, 0]]
     assert t.win_rates("x", ["y"]).tolist() == [0.25]
 
 
@@ -490,6 +493,39 @@ def test_who_is_not_of_the_population_is_not_in_its_table(matches: int) -> None:
     assert opponent.table.names == ["learner", BASE, "step-000002"]
     assert set(outs[0]["opponents"]) == {BASE}
     assert opponent.table.payoffs(["learner", BASE]).tolist() == [[0, 0], [0, 0]]
+
+
+class Three(Game):
+    """Three roles name a number; who names the largest alone takes 1 from each of the others."""
+
+    roles = ("a", "b", "c")
+    zero_sum = True
+
+    def play(self) -> Play:
+        replies = yield [Ask(role, user(role), ("0", "1", "2")) for role in self.roles]
+        said = [reply.text for reply in replies]
+        top = [i for i, text in enumerate(said) if text == max(said)]
+        return {r: (2.0 if [i] == top else -1.0) if len(top) == 1 else 0.0 for i, r in enumerate(self.roles)}
+
+
+@pytest.mark.parametrize("how", [{"exact": True}, {"matches": 30}], ids=["exact", "played"])
+def test_self_play_for_three_is_nobody_elses_affair(how: dict[str, Any]) -> None:
+    """In a zero-sum game whoever is in all roles earns 0, whatever happens at tables where somebody else sits, too."""
+    opponent = league(game=Three(), seated=dict.fromkeys(Three.roles, "learner"), rule=uniform, **how)
+    for number in range(1, 5):
+        opponent.learner.logits.data[:, number % 3] += 2.0  # type: ignore[attr-defined]
+        opponent.after(number, [])
+    payoffs = opponent.table.payoffs(list(opponent.population))
+    np.testing.assert_allclose(np.diag(payoffs), 0, atol=1e-12)
+    assert np.abs(payoffs).max() > 0.1
+
+
+def test_a_table_of_pairs_is_no_game_of_three() -> None:
+    seated = dict.fromkeys(Three.roles, "learner")
+    for solver in (nash, partial(alpha_rank, alpha=10.0), replicator):
+        with pytest.raises(SelfplayError, match=r"has 3 roles.*take meta_solver=uniform, or opponent=pfsp"):
+            league(game=Three(), seated=seated, rule=partial(meta, solver=solver))
+    assert league(game=Three(), seated=seated, rule=partial(meta, solver=solve_uniform)).mixture() == {BASE: 1.0}
 
 
 # --- what is learnt and logged ----------------------------------------------------------------------------------------

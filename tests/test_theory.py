@@ -357,9 +357,37 @@ def test_meta_solvers_give_distributions(solver: meta.MetaSolver) -> None:
         solver([[1.0, 2.0]])
 
 
-def test_meta_nash_is_symmetric_nash_of_the_antisymmetrised_game() -> None:
+def test_meta_nash_is_a_symmetric_nash_strategy() -> None:
     for payoffs in instances(200, 10, seed=16):
-        assert (antisymmetrised(payoffs) @ meta.nash(payoffs)).max() < 1e-8
+        for game in (payoffs, antisymmetrised(payoffs)):
+            weights = meta.nash(game)
+            assert (game @ weights).max() - weights @ game @ weights < 1e-8
+
+
+@pytest.mark.parametrize("solver", [meta.nash, meta.uniform, meta.replicator, meta.alpha_rank])
+def test_meta_solvers_do_not_depend_on_the_unit(solver: meta.MetaSolver) -> None:
+    game = np.array([[0.0, -0.5, 1.0], [1.0, 0.0, -1.0], [-1.0, 0.25, 0.0]])
+    for payoffs in (game, game - game.T):
+        found = solver(payoffs)
+        for scale in (200.0, 1e6, 1e-9, 1e300):
+            assert solver(scale * payoffs) == pytest.approx(found, abs=1e-9)
+
+
+def test_the_replicators_work_is_bounded() -> None:
+    """A forfeit of 1e9 beside rock, paper, scissors is out at once, and the rest does not take longer for it."""
+    game = np.zeros((4, 4))
+    game[:3, :3], game[3, :3], game[:3, 3] = RPS, -1e9, 1e9
+    assert meta.replicator(game) == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0], abs=0.02)
+    with pytest.raises(SelfplayError, match="more than 500000 evaluations over a duration of 1000"):
+        replicator(1e6 * RPS, duration=1000.0, start=[0.6, 0.3, 0.1])
+
+
+def test_payoffs_that_overflow_are_refused() -> None:
+    for wrong in (lambda: quantal_response(1e308 * RPS, beta=1.0), lambda: replicator(1e308 * RPS, -1e308 * RPS)):
+        with pytest.raises(SelfplayError, match="no float; divide them by a constant"):
+            wrong()
+    with pytest.raises(SelfplayError, match="alpha 100 times a difference of payoffs of"):
+        alpha_rank(8e307 * RPS)
 
 
 # errors

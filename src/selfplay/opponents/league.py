@@ -46,7 +46,8 @@ class League(Seating):
         seed: of the draws.
 
     Raises:
-        SelfplayError: the learner has no role to spare, or the run would end while an exploiter is learning.
+        SelfplayError: the learner has no role to spare, the run would end while an exploiter is learning, or the rule
+            is not for this game.
     """
 
     def __init__(
@@ -91,10 +92,11 @@ class League(Seating):
         assert isinstance(base, Policy)
         self.base, self.fresh = base, copy.deepcopy(update.state_dict())
         self.population: dict[str, Policy] = {}
-        self.table = Table([LEARNER])
+        self.table = Table([LEARNER], len(self.contested))
         self.aside: tuple[Policy, dict[str, Any]] | None = None  # the main learner while an exploiter is learning
         self._tree: Tree | None = None
         self._join(BASE, base)
+        self.mixture()  # a rule that cannot be followed here is told now
 
     @property
     def learner(self) -> Policy:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import mean
 
 import numpy as np
 
@@ -59,7 +60,8 @@ def played(arena: Arena, players: Mapping[str, Player], games: int, seed: int) -
     """
     at_least(2, games=games)
     games += -games % len(arena.contested)
-    return from_games(list(players), list(_meetings(arena, list(players.values()), games, seed)), seed)
+    meetings = list(_meetings(arena, list(players.values()), games, seed))
+    return from_games(list(players), meetings, seed, len(arena.contested))
 
 
 def _meetings(arena: Arena, players: Sequence[Player], games: int, seed: int) -> Iterator[Meeting]:
@@ -101,10 +103,10 @@ def _paid(arena: Arena, episode: Episode) -> dict[str, float]:
 def _meeting(i: int, j: int, mine: str, paid: Mapping[str, float]) -> Meeting:
     rest = [gained for role, gained in paid.items() if role != mine]
     if i == j:
-        mean = float(np.mean(list(paid.values())))
-        return Meeting(i, j, mean, mean, 0.5)
-    score = float(np.mean([0.5 * (1.0 + np.sign(paid[mine] - other)) for other in rest]))
-    return Meeting(i, j, paid[mine], float(np.mean(rest)), score)
+        own = mean(paid.values())
+        return Meeting(i, j, own, own, 0.5)
+    score = mean(0.5 * (1.0 + float(np.sign(paid[mine] - other))) for other in rest)
+    return Meeting(i, j, paid[mine], mean(rest), score)
 
 
 def enumerated(
@@ -139,7 +141,8 @@ def enumerated(
             rest[i, j] += tree.returns[others].mean(0) @ likely / k
             wins = 0.5 * (1.0 + np.sign(tree.returns[mine] - tree.returns[others])).mean(0)
             scores[i, j] += wins @ likely / k
-    meta = from_expectations(list(players), (alone + rest.T) / 2, (scores + 1.0 - scores.T) / 2)
+    payoffs, wins, scale = (alone + rest.T) / 2, (scores + 1.0 - scores.T) / 2, float(np.abs(tree.returns).max())
+    meta = from_expectations(list(players), payoffs, wins, k, scale)
     if tree.forgets:
         return meta, None
     return meta, {

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
-from selfplay.core import at_least
+from selfplay.core import SelfplayError, at_least
 from selfplay.opponents.seating import LEARNER
 from selfplay.opponents.table import Table
 
@@ -39,5 +39,18 @@ def prioritised(table: Table, names: Sequence[str], power: float) -> np.ndarray:
 
 
 def meta(table: Table, names: Sequence[str], solver: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """A solution of the population's own game: policy-space response oracles (Lanctot et al. 2017, 1711.00832)."""
+    """A solution of the population's own game: policy-space response oracles (Lanctot et al. 2017, 1711.00832).
+
+    Raises:
+        SelfplayError: more than two roles are played for, so that a table of pairs is not the population's game, and
+            the solver looks at it; or what the solver raises.
+    """
+    if table.roles > 2:
+        from selfplay.theory.meta import uniform as regardless
+
+        if getattr(solver, "func", solver) is not regardless:
+            raise SelfplayError(
+                f"the learner has {table.roles} roles, and a table of pairs does not describe a game of so many "
+                "players, so there is no meta-equilibrium to draw by; take meta_solver=uniform, or opponent=pfsp"
+            )
     return solver(table.payoffs(names))

@@ -16,12 +16,14 @@ class Table:
     """Sums over games between named players.
 
     Attributes:
+        roles: how many roles of a game the players share among them. With two, returns are those of a two-player game;
+            with more, of games in which one player meets several.
         names: in the order of entry.
         games, returns, wins: [n, n] float64; `returns[i, j]` is the sum of what i got when it met j.
     """
 
-    def __init__(self, names: Sequence[str] = ()) -> None:
-        self.names = list(names)
+    def __init__(self, names: Sequence[str] = (), roles: int = 2) -> None:
+        self.names, self.roles = list(names), roles
         self._place = {name: i for i, name in enumerate(names)}
         self.games, self.returns, self.wins = (np.zeros((len(names), len(names))) for _ in range(3))
 
@@ -92,10 +94,14 @@ def results(episode: Episode, roles: Sequence[str]) -> list[Result]:
 
 
 def pairs(seats: Mapping[str, str], paid: Mapping[str, float]) -> list[Result]:
-    """Every ordered pair of roles, from the first one's point of view: to have earned more is a win, as much a draw."""
+    """Every ordered pair of roles, from the first one's point of view: to have earned more is a win, as much a draw.
+
+    Two roles of one player are a game of it against itself only where nobody else is at the table.
+    """
+    alone = len(set(seats.values())) == 1
     return [
         (seats[a], seats[b], paid[a], 0.5 * (1.0 + float(np.sign(paid[a] - paid[b]))))
         for a in paid
         for b in paid
-        if a != b and a in seats and b in seats
+        if a != b and a in seats and b in seats and (alone or seats[a] != seats[b])
     ]

@@ -91,7 +91,7 @@ def _described(found: Mapping[str, Any], path: Path, place: int, album: Album) -
     return CrossPlay(
         title,
         f"{path}; runs: {', '.join(map(str, found['runs']))}; roles: {', '.join(map(str, found['roles']))}",
-        f"From the highest rating to the lowest. {_sentence(found['meta_nash']['method'])} {EXPLOITABILITY}",
+        f"From the highest rating to the lowest. {_nash(found['meta_nash'])} {EXPLOITABILITY}",
         [*HEADS, *(["NashConv"] if found["nash_conv"] else [])],
         [Standing(name, _cells(found, name)) for name in best],
         _cycles(found["cycles"]),
@@ -119,7 +119,7 @@ def _cells(found: Mapping[str, Any], name: str) -> list[Cell]:
     cells = [
         Cell(number(found["ratings"]["elo"][name], 0, True), bounds(low, high, 0, True)),
         Cell(number(found["mean_returns"][name], 3, True)),
-        Cell(number(found["meta_nash"]["weights"][name], 2)),
+        Cell(number(found["meta_nash"]["weights"][name], 2) if found["meta_nash"] else "-"),
         Cell(number(worst["value"], 3), "" if worst["by"] == name else f"by {worst['by']}"),
     ]
     return cells + ([Cell(number(found["nash_conv"][name], 4))] if found["nash_conv"] else [])
@@ -134,6 +134,12 @@ def _cycles(cycles: Mapping[str, Any]) -> str:
     ring = " beats ".join(map(str, [*cycles["strongest"], cycles["strongest"][0]]))
     count = f"{cycles['three_cycles']} three-cycle{'' if cycles['three_cycles'] == 1 else 's'}"
     return f"{share}. {count}, {cycles['clear_three_cycles']} beyond the intervals; the strongest: {ring}."
+
+
+def _nash(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "No meta-Nash: with more than two roles a table of pairs is not the game."
+    return f"Weights in meta-Nash: {found['method']}."
 
 
 def _sentence(text: str) -> str:

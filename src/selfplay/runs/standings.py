@@ -26,7 +26,7 @@ def show(meta: MetaGame, found: Analysis, nash_convs: Mapping[str, float] | None
         cells = [
             f"{_signed(elo[i], 0)}{interval}",
             _signed(found.mean_returns[i], 3),
-            f"{found.nash.weights[i]:.2f}",
+            "-" if found.nash is None else f"{found.nash.weights[i]:.2f}",
             f"{found.exploitability[i]:.3f}{nemesis}",
         ]
         if exact:
@@ -38,7 +38,8 @@ def show(meta: MetaGame, found: Analysis, nash_convs: Mapping[str, float] | None
         accuracy = "exact" if exact else f"95 % intervals of at most +-{largest:.3f}"
         say(f"\nmean return of the row against the column ({accuracy})")
         _print(_matrix(meta, found))
-    say("\n" + cycles_sentence(meta, found))
+    say("\n" + nash_sentence(meta, found))
+    say(cycles_sentence(meta, found))
 
 
 def _matrix(meta: MetaGame, found: Analysis) -> Table:
@@ -54,6 +55,13 @@ def _signed(value: float, digits: int) -> str:
     """A figure with its sign; what rounds to 0 has none."""
     rounded = round(float(value), digits)
     return f"{rounded:+.{digits}f}" if rounded else f"{0.0:.{digits}f}"
+
+
+def nash_sentence(meta: MetaGame, found: Analysis) -> str:
+    """Which equilibrium the weights in the column "Nash" are, or why there is none."""
+    if found.nash is not None:
+        return f"Nash: {found.nash.method.removeprefix('Nash averaging: ')}"
+    return f"no Nash: a table of pairs is not the game of {meta.roles} players that the learner's roles are"
 
 
 def cycles_sentence(meta: MetaGame, found: Analysis) -> str:

@@ -50,7 +50,7 @@ def alpha_rank(payoffs: ArrayLike, alpha: float = 100.0, population_size: int = 
     """
     game = matrix(payoffs, square=True)
     _check(alpha, population_size)
-    rates = _log_fixation(alpha * (game.T - game), population_size)
+    rates = _log_fixation(_intensity(alpha, game.T / 2 - game / 2), population_size)
     weights = _stationary(rates)
     return AlphaRank(weights, float(alpha), population_size, "one population, log-space elimination")
 
@@ -85,6 +85,18 @@ def _check(alpha: float, population_size: int) -> None:
         raise SelfplayError(f"alpha is {alpha}; use a finite number, at least 0 (a large one for the limit)")
 
 
+def _intensity(alpha: float, half_gains: Array) -> Array:
+    """alpha times what a mutant gains, of which half is given; finite."""
+    with np.errstate(over="ignore"):
+        found = 2 * (alpha * half_gains)
+    if not np.isfinite(found).all():
+        raise SelfplayError(
+            f"alpha {alpha:g} times a difference of payoffs of {2 * np.abs(half_gains).max():.3g} is no float; lower "
+            "alpha, which is per unit of payoff"
+        )
+    return np.asarray(found, dtype=np.float64)
+
+
 def _profile_rates(tables: Sequence[Array], alpha: float, population_size: int) -> Array:
     """[profiles, profiles] the log rate from each pure profile to each that differs in one player's strategy."""
     shape = tables[0].shape
@@ -93,8 +105,8 @@ def _profile_rates(tables: Sequence[Array], alpha: float, population_size: int) 
     for player, table in enumerate(tables):
         lines = np.moveaxis(ids, player, -1).reshape(-1, shape[player])
         returns = np.moveaxis(table, player, -1).reshape(-1, shape[player])
-        gains = returns[:, None, :] - returns[:, :, None]
-        rates[lines[:, :, None], lines[:, None, :]] = _log_fixation(alpha * gains, population_size)
+        gains = returns[:, None, :] / 2 - returns[:, :, None] / 2
+        rates[lines[:, :, None], lines[:, None, :]] = _log_fixation(_intensity(alpha, gains), population_size)
     return rates
 
 

@@ -12,6 +12,8 @@ from scipy.special import log_softmax, softmax
 from selfplay.core import SelfplayError, at_least
 from selfplay.theory.zero_sum import Array, matrix
 
+EVALUATIONS = 500_000  # of the replicator's derivative, at most: some 40,000 steps
+
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
@@ -88,14 +90,15 @@ def replicator(
     Args:
         payoffs: [n, m] what the row player earns; square where there is one population.
         column_payoffs: [n, m] what the column player earns; None for one population that plays itself.
-        duration: more than 0, in units of 1 / payoff.
+        duration: more than 0, in units of 1 / payoff; the work is in proportion to duration times payoffs, see Raises.
         points: times recorded, at least 2; in the discrete variant there are points - 1 steps.
         start: [n] the row population at time 0; uniform by default.
         column_start: [m] the column population at time 0; uniform by default.
         discrete: Euler's steps of exponential weights in the place of continuous time.
 
     Raises:
-        SelfplayError: payoffs or starts of the wrong shape or not finite, or an option out of its range.
+        SelfplayError: payoffs or starts of the wrong shape or not finite, an option out of its range, or more than
+            `EVALUATIONS` of the derivative.
     """
     alone = column_payoffs is None
     game, other = _bimatrix(payoffs, matrix(payoffs, square=True).T if alone else column_payoffs)
@@ -240,6 +243,12 @@ def _bimatrix(payoffs: ArrayLike, column_payoffs: ArrayLike | None) -> tuple[Arr
     game, other = matrix(payoffs), matrix(column_payoffs)
     if game.shape != other.shape:
         raise SelfplayError(f"payoffs are {game.shape} but column_payoffs {other.shape}; give both as [row, column]")
+    for side in (game, other):
+        if not np.isfinite(side.max() - side.min()):
+            raise SelfplayError(
+                f"the payoffs lie between {side.min():.3g} and {side.max():.3g}, whose difference is no float; divide "
+                "them by a constant"
+            )
     return game, other
 
 
@@ -252,8 +261,19 @@ def _distribution(name: str, weights: ArrayLike | None, size: int) -> Array:
 
 def _integral(speed: Callable[[Array], Array], times: Array, size: int) -> Array:
     """[t, size] z at the times, from z = 0."""
-    start = np.zeros(size)
-    solution = solve_ivp(lambda _, z: speed(z), (0.0, times[-1]), start, "DOP853", t_eval=times, rtol=1e-9, atol=1e-11)
+    start, count = np.zeros(size), 0
+
+    def counted(_: float, z: Array) -> Array:
+        nonlocal count
+        count += 1
+        if count > EVALUATIONS:
+            raise SelfplayError(
+                f"the replicator takes more than {EVALUATIONS} evaluations over a duration of {times[-1]:g}; shorten "
+                "it, or divide the payoffs by a constant: its unit is 1 / payoff"
+            )
+        return speed(z)
+
+    solution = solve_ivp(counted, (0.0, times[-1]), start, "DOP853", t_eval=times, rtol=1e-9, atol=1e-11)
     if not solution.success:
         raise SelfplayError(f"the replicator's integration ended with {solution.message!r}; shorten the duration")
     return np.asarray(solution.y.T, dtype=np.float64)

@@ -13,7 +13,8 @@ from scipy import stats
 from selfplay.core import SelfplayError
 from selfplay.theory.cycles import Hodge, hodge, three_cycles
 from selfplay.theory.ratings import BradleyTerry, Elo, bradley_terry, elo
-from selfplay.theory.zero_sum import Array, NashAverage, antisymmetrised, nash_averaging
+from selfplay.theory.symmetric import equilibrium
+from selfplay.theory.zero_sum import Array, NashAverage, antisymmetrised
 
 LEVEL = 0.95
 PRIOR = 0.1  # of the Bradley-Terry ratings: a standard deviation of 550 Elo points
@@ -49,6 +50,7 @@ class MetaGame:
         games: [n, n] int64 games behind each entry; 0 where it is exact.
         elo: Elo's sequential ratings, the games in an order of chance; None where none was played.
         method: how it was measured.
+        roles: how many roles the players share among them; with more than two, i meets several of j, or j of i.
     """
 
     names: tuple[str, ...]
@@ -59,15 +61,17 @@ class MetaGame:
     games: NDArray[np.int64]
     elo: Elo | None
     method: str
+    roles: int = 2
 
 
-def from_games(names: Sequence[str], meetings: Sequence[Meeting], seed: int = 0) -> MetaGame:
+def from_games(names: Sequence[str], meetings: Sequence[Meeting], seed: int = 0, roles: int = 2) -> MetaGame:
     """The meta-game that games have shown.
 
     Args:
         names: [n].
         meetings: at least two games of every pair and of everybody against itself, in any order of the two.
         seed: of the order in which Elo's ratings see the games.
+        roles: as in `MetaGame`.
 
     Raises:
         SelfplayError: two players, or one and itself, met less than twice.
@@ -91,13 +95,20 @@ def from_games(names: Sequence[str], meetings: Sequence[Meeting], seed: int = 0)
     edges = np.array([[_margin((arrays[i][j] - arrays[j][i]) / 2) for j in range(n)] for i in range(n)])
     order = [(m.first, m.second, m.score) for m in meetings if m.first != m.second]
     Random(f"{seed}/elo").shuffle(order)
-    return MetaGame(tuple(names), payoffs, margins, edges, wins / games, games, elo(order, n, k=16.0), SAMPLED)
+    rated = elo(order, n, k=16.0)
+    return MetaGame(tuple(names), payoffs, margins, edges, wins / games, games, rated, SAMPLED, roles)
 
 
-def from_expectations(names: Sequence[str], payoffs: Array, win_rates: Array) -> MetaGame:
-    """The meta-game of exact expectations, [n, n] each as in `MetaGame`; rounding is cut off at 12 decimals."""
-    none = np.zeros(payoffs.shape, dtype=np.int64)
-    return MetaGame(tuple(names), np.round(payoffs, 12) + 0.0, None, None, np.round(win_rates, 12), none, None, EXACT)
+def from_expectations(
+    names: Sequence[str], payoffs: Array, win_rates: Array, roles: int = 2, scale: float = 1.0
+) -> MetaGame:
+    """The meta-game of exact expectations, as in `MetaGame`; what is less than 1e-12 of `scale` is cut off as rounding.
+
+    scale: the largest return that the game knows, in size; rounded up to a power of two.
+    """
+    none, unit = np.zeros(payoffs.shape, dtype=np.int64), 2.0 ** np.ceil(np.log2(scale or 1.0))
+    cut = np.round(payoffs / unit, 12) * unit + 0.0
+    return MetaGame(tuple(names), cut, None, None, np.round(win_rates, 12), none, None, EXACT, roles)
 
 
 def _margin(values: Array) -> float:
@@ -110,7 +121,9 @@ class Analysis:
 
     Attributes:
         ratings: Bradley-Terry, from the win-rates; its errors mean nothing where the meta-game is exact.
-        nash: Nash averaging; its `gap` is the exploitability of the meta-Nash within the population, 0 up to rounding.
+        nash: a symmetric equilibrium of the pay-offs themselves, as `method` says; its `gap` is its exploitability
+            within the population, 0 up to rounding. None with more than two roles, where a table of pairs is not the
+            game that a mixture of players plays.
         mean_returns: [n] mean pay-off against all others.
         exploitability: [n] max over j of payoffs[j, i], minus payoffs[i, i]: what somebody of the population gets
             against i beyond what i gets against itself (0 in a zero-sum game); i itself included, so at least 0.
@@ -123,7 +136,7 @@ class Analysis:
     """
 
     ratings: BradleyTerry
-    nash: NashAverage
+    nash: NashAverage | None
     mean_returns: Array
     exploitability: Array
     nemeses: tuple[int, ...]
@@ -152,9 +165,10 @@ def analyse(meta: MetaGame) -> Analysis:
         )
     counts = np.where(meta.games > 0, meta.games, EXACT_GAMES) * meta.win_rates
     np.fill_diagonal(counts, 0.0)
-    nemeses = meta.payoffs.argmax(0)
     own = np.diag(meta.payoffs)
-    nemeses = np.where(meta.payoffs.max(0) > own, nemeses, np.arange(n))
+    gains = meta.payoffs.max(0) - own
+    gains[gains <= ROUNDING * np.abs(meta.payoffs).max()] = 0.0
+    nemeses = np.where(gains > 0, meta.payoffs.argmax(0), np.arange(n))
     edges = antisymmetrised(meta.payoffs)
     tie = ROUNDING * float(np.abs(edges).max())
     cycles = three_cycles(meta.payoffs, tie)
@@ -162,9 +176,9 @@ def analyse(meta: MetaGame) -> Analysis:
     clear = np.where(np.abs(edges) > beyond + tie, np.sign(edges), 0.0)
     return Analysis(
         ratings=bradley_terry(counts, prior=PRIOR, names=meta.names),
-        nash=nash_averaging(meta.payoffs),
+        nash=equilibrium(meta.payoffs) if meta.roles == 2 else None,
         mean_returns=(meta.payoffs.sum(1) - own) / (n - 1),
-        exploitability=meta.payoffs.max(0) - own,
+        exploitability=gains,
         nemeses=tuple(nemeses.tolist()),
         hodge=hodge(meta.payoffs),
         noise_share=_noise_share(meta, edges),
@@ -216,12 +230,14 @@ def record(meta: MetaGame, found: Analysis, nash_convs: Mapping[str, float] | No
             "method": f"Bradley-Terry on Elo's scale, mean 0: {found.ratings.method}",
         },
         "elo": None if meta.elo is None else {"ratings": by_name(meta.elo.ratings), "method": meta.elo.method},
-        "meta_nash": {
+        "meta_nash": None
+        if found.nash is None
+        else {
             "weights": by_name(found.nash.weights),
             "skills": by_name(found.nash.skills),
             "entropy": found.nash.entropy,
             "exploitability": found.nash.gap,
-            "method": f"Nash averaging: {found.nash.method}",
+            "method": found.nash.method,
         },
         "exploitability": {
             name: {"value": value, "by": names[nemesis]}
