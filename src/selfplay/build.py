@@ -83,10 +83,10 @@ def cast(cfg: DictConfig) -> Cast:
     referees = referees_of(cfg)
     with _making("update"):
         roles = [role for role, name in seated.items() if name == "learner"]
-        update: Update = instantiate(cfg["update"])(policy=learner, reference=policies["reference"], roles=roles)
+        update: Update = _instance(cfg["update"])(policy=learner, reference=policies["reference"], roles=roles)
     _check_teachers(update, seated)
     with _making("opponent"):
-        opponent: Seating = instantiate(cfg.opponent)(
+        opponent: Seating = _instance(cfg.opponent)(
             seated=seated, players=everybody, game=game, referees=referees, update=update
         )
     return Cast(game, opponent, policies, referees, update, make(cfg.outcomes, "outcomes"), evaluation_of(cfg))
@@ -135,7 +135,12 @@ def make(node: Any, name: str) -> Any:
         SelfplayError: its own, or a wrong or missing argument, told with the part's name.
     """
     with _making(name):
-        return instantiate(node)
+        return _instance(node)
+
+
+def _instance(node: Any) -> Any:
+    """Instantiate a node of the config; constructors get plain lists and dicts, which any library takes."""
+    return None if node is None else instantiate(node, _convert_="all")
 
 
 @contextmanager

@@ -1,5 +1,8 @@
 """Loading models and tokenizers by hub id, folder, `asset:<name>` (embedded here) or `cache:smollm2` (made here)."""
 
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from selfplay import digests
 from selfplay.core import SelfplayError
 from selfplay.lm import smollm2
 
@@ -56,14 +60,40 @@ def load_model(auto: Any, name: str, dtype: str, device: str, attention: str, **
     """A model of the given Auto class, in eval mode on the device, without dropout.
 
     Raises:
+        SelfplayError: it cannot be loaded, or weights of it are missing or of another shape: what a folder lacks would
+            be drawn by chance.
+    """
+    model, info = load_incomplete(auto, name, dtype, device, attention, **options)
+    if reason := lacking(info):
+        raise SelfplayError(
+            f"the model '{name}' is incomplete for {type(model).__name__} ({reason}), and what is missing would be "
+            "drawn by chance; give a model that was trained and saved for this use"
+        )
+    return model
+
+
+def load_incomplete(
+    auto: Any, name: str, dtype: str, device: str, attention: str, **options: Any
+) -> tuple[PreTrainedModel, Mapping[str, Any]]:
+    """A model as `load_model` gives it, and what transformers says of its weights: see `lacking`.
+
+    Raises:
         SelfplayError: it cannot be loaded.
     """
     if attention not in ATTENTION:
         raise SelfplayError(f"the attention of '{name}' is '{attention}'; take one of {', '.join(ATTENTION)}")
+    place = resolve(name)
+    digests.check(Path(place), "take another checkpoint")
     try:
-        model = auto.from_pretrained(
-            resolve(name), dtype=getattr(torch, dtype), attn_implementation=attention, **options
-        )
+        with quiet():
+            model, info = auto.from_pretrained(
+                place,
+                dtype=getattr(torch, dtype),
+                attn_implementation=attention,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **options,
+            )
     except ImportError as error:
         reason = str(error).strip().split("\n")[0]
         raise SelfplayError(
@@ -76,7 +106,40 @@ def load_model(auto: Any, name: str, dtype: str, device: str, attention: str, **
                 f"the architecture of '{name}' has no attention={attention}; take attention=eager, which all have"
             ) from error
         raise SelfplayError(_unloadable(name, "model", error)) from error
-    return model.to(device).eval()
+    if unused := sorted(info["unexpected_keys"]):
+        warnings.warn(
+            f"the model '{name}' has weights that {type(model).__name__} does not use: {some(unused)}", stacklevel=3
+        )
+    return model.to(device).eval(), info
+
+
+def lacking(info: Mapping[str, Any]) -> str:
+    """Which weights a folder lacked or had in another shape, in words; "" for none.
+
+    Args:
+        info: what `from_pretrained(..., output_loading_info=True)` gave. It has no weights that are tied to others or
+            computed anew.
+    """
+    missing = sorted(info["missing_keys"])
+    other = [f"{name} {list(there)} instead of {list(here)}" for name, there, here in sorted(info["mismatched_keys"])]
+    found = [f"missing: {some(missing)}"] * bool(missing) + [f"of another shape: {some(other)}"] * bool(other)
+    return "; ".join([*found, *map(str, info["error_msgs"])])
+
+
+def some(names: Collection[str]) -> str:
+    """The first three names, and how many more there are."""
+    return ", ".join(list(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' own report of what it loads; what matters of it is told here."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(max(before, transformers_logging.ERROR))
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def _unloadable(name: str, what: str, error: Exception) -> str:

@@ -2,24 +2,22 @@
 
 import copy
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import Parameter
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from selfplay.core import Ask, Batch, Message, Policy, Reply, SelfplayError, at_least, place_of
-from selfplay.lm import recompute
+from selfplay.lm import checkpoints, recompute
+from selfplay.lm.adapters import Adapter
+from selfplay.lm.base_model import load_base, tokenizer_at
 from selfplay.lm.chat import Chat
 from selfplay.lm.decoder import forget_writer, writer
-from selfplay.lm.load import load_model, load_tokenizer
 from selfplay.lm.logprobs import Menu, check_head, choice_logprobs, next_logprobs, reply_logprobs
 from selfplay.lm.sample import choose as draw
 from selfplay.lm.sample import dice, sample
@@ -32,14 +30,15 @@ class LanguageModel(Policy):
     """Any Hugging Face chat model as a policy.
 
     Args:
-        path: hub id, folder, `asset:<name>` or `cache:smollm2`.
+        path: hub id, folder, `asset:<name>` or `cache:smollm2`: a model, or a LoRA adapter, which goes on where it was
+            over the model that it names.
         temperature: of sampling; log-probabilities are those of the tempered and truncated distribution.
         top_k, top_p, min_p: which tokens may be said, see `selfplay.lm.truncation`.
         stop: texts that end a reply; the text that the game reads ends before the first of them.
         max_tokens: longest reply.
         rows: replies sampled side by side; lower it when memory runs out.
-        lora: arguments of `peft.LoraConfig`, or None for full fine-tuning. The adapter is in float32 whatever the
-            weights under it are.
+        lora: arguments of `peft.LoraConfig`, or None for full fine-tuning; where `path` is an adapter, None takes it
+            as it is. The adapter is in float32 whatever the weights under it are.
         choose: what is done with an ask's options: "likelihood" takes one of them, each as likely as the model finds it
             (all its words and the end, after the prompt) among the options; "text" lets the model write, and the
             game decides what an illegal reply costs.
@@ -95,18 +94,21 @@ class LanguageModel(Policy):
         if not all(isinstance(text, str) and text for text in stop):
             raise SelfplayError(f"player.stop is {list(stop)}; give texts of at least one character")
         self.compute = _compute(compute, dtype)
-        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(path)
-        self.model: PreTrainedModel = load_model(AutoModelForCausalLM, path, dtype, device, attention)
+        self.tokenizer: PreTrainedTokenizerBase = tokenizer_at(path)
+        base, saved, missing = load_base(AutoModelForCausalLM, path, dtype, device, attention)
+        self.model: PreTrainedModel = base
         if not check_head(self.model):
             raise SelfplayError(
                 f"the model '{path}' scales or caps its logits after the head, which this policy would not see; "
                 "choose an architecture without (Llama, Qwen, Mistral, SmolLM)"
             )
-        self.chat, self.checkpointing, self.lora = Chat(self.tokenizer, chat), checkpointing, lora is not None
+        self.chat, self.checkpointing = Chat(self.tokenizer, chat), checkpointing
         if checkpointing:
             recompute.prepare(self.model, path)
-        if lora is not None:
-            self.model = _with_adapter(self.model, lora, seed)
+        self.adapter: Adapter | None = None
+        if lora is not None or saved is not None:
+            self.adapter = Adapter(base, lora, seed, None if saved is None else path, missing)
+            self.model = self.adapter.model
         self.temperature, self.max_tokens, self.rows = temperature, max_tokens, rows
         self.frozen_adapter: dict[str, Tensor] | None = None
         self._rendered: dict[tuple[tuple[str, str], ...], tuple[int, ...]] = {}
@@ -283,48 +285,48 @@ class LanguageModel(Policy):
     def snapshot(self) -> "LanguageModel":
         """A frozen copy. With LoRA it shares the frozen weights and owns only a copy of the adapter."""
         twin = copy.copy(self)
-        if self.lora:
+        if self.adapter is not None:
             with self._weights():
-                twin.frozen_adapter = {n: p.detach().clone() for n, p in self._adapter()}
+                twin.frozen_adapter = {n: p.detach().clone() for n, p in self.adapter.weights.items()}
         else:
             twin.model = copy.deepcopy(self.model).requires_grad_(False).eval()
         return twin
 
     @torch.no_grad()
     def restore(self, snapshot: Policy) -> None:
-        assert isinstance(snapshot, LanguageModel) and snapshot.lora == self.lora
+        assert isinstance(snapshot, LanguageModel) and (snapshot.adapter is None) == (self.adapter is None)
         forget_writer()
-        if self.lora:
-            kept = snapshot.frozen_adapter or dict(snapshot._adapter())
-            for name, p in self._adapter():
-                p.copy_(kept[name])
-        else:
-            for p, q in zip(self.model.parameters(), snapshot.model.parameters(), strict=True):
-                p.copy_(q)
+        if self.adapter is None or snapshot.adapter is None:
+            checkpoints.copy_weights(snapshot.model, self.model)
+            return
+        kept = snapshot.frozen_adapter or snapshot.adapter.weights
+        for name, p in self.adapter.weights.items():
+            p.copy_(kept[name])
 
     def at(self, temperature: float) -> "LanguageModel":
         twin = copy.copy(self)
         twin.temperature = temperature
         return twin
 
-    def _adapter(self) -> list[tuple[str, Parameter]]:
-        """All that the adapter trains, in a fixed order: what it adds, and modules that it saves whole."""
-        return [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+    @property
+    def lora(self) -> bool:
+        """Whether an adapter is trained, and not the model."""
+        return self.adapter is not None
 
     @contextmanager
     def _weights(self) -> Iterator[None]:
         """The live weights, or for a LoRA snapshot: its own adapter for the time being, without gradient."""
-        if self.frozen_adapter is None:
+        if self.frozen_adapter is None or self.adapter is None:
             yield
             return
-        live = {n: p.data for n, p in self._adapter()}
+        live = {n: p.data for n, p in self.adapter.weights.items()}
         with torch.no_grad():
             try:
-                for n, p in self._adapter():
+                for n, p in self.adapter.weights.items():
                     p.data = self.frozen_adapter[n]
                 yield
             finally:
-                for n, p in self._adapter():
+                for n, p in self.adapter.weights.items():
                     p.data = live[n]
 
     @contextmanager
@@ -338,30 +340,18 @@ class LanguageModel(Policy):
     def save(self, folder: Path) -> None:
         """A folder that `from_pretrained` loads as it is (with LoRA: an adapter folder for peft)."""
         with self._weights():
-            self.model.save_pretrained(folder)
+            if self.adapter is None:
+                checkpoints.save(self.model, folder)
+            else:
+                self.adapter.save(folder)
         self.tokenizer.save_pretrained(folder)
 
     def load(self, folder: Path) -> None:
         forget_writer()
-        name = "adapter_model.safetensors" if self.lora else "model.safetensors"
-        weights: dict[str, Tensor] = {}
-        files = sorted(folder.glob(name.replace(".safetensors", "*.safetensors")))
-        if not files:
-            raise SelfplayError(f"the checkpoint {folder} has no {name}; resume from another run or delete this folder")
-        for file in files:
-            try:
-                weights |= load_file(file)
-            except (SafetensorError, OSError) as error:
-                raise SelfplayError(
-                    f"the checkpoint file {file} is broken ({error}); delete {folder} to resume from the one before it"
-                ) from error
-        try:
-            _assign(self.model, weights, self.lora, folder)
-        except RuntimeError as error:  # torch, about shapes
-            raise SelfplayError(
-                f"the checkpoint {folder} does not fit the model ({str(error).strip().splitlines()[-1].strip()}); "
-                "resume with the player it was made with"
-            ) from error
+        if self.adapter is None:
+            checkpoints.load(self.model, folder)
+        else:
+            self.adapter.load(folder)
 
 
 def _compute(name: str | None, dtype: str) -> torch.dtype | None:
@@ -379,31 +369,3 @@ def _compiled(pattern: str | None) -> re.Pattern[str] | None:
         return None if pattern is None else re.compile(pattern)
     except re.error as error:
         raise SelfplayError(f"player.pattern '{pattern}' is no regular expression ({error}); mend it") from error
-
-
-def _with_adapter(model: PreTrainedModel, lora: Mapping[str, Any], seed: int) -> PreTrainedModel:
-    """The model frozen under a fresh LoRA adapter, whose random half is a function of the seed."""
-    from peft import LoraConfig, get_peft_model
-
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")  # peft's own affair
-        torch.manual_seed(seed)
-        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora)).eval()  # type: ignore[return-value]
-
-
-def _assign(model: PreTrainedModel, weights: dict[str, Tensor], lora: bool, folder: Path) -> None:
-    if lora:
-        from peft import set_peft_model_state_dict
-
-        unexpected = set_peft_model_state_dict(model, weights).unexpected_keys
-        trained = (n for n, p in model.named_parameters() if p.requires_grad)
-        missing = [n for n in trained if n.replace(".default", "") not in weights]
-    else:
-        result = model.load_state_dict(weights, strict=False)
-        tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-        unexpected, missing = result.unexpected_keys, [k for k in result.missing_keys if k not in tied]
-    if unexpected or missing:
-        raise SelfplayError(
-            f"the checkpoint {folder} does not fit the model ({len(missing)} weights missing, "
-            f"{len(unexpected)} unknown); resume with the player it was made with"
-        )

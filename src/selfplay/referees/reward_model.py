@@ -8,9 +8,10 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from selfplay.core import Policy, Referee, SelfplayError, Turn, at_least
+from selfplay.lm.adapters import judging
+from selfplay.lm.base_model import config_at, load_base, tokenizer_at
 from selfplay.lm.chat import Chat
 from selfplay.lm.endings import last_states
-from selfplay.lm.load import load_model, load_tokenizer
 from selfplay.lm.threads import left_padded
 from selfplay.referees.distinct import Pair, score_distinct
 
@@ -19,7 +20,7 @@ class RewardModel(Referee):
     """The logit of a Bradley-Terry reward model (sequence classification, one label) on the chat-templated pair.
 
     Args:
-        path: hub id, folder, or `asset:<name>`.
+        path: hub id, folder, or `asset:<name>`: a model, or a LoRA adapter.
         rows: pairs read side by side.
         chat: what the chat template is told beside the messages.
         truncate: of a pair that exceeds the model's context, cut off the end of the answer, and then of the question;
@@ -36,8 +37,11 @@ class RewardModel(Referee):
         self, path: str, rows: int, chat: Mapping[str, Any], truncate: bool, attention: str, dtype: str, device: str
     ) -> None:
         at_least(1, rows=rows)
-        self.tokenizer = load_tokenizer(path)
-        self.model = load_model(AutoModelForSequenceClassification, path, dtype, device, attention)
+        self.tokenizer = tokenizer_at(path)
+        heads = {} if config_at(path) is None else {"num_labels": 1}  # the base of an adapter may have none
+        auto = AutoModelForSequenceClassification
+        base, saved, missing = load_base(auto, path, dtype, device, attention, **heads)
+        self.model = base if saved is None else judging(base, path, missing)
         if self.model.config.num_labels != 1:
             raise SelfplayError(
                 f"the reward model '{path}' has {self.model.config.num_labels} labels; "

@@ -1,0 +1,38 @@
+"""Digests of a folder's files, so that a bit that changed on the disk is told instead of loaded."""
+
+import hashlib
+from pathlib import Path
+
+from selfplay.core import SelfplayError
+
+FILE = "SHA256SUMS"  # in the format of sha256sum: `sha256sum -c SHA256SUMS` checks the folder, too
+
+
+def write(folder: Path) -> None:
+    """Write the digests of all files in the folder and below it."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / FILE)
+    lines = [f"{_digest(path)}  {path.relative_to(folder).as_posix()}\n" for path in found]
+    (folder / FILE).write_text("".join(lines), encoding="utf-8")
+
+
+def check(folder: Path, remedy: str) -> None:
+    """Compare the files with their digests; a folder that was written without any is taken as it is.
+
+    Raises:
+        SelfplayError: a file is missing, or not what was written.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        return
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        digest, _, name = line.partition("  ")
+        path = folder / name
+        if not name or not path.is_file():
+            raise SelfplayError(f"{path} is missing, or {file} is broken; {remedy}")
+        if _digest(path) != digest:
+            raise SelfplayError(f"{path} is broken (its digest is not the one in {FILE}); {remedy}")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

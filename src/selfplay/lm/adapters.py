@@ -1,0 +1,295 @@
+"""LoRA adapters over frozen weights: peft makes, saves and reads them; none of its names is guessed here."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from selfplay import digests
+from selfplay.core import SelfplayError
+from selfplay.lm.base_model import CONFIG, config_at
+from selfplay.lm.load import resolve, some
+from selfplay.lm.residual import doubled, halved, leaves_residual, publish
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+NAME = "default"  # peft's, of a model's only adapter
+WEIGHTS = "adapter_model.safetensors"
+KEEPS = (True, False, "gaussian", "orthogonal", "mica")  # initialisations that leave the base model as it is
+SHOWN = {  # options that show in the names and shapes of an adapter's weights
+    "r", "rank_pattern", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
+    "modules_to_save", "target_parameters",
+}  # fmt: skip
+ORIGIN = {  # options that say where an adapter comes from and how it began, or that dropout alone knows
+    "task_type", "peft_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode",
+    "init_lora_weights", "lora_dropout", "runtime_config", "loftq_config", "eva_config", "corda_config",
+    "lora_ga_config", "megatron_config", "megatron_core",
+}  # fmt: skip
+
+
+class Adapter:
+    """A LoRA adapter over a base model's frozen weights.
+
+    Args:
+        base: the base model, in eval mode; the adapter is put into it.
+        lora: arguments of `peft.LoraConfig`, or None where the adapter at `path` says them.
+        seed: of the initial weights.
+        path: folder or hub id of an adapter to go on with.
+        missing: weights that the base model lacks, such as a head; the adapter must bring them.
+        task: what the base model is for, in peft's words.
+
+    Attributes:
+        model: the base model with the adapter in it, in eval mode; what the adapter trains takes a gradient.
+        weights: the adapter's own, by their names in the model: what it adds, modules that it trains whole, biases, and
+            buffers of these. They stay the same objects.
+        start: the adapter's first weights, by their names in a file, where they were taken out of the base model's (see
+            `selfplay.lm.residual`).
+
+    Raises:
+        SelfplayError: the options make an adapter that cannot be kept, or another one than that at `path`; or weights
+            are missing in the end.
+    """
+
+    def __init__(
+        self,
+        base: PreTrainedModel,
+        lora: Mapping[str, Any] | None,
+        seed: int,
+        path: str | None = None,
+        missing: Collection[str] = (),
+        task: str = "CAUSAL_LM",
+    ) -> None:
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(task_type=task, **lora) if lora is not None else _learning(path, task)
+        _check(config, base)
+        with torch.random.fork_rng(), _without_hints():
+            torch.manual_seed(seed)
+            self.model: Any = get_peft_model(base, config).eval()
+        self._check_whole(missing, path)
+        self.start: dict[str, Tensor] | None = None
+        if leaves_residual(config):
+            self.start = {name: value.clone() for name, value in self._state().items()}
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        every = {**self.model.state_dict(keep_vars=True), **trained}
+        names = trained.keys() | set(self._names().values())
+        self.weights: dict[str, Tensor] = {name: every[name] for name in sorted(names)}
+        if path is not None:
+            digests.check(Path(resolve(path)), "give another checkpoint")
+            self._read(
+                path, f"the adapter '{path}' does not fit player.lora", "leave out player.lora to take it as it is"
+            )
+
+    def _check_whole(self, missing: Collection[str], path: str | None) -> None:
+        """Raise SelfplayError where the base model lacks a weight that is in no module which the adapter brings."""
+        from peft.utils import ModulesToSaveWrapper
+
+        inner = self.model.get_base_model()
+        lost = [n for n in missing if not isinstance(inner.get_submodule(n.rpartition(".")[0]), ModulesToSaveWrapper)]
+        if lost:
+            raise SelfplayError(
+                f"neither the adapter '{path}' nor its base model has {some(sorted(lost))}, which would be drawn by "
+                "chance; give a model that was trained and saved for this use"
+            )
+
+    @property
+    def config(self) -> LoraConfig:
+        """The adapter's own, as peft completed it."""
+        config: LoraConfig = self.model.peft_config[NAME]
+        return config
+
+    # --- on disk ------------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """A folder that peft loads over the base model as it was published; the same bytes in every process."""
+        with _without_hints():
+            self.model.save_pretrained(folder, save_embedding_layers=False)
+        if self.start is not None:
+            save_file(doubled(load_file(folder / WEIGHTS), self.start), folder / WEIGHTS, metadata={"format": "pt"})
+        self._published().save_pretrained(str(folder))
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote, in place.
+
+        Raises:
+            SelfplayError: the folder lacks a file, holds a broken one, or is another adapter's.
+        """
+        problem = f"the checkpoint {folder} does not fit the model"
+        self._read(str(folder), problem, "resume with the player it was made with")
+
+    def _published(self) -> LoraConfig:
+        """The config of what `save` writes."""
+        config = copy.copy(self.config)
+        config.inference_mode = True
+        for field in fields(config):
+            if isinstance(value := getattr(config, field.name), set):  # its order is that of the process's hashes
+                setattr(config, field.name, sorted(value))
+        if self.start is not None:
+            publish(config)
+        return config
+
+    def _state(self) -> dict[str, Tensor]:
+        """What a file would hold: the adapter's weights, by their names there."""
+        from peft import get_peft_model_state_dict
+
+        state: dict[str, Tensor] = get_peft_model_state_dict(self.model, save_embedding_layers=False)
+        return state
+
+    def _names(self) -> dict[str, str]:
+        """Names in a file -> names in the model, by peft's own account: it is given names in place of tensors."""
+        from peft import get_peft_model_state_dict
+
+        names: Any = {name: name for name in self.model.state_dict()}
+        found: Any = get_peft_model_state_dict(self.model, names, save_embedding_layers=False)
+        return dict(found)
+
+    def _read(self, place: str, problem: str, remedy: str) -> None:
+        """Read an adapter's weights.
+
+        Raises:
+            SelfplayError: they cannot be read; or they do not fit, which is told as `problem (reason); remedy`.
+        """
+        weights, config = _weights_at(place), config_at(place)
+        if config is None:
+            raise SelfplayError(f"the checkpoint {place} has no {CONFIG}; {remedy}")
+        reason = self._other_option(config)
+        if not reason and self.start is not None and not leaves_residual(config):
+            weights, reason = halved(weights, self.start)
+        reason = reason or self._of_base(weights) or self._assign(weights)
+        if reason:
+            raise SelfplayError(f"{problem} ({reason}); {remedy}")
+
+    def _other_option(self, config: LoraConfig) -> str:
+        """The first option that is another one in a folder's config, in words; "" where all are alike.
+
+        What shows in names and shapes of weights is left to them.
+        """
+        raw = leaves_residual(config)  # as peft itself saves it, and not as `save` does
+        mine, theirs = (self.config if raw else self._published()).to_dict(), config.to_dict()
+        for key in sorted(mine.keys() - SHOWN - ORIGIN | ({"init_lora_weights"} if raw else set())):
+            here, there = _plain(mine[key]), _plain(theirs.get(key))
+            if here != there:
+                return f"{key} is {there} there and {here} here"
+        return ""
+
+    def _of_base(self, weights: dict[str, Tensor]) -> str:
+        """Drop weights of the base model that are what they are here; in words, one that is not."""
+        every, own = self.model.state_dict(), self._names()
+        for name in sorted(weights.keys() & every.keys() - own.keys()):
+            if not torch.equal(weights.pop(name).to(every[name]), every[name]):
+                return f"{name} is another one than the base model's, and no part of the adapter"
+        return ""
+
+    def _assign(self, weights: dict[str, Tensor]) -> str:
+        """Let peft put weights into the model; in words, what it could not."""
+        from peft import set_peft_model_state_dict
+
+        try:
+            with _without_hints():
+                result: Any = set_peft_model_state_dict(self.model, weights)
+        except KeyError as error:
+            return f"missing: {error.args[0]}"
+        except (RuntimeError, ValueError) as error:  # about shapes
+            return str(error).strip().splitlines()[-1].strip()
+        missing = sorted(set(result.missing_keys) & set(self._names().values()))
+        unknown = sorted(result.unexpected_keys)
+        return f"missing: {some(missing)}" if missing else f"unknown: {some(unknown)}" if unknown else ""
+
+
+def judging(base: PreTrainedModel, path: str, missing: Collection[str]) -> PreTrainedModel:
+    """A classifier with the adapter at `path` in it, all of it frozen; see `Adapter`."""
+    adapter = Adapter(base, None, 0, path, missing, task="SEQ_CLS")
+    adapter.model.requires_grad_(False)
+    found: PreTrainedModel = adapter.model.get_base_model()
+    return found
+
+
+def _learning(path: str | None, task: str) -> LoraConfig:
+    """The config of the adapter at a path, for going on with it."""
+    config = None if path is None else config_at(path)
+    assert config is not None
+    init = config.init_lora_weights
+    if str(init).startswith("pissa_niter") or init in ("corda", "loftq", "lora_ga"):
+        raise SelfplayError(
+            f"the adapter '{path}' belongs to weights that its initialisation ({init}) changed and that it does not "
+            "hold; save it with peft's path_initial_model_for_weight_conversion"
+        )
+    if not leaves_residual(config):
+        config.init_lora_weights = True  # what it begins with is read
+    config.task_type, config.inference_mode, config.lora_dropout = task, False, 0.0
+    return config
+
+
+def _check(config: LoraConfig, base: PreTrainedModel) -> None:
+    """Raise SelfplayError where an adapter could not be saved as it is, or would be another one than was asked for."""
+    init, dtype = config.init_lora_weights, str(base.dtype).removeprefix("torch.")
+    if init not in KEEPS and not leaves_residual(config):
+        raise SelfplayError(
+            f"player.lora.init_lora_weights is '{init}', which needs more than the model's weights to begin with "
+            "(data, gradients, quantisation); take true, gaussian, orthogonal, mica, pissa, pissa_niter_<n> or olora"
+        )
+    for option in ("kasa_config", "alora_invocation_tokens", "arrow_config"):
+        if getattr(config, option, None):
+            raise SelfplayError(
+                f"player.lora.{option} is given, but with it an adapter is no fixed change of its base model; "
+                "leave it out"
+            )
+    if not leaves_residual(config):
+        return
+    if dtype != "float32":
+        raise SelfplayError(
+            f"player.lora.init_lora_weights={init} takes the adapter's start out of the base model's weights, which "
+            f"{dtype} would round; take player.dtype=float32, or another initialisation"
+        )
+    for option in ("target_parameters", "layer_replication"):
+        if getattr(config, option, None):
+            raise SelfplayError(
+                f"player.lora.{option} does not go with init_lora_weights={init}; leave out one of them"
+            )
+
+
+def _weights_at(place: str) -> dict[str, Tensor]:
+    """The weights of an adapter, by their names in the file.
+
+    Raises:
+        SelfplayError: there is no such file, or it is broken.
+    """
+    from peft.utils.save_and_load import load_peft_weights
+
+    folder = Path(resolve(place))
+    if folder.is_dir() and not any((folder / name).is_file() for name in (WEIGHTS, "adapter_model.bin")):
+        raise SelfplayError(f"the checkpoint {folder} has no {WEIGHTS}; resume from another run or delete this folder")
+    try:
+        weights: dict[str, Tensor] = load_peft_weights(str(folder), device="cpu")
+    except (SafetensorError, OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise SelfplayError(
+            f"the weights of the adapter {folder} are broken ({error}); delete it to resume from the one before it"
+        ) from error
+    return weights
+
+
+def _plain(value: object) -> object:
+    """An option as JSON gives it back, a set in order; whatever says nothing is None."""
+    return json.loads(json.dumps(sorted(value) if isinstance(value, set) else value, default=str)) or None
+
+
+@contextmanager
+def _without_hints() -> Iterator[None]:
+    """Without peft's hint about its own gradient checkpointing."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
+        yield

@@ -1,0 +1,91 @@
+"""Whole models on disk: written under the names that were published, and read back by the library that wrote them.
+
+transformers converts the weights of many architectures when it loads them (the experts of a mixture become one tensor)
+and back when it saves them, so names in a file are not names in the model. They are left to it.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.nn import Module
+from transformers import PreTrainedModel
+
+from selfplay.core import SelfplayError
+from selfplay.lm.load import lacking, quiet, some
+
+REMEDY = "resume with the player it was made with"
+
+
+def save(model: PreTrainedModel, folder: Path) -> None:
+    """A folder that `from_pretrained` loads as it is."""
+    model.save_pretrained(folder)
+
+
+def load(model: PreTrainedModel, folder: Path) -> None:
+    """Read what `save` wrote into the model, in place: its parameters and persistent buffers stay the same objects.
+
+    For the time being a second model is in the CPU's memory.
+
+    Raises:
+        SelfplayError: the folder lacks a file, holds a broken one, or is another model's.
+    """
+    _check_files(folder)
+    try:
+        with quiet():
+            read, info = type(model).from_pretrained(
+                folder,
+                dtype=model.dtype,
+                attn_implementation=model.config._attn_implementation,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise SelfplayError(f"the checkpoint {folder} cannot be read ({reason}); {REMEDY}") from error
+    unknown = sorted(info["unexpected_keys"])
+    reason = lacking(info) or (f"unknown: {some(unknown)}" if unknown else "")
+    ours, theirs = model.state_dict(), read.state_dict()
+    if not reason:
+        reason = next((_differs(name, ours.get(name), theirs.get(name)) for name in _apart(ours, theirs)), "")
+    if reason:
+        raise SelfplayError(f"the checkpoint {folder} does not fit the model ({reason}); {REMEDY}")
+    copy_weights(read, model)
+
+
+@torch.no_grad()
+def copy_weights(source: Module, target: Module) -> None:
+    """Copy all parameters and persistent buffers of a model into another one of the same shape, in place."""
+    found, into = source.state_dict(), target.state_dict()
+    assert found.keys() == into.keys()
+    for name, value in into.items():
+        value.copy_(found[name])
+
+
+def _check_files(folder: Path) -> None:
+    """Raise SelfplayError unless there are weights, in files that can be opened."""
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files:
+        raise SelfplayError(
+            f"the checkpoint {folder} has no model.safetensors; resume from another run or delete this folder"
+        )
+    for file in files:
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise SelfplayError(
+                f"the checkpoint file {file} is broken ({error}); delete {folder} to resume from the one before it"
+            ) from error
+
+
+def _apart(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
+    """The names of what one has and the other has not, or has in another shape."""
+    shapes = [{name: value.shape for name, value in state.items()} for state in (ours, theirs)]
+    return sorted(name for name in {**ours, **theirs} if shapes[0].get(name) != shapes[1].get(name))
+
+
+def _differs(name: str, ours: Tensor | None, theirs: Tensor | None) -> str:
+    here, there = ("missing" if value is None else str(list(value.shape)) for value in (ours, theirs))
+    return f"{name} is {there} in the checkpoint and {here} in the model"
