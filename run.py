@@ -61,6 +61,8 @@ def run(cfg: DictConfig) -> float:
         from selfplay.build import cast
         from selfplay.lm.memory import keep_freed_memory
         from selfplay.openmp import fit_threads
+        from selfplay.runs.console import say
+        from selfplay.runs.disk_space import note
         from selfplay.runs.session import Session
         from selfplay.runs.start import settled
 
@@ -71,6 +73,8 @@ def run(cfg: DictConfig) -> float:
             return start.result
         torch.manual_seed(start.cfg.seed)
         players = cast(start.cfg)
+        if told := note(start.folder, start.cfg, players.learner, players.update):
+            say(told)
         if loading:
             gc.freeze()
     finally:

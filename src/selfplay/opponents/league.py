@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from selfplay import digests
 from selfplay.core import Episode, Game, Player, Policy, Referee, SelfplayError, Update, at_least
 from selfplay.opponents.rules import Rule
 from selfplay.opponents.seating import LEARNER, Seating, Seats, check_contested, rotated
@@ -242,6 +243,7 @@ class League(Seating):
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
             policy.save(draft)
+            digests.write(draft)
             os.replace(draft, target)
 
     def state_dict(self) -> dict[str, object]:
@@ -252,6 +254,7 @@ class League(Seating):
         current = self.learner.snapshot()
         for name in state["population"]:
             if name != BASE:
+                digests.check(folder / name, "resume from another run")
                 self.learner.load(folder / name)
                 self.population[name] = self.players[name] = self.learner.snapshot()
         self.learner.restore(current)

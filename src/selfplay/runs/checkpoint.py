@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from selfplay import digests
 from selfplay.core import Policy, SelfplayError
 from selfplay.runs.folder import RunFolder
 
 STATE = "state.pt"
+EVERY, LARGE = 20, 10**9  # steps, bytes: by default each 20th checkpoint stays for good, unless it is large
 _WRITING, _REMOVING = ".writing-", ".removing-"
 _PLAIN = (
     Tensor, Parameter, torch.Size, torch.dtype, torch.device,
@@ -34,7 +36,7 @@ def save(
     policy: Policy,
     state: Mapping[str, object],
     keep: int,
-    keep_every: int,
+    keep_every: int | None,
     frozen: Mapping[str, Policy] | None = None,
 ) -> Path:
     """Write the checkpoint of a step, then remove those that are no longer kept.
@@ -42,7 +44,8 @@ def save(
     Args:
         state: tensors, and numbers, strings, lists, tuples and dicts of them.
         keep: how many of the newest stay; 0 keeps all.
-        keep_every: a checkpoint whose step is a multiple of this stays, too; 0 for none.
+        keep_every: a checkpoint whose step is a multiple of this stays, too; 0 for none, None for `EVERY` where it is
+            smaller than `LARGE`.
         frozen: further policies, each saved in a folder of its name inside the checkpoint.
 
     Raises:
@@ -57,6 +60,7 @@ def save(
         (draft / name).mkdir()
         other.save(draft / name)
     _write_state({**state, "frozen": list(frozen or {})}, draft / STATE)
+    digests.write(draft)
     for path in draft.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
@@ -68,15 +72,31 @@ def save(
     return target
 
 
-def prune(folder: RunFolder, written: int, keep: int, keep_every: int) -> None:
+def prune(folder: RunFolder, written: int, keep: int, keep_every: int | None) -> None:
     """Remove the checkpoints that are no longer kept once that of step `written` is there; see `save`."""
-    if keep == 0:
-        return
     found = _complete(folder.checkpoints)
-    kept = {written, *sorted(found)[-keep:]}
+    stay = kept({step: size(path) for step, path in found.items()}, written, keep, keep_every)
     for step, path in found.items():
-        if step not in kept and not (keep_every and step % keep_every == 0):
+        if step not in stay:
             _remove(path)
+
+
+def kept(sizes: Mapping[int, int], written: int, keep: int, keep_every: int | None) -> set[int]:
+    """Which of the checkpoints are kept, by step; see `save`.
+
+    Args:
+        sizes: step -> bytes.
+    """
+    if keep == 0:
+        return set(sizes)
+    every = EVERY if keep_every is None else keep_every
+    for_good = {s for s, size in sizes.items() if every and s % every == 0 and (keep_every is not None or size < LARGE)}
+    return {written, *sorted(sizes)[-keep:]} | for_good
+
+
+def size(folder: Path) -> int:
+    """The bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def latest(folder: RunFolder) -> tuple[int, Path] | None:
@@ -96,6 +116,7 @@ def load(path: Path, policy: Policy) -> tuple[dict[str, object], dict[str, Polic
     remedy = f"delete {path} to resume from the checkpoint before it"
     if not file.is_file():
         raise SelfplayError(f"{file} is missing; {remedy}")
+    digests.check(path, remedy)
     with file.open("rb") as opened:
         try:
             with zipfile.ZipFile(opened) as archive:  # torch.load does not look at the checksums

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from selfplay import digests
 from selfplay.build import make
 from selfplay.core import Game, Policy, SelfplayError
 from selfplay.runs.folder import RunFolder, difference
 
 BASE = "base"
 NEEDED = ("game", "player", "seats", "players", "reward", "quality", "probes")
+DAMAGED = "delete its folder to play without it"
 STEP = re.compile(r"step-(\d{6,})")
 
 
@@ -108,6 +110,7 @@ def policies(run: RunFolder, name: str, choice: Choice) -> tuple[Policy, dict[st
     prefix = f"{name}/" if name else ""
     found = {prefix + BASE: base} if choice.base else {}
     for label, folder in _chosen(run, choice).items():
+        digests.check(folder, DAMAGED)
         learner.load(folder)
         found[prefix + label] = learner.snapshot()
     return base, found
@@ -124,6 +127,7 @@ def last_policy(run: RunFolder, changes: Mapping[str, object]) -> Policy:
     """
     learner: Policy = make(OmegaConf.merge(run.config.player, changes), "player")
     [folder] = _chosen(run, Choice(last=True)).values()
+    digests.check(folder, DAMAGED)
     learner.load(folder)
     return learner
 

@@ -149,5 +149,7 @@ def _move(node: DictConfig, name: str, old: object, new: object) -> None:
 def _check_numbers(cfg: DictConfig) -> None:
     for key, least in LEAST.items():
         value = OmegaConf.select(cfg, key)
+        if value is None and key == "checkpoint.keep_every":
+            continue  # by size
         if type(value) is not int or value < least:
             raise SelfplayError(f"{key} is {value}, but it must be a whole number, at least {least}; change it")
