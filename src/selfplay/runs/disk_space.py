@@ -23,7 +23,7 @@ def note(folder: Path, cfg: DictConfig, learner: Policy, update: Update) -> str 
     each = weights * (1 + _remembered(update.optimizer) + len(update.frozen))
     every = cfg.checkpoint.every
     steps = sorted({*range(every, cfg.steps + 1, every), cfg.steps})
-    last = len(kept({step: each for step in steps}, cfg.steps, cfg.checkpoint.keep, cfg.checkpoint.keep_every))
+    last = len(kept(dict.fromkeys(steps, each), cfg.steps, cfg.checkpoint.keep, cfg.checkpoint.keep_every))
     total = each * (last + 1)  # one is written before another is removed
     free = shutil.disk_usage(_existing(folder)).free
     if total < WORTH_A_NOTE and total < free:
