@@ -1,6 +1,7 @@
 """Reasoning Gym: the same questions each time, its own scorer, and nothing that an answer could make it compute."""
 
 import random
+import time
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -8,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import reasoning_gym
+from reasoning_gym.composite import DatasetSpec
 from reasoning_gym.factory import DATASETS
 
 from selfplay.core import SelfplayError
 from selfplay.tasks import reasoning_gym as ours
 from selfplay.tasks.guard import harmless
 from selfplay.tasks.reasoning_gym import ReasoningGym
+from selfplay.tasks.scorers import reasoning_gym_set
 
 QUICK = {"chain_sum", "leg_counting", "list_functions", "pool_matrix"}  # the last two draw from the global generators
 SLOW = {
@@ -101,6 +104,7 @@ def test_a_question_that_comes_up_in_both_is_held_out() -> None:
         (["chain_sum"], {"options": {"chain_sum": {"terms": 3}}}, "cannot make 'chain_sum'"),
         (["chain_sum"], {"options": {"chain_sum": {"min_terms": 9, "max_terms": 2}}}, "cannot make 'chain_sum'"),
         (["chain_sum"], {"size": 0}, "task.size is 0"),
+        (["composite"], {"options": {"composite": {"datasets": [{"name": "x"}]}}}, "task.options.composite holds"),
     ],
 )
 def test_mistakes(names: list[str], changes: dict[str, Any], message: str) -> None:
@@ -113,7 +117,7 @@ def test_what_is_no_number_is_no_answer() -> None:
     task = gym("complex_arithmetic")
     item = task.held_out()[0]
     entry = task._known[item.question]
-    assert entry.scorer.score_answer("nan", dict(entry.record)) == 1.0
+    assert reasoning_gym_set(*entry.dataset).score_answer("nan", dict(entry.record)) == 1.0
     assert task.correct(item, "nan") == task.correct(item, "<answer>NaN</answer>") == 0.0
 
 
@@ -139,7 +143,8 @@ def test_an_answer_runs_no_code(name: str, tmp_path: Path) -> None:
 
 def test_the_attack_would_work_without_the_guard(tmp_path: Path) -> None:
     entry = next(iter(gym("spiral_matrix", size=2, held_out=1)._known.values()))
-    entry.scorer.score_answer(f"[open('{tmp_path / 'made'}', 'w')]", dict(entry.record))
+    scorer = reasoning_gym_set(*entry.dataset)
+    scorer.score_answer(f"[open('{tmp_path / 'made'}', 'w')]", dict(entry.record))
     assert (tmp_path / "made").exists(), "Reasoning Gym no longer evaluates answers: the guard can go"
 
 
@@ -182,7 +187,55 @@ def test_plain_answers_are_harmless(text: str) -> None:
         "(1)(2)",
         "{1: exit()}",
         "2**-(3**4)",
+        "10**(999*999*999)",
+        "10**(x-999*999*-999)",
+        "((9**99)**99)**99",
+        "(10**999)*(10**999)",
+        "1e301",
     ],
 )
 def test_others_are_not(text: str) -> None:
     assert not harmless(text)
+
+
+COMPUTING = ["countdown", "puzzle24", "simple_integration", "intermediate_integration", "polynomial_multiplication"]
+COMPUTING += ["binary_matrix", "spiral_matrix", "string_insertion", "n_queens", "number_sorting"]
+ENDLESS = {
+    "power": "10**(999*999*999)",
+    "powers": "9**9**9**9",
+    "power of a name": "x**(x**(10**9))*10**(999*99999)",
+    "factorial": "99999!",
+    "shift": "1<<10**9",
+    "text": "'a'*10**10",
+    "list": "[0]*10**10",
+    "brackets": "(" * 240 + "1" + ")" * 240,
+    "lists": "[" * 240 + "1" + "]" * 240,
+    "signs": "-" * 490 + "1",
+    "numeral": "7" * 499,
+    "long numeral": "7" * 1999,
+    "exponents": "exp(exp(exp(exp(exp(99)))))",
+    "exponent": "1e99999999",
+    "fraction": "1e-99999999/3",
+    "infinity": "1e999",
+}
+
+
+@pytest.mark.parametrize(
+    "name", [*COMPUTING, "coin_flip", "power_function", "decimal_arithmetic", "fraction_simplification"]
+)
+def test_no_answer_computes_for_long(name: str) -> None:
+    task = gym(name, size=2, held_out=1)
+    item = task.held_out()[0]
+    right = task.correct(item, item.answer)  # starts the worker
+    assert right == 1.0
+    for kind, answer in ENDLESS.items():
+        begun = time.monotonic()
+        assert task.correct(item, answer) < 0.1, kind
+        assert time.monotonic() - begun < 60, kind  # of the clock; of the processor, see test_bounded
+    assert task.correct(item, item.answer) == 1.0
+
+
+def test_a_set_made_of_others_computes_what_they_compute() -> None:
+    for part, computes in (("countdown", True), ("chain_sum", False)):
+        spec = DatasetSpec(name=part, weight=1, config={})
+        assert ours._computes(reasoning_gym.create_dataset("composite", size=1, datasets=[spec])) == computes

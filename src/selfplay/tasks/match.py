@@ -1,15 +1,17 @@
 """How a reply is compared with the right answer: each function takes the reply and the answer, and gives 0 or 1."""
 
-import logging
 import re
-import threading
 from collections import deque
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
+from importlib.util import find_spec
 
 from selfplay.core import SelfplayError
+from selfplay.sandbox.bounded import Bounded, Exceeded
 
 # A sign counts unless it is an operator: "= -5" is minus five, "10-5" ends with five.
 NUMBER = re.compile(r"(?:(?<![0-9A-Za-z_.)])[-+−])?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+")
+MATHEMATICS = Bounded("selfplay.tasks.scorers")
 LAST = 2000  # characters at the end of a reply that `mathematics` reads; its parser takes seconds for long texts
 
 
@@ -47,27 +49,34 @@ def last_number(text: str) -> Decimal | None:
 def mathematics(reply: str, answer: str) -> float:
     """Equal as mathematics, by math-verify: fractions, LaTeX, sets, intervals, what is in the last box.
 
-    It reads the last 2,000 characters of the reply, and gives up on an expression after five seconds (in the main
-    thread only: elsewhere a process cannot be interrupted). What it cannot read is not right.
+    It reads the last 2,000 characters of the reply, in a process of its own (`selfplay.sandbox.bounded`); what takes
+    more than its limits of processor time and memory is not right, nor is what it cannot read.
 
     Raises:
         SelfplayError: math-verify is not installed, or cannot read the right answer.
     """
-    try:
-        from math_verify import parse, verify
-    except ImportError as error:
+    if find_spec("math_verify") is None:
         raise SelfplayError(
-            f"match=mathematics needs the package math-verify ({error}); install it with: pip install 'selfplay[math]'"
-        ) from error
-    for name in ("math_verify", "latex2sympy2_extended"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # it logs every reply that it cannot read
-    seconds = 5 if threading.current_thread() is threading.main_thread() else None
-    right = parse(f"${answer}$", parsing_timeout=seconds) or parse(answer, parsing_timeout=seconds)
-    if not right:
+            "match=mathematics needs the package math-verify; install it with: pip install 'selfplay[math]'"
+        )
+    MATHEMATICS.prepare("mathematics_ready")
+    if not _readable(answer):
         raise SelfplayError(
             f"math-verify cannot read the right answer '{answer[:80]}'; correct it, or use selfplay.tasks.match.exact"
         )
-    return float(verify(right, parse(reply[-LAST:], parsing_timeout=seconds), timeout_seconds=seconds))
+    try:
+        return float(MATHEMATICS.call("mathematics_score", reply[-LAST:], answer))
+    except Exceeded:
+        return 0.0
+
+
+@lru_cache(maxsize=4096)
+def _readable(answer: str) -> bool:
+    """Whether math-verify can read a right answer."""
+    try:
+        return bool(MATHEMATICS.call("mathematics_readable", answer))
+    except Exceeded:
+        return False
 
 
 def _plain(text: str) -> str:

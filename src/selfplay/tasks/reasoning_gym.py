@@ -3,7 +3,6 @@
 import inspect
 import re
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -11,23 +10,26 @@ from random import Random
 from typing import Any
 
 from selfplay.core import SelfplayError, at_least
+from selfplay.sandbox.bounded import Bounded, Exceeded
 from selfplay.tasks.guard import harmless
 from selfplay.tasks.luck import seeded
+from selfplay.tasks.scorers import Options, reasoning_gym_set
 from selfplay.tasks.task import Item, Task
 
 LONGEST = 2000  # characters of an answer
 COMPUTES = ("eval(", "parse_expr(")  # in the code of a scorer that computes what it reads
 NO_NUMBER = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)  # within any tolerance, as some scorers compare
-UNREADABLE = (TypeError, AttributeError, ValueError, ArithmeticError, LookupError, SyntaxError, RecursionError)
-Options = tuple[tuple[str, Any], ...]
+WORKER = Bounded("selfplay.tasks.scorers")
 
 
 class ReasoningGym(Task):
     """Questions of some of Reasoning Gym's data sets; a reply earns what the data set's own scorer gives it, 0 to 1.
 
     What is scored is the text in the reply's last <answer> tag, or the whole reply where there is none. Questions to
-    train on and held-out ones come from different seeds; a question that comes up in both is held out. Some scorers
-    call eval on what they read: they are shown plain data and plain arithmetic alone (`selfplay.tasks.guard`).
+    train on and held-out ones come from different seeds; a question that comes up in both is held out. Scorers run in
+    a process of their own within limits of processor time and memory (`selfplay.sandbox.bounded`); an answer that
+    exceeds them earns 0. Some call eval on what they read: they are shown plain data and plain arithmetic alone
+    (`selfplay.tasks.guard`).
 
     Args:
         names: of data sets: "chain_sum", "leg_counting", ... (`reasoning_gym.factory.DATASETS` has them all).
@@ -61,6 +63,12 @@ class ReasoningGym(Task):
         trained: dict[str, dict[str, _Entry]] = {}
         for name in names:
             chosen = tuple(sorted((str(key), _plain(value)) for key, value in options.get(name, {}).items()))
+            try:
+                hash(chosen)
+            except TypeError:
+                raise SelfplayError(
+                    f"task.options.{name} holds a mapping ({dict(options[name])}); give numbers, words and lists"
+                ) from None
             self._held |= self._asked(_entries(name, chosen, held_out, f"{seed}/held-out"))
             trained[name] = self._asked(_entries(name, chosen, size, f"{seed}/train"))
         self._known = {question: entry for entries in trained.values() for question, entry in entries.items()}
@@ -88,9 +96,9 @@ class ReasoningGym(Task):
         if len(answer) > LONGEST or NO_NUMBER.fullmatch(answer) or (entry.computes and not harmless(answer)):
             return 0.0
         try:
-            with seeded(item.question):
-                score = float(entry.scorer.score_answer(answer, deepcopy(entry.record)))
-        except UNREADABLE:  # of an answer that is no answer; at a right one it would have been seen in `_entries`
+            WORKER.prepare("reasoning_gym_set", *entry.dataset)
+            score = float(WORKER.call("reasoning_gym_score", entry.dataset, entry.record, answer, item.question))
+        except Exceeded:
             return 0.0
         return min(max(score, 0.0), 1.0)
 
@@ -108,7 +116,7 @@ class _Entry:
 
     name: str
     record: Mapping[str, Any]
-    scorer: Any
+    dataset: tuple[Any, ...]  # the arguments of `reasoning_gym_set`
     computes: bool  # what it reads, so that it may be given harmless texts alone
 
 
@@ -127,33 +135,36 @@ def _answer(reply: str) -> str:
 @lru_cache(maxsize=64)
 def _entries(name: str, options: Options, size: int, seed: str) -> tuple[_Entry, ...]:
     """A data set's questions, made once for all who ask."""
-    gym, known = _gym()
+    known = _known()
     if name not in known:
         near = get_close_matches(name, known, n=5, cutoff=0.4) or sorted(known)[:5]
         raise SelfplayError(f"Reasoning Gym has no data set '{name}'; choose another, for example {', '.join(near)}")
-    number = Random(seed).randrange(2**31)
+    key = (name, options, size, Random(seed).randrange(2**31), f"{name}/{seed}")
     try:
-        with seeded(f"{name}/{seed}"):
-            dataset = gym.create_dataset(name, size=size, seed=number, **dict(options))
-            code = inspect.getsource(type(dataset))
-            computes = any(call in code for call in COMPUTES)
-            return tuple(_Entry(name, dataset[i], dataset, computes) for i in range(size))
+        dataset = reasoning_gym_set(*key)
+        with seeded(key[-1]):
+            return tuple(_Entry(name, dataset[i], key, _computes(dataset)) for i in range(size))
     except (TypeError, ValueError, AssertionError, ImportError, OSError) as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise SelfplayError(f"Reasoning Gym cannot make '{name}' ({reason}); change task.options.{name}") from error
 
 
-def _gym() -> tuple[Any, Any]:
-    """The package, and its data sets by name."""
+def _computes(dataset: Any) -> bool:
+    """Whether its scorer, or that of one of its parts, evaluates what it reads."""
+    code = inspect.getsource(type(dataset))
+    return any(call in code for call in COMPUTES) or any(map(_computes, getattr(dataset, "datasets", {}).values()))
+
+
+def _known() -> Mapping[str, Any]:
+    """The package's data sets by name."""
     try:
-        import reasoning_gym
         from reasoning_gym.factory import DATASETS
     except ImportError as error:
         raise SelfplayError(
             f"task=reasoning_gym needs the package reasoning-gym ({error}); "
             "install it with: pip install 'selfplay[reasoning-gym]'"
         ) from error
-    return reasoning_gym, DATASETS
+    return DATASETS  # type: ignore[no-any-return]
 
 
 def _plain(value: Any) -> Any:
