@@ -3,16 +3,20 @@
 import os
 import pickle
 import shutil
+import subprocess
 from collections import Counter, OrderedDict, defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy
 import pytest
 import torch
+from omegaconf import OmegaConf
 from toys import Dying, Killed, Toy
 
+from selfplay import digests
 from selfplay.core import SelfplayError
-from selfplay.runs import RunFolder, checkpoint
+from selfplay.runs import RunFolder, checkpoint, disk_space
 
 
 def steps(run: RunFolder) -> list[str]:
@@ -78,6 +82,67 @@ def test_pruning(run: RunFolder, keep: int, keep_every: int, left: list[int]) ->
     for step in range(1, 7):
         checkpoint.save(run, step, Toy(), {}, keep, keep_every)
     assert steps(run) == [f"step-{step:06d}" for step in left]
+
+
+def test_large_checkpoints_do_not_stay_for_good(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {1: 9, 20: 9, 40: checkpoint.LARGE, 60: checkpoint.LARGE - 1, 61: 9, 62: 9}
+    assert checkpoint.kept(sizes, 62, 2, None) == {20, 60, 61, 62}
+    assert checkpoint.kept(sizes, 62, 1, 0) == {62}
+    assert checkpoint.kept(sizes, 62, 1, 20) == {20, 40, 60, 62}
+    assert checkpoint.kept(sizes, 62, 0, None) == set(sizes)
+    path = checkpoint.save(run, 20, Toy(), {"n": torch.ones(9)}, keep=1, keep_every=None)
+    assert checkpoint.size(path) == sum(file.stat().st_size for file in path.iterdir()) > 0
+    monkeypatch.setattr(checkpoint, "LARGE", checkpoint.size(path) + 1)
+    checkpoint.save(run, 21, Toy(), {}, keep=1, keep_every=None)
+    assert steps(run) == ["step-000020", "step-000021"]
+    monkeypatch.setattr(checkpoint, "LARGE", checkpoint.size(path))
+    checkpoint.save(run, 22, Toy(), {}, keep=1, keep_every=None)
+    assert steps(run) == ["step-000022"]
+
+
+@pytest.mark.parametrize("name", ["weight.pt", "state.pt", "magnet/weight.pt"])
+def test_every_file_has_a_digest(run: RunFolder, name: str) -> None:
+    path = checkpoint.save(run, 20, Toy(2.5), {"n": torch.ones(9)}, 2, 0, {"magnet": Toy(7.0)})
+    listed = subprocess.run(["sha256sum", "-c", digests.FILE], cwd=path, capture_output=True, text=True, check=True)
+    assert sorted(listed.stdout.splitlines()) == ["magnet/weight.pt: OK", "state.pt: OK", "weight.pt: OK"]
+    whole = (path / name).read_bytes()
+    for at in (0, len(whole) // 2, len(whole) - 1):
+        (path / name).write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        with pytest.raises(
+            SelfplayError, match=rf"{name} is broken \(its digest is not the one in SHA256SUMS\); delete"
+        ):
+            checkpoint.load(path, Toy())
+    (path / name).unlink()
+    with pytest.raises(SelfplayError, match=rf"{name} is missing"):
+        checkpoint.load(path, Toy())
+    (path / name).write_bytes(whole)
+    checkpoint.load(path, Toy())
+    (path / digests.FILE).write_bytes(b"\xff" * 99)
+    with pytest.raises(SelfplayError, match="SHA256SUMS is broken"):
+        checkpoint.load(path, Toy())
+    (path / digests.FILE).unlink()  # as of a run that was begun before there were any
+    checkpoint.load(path, Toy())
+
+
+def test_much_disk_space_is_told_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = Toy()
+    update = SimpleNamespace(optimizer=torch.optim.AdamW(learner.parameters()), frozen={"magnet": Toy()})
+    cfg = OmegaConf.create({"steps": 45, "checkpoint": {"every": 2, "keep": 2, "keep_every": 10}})
+
+    def told(free: int, worth: int) -> str | None:
+        monkeypatch.setattr(disk_space, "WORTH_A_NOTE", worth)
+        monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+        return disk_space.note(tmp_path / "not" / "yet", cfg, learner, update)  # type: ignore[arg-type]
+
+    total = 4 * 4 * 7  # bytes: 4 copies of one float; steps 10, 20, 30, 40, 44, 45, and one that is being written
+    assert told(10**9, total + 1) is None
+    note = told(10**9, total)
+    assert note is not None and note.startswith(
+        "note: a checkpoint takes about 1.6e-08 GB, and the run up to 1.12e-07 GB "
+    )
+    assert ", but 1.11e-07 GB are free" in str(told(total - 1, 10**9))
+    update.optimizer = torch.optim.SGD(learner.parameters())
+    assert "about 8e-09 GB" in str(told(0, 0))
 
 
 def test_pruning_spares_the_one_just_written(run: RunFolder) -> None:

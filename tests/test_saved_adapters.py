@@ -208,6 +208,8 @@ def test_an_adapter_of_other_options_is_refused(folder: Path, lora: dict[str, An
         ({"init_lora_weights": "lora_ga"}, "is 'lora_ga', which needs more"),
         ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens is given"),
         ({"init_lora_weights": "pissa", "target_parameters": ["gate"]}, "target_parameters does not go with"),
+        ({"init_lora_weights": "pissa", "target_modules": ["lm_head"]}, "out of .*lm_head, whose weights are shared"),
+        ({"init_lora_weights": "olora", "layer_replication": [[0, 4], [2, 4]]}, "whose weights are shared"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:`init_lora_weights` is")

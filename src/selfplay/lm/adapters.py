@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 import warnings
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -83,6 +84,7 @@ class Adapter:
         self._check_whole(missing, path)
         self.start: dict[str, Tensor] | None = None
         if leaves_residual(config):
+            self._check_apart()
             self.start = {name: value.clone() for name, value in self._state().items()}
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         every = {**self.model.state_dict(keep_vars=True), **trained}
@@ -105,6 +107,18 @@ class Adapter:
                 f"neither the adapter '{path}' nor its base model has {some(sorted(lost))}, which would be drawn by "
                 "chance; give a model that was trained and saved for this use"
             )
+
+    def _check_apart(self) -> None:
+        """Raise SelfplayError where the adapter's start was taken out of a weight that has another use, too."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        uses = Counter(id(p) for _, p in self.model.named_parameters(remove_duplicate=False))
+        for name, module in self.model.named_modules():
+            if isinstance(module, BaseTunerLayer) and uses[id(getattr(module.get_base_layer(), "weight", None))] > 1:
+                raise SelfplayError(
+                    f"player.lora.init_lora_weights={self.config.init_lora_weights} would take a part out of {name}, "
+                    "whose weights are shared with another module; leave it out of player.lora.target_modules"
+                )
 
     @property
     def config(self) -> LoraConfig:
@@ -255,11 +269,10 @@ def _check(config: LoraConfig, base: PreTrainedModel) -> None:
             f"player.lora.init_lora_weights={init} takes the adapter's start out of the base model's weights, which "
             f"{dtype} would round; take player.dtype=float32, or another initialisation"
         )
-    for option in ("target_parameters", "layer_replication"):
-        if getattr(config, option, None):
-            raise SelfplayError(
-                f"player.lora.{option} does not go with init_lora_weights={init}; leave out one of them"
-            )
+    if config.target_parameters:
+        raise SelfplayError(
+            f"player.lora.target_parameters does not go with init_lora_weights={init}; leave out one of them"
+        )
 
 
 def _weights_at(place: str) -> dict[str, Tensor]:
