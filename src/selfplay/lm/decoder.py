@@ -8,8 +8,8 @@ and 3), with what sampling many replies to few prompts needs:
   multiplies sixteen rows by them about twice as fast), adapters are merged into them;
 * rotary positions are one complex product, so the two halves of a head are interleaved in the weights.
 
-Whether a model is of this family is tried out: `can_decode` compares a decoder with the model's own forward pass. One
-that is in use takes about as much memory as the weights.
+Whether a model is of this family is read off its modules (`selfplay.lm.structure`), then tried out: `can_decode`
+compares a decoder with the model's own forward pass. One that is in use takes about as much memory as the weights.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary, ref
+from weakref import ref
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import Linear
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from selfplay.lm.mixture import MixedModel
 from selfplay.lm.packing import full_attention
-from selfplay.lm.trunk import is_llama
+from selfplay.lm.structure import base_of, body_of, is_llama, is_product
+from selfplay.lm.trial import alike, passes
 
-TRIAL = 12  # tokens
+TRIAL = (12, 5, 9)  # tokens of each text of a trial
+LOUD = 100.0  # standard deviation of logits which shows whether they are bounded
 LARGE = 1 << 17  # entries of a matrix from which on oneDNN's call, 15 microseconds dearer, is repaid by its layout
 _kept: dict[str, Any] = {}  # one decoder, for a layout takes as much memory as the weights
-_fits: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 STATIC = ("default", "linear", "llama3", "yarn")  # rotary positions that do not depend on the longest text
 
 
@@ -49,7 +50,7 @@ class Product:
         weight = weight.to(dtype)
         self.bias = None if bias is None else bias.to(dtype)
         large = weight.numel() >= LARGE and weight.device.type == "cpu"
-        self.laid_out = large and torch.backends.mkldnn.is_available()
+        self.laid_out = large and _lays_out(dtype)
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 16) if self.laid_out else weight
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -82,6 +83,15 @@ class Product:
         return out
 
 
+def _lays_out(dtype: torch.dtype) -> bool:
+    """Whether oneDNN lays out matrices of this precision on this processor."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+
+
 @dataclass
 class Layer:
     """The weights of one layer; `read` makes queries, keys and values."""
@@ -107,7 +117,7 @@ class Decoder:
 
     def __init__(self, model: PreTrainedModel, dtype: torch.dtype) -> None:
         config: Any = model.config.get_text_config()
-        body: Any = model.get_decoder()
+        body = body_of(model)
         first = body.layers[0].self_attn
         self.head_dim = first.head_dim
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
@@ -200,7 +210,7 @@ def _product(modules: Sequence[Any], dtype: torch.dtype, rows: Tensor | None = N
 
 def _weights(module: Any) -> tuple[Tensor, Tensor | None]:
     """The matrix and the bias that a module comes down to."""
-    base = _base(module)
+    base = base_of(module)
     weight: Tensor = base.weight
     if base is not module:
         adapter = module.active_adapters[0]
@@ -236,55 +246,43 @@ def forget_writer() -> None:
 
 def can_decode(model: PreTrainedModel) -> bool:
     """Whether `Decoder` reads and writes like the model: by its parts, and by a trial."""
-    if model not in _fits:
-        with torch.autocast(model.device.type, enabled=False):
-            _fits[model] = full_attention(model) and _has_parts(model) and _agrees(model)
-    return _fits[model]
+    return full_attention(model) and _has_parts(model) and passes(model, "decoder", _agrees)
 
 
 def _has_parts(model: PreTrainedModel) -> bool:
-    if not is_llama(model) or getattr(model.get_decoder().rotary_emb, "rope_type", None) not in STATIC:
+    if not is_llama(model) or body_of(model).rotary_emb.rope_type not in STATIC:
         return False
-    layers: Any = model.get_decoder().layers
+    layers: Any = body_of(model).layers
     read = [[getattr(layer.self_attn, f"{name}_proj") for name in "qkv"] for layer in layers]
     rest = [
         [layer.self_attn.o_proj, *(getattr(layer.mlp, f"{n}_proj") for n in ("gate", "up", "down"))] for layer in layers
     ]
     parts = [model.get_output_embeddings(), *(module for some in (*read, *rest) for module in some)]
-    alike = all(len({_base(module).bias is None for module in three}) == 1 for three in read)
-    return alike and all(_is_product(module) for module in parts)
+    alike = all(len({base_of(module).bias is None for module in three}) == 1 for three in read)
+    return alike and all(map(is_product, parts))
 
 
-def _base(module: Any) -> Any:
-    return getattr(module, "base_layer", module)
-
-
-def _is_product(module: Any) -> bool:
-    """Whether it is x W^T + b, or that under one plain LoRA adapter over a matrix of float32."""
-    if type(module) is Linear:
-        return True
-    if type(_base(module)) is not Linear or _base(module).weight.dtype != torch.float32:
-        return False
-    from peft.tuners.lora.layer import Linear as Adapted
-
-    if type(module) is not Adapted or len(module.active_adapters) != 1 or module.disable_adapters or module.merged:
-        return False
-    name = module.active_adapters[0]
-    return type(module.lora_A[name]) is Linear and module.lora_B[name].bias is None and not module.lora_variant
-
-
-@torch.no_grad()
 def _agrees(model: PreTrainedModel) -> bool:
-    """Whether it predicts what the model predicts, after a prompt and after a token more."""
+    """Whether it predicts what the model predicts, after prompts of different lengths and after a token more of each.
+
+    The last norm is scaled up meanwhile: the small logits of an untrained head would hide what bounds them.
+    """
     from selfplay.lm.threads import Shared
 
     vocabulary = model.get_output_embeddings().weight.shape[0]
-    ids = tuple(i % vocabulary for i in range(7, 7 + TRIAL))
+    texts = [tuple(i % vocabulary for i in range(7, 7 + n)) for n in TRIAL]
+    ends = torch.tensor([len(text) - 1 for text in texts])
+    ids = pad_sequence([torch.tensor(text) for text in texts], batch_first=True).to(model.device)
+    norm = body_of(model).norm.weight
+    kept = norm.data
     try:
+        norm.data = kept * (LOUD / model(input_ids=ids, use_cache=False).logits.float().std())
         threads = Shared(Decoder(model, model.dtype), 1)
-        ours = [threads.admit([ids[:-1]]), threads.step(torch.tensor([ids[-1]], device=model.device))]
-    except (RuntimeError, TypeError, ValueError, AttributeError):  # its parts are other than they seem
-        return False
-    theirs = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -2:].float()
-    apart = 50 * torch.finfo(model.dtype).eps ** 0.75
-    return bool((torch.cat(ours) - theirs).norm() <= min(0.1, apart) * theirs.norm())
+        begun = threads.admit([text[:-1] for text in texts])
+        after = threads.step(torch.tensor([text[-1] for text in texts], device=model.device))
+        logits = model(input_ids=ids, use_cache=False).logits
+    finally:
+        norm.data = kept
+    rows = torch.arange(len(texts))
+    theirs = torch.cat([logits[rows, ends - 1], logits[rows, ends]]).float()
+    return alike(torch.cat([begun, after]), theirs, model.dtype)

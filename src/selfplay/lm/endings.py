@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from selfplay.lm.packing import can_pack
+from selfplay.lm.structure import body_of
 from selfplay.lm.threads import left_padded
 from selfplay.lm.trunk import lay, states_at
 
@@ -37,8 +38,7 @@ def last_states(model: PreTrainedModel, texts: Sequence[Text], rows: int, pad: i
 def _plain(model: PreTrainedModel, texts: Sequence[Text], pad: int) -> Tensor:
     ids, mask = left_padded(texts, pad, model.device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    decoder = model.get_decoder()
-    out = decoder(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
+    out = body_of(model)(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
     last: Tensor = out.last_hidden_state[:, -1]
     return last
 

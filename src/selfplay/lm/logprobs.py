@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from selfplay.lm.endings import last_states
 from selfplay.lm.packing import can_pack
+from selfplay.lm.structure import body_of, is_plain
 from selfplay.lm.truncation import ALL, Truncation
 from selfplay.lm.trunk import lay, states_at
 
@@ -71,7 +72,7 @@ def plain_logprobs(
     device = model.device
     ids, starts = (x.to(device) for x in right_padded(prompts, replies, mask))
     mask, replies = mask.to(device), replies.to(device)
-    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+    hidden = body_of(model)(input_ids=ids, use_cache=False).last_hidden_state
     rows, columns = mask.nonzero(as_tuple=True)
     states = hidden[rows, starts[rows] + columns - 1]  # the state that predicts the token at this column
     found = _of_states(model, states, replies[rows, columns], temperature, truncation)
@@ -83,7 +84,7 @@ def _of_states(
 ) -> Tensor:
     """[M] log-probabilities of the targets [M], from hidden states [M, H]; the head in chunks."""
     head = model.get_output_embeddings()
-    if type(head) is torch.nn.Linear and head.bias is None and truncation.keeps_all:
+    if is_plain(head, torch.nn.Linear) and head.bias is None and truncation.keeps_all:
         return head_logprobs(states, head.weight, targets, temperature)
     size = max(1, CHUNK // head.weight.shape[0])
     parts = []
@@ -199,12 +200,3 @@ def next_logprobs(model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], ro
     head = model.get_output_embeddings()
     states = last_states(model, prompts, rows, pad)
     return torch.cat([torch.log_softmax(head(part).float(), dim=-1) for part in torch.split(states, rows)])
-
-
-@torch.no_grad()
-def check_head(model: PreTrainedModel) -> bool:
-    """Whether the model's logits are its output embedding times its last hidden state (no soft cap, no scale)."""
-    ids = torch.arange(1, 5, device=model.device)[None] % model.get_output_embeddings().weight.shape[0]
-    plain = model(input_ids=ids, use_cache=False).logits
-    ours = model.get_output_embeddings()(model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state)
-    return torch.allclose(plain.float(), ours.float(), rtol=1e-3, atol=1e-3)

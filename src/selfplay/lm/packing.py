@@ -8,13 +8,18 @@ comes out equals one row a reply (tests/test_packing).
 from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from inspect import signature
 from math import inf
+from sys import modules
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
+
+from selfplay.lm.structure import body_of
+from selfplay.lm.trial import alike, passes
 
 SHARE = 0.75  # the share of prompts that fit into one tree with all their replies; longer ones take several
 CAP = 512  # tokens of a tree of several replies, unless two of the longest need more: attention grows with the square
@@ -23,7 +28,6 @@ EVEN = 1024  # whichever costs least: a token costs as much as attention to so m
 LONG = 400  # tokens of a row that is read branch by branch; shorter ones are as fast under the mask, in bfloat16 faster
 WHOLE = 8192  # tokens of such a row at most
 PROBES = (320, 90)  # tokens: more than the local windows of older architectures, and few enough for `trunk._Written`
-_packs: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -67,17 +71,26 @@ class Packed:
 
 
 def can_pack(model: PreTrainedModel) -> bool:
-    """Whether the model obeys a mask and positions of ours: by its config, and by a trial of a few hundred tokens."""
-    if model not in _packs:
-        takes_masks = model.config.get_text_config()._attn_implementation in ("sdpa", "eager")
-        with torch.autocast(model.device.type, enabled=False):
-            _packs[model] = full_attention(model) and takes_masks and trial(model, under_mask)
-    return _packs[model]
+    """Whether the model obeys a mask and positions of ours: by its parts, and by a trial of a few hundred tokens."""
+    return full_attention(model) and _takes_masks(model) and passes(model, "packed", lambda m: trial(m, under_mask))
+
+
+def _takes_masks(model: PreTrainedModel) -> bool:
+    """Whether the model can be given a mask [R, 1, L, L] and positions.
+
+    Models whose masks come from `transformers.masking_utils.create_causal_mask` take one of that shape as it is. Others
+    make their own of the kind [R, L] (BLOOM, MPT), or know no positions but those of their rows.
+    """
+    body = body_of(model)
+    given = signature(body.forward).parameters
+    makes_masks = hasattr(modules[type(body).__module__], "create_causal_mask")
+    kernel = model.config.get_text_config()._attn_implementation
+    return makes_masks and {"attention_mask", "position_ids"} <= set(given) and kernel in ("sdpa", "eager")
 
 
 def under_mask(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Tensor) -> Tensor:
     """[M, H] the last hidden states at places of packed rows, by transformers' modules under a tree-shaped mask."""
-    states: Tensor = model.get_decoder()(
+    states: Tensor = body_of(model)(
         input_ids=packed.ids,
         attention_mask=packed.attention(model.dtype),
         position_ids=packed.positions,
@@ -86,29 +99,41 @@ def under_mask(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Te
     return states[rows, columns]
 
 
-@torch.no_grad()
-def trial(model: PreTrainedModel, states_at: Callable[[PreTrainedModel, Packed, Tensor, Tensor], Tensor]) -> bool:
-    """Whether the second of two replies in a row has the states that it has alone, in a long row and in a short one."""
-    return all(_is_alone(model, states_at, length) for length in PROBES)
+def trial(model: PreTrainedModel, states_at: Callable[..., Tensor], branched: bool = False) -> bool:
+    """Whether replies in rows with others have the states that they have alone, in long rows and in short ones.
+
+    Args:
+        states_at: (model, packed, rows, columns) -> [M, H].
+        branched: whether each prompt has a row of its own.
+    """
+    return all(_is_alone(model, states_at, length, branched) for length in PROBES)
 
 
-def _is_alone(model: PreTrainedModel, states_at: Callable[..., Tensor], most: int) -> bool:
+def _is_alone(model: PreTrainedModel, states_at: Callable[..., Tensor], most: int, branched: bool) -> bool:
+    """Two replies to one prompt, the second behind the first, and one to a shorter prompt, in the row of the others
+    unless each prompt has its own."""
     config = model.config.get_text_config()
     length = min(most, getattr(config, "max_position_embeddings", None) or most)
     ids = torch.arange(1, length + 1) % config.vocab_size
-    prompt, one, two = ids[: length // 2], ids[length // 2 : -9], ids[-9:]
-    width = length - length // 2
-    replies = torch.stack([torch.nn.functional.pad(x, (0, width - len(x))) for x in (one, two)])
-    packed = pack([prompt, prompt], replies, torch.arange(width) < torch.tensor([[len(one)], [len(two)]]))
-    packed, alone = packed.to(model.device), torch.cat([prompt, two])[None].to(model.device)
-    last = torch.arange(packed.ids.shape[1], device=model.device)[-9:]
-    try:
-        states = states_at(model, packed, torch.zeros_like(last), last)
-    except (RuntimeError, TypeError, ValueError, IndexError, KeyError):  # a mask of this shape is not for it
-        return False
-    plain = model.get_decoder()(input_ids=alone, use_cache=False).last_hidden_state[0, -9:]
-    apart = min(0.1, 50 * torch.finfo(model.dtype).eps ** 0.75)  # in bfloat16: 0.01 and 0.8
-    return bool((states - plain).float().norm() <= apart * plain.float().norm())
+    prompt, short = ids[: length // 2], ids[3 : 3 + length // 5]
+    prompts, said = [prompt, prompt, short], [ids[length // 2 : -9], ids[-9:], ids[-16:-9]]
+    replies = pad_sequence(said, batch_first=True)
+    mask = torch.arange(replies.shape[1]) < torch.tensor(list(map(len, said)))[:, None]
+    forest = Forest(prompts, replies, mask)
+    plan = forest.apart()
+    if not branched:
+        trees = [tree for row in plan.rows for tree in row]
+        plan = Plan([trees], sum(map(_size, trees)), branched=False)
+    packed = forest.laid(plan).to(model.device)
+    there = packed.mask
+    ours = states_at(model, packed, packed.rows[there], packed.columns[there]).split(list(map(len, said)))
+    texts = [torch.cat([p, r]) for p, r in zip(prompts, said, strict=True)]
+    plain = body_of(model)(input_ids=pad_sequence(texts, batch_first=True).to(model.device), use_cache=False)
+    alone = [
+        states[len(p) - 1 : len(p) + len(r) - 1]
+        for states, p, r in zip(plain.last_hidden_state, prompts, said, strict=True)
+    ]
+    return all(alike(a, b, model.dtype) for a, b in zip(ours, alone, strict=True))
 
 
 def full_attention(model: PreTrainedModel) -> bool:

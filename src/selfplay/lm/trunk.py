@@ -4,14 +4,13 @@ Weights are used where they are, by the modules that hold them (adapters include
 here: a norm, a rotation and a gate that each remember as little as their gradient needs, states that are brought to the
 precision of the products once for all that read them, and of the last layer the states that are asked for alone.
 
-Whether a model is of this family is tried out, see `has_trunk`.
+Whether a model is of this family is read off its modules (`selfplay.lm.structure`), then tried out, see `has_trunk`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -22,11 +21,11 @@ from transformers import PreTrainedModel
 from selfplay.lm.branches import Tree, attend
 from selfplay.lm.packing import Forest, Packed, branched_cost, full_attention, masked_cost, trial, under_mask
 from selfplay.lm.recompute import runs_again
+from selfplay.lm.structure import body_of, has_llama_body
+from selfplay.lm.trial import passes
 
 SMALL = 1 << 23  # bytes that the attention of a layer may have, written out: then it is faster than the kernel ...
 SHORT = {torch.float32: 160, torch.bfloat16: 512}  # ... in rows of so many tokens
-_trunks: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
-_with_branches: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
 def lay(model: PreTrainedModel, prompts: Sequence[Tensor], replies: Tensor, mask: Tensor) -> Packed:
@@ -56,37 +55,19 @@ def has_trunk(model: PreTrainedModel) -> bool:
     Weights in bfloat16 are left to the modules: they round elsewhere, and the sampler of such weights under an adapter
     is made of them, so that what was sampled is nearest to what is learnt.
     """
-    if model not in _trunks:
-        plain = model.config.get_text_config()._attn_implementation == "sdpa" and model.dtype == torch.float32
-        with torch.autocast(model.device.type, enabled=False):
-            _trunks[model] = plain and full_attention(model) and is_llama(model) and trial(model, _masked)
-    return _trunks[model]
+    plain = model.config.get_text_config()._attn_implementation == "sdpa" and model.dtype == torch.float32
+    return (
+        plain
+        and full_attention(model)
+        and has_llama_body(model)
+        and passes(model, "own layers", lambda m: trial(m, _masked))
+    )
 
 
 def can_branch(model: PreTrainedModel) -> bool:
     """Whether a model that has a trunk has it also with attention branch by branch: by a trial."""
-    if model not in _with_branches:
-        with torch.autocast(model.device.type, enabled=False):
-            _with_branches[model] = model.device.type == "cpu" and trial(model, _branched)
-    return _with_branches[model]
-
-
-def is_llama(model: PreTrainedModel) -> bool:
-    """Whether the model has the parts of its family, and no others that its config or a norm's size betrays."""
-    config: Any = model.config.get_text_config()
-    far = "llama_4_scaling_beta" in (getattr(config, "rope_parameters", None) or {})  # beyond what a trial reads
-    body: Any = model.get_decoder()
-    norms = ("input_layernorm", "post_attention_layernorm")
-    try:
-        for layer in body.layers:
-            _ = [getattr(layer.self_attn, f"{name}_proj") for name in "qkvo"]
-            _ = [getattr(layer.mlp, f"{name}_proj") for name in ("gate", "up", "down")]
-            _ = layer.self_attn.head_dim, layer.self_attn.scaling
-        sizes = {getattr(layer, name).weight.shape[0] for layer in body.layers for name in norms}
-        _ = body.embed_tokens, body.rotary_emb, body.norm.variance_epsilon
-    except AttributeError:
-        return False
-    return getattr(config, "hidden_act", None) == "silu" and sizes == {config.hidden_size} and not far
+    on_processor = model.device.type == "cpu"
+    return on_processor and passes(model, "branches", lambda m: trial(m, _branched, branched=True))
 
 
 def _masked(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Tensor) -> Tensor:
@@ -98,7 +79,7 @@ def _branched(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Ten
 
 
 def _states(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Tensor, branched: bool) -> Tensor:
-    body: Any = model.get_decoder()
+    body = body_of(model)
     states = body.embed_tokens(packed.ids)
     kind = states.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype  # of the products

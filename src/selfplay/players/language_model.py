@@ -15,10 +15,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from selfplay.core import Ask, Batch, Message, Policy, Reply, SelfplayError, at_least, place_of
 from selfplay.lm import checkpoints, recompute
 from selfplay.lm.adapters import Adapter
+from selfplay.lm.architecture import check_architecture, check_no_encoder
 from selfplay.lm.base_model import load_base, tokenizer_at
 from selfplay.lm.chat import Chat
 from selfplay.lm.decoder import forget_writer, writer
-from selfplay.lm.logprobs import Menu, check_head, choice_logprobs, next_logprobs, reply_logprobs
+from selfplay.lm.logprobs import Menu, choice_logprobs, next_logprobs, reply_logprobs
 from selfplay.lm.sample import choose as draw
 from selfplay.lm.sample import dice, sample
 from selfplay.lm.truncation import Truncation
@@ -97,11 +98,8 @@ class LanguageModel(Policy):
         self.tokenizer: PreTrainedTokenizerBase = tokenizer_at(path)
         base, saved, missing = load_base(AutoModelForCausalLM, path, dtype, device, attention)
         self.model: PreTrainedModel = base
-        if not check_head(self.model):
-            raise SelfplayError(
-                f"the model '{path}' scales or caps its logits after the head, which this policy would not see; "
-                "choose an architecture without (Llama, Qwen, Mistral, SmolLM)"
-            )
+        check_no_encoder(self.model, path)
+        check_architecture(self.model, path)
         self.chat, self.checkpointing = Chat(self.tokenizer, chat), checkpointing
         if checkpointing:
             recompute.prepare(self.model, path)

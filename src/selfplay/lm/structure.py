@@ -1,0 +1,170 @@
+"""What a language model is made of: which of its modules may be read past, because what they compute is known.
+
+`lm/decoder.py`, `lm/trunk.py` and `lm/logprobs.py` use weights without calling the modules that hold them. That is
+right only where each such module is exactly what it is taken for: of the very class, without a hook, a wrapper (of an
+adapter, a quantiser, an offloader) or a forward method of its own. Everything here is read off the modules, never
+tried out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.nn import Embedding, Linear, Module
+from torch.nn.modules.module import _has_any_global_hook
+from transformers import PreTrainedModel
+from transformers.activations import SiLUActivation
+
+from selfplay.core import SelfplayError
+
+FAMILIES = {
+    "llama": "Llama",
+    "mistral": "Mistral",
+    "qwen2": "Qwen2",
+    "qwen3": "Qwen3",
+    "seed_oss": "SeedOss",
+}  # of one code, but for names
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HARMLESS = ("make_inputs_require_grad", "make_inputs_require_grads")  # peft's and transformers', for checkpointing
+
+
+def bare(model: Any) -> Any:
+    """The model under the wrappers of peft, whose adapters are within its layers."""
+    while type(model).__module__.partition(".")[0] == "peft":
+        model = model.get_base_model()
+    return model
+
+
+def body_of(model: Any) -> Any:
+    """The module from token ids to last hidden states, without the head.
+
+    Raises:
+        SelfplayError: the architecture has none that can be told.
+    """
+    model = bare(model)
+    body = model.get_decoder()
+    if isinstance(body, PreTrainedModel) and body.get_output_embeddings() is None:
+        return body
+    inner = [child for child in model.children() if isinstance(child, PreTrainedModel)]
+    if len(inner) != 1:
+        raise SelfplayError(
+            f"the architecture {type(model).__name__} does not tell which of its modules is the text decoder; "
+            "choose a decoder-only chat model (Llama, Qwen, Mistral, SmolLM and the like)"
+        )
+    return inner[0]
+
+
+def is_plain(module: Any, *kinds: type) -> bool:
+    """Whether a module is exactly of one of these classes, and a call of it runs that class's forward method alone."""
+    return type(module) in kinds and _untouched(module)
+
+
+def _untouched(module: Module) -> bool:
+    hooks = [hook for name in HOOKS for hook in getattr(module, name).values()]
+    return "forward" not in vars(module) and all(_is_harmless(hook) for hook in hooks)
+
+
+def _is_harmless(hook: Any) -> bool:
+    return getattr(hook, "__name__", "") in HARMLESS and hook.__module__.partition(".")[0] in ("peft", "transformers")
+
+
+def has_llama_body(model: Any) -> bool:
+    """Whether the layers are those of the Llama family, each part that `lm/trunk.py` reads past being plain.
+
+    The products (q_proj, ..., down_proj) and the embedding are called as modules there, so they may be anything.
+    """
+    body = body_of(model)
+    family = _family(body)
+    if family is None or _has_any_global_hook() or not _untouched(body):  # type: ignore[no-untyped-call]
+        return False
+    config = body.config
+    whole = len(body.layers) == config.num_hidden_layers
+    sized = body.rotary_emb.inv_freq.shape[0] * 2 == body.layers[0].self_attn.head_dim  # all of a head is turned
+    norms = [body.norm, *(norm for layer in body.layers for norm in (layer.input_layernorm, _second_norm(layer)))]
+    return (
+        whole
+        and sized
+        and _is(body.rotary_emb, family, "RotaryEmbedding")
+        and all(_is(norm, family, "RMSNorm") and norm.weight.shape == (config.hidden_size,) for norm in norms)
+        and all(_is_layer(layer, family) for layer in body.layers)
+    )
+
+
+def _second_norm(layer: Any) -> Any:
+    return getattr(layer, "post_attention_layernorm", None)
+
+
+def _family(body: Any) -> str | None:
+    for name in FAMILIES:
+        if _is_of(body, name, "Model"):
+            return name
+    return None
+
+
+def _is_of(module: Any, family: str, part: str) -> bool:
+    """Whether the module's class is transformers' own of this family; compared by name, so that none is imported."""
+    kind = type(module)
+    return (kind.__module__, kind.__qualname__) == (
+        f"transformers.models.{family}.modeling_{family}",
+        FAMILIES[family] + part,
+    )
+
+
+def _is(module: Any, family: str, part: str) -> bool:
+    return _is_of(module, family, part) and _untouched(module)
+
+
+def _is_layer(layer: Any, family: str) -> bool:
+    if not (_is(layer, family, "DecoderLayer") and _is(layer.self_attn, family, "Attention")):
+        return False
+    at, mlp = layer.self_attn, layer.mlp
+    heads = [norm for name in ("q_norm", "k_norm") if (norm := getattr(at, name, None)) is not None]
+    return (
+        _is(mlp, family, "MLP")
+        and is_plain(mlp.act_fn, SiLUActivation)
+        and getattr(at, "sliding_window", None) is None
+        and all(_is(norm, family, "RMSNorm") for norm in heads)
+    )
+
+
+def is_llama(model: Any) -> bool:
+    """Whether a causal language model is all of the Llama family: the body, and beside its products, which
+    `is_product` looks at, an embedding and a head that are read bare."""
+    if not has_llama_body(model) or not all(map(_untouched, _wrappers(model))):
+        return False
+    inner, body = bare(model), body_of(model)
+    epsilons = {norm.variance_epsilon for norm in body.modules() if hasattr(norm, "variance_epsilon")}
+    return (
+        any(_is(inner, family, "ForCausalLM") for family in FAMILIES)
+        and is_plain(body.embed_tokens, Embedding)
+        and body.embed_tokens.max_norm is None
+        and epsilons == {body.config.rms_norm_eps}
+    )
+
+
+def _wrappers(model: Any) -> list[Any]:
+    """The modules of peft around the bare model."""
+    return [] if model is bare(model) else [model, model.base_model]
+
+
+def is_product(module: Any) -> bool:
+    """Whether a module computes x W^T + b, or that under one plain LoRA adapter over a matrix of float32."""
+    if is_plain(module, Linear):
+        return True
+    base = base_of(module)
+    if not is_plain(base, Linear) or str(base.weight.dtype) != "torch.float32":
+        return False
+    from peft.tuners.lora.layer import Linear as Adapted
+
+    if not is_plain(module, Adapted) or len(module.active_adapters) != 1 or module.disable_adapters or module.merged:
+        return False
+    name = module.active_adapters[0]
+    if name not in module.lora_A:
+        return False
+    two = module.lora_A[name], module.lora_B[name]
+    return all(is_plain(one, Linear) and one.bias is None for one in two) and not module.lora_variant
+
+
+def base_of(module: Any) -> Any:
+    """The module that an adapter's layer wraps, or the module itself."""
+    return getattr(module, "base_layer", module)
