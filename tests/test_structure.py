@@ -292,7 +292,7 @@ BART = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32, "decode
     [
         (
             lambda: BartForConditionalGeneration(BartConfig(vocab_size=500, **BART)),
-            "BartForConditional.* is an encoder",
+            "is an encoder-decoder",
         ),
         (
             lambda: of(BertConfig(vocab_size=500, **{k: v for k, v in SIZES.items() if k != "vocab_size"})),

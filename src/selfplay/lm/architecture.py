@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from selfplay.core import SelfplayError
 from selfplay.lm.structure import body_of
@@ -18,19 +18,6 @@ LOUD = (
 )
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 REMEDY = "choose a decoder-only chat model (Llama, Qwen, Mistral, SmolLM and the like)"
-
-
-def check_no_encoder(model: PreTrainedModel, path: str) -> None:
-    """Raise SelfplayError where a model was loaded from an encoder-decoder's folder: it is only half of that."""
-    config = AutoConfig.from_pretrained(model.name_or_path)
-    if config.is_encoder_decoder:
-        raise SelfplayError(
-            f"the model '{path}' ({_name(config)}) is an encoder-decoder, whose encoder reads the prompt; {REMEDY}"
-        )
-
-
-def _name(config: Any) -> str:
-    return str((config.architectures or [config.model_type])[0])
 
 
 @torch.no_grad()

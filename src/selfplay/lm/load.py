@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from selfplay import digests
@@ -86,6 +86,11 @@ def load_incomplete(
     digests.check(Path(place), "take another checkpoint")
     try:
         with quiet():
+            if auto is AutoModelForCausalLM and AutoConfig.from_pretrained(place).is_encoder_decoder:
+                raise SelfplayError(
+                    f"the model '{name}' is an encoder-decoder, and would be loaded without its encoder, which reads the "
+                    "prompt; choose a decoder-only chat model (Llama, Qwen, Mistral, SmolLM and the like)"
+                )
             model, info = auto.from_pretrained(
                 place,
                 dtype=getattr(torch, dtype),

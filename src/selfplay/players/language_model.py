@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from selfplay.core import Ask, Batch, Message, Policy, Reply, SelfplayError, at_least, place_of
 from selfplay.lm import checkpoints, recompute
 from selfplay.lm.adapters import Adapter
-from selfplay.lm.architecture import check_architecture, check_no_encoder
+from selfplay.lm.architecture import check_architecture
 from selfplay.lm.base_model import load_base, tokenizer_at
 from selfplay.lm.chat import Chat
 from selfplay.lm.decoder import forget_writer, writer
@@ -98,7 +98,6 @@ class LanguageModel(Policy):
         self.tokenizer: PreTrainedTokenizerBase = tokenizer_at(path)
         base, saved, missing = load_base(AutoModelForCausalLM, path, dtype, device, attention)
         self.model: PreTrainedModel = base
-        check_no_encoder(self.model, path)
         check_architecture(self.model, path)
         self.chat, self.checkpointing = Chat(self.tokenizer, chat), checkpointing
         if checkpointing:
