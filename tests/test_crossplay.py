@@ -11,6 +11,7 @@ import torch
 from cli import finished, lines
 from conftest import config
 from omegaconf import DictConfig, OmegaConf
+from scipy.stats import binom
 
 from selfplay.build import make
 from selfplay.core import Ask, Game, Play, Player, Reply, SelfplayError, user
@@ -20,6 +21,7 @@ from selfplay.opponents.round_robin import Arena, enumerated, played
 from selfplay.players.tabular import Tabular
 from selfplay.runs.folder import RunFolder
 from selfplay.runs.standings import show
+from selfplay.theory.intervals import bounded
 from selfplay.theory.meta_game import Meeting, analyse, from_expectations, from_games, record
 from selfplay.theory.tree import enumerate_game
 
@@ -114,12 +116,13 @@ def test_games_agree_with_the_enumeration() -> None:
     sampled = played(arena(rps(), "row", "column"), players, 300, seed=0)
     assert nash_convs is not None and nash_convs["3"] == pytest.approx(0, abs=1e-6)
     np.testing.assert_allclose(exact.payoffs, shares @ RPS @ shares.T, atol=1e-6)
-    assert sampled.margins is not None
+    assert sampled.intervals is not None
     pairs = np.triu_indices(4, 1)
-    off = np.abs(sampled.payoffs - exact.payoffs)[pairs]
-    assert (off <= 1.35 * sampled.margins[pairs]).all()  # 99.2 %, each of six
-    assert (off <= sampled.margins[pairs]).sum() >= 4
-    assert sampled.margins[pairs].max() < 0.09
+    low, high = (sampled.intervals[..., i][pairs] for i in (0, 1))
+    off, half = np.abs(sampled.payoffs - exact.payoffs)[pairs], (high - low) / 2
+    assert (off <= 1.35 * half).all()  # 99.2 %, each of six
+    assert ((low <= exact.payoffs[pairs]) & (exact.payoffs[pairs] <= high)).sum() >= 4
+    assert half.max() < 0.09
     assert np.abs(sampled.win_rates - exact.win_rates).max() < 0.07
     assert sampled.games[0].tolist() == [300, 600, 600, 600]
 
@@ -137,8 +140,9 @@ def test_kuhn_is_zero_sum_and_its_pay_offs_are_those_of_both_seats() -> None:
     assert nash_convs is not None and nash_convs["uniform"] == pytest.approx(11 / 12)
     sampled = played(here, players, 50, 0)
     np.testing.assert_allclose(sampled.payoffs, -sampled.payoffs.T, atol=1e-9)
-    assert sampled.margins is not None and sampled.margins[2, 1] == 0
-    assert sampled.payoffs[2, 1] == 1.0
+    assert sampled.payoffs[2, 1] == 1.0 and sampled.intervals is not None
+    low, high = sampled.intervals[2, 1]  # 100 games, all with the same result, where pay-offs are from -2 to 2
+    assert 0.75 < low < 0.95 and 1.0 <= high < 1.1
 
 
 def test_every_role_counts_alike() -> None:
@@ -231,17 +235,46 @@ def test_one_role_is_no_contest() -> None:
         arena(rps(), "row", column=Says("rock"))
 
 
-def test_intervals_are_students_over_games() -> None:
+def own(games: int = 2) -> list[Meeting]:
+    """Two players, each against itself."""
+    return [Meeting(i, i, 0.0, 0.0, 0.5) for i in (0, 1) for _ in range(games)]
+
+
+def test_intervals_lie_between_what_was_earned_least_and_most() -> None:
     gains = [1.0, -1.0, 2.0, 0.0]
-    meetings = [Meeting(0, 1, g, -g, 0.5) for g in gains]
-    own = [Meeting(i, i, 0.0, 0.0, 0.5) for i in (0, 0, 1, 1)]
-    found = from_games(["a", "b"], meetings + own)
-    half = 3.182446305 * np.std(gains, ddof=1) / 2  # t of 3 degrees of freedom, Student 1908
-    assert found.margins is not None and found.edge_margins is not None
-    assert found.margins[0, 1] == pytest.approx(half)
-    assert found.edge_margins[0, 1] == pytest.approx(half)
+    found = from_games(["a", "b"], [Meeting(0, 1, g, -g, 0.5) for g in gains] + own())
+    assert found.intervals is not None and found.edge_intervals is not None
+    assert found.intervals[0, 1].tolist() == list(bounded(gains, -2.0, 2.0)) == found.edge_intervals[0, 1].tolist()
     with pytest.raises(SelfplayError, match="met 1 times"):
-        from_games(["a", "b"], meetings[:1] + own)
+        from_games(["a", "b"], [Meeting(0, 1, 1.0, -1.0, 1.0), *own()])
+
+
+def test_who_always_won_has_no_interval_of_width_0(capsys: pytest.CaptureFixture[str]) -> None:
+    meta = from_games(["a", "b"], [Meeting(0, 1, 1.0, -1.0, 1.0)] * 8 + own())
+    [[_, [low, high]], _] = record(meta, analyse(meta))["intervals"]  # type: ignore[misc]
+    assert low < 0.35 and high == 1.0
+    show(meta, analyse(meta), None)
+    assert "+-0.000" not in (out := capsys.readouterr().out) and "at most 0.8" in out
+
+
+def test_where_all_earned_the_same_there_is_no_interval(capsys: pytest.CaptureFixture[str]) -> None:
+    meta = from_games(["a", "b"], [Meeting(0, 1, 0.0, 0.0, 0.5)] * 8 + own())
+    found = record(meta, analyse(meta))
+    assert found["intervals"] == [[None, None], [None, None]] and json.dumps(found, allow_nan=False)
+    show(meta, analyse(meta), None)
+    assert "no intervals: in all games everybody earned the same" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("p", [0.5, 0.9, 0.99, 0.995])
+def test_cells_cover_the_expected_pay_off(p: float) -> None:
+    """128 games that are won with this probability, by every possible number of wins."""
+    wins, covered = np.arange(129), []
+    for won in wins:
+        games = [Meeting(0, 1, s, -s, 0.5) for s in [1.0] * won + [-1.0] * (128 - won)]
+        found = from_games(["a", "b"], games + own())
+        assert found.intervals is not None
+        covered.append(found.intervals[0, 1, 0] <= 2 * p - 1 <= found.intervals[0, 1, 1])
+    assert binom.pmf(wins, 128, p)[np.array(covered)].sum() >= 0.93
 
 
 def test_noise_alone_has_the_cyclic_share_that_is_said() -> None:

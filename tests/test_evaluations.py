@@ -1,21 +1,22 @@
 """Evaluations beside the held-out questions: win rates by hand, several at once, a run that only evaluates."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import cli
 import pytest
 import torch
 from conftest import Script, config
-from scipy import stats
 from torch import Tensor
 
 from selfplay.build import cast, make
-from selfplay.core import Policy, Referee, Reply, SelfplayError, Turn
+from selfplay.core import Ask, Game, Play, Policy, Referee, Reply, SelfplayError, Turn
 from selfplay.evaluations.answers import answers
+from selfplay.evaluations.versus import Versus
 from selfplay.evaluations.win_rate import WinRate
 from selfplay.tasks.task import Item, Task
+from selfplay.theory.intervals import bounded, change, told
 
 TINY = ("task.per_cell=1", "episodes=2", "game.answers=2", "player.max_tokens=12")
 
@@ -63,9 +64,7 @@ def test_a_win_rate_worked_by_hand() -> None:
     found = win_rate(ByLength()).summary(["aaaa", "a", "aa", "aaa"], ["a", "aaaa", "aa", "a"], {})
     assert found["win_rate"] == 2.5 / 4 and found["ties"] == 0.25 and found["order"] == 0.0 and found["questions"] == 4
     assert found["length"] == 2.5 and found["opponent_length"] == 2.0 and found["longer"] == 2.5 / 4
-    spread = math.sqrt(sum((x - 0.625) ** 2 for x in (1, 0, 0.5, 1)) / 3)
-    half = float(stats.t.ppf(0.975, 3)) * spread / 2
-    assert found["interval"] == [pytest.approx(max(0, 0.625 - half)), pytest.approx(min(1, 0.625 + half))]
+    assert found["interval"] == told(0.5 + end / 2 for end in change(2, 1, 4)) and found["quarters"] == "4024"
 
 
 def test_a_referee_that_looks_at_the_order_favours_nobody() -> None:
@@ -75,7 +74,51 @@ def test_a_referee_that_looks_at_the_order_favours_nobody() -> None:
 
 def test_whoever_is_the_same_ties() -> None:
     found = win_rate(ByLength()).summary(["a"] * 4, ["a"] * 4, {})
-    assert found["win_rate"] == 0.5 and found["interval"] == [0.5, 0.5]
+    assert found["win_rate"] == 0.5 and found["interval"] == told(0.5 + end / 2 for end in change(0, 0, 4))
+    low, high = found["interval"]  # type: ignore[misc]
+    assert low < 0.3 and high > 0.7
+
+
+def test_whoever_always_wins_may_lose_the_next() -> None:
+    """8 of 8: Wilson's [.676, 1]."""
+    eight = win_rate(ByLength())
+    eight.questions = [f"q{i}" for i in range(8)]
+    found = eight.summary(["aa"] * 8, ["a"] * 8, {})
+    assert found["win_rate"] == 1.0 and found["interval"] == [pytest.approx(0.676, abs=5e-4), 1.0]
+
+
+def test_the_change_of_a_win_rate_is_paired_by_question() -> None:
+    evaluation = win_rate(ByLength())
+    before = evaluation.summary(["a", "a", "a", "a"], ["a", "a", "a", "aa"], {})
+    after = evaluation.summary(["aa", "a", "a", "a"], ["a", "a", "a", "aa"], {})
+    found = evaluation.gain(before, after)
+    assert found == {"win_rate": 0.125, "length": 0.25, "interval": told(change(0.5, 0, 4))}
+
+
+class Bet(Game):
+    """Two roles; who is strong beats who is weak."""
+
+    roles = ("first", "second")
+
+    def play(self) -> Play:
+        [first, second] = yield [Ask(role, options=("strong", "weak")) for role in self.roles]
+        won = float(first.text == "strong") - float(second.text == "strong")
+        return {"first": won, "second": -won}
+
+
+def test_who_won_all_games_against_a_player_has_no_interval_of_width_0() -> None:
+    seated, names = {"first": "learner", "second": "learner"}, {"rival": Script(lambda ask: Reply("weak"))}
+    opponent = SimpleNamespace(
+        main=Script(lambda ask: Reply("strong")), players=names, seated=seated, contested=("first", "second")
+    )
+    cast_of = SimpleNamespace(game=Bet(), opponent=opponent, referees={}, players={})
+    found = Versus("rival", 8, 1, 0)(cast_of)  # type: ignore[arg-type]
+    assert found["return"] == found["win_rate"] == 1.0 and found["games"] == 8
+    assert found["interval"] == told(bounded([1.0] * 8, -1.0, 1.0))
+    assert found["win_rate_interval"] == [pytest.approx(0.676, abs=5e-4), 1.0]
+    opponent.main = Script(lambda ask: Reply("weak"))
+    found = Versus("rival", 8, 1, 0)(cast_of)  # type: ignore[arg-type]
+    assert found["return"] == 0.0 and found["interval"] is None, "nobody earned anything but 0"
 
 
 def test_a_referee_that_cannot_score_is_an_error() -> None:
@@ -99,9 +142,9 @@ def test_mistakes_of_a_win_rate() -> None:
     made = cast(config("eval=win_rate", "eval.opponent=nobody", *TINY))
     with pytest.raises(SelfplayError, match=r"eval\.opponent is 'nobody', but the players are learner, reference"):
         made.evaluation(made)
-    for change, message in (("temperature=-1", "eval.temperature is -1"), ("every=0", "every is 0")):
+    for override, message in (("temperature=-1", "eval.temperature is -1"), ("every=0", "every is 0")):
         with pytest.raises(SelfplayError, match=message):
-            make(config("eval=win_rate", f"eval.{change}").eval, "eval")
+            make(config("eval=win_rate", f"eval.{override}").eval, "eval")
 
 
 def test_answers_are_in_the_order_of_the_questions() -> None:

@@ -27,6 +27,7 @@ def test_an_estimate_as_text() -> None:
     assert told([0.5, 0.6, np.nan, 0.7]) == "60.0 [35.2, 84.8]"
     assert told([1, 2], scale=1, digits=1) == "1.5 [-4.9, 7.9]"
     assert told([0.25]) == "25.0" and told([]) == told([np.nan]) == ""
+    assert told([0.25, 0.25, 0.25]) == "25.0", "nothing is known of the spread"
 
 
 def test_an_interval_worked_by_hand() -> None:
@@ -45,6 +46,36 @@ def test_one_value_has_no_interval() -> None:
     found = estimate([0.25])
     assert (found.n, found.mean) == (1, 0.25) and isnan(found.low) and isnan(found.high)
     assert estimate([]).n == 0 and isnan(estimate([]).mean)
+
+
+def test_the_interval_of_a_share_ends_within_0_and_1() -> None:
+    """Of 0.9, 1, 1: 0.967 ± 4.3027 · 0.0577 / √3 would be [0.823, 1.110]."""
+    plain, found = estimate([0.9, 1.0, 1.0]), estimate([0.9, 1.0, 1.0], share=True)
+    assert plain.high > 1.1 and 0 < found.low < found.mean < found.high < 1
+    half = (plain.high - plain.low) / 2 / (found.mean * (1 - found.mean))
+    assert np.log(found.high / (1 - found.high)) == pytest.approx(np.log(found.mean / (1 - found.mean)) + half)
+    assert told([0.9, 1.0, 1.0], share=True) == "96.7 [25.3, 100.0]"
+    close = [0.571, 0.572, 0.574]
+    assert estimate(close, share=True).low == pytest.approx(estimate(close).low, abs=1e-5)
+    assert isnan(estimate([1.0, 1.0, 1.0], share=True).low) and isnan(estimate([0.0] * 5, share=True).high)
+
+
+@pytest.mark.parametrize(("mean", "spread"), [(0.5, 0.02), (0.57, 0.02), (0.9, 0.03), (0.97, 0.02), (0.8, 0.2)])
+@pytest.mark.parametrize("seeds", [2, 3, 6, 10])
+def test_the_interval_of_a_share_over_seeds_covers(mean: float, spread: float, seeds: int) -> None:
+    """Seeds whose shares are drawn from a Beta distribution."""
+    size = mean * (1 - mean) / spread**2 - 1
+    drawn = np.random.default_rng(0).beta(mean * size, (1 - mean) * size, (3000, seeds))
+    found = [estimate(row, share=True) for row in drawn]
+    assert np.mean([e.low <= mean <= e.high for e in found]) >= 0.93
+
+
+def test_curves_and_comparisons_know_shares_by_their_name() -> None:
+    rows = pd.concat([steps("a", 1, (1, 5, 1.0)), steps("b", 2, (1, 5, 0.7))])
+    [band] = curves(rows.rename(columns={"reward": "valid"}), "valid").to_dict("records")
+    assert 0 < band["low"] < band["high"] < 1 < curves(rows, "reward")["high"][0]
+    table = runs(("a", 1, 1.0), ("a", 2, 0.7)).assign(metric="eval/accuracy", optimized=[1.0, 0.7])
+    assert compare(table)["high"][0] < 1 < compare(table.assign(metric="eval/return"))["high"][0]
 
 
 def test_the_paired_test_is_scipys() -> None:
@@ -120,7 +151,9 @@ def test_a_comparison_says_what_it_left_out() -> None:
     found = compare(table, "gain", "base")
     new, gone = one(found, "new"), one(found, "gone")
     assert (new["n"], new["mean"], new["left out"]) == (2, 1.0, 2)
-    assert new["note"] == "all differences are equal: no t-test" and isnan(new["p"]) and new["p/exact"] == 0.5
+    assert (
+        new["note"] == "all differences are equal: no interval, no t-test" and isnan(new["p"]) and new["p/exact"] == 0.5
+    )
     assert (gone["n"], gone["left out"], gone["note"]) == (0, 1, "no finished run has the figure")
 
 

@@ -12,7 +12,7 @@ from open_spiel.python.egt import alpharank as spiel_alpharank
 from open_spiel.python.egt import dynamics as spiel_dynamics
 from scipy.integrate import solve_ivp
 from scipy.optimize import linprog
-from scipy.special import expit, logsumexp
+from scipy.special import expit, log_expit, logsumexp
 from scipy.stats import binom
 
 from selfplay.core import SelfplayError
@@ -311,7 +311,10 @@ def test_bradley_terry_by_hand() -> None:
     found = bradley_terry([[0, 30], [10, 0]])
     gap, low, high = found.difference(0, 1)
     assert gap == pytest.approx(math.log(3)) and found.elo(1500).sum() == pytest.approx(3000)
-    assert high - low == pytest.approx(2 * 1.959964 * math.sqrt(1 / 30 + 1 / 10))
+    wald = 1.959964 * math.sqrt(1 / 30 + 1 / 10)
+    assert low == pytest.approx(gap - wald) and gap + wald < high < gap + 1.1 * wald, "the likelihood ratio's is skewed"
+    fall = 30 * log_expit(high) + 10 * log_expit(-high) - found.log_likelihood
+    assert 2 * fall == pytest.approx(-(1.959964**2))
     assert found.intervals()[0] * 2 == pytest.approx([low, high])
     assert found.elo_intervals(1500.0) == pytest.approx(1500 + elo_scale(found.intervals()))
     assert found.log_likelihood == pytest.approx(30 * math.log(0.75) + 10 * math.log(0.25))
@@ -334,6 +337,16 @@ def test_bradley_terry_intervals_cover() -> None:
         apart += low <= truth[1] - truth[4] <= high
     least, most = binom.ppf([0.0005, 0.9995], 300, 0.95)
     assert all(least <= covered <= most for covered in (rated, elo_rated, apart)), (rated, elo_rated, apart)
+
+
+@pytest.mark.parametrize("games", [8, 64])
+def test_the_interval_of_a_rating_covers_also_where_nearly_all_games_are_won(games: int) -> None:
+    """Two players with cross-play's prior, by every possible number of wins."""
+    ends = np.array([bradley_terry([[0, w], [games - w, 0]], prior=0.1).difference(0, 1) for w in range(games + 1)])
+    assert (ends[:, 1] < ends[:, 2] - 0.8).all()
+    for gap in np.linspace(0, 7, 29):
+        covered = (ends[:, 1] <= gap) & (gap <= ends[:, 2])
+        assert binom.pmf(np.arange(games + 1), games, expit(gap))[covered].sum() >= 0.89
 
 
 def test_elo_by_hand() -> None:

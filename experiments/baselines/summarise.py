@@ -1,9 +1,11 @@
 """Data-driven baselines against self-play, at equal optimizer steps and at equal generated tokens.
 
     python experiments/baselines/summarise.py multirun/baselines --paper-table multirun/paper_table
+    python experiments/baselines/summarise.py        # without the runs: from the table.json that was written before
 
-Writes table.json and curves.png, and prints the tables in Markdown; 95 % Student's t intervals over five seeds. The
-tokens of a method are all that was said for it: the learner's questions and answers, and for SFT the teacher's answers.
+Writes table.json and curves.png, and prints the tables in Markdown; 95 % Student's t intervals over five seeds, of
+shares on the logit scale; every comparison with Holm's p. The tokens of a method are all that was said for it: the
+learner's questions and answers, and for SFT the teacher's answers.
 """
 
 import argparse
@@ -18,7 +20,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from selfplay.report.statistics import sign_flip, told
+from selfplay.report.families import markdown
+from selfplay.report.statistics import told
 from selfplay.runs import load
 
 STEPS = 100
@@ -61,13 +64,32 @@ def rates(folder: Path) -> dict[str, dict[str, float]]:
     return out
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--paper-table", type=Path, default=Path("multirun/paper_table"))
-    parser.add_argument("--out", type=Path, default=Path("experiments/baselines"))
-    args = parser.parse_args()
-    homes = {m: (args.folder if m in ("sft", "rejection", "dpo") else args.paper_table) / m for m in METHODS}
+def show(found: dict[str, Any]) -> None:
+    """The tables in Markdown: what each method reaches, and every comparison with LSP."""
+    budget = f"{found['budget'] / 1000:.0f} thousand tokens"
+    print(
+        f"| method | given | {found['steps']} steps, % | tokens, thousands | {budget}, % |\n"
+        "| --- | --- | ---: | ---: | ---: |"
+    )
+    for method, (name, given) in METHODS.items():
+        steps, tokens = (told(_seeds(found, method, label), share=True) for label in ("steps", "tokens"))
+        print(f"| {name} | {given} | {steps} | {found[method]['tokens'] / 1000:.0f} | {tokens} |")
+    family = {
+        f"LSP − {name}, {title}": _seeds(found, "lsp", label) - _seeds(found, method, label)
+        for label, title in (("steps", f"{found['steps']} steps"), ("tokens", budget))
+        for method, (name, _) in METHODS.items()
+        if method != "lsp"
+    }
+    print("\n" + markdown(family))
+
+
+def _seeds(found: dict[str, Any], method: str, label: str) -> pd.Series:
+    return pd.Series(found[method]["seeds"][label]).rename(index=int)
+
+
+def read(folder: Path, paper_table: Path, out: Path) -> dict[str, Any]:
+    """What the runs say, and their curves drawn."""
+    homes = {m: (folder if m in ("sft", "rejection", "dpo") else paper_table) / m for m in METHODS}
     tables = {m: curves(home) for m, home in homes.items()}
     ends = {m: t[t["step"] == STEPS].set_index("seed") for m, t in tables.items()}
     budget = min(float(end["tokens"].min()) for end in ends.values())
@@ -78,26 +100,20 @@ def main() -> None:
 
     at_budget = {m: pd.Series({s: within(p) for s, p in t.groupby("seed")}) for m, t in tables.items()}
     base = tables["grpo"][tables["grpo"]["step"] == 0]["accuracy"].mean()
-    found: dict[str, Any] = {"base": base, "steps": STEPS, "budget": budget, "rates": rates(args.folder / "rates")}
+    found: dict[str, Any] = {"base": base, "steps": STEPS, "budget": budget, "rates": rates(folder / "rates")}
     print(f"base {100 * base:.1f}; budget {budget:.0f} tokens; rates {json.dumps(found['rates'])}\n")
-    print(
-        f"| method | given | {STEPS} steps, % | LSP above it, points | p | tokens, thousands | "
-        f"{budget / 1000:.0f} thousand tokens, % | LSP above it, points | p |\n"
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
-    )
-    for method, (name, given) in METHODS.items():
-        row = {"seeds": {}, "tokens": float(ends[method]["tokens"].mean())}
-        cells = [name, given]
-        for label, scores in (("steps", {m: e["accuracy"] for m, e in ends.items()}), ("tokens", at_budget)):
-            gap = (scores["lsp"] - scores[method]).dropna()
-            cells += [told(scores[method]), *(("", "") if method == "lsp" else (told(gap), f"{sign_flip(gap):.3f}"))]
-            if label == "steps":
-                cells.append(f"{row['tokens'] / 1000:.0f}")
-            row["seeds"][label] = {int(s): round(float(v), 5) for s, v in scores[method].items()}
-        found[method] = row
-        print("| " + " | ".join(cells) + " |")
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "table.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    for method in METHODS:
+        seeds = {"steps": ends[method]["accuracy"], "tokens": at_budget[method]}
+        found[method] = {
+            "seeds": {label: {int(s): round(float(v), 5) for s, v in row.items()} for label, row in seeds.items()},
+            "tokens": float(ends[method]["tokens"].mean()),
+        }
+    draw(tables, budget, out)
+    return found
+
+
+def draw(tables: dict[str, pd.DataFrame], budget: float, out: Path) -> None:
+    """Accuracy against steps and against tokens."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), sharey=True)
     for colour, (method, table) in zip(COLOURS, tables.items(), strict=True):
         mean = table.groupby("step")[["tokens", "accuracy"]].mean()
@@ -110,7 +126,22 @@ def main() -> None:
     axes[0].set_ylabel("held-out accuracy, %")
     axes[0].legend(frameon=False, fontsize=8)
     figure.tight_layout()
-    figure.savefig(args.out / "curves.png", dpi=110)
+    figure.savefig(out / "curves.png", dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument("--paper-table", type=Path, default=Path("multirun/paper_table"))
+    parser.add_argument("--out", type=Path, default=Path("experiments/baselines"))
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.folder is None:
+        found = json.loads((args.out / "table.json").read_text(encoding="utf-8"))
+    else:
+        found = read(args.folder, args.paper_table, args.out)
+        (args.out / "table.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    show(found)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """What each Challenger pay-off asks, how V and the silent groups move, what is learnt, from the folders of the runs.
 
     python experiments/challenger_payoffs/summarise.py multirun/challenger_payoffs --out experiments/challenger_payoffs
+    python experiments/challenger_payoffs/summarise.py     # without the runs: from the results.json written before
 
-Writes results.json and asked.png and prints the tables in Markdown. Intervals are 95 % Student's t over seeds.
+Writes results.json and asked.png and prints the tables in Markdown. Intervals are 95 % Student's t over seeds, of
+shares on the logit scale; every comparison with Holm's p.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from selfplay.report.families import markdown
 from selfplay.report.questions import asked
 from selfplay.report.statistics import told
 from selfplay.runs import load
@@ -32,6 +35,9 @@ ARMS = {  # what tells an arm's overrides -> its name
     "challenger=sqlm": "sqlm",
     "challenger=spice": "spice",
 }
+DATA = "data (no Challenger)"
+LEARNABILITY = ["absolute_zero", "r_zero", "sqlm", "spice"]
+ADVERSARIAL = ["lsp", "lsp, w = 0.2", "lsp_zero"]
 TRAINING = {"V": "solver/reward", "silent": "frac_reward_zero_std", "distinct": "challenger/distinct"}
 
 
@@ -67,26 +73,24 @@ def figures(folder: Path) -> pd.DataFrame:
             known = shares[shares > 0] / max(shares.sum(), 1e-9)
             row[f"families {when}"] = float(np.exp(-(known * np.log(known)).sum()))  # perplexity: as many alike
         rows.append(row)
-    table = pd.DataFrame(rows)
+    return ordered(pd.DataFrame(rows))
+
+
+def ordered(table: pd.DataFrame) -> pd.DataFrame:
+    """The runs arm by arm, in the order of `ARMS`."""
     table["arm"] = pd.Categorical(table["arm"], [n for n in ARMS.values() if n in set(table["arm"])], ordered=True)
     return table.sort_values(["arm", "seed"]).reset_index(drop=True)
 
 
 def show(table: pd.DataFrame) -> None:
     """The tables, in Markdown."""
-    data = table[table["arm"] == "data (no Challenger)"].set_index("seed")["accuracy after"]
-    print("| pay-off | seeds | held-out after, % | gain, points | against data, paired | level 4 after, % |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    print("| pay-off | seeds | held-out after, % | gain, points | level 4 after, % |")
+    print("| --- | ---: | ---: | ---: | ---: |")
     for name, part in table.groupby("arm", observed=True):
-        part = part.set_index("seed")
-        against = (
-            (part["accuracy after"] - data).dropna() if not str(name).startswith("data") else pd.Series(dtype=float)
-        )
         gain = part["accuracy after"] - part["accuracy before"]
-        print(
-            f"| {name} | {len(part)} | {told(part['accuracy after'])} | {told(gain)} | {told(against)} "
-            f"| {told(part['trap after'])} |"
-        )
+        after, trap = (told(part[f"{column} after"], share=True) for column in ("accuracy", "trap"))
+        print(f"| {name} | {len(part)} | {after} | {told(gain)} | {trap} |")
+    print("\n" + markdown(comparisons(table)))
     print(f"\nFirst {LAST} steps → last {LAST}, means over seeds:\n")
     columns = {"valid": 100, "level 4": 100, "V": 1, "silent": 100, "families": 1, "self_bleu": 1}
     print("| pay-off | valid, % | level 4, % | V | silent groups, % | families (perplexity) | self-BLEU |")
@@ -99,6 +103,16 @@ def show(table: pd.DataFrame) -> None:
             for c, scale in columns.items()
         ]
         print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+def comparisons(table: pd.DataFrame) -> dict[str, pd.Series]:
+    """The family: held-out accuracy, seed by seed, of every arm against data, and of the two kinds of pay-off."""
+    wide = table.assign(arm=table["arm"].astype(str)).pivot(index="seed", columns="arm", values="accuracy after")
+    kinds = {name: wide[arms].mean(axis=1) for name, arms in (("learn", LEARNABILITY), ("zero", ADVERSARIAL))}
+    family = {f"{name} − data": wide[name] - wide[DATA] for name in ARMS.values() if name != DATA}
+    family["mean of the four for learnability − data"] = kinds["learn"] - wide[DATA]
+    family["mean of the four − mean of the three adversarial"] = kinds["learn"] - kinds["zero"]
+    return family
 
 
 def draw(folder: Path, table: pd.DataFrame, out: Path) -> None:
@@ -143,9 +157,12 @@ def draw(folder: Path, table: pd.DataFrame, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--out", type=Path, default=Path("experiments/challenger_payoffs"))
     args = parser.parse_args()
+    if args.folder is None:
+        show(ordered(pd.read_json(args.out / "results.json")))
+        return
     table = figures(args.folder)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "results.json").write_text(

@@ -1,9 +1,11 @@
 """The result table of first_light, from the folders of its runs.
 
     python experiments/first_light/summarise.py multirun/<...> --out experiments/first_light/results.json
+    python experiments/first_light/summarise.py        # without the runs: from the results.json written before
 
 One row a setting (the overrides but the seed): held-out accuracy before and after, the gain over seeds with a 95 %
-Student's t interval, and the same gain on the held-out questions that nobody happened to ask in training.
+Student's t interval (of shares on the logit scale), and the same gain on the held-out questions that nobody happened to
+ask in training; every comparison with Holm's p.
 """
 
 import argparse
@@ -13,16 +15,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from omegaconf import OmegaConf
-from scipy import stats
 
+from selfplay.report.families import markdown
+from selfplay.report.statistics import estimate, told
 from selfplay.world import held_out, parse
 
-
-def interval(values: list[float]) -> list[float]:
-    """The 95 % Student's t interval of the mean of a few independent values."""
-    half = float(stats.sem(values)) * float(stats.t.ppf(0.975, len(values) - 1))
-    return [fmean(values) - half, fmean(values) + half]
+SHARES = ("before", "after")
+FIGURES = (*SHARES, "gain", "gain on unasked")
 
 
 def unasked(folder: Path) -> list[int]:
@@ -67,31 +69,50 @@ def read(folder: Path) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    runs = [read(path.parent) for folder in args.folders for path in sorted(folder.rglob("summary.json"))]
+def summed(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row a setting: seeds, and of each figure the mean with its interval, None where there is none."""
     settings: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for run in runs:
         settings[run["setting"]].append(run)
     rows = []
     for setting, group in sorted(settings.items()):
         row: dict[str, Any] = {"setting": setting, "seeds": sorted(run["seed"] for run in group)}
-        for key in ("before", "after", "gain", "gain on unasked"):
-            values = [run[key] for run in group]
-            row[key] = {"mean": fmean(values), "interval": interval(values) if len(values) > 1 else None}
+        for key in FIGURES:
+            found = estimate([run[key] for run in group], share=key in SHARES)
+            row[key] = {"mean": found.mean, "interval": None if np.isnan(found.low) else [found.low, found.high]}
         rows.append(row)
-        print(f"{setting} ({len(group)} seeds)")
-        for key in ("before", "after", "gain", "gain on unasked"):
-            mean, spread = row[key]["mean"], row[key]["interval"]
-            print(
-                f"  {key:16s} {100 * mean:6.1f} %"
-                + (f"  [{100 * spread[0]:.1f}, {100 * spread[1]:.1f}]" if spread else "")
-            )
+    return rows
+
+
+def show(runs: list[dict[str, Any]]) -> None:
+    """The tables in Markdown."""
+    table = pd.DataFrame(runs)
+    print("| " + " | ".join(["setting", *FIGURES]) + " |\n| --- |" + " ---: |" * len(FIGURES))
+    for setting, part in table.groupby("setting"):
+        print(f"| `{setting}` | " + " | ".join(told(part[key], share=key in SHARES) for key in FIGURES) + " |")
+    family = {}
+    for key in FIGURES[2:]:
+        wide = table.pivot(index="seed", columns="setting", values=key)
+        family |= {f"`{setting}`: {key}": wide[setting].dropna() for setting in wide}
+        if key == "gain":
+            first, *others = wide.columns
+            family |= {f"`{first}` − `{other}`: {key}": (wide[first] - wide[other]).dropna() for other in others}
+    print("\n" + markdown(family))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="*", type=Path)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    if args.folders:
+        runs = [read(path.parent) for folder in args.folders for path in sorted(folder.rglob("summary.json"))]
+    else:
+        runs = json.loads((Path(__file__).parent / "results.json").read_text(encoding="utf-8"))["runs"]
+    show(runs)
     if args.out:
-        args.out.write_text(json.dumps({"settings": rows, "runs": runs}, indent=1) + "\n", encoding="utf-8")
+        found = {"settings": summed(runs), "runs": runs}
+        args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

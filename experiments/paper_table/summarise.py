@@ -1,9 +1,11 @@
 """The paper's table on the embedded model, from the folders of its runs.
 
     python experiments/paper_table/summarise.py multirun/paper_table --out experiments/paper_table
+    python experiments/paper_table/summarise.py      # without the runs: from the results.csv that was written before
 
-Writes results.csv (a row a method, seed and step), table.json and curves.png, and prints the table: held-out accuracy
-with 95 % Student's t intervals over the seeds, gains over the base and over GRPO paired by seed.
+Writes results.csv (a row a method, seed and step), table.json and curves.png, and prints the tables in Markdown:
+held-out accuracy with 95 % Student's t intervals over the seeds (of shares on the logit scale), gains over the base and
+over GRPO paired by seed, and every comparison with Holm's p.
 """
 
 import argparse
@@ -17,8 +19,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from scipy import stats
 
+from selfplay.report.families import markdown
+from selfplay.report.measures import measure
 from selfplay.report.statistics import estimate
 from selfplay.runs import load
 
@@ -26,8 +29,8 @@ METHODS = {
     "grpo": "GRPO with data",
     "lsp_zero": "LSP-Zero",
     "lsp": "LSP",
-    "lsp_zero_long": "LSP-Zero, twice as long",
-    "lsp_long": "LSP, twice as long",
+    "lsp_zero_long": "LSP-Zero, 300 steps",
+    "lsp_long": "LSP, 300 steps",
     "grpo_then_grpo": "GRPO, then GRPO",
     "lsp_zero_then_grpo": "LSP-Zero, then GRPO",
     "lsp_then_grpo": "LSP, then GRPO",
@@ -50,10 +53,10 @@ LAST = 10  # steps over which a figure of training is averaged
 FIRST = 150  # steps of the first stage; what LSP and LSP-Zero did after it is told as "..._long"
 
 
-def estimated(values: pd.Series) -> tuple[float, float, float] | tuple[float]:
-    """Mean and its 95 % Student's t interval; of one seed the mean alone."""
-    found = estimate(values)
-    return (found.mean,) if found.n < 2 else (found.mean, found.low, found.high)
+def estimated(values: pd.Series, share: bool = False) -> tuple[float, float, float] | tuple[float]:
+    """Mean and its 95 % Student's t interval; the mean alone where there is none."""
+    found = estimate(values, share)
+    return (found.mean,) if np.isnan(found.low) else (found.mean, found.low, found.high)
 
 
 def read(folder: Path) -> pd.DataFrame:
@@ -88,7 +91,7 @@ def summary(table: pd.DataFrame) -> dict[str, Any]:
         row = {
             "seeds": [int(s) for s in end.index],
             "steps": int(end["step"].max()),
-            "accuracy": estimated(end["accuracy"]),
+            "accuracy": estimated(end["accuracy"], share=True),
             "gain": estimated(gains[method]),
             "share of GRPO gain": estimated((gains[method] / gains["grpo"]).dropna()),
             "above": {
@@ -100,9 +103,23 @@ def summary(table: pd.DataFrame) -> dict[str, Any]:
         for name in KEPT[1:-1]:
             values = late.groupby("seed")[name].mean().dropna()
             if len(values):
-                row[name] = estimated(values)
+                row[name] = estimated(values, measure(name).share)
         out[method] = row
     return out
+
+
+def comparisons(table: pd.DataFrame) -> dict[str, pd.Series]:
+    """The family: every comparison of two methods, seed by seed."""
+    ends = {
+        method: part.dropna(subset="accuracy").groupby("seed").last()["accuracy"]
+        for method, part in table.groupby("method", sort=False)
+    }
+    return {
+        f"{METHODS[method]} − {METHODS[other]}": (ends[method] - ends[other]).dropna()
+        for method, others in AGAINST.items()
+        for other in others
+        if method in ends and other in ends
+    }
 
 
 def draw(table: pd.DataFrame, out: Path) -> None:
@@ -122,9 +139,10 @@ def draw(table: pd.DataFrame, out: Path) -> None:
             wide = part.pivot(index="step", columns="seed", values=name)
             wide = wide if name == "accuracy" else wide.rolling(10, min_periods=1).mean()
             mean = wide.mean(axis=1)
-            half = wide.sem(axis=1) * stats.t.ppf(0.975, max(wide.shape[1] - 1, 1))
+            bands = [estimate(row.dropna(), measure(name).share or name == "accuracy") for _, row in wide.iterrows()]
+            low, high = ([getattr(band, end) for band in bands] for end in ("low", "high"))
             axis.plot(mean.index, mean, color=colour, label=METHODS[method], marker="." if name == "accuracy" else None)
-            axis.fill_between(mean.index, mean - half, mean + half, color=colour, alpha=0.15, lw=0)
+            axis.fill_between(mean.index, low, high, color=colour, alpha=0.15, lw=0)
         axis.set_xlabel("step")
         axis.set_title(label, fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
@@ -133,36 +151,45 @@ def draw(table: pd.DataFrame, out: Path) -> None:
     figure.savefig(out / "curves.png", dpi=110)
 
 
-def shown(values: tuple[float, ...], digits: int = 1) -> str:
-    """Percent: mean and interval."""
-    mean, *ends = (f"{100 * value:.{digits}f}" for value in values)
+def shown(values: tuple[float, ...] | None, digits: int = 1, factor: float = 100.0) -> str:
+    """Mean and interval, in per cent."""
+    if values is None:
+        return ""
+    mean, *ends = (f"{factor * value:.{digits}f}".replace("-", "−") for value in values)
     return mean + (f" [{ends[0]}, {ends[1]}]" if ends else "")
+
+
+def show(found: dict[str, Any]) -> None:
+    """The table of the methods, in Markdown."""
+    print(f"Base {100 * found['base']['accuracy']:.1f} % before any step.\n")
+    heads = ["method", "held-out, %", "gain, points", "share of GRPO's gain, %", "invalid questions, %"]
+    heads += ["reward in training", "truth in training, %"]
+    print("| " + " | ".join(heads) + " |\n| --- |" + " ---: |" * (len(heads) - 1))
+    for method, row in found.items():
+        if method == "base":
+            continue
+        share = "100" if method == "grpo" else shown(row["share of GRPO gain"], 0)
+        cells = [METHODS[method], shown(row["accuracy"]), shown(row["gain"]), share]
+        cells += [shown(row.get("challenger/invalid"), 0), shown(row["solver/reward"][:1], 2, 1.0)]
+        print("| " + " | ".join([*cells, shown(row["solver/truth"][:1], 0)]) + " |")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--out", type=Path, default=Path("experiments/paper_table"))
     args = parser.parse_args()
-    table = read(args.folder)
+    table = pd.read_csv(args.out / "results.csv") if args.folder is None else read(args.folder)
     if "grpo" not in set(table["method"]):
         raise SystemExit(f"{args.folder}/grpo has no finished run, and everything is compared with it; run.sh makes it")
     found = summary(table)
     args.out.mkdir(parents=True, exist_ok=True)
-    table.round(5).to_csv(args.out / "results.csv", index=False)
+    if args.folder is not None:
+        table.round(5).to_csv(args.out / "results.csv", index=False)
     (args.out / "table.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     draw(table, args.out)
-    print(f"base {100 * found['base']['accuracy']:.1f}")
-    for method, row in found.items():
-        if method == "base":
-            continue
-        cells = [f"{METHODS[method]:24s} n={len(row['seeds'])} step {row['steps']}"]
-        cells += [f"{key} {shown(row[key])}" for key in ("accuracy", "gain")]
-        cells.append(f"share {shown(row['share of GRPO gain'], 0)}")
-        cells += [f"above {other} {shown(difference)}" for other, difference in row["above"].items()]
-        if "challenger/invalid" in row:
-            cells.append(f"invalid {shown(row['challenger/invalid'])}")
-        print("  ".join(cells))
+    show(found)
+    print("\n" + markdown(comparisons(table)))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
     python experiments/rewards_and_regularisers/summarise.py multirun/rewards_and_regularisers \\
         --paper-table multirun/paper_table
+    python experiments/rewards_and_regularisers/summarise.py     # without the runs: from the results.json of before
 
 Writes results.json (a row a run) and curves.png, and prints the tables in Markdown; 95 % Student's t intervals over the
-seeds. LSP-Zero with the default regularizer and opponent is not run again: it is read from the paper table's runs.
+seeds, of shares on the logit scale; every comparison with Holm's p. LSP-Zero with the default regularizer and opponent
+is not run again: it is read from the paper table's runs.
 """
 
 import argparse
@@ -17,6 +19,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 
+from selfplay.report.families import markdown
 from selfplay.report.statistics import told
 from selfplay.runs import load
 
@@ -59,24 +62,47 @@ def show(runs: pd.DataFrame, by: list[str]) -> None:
     )
     print("| " + "--- | " * len(by) + "---: | " * 5)
     for key, part in runs.groupby(by, sort=False):
-        cells = [*key, str(len(part)), told(part["after"]), f"{100 * part['invalid'].mean():.0f}"]
+        cells = [*key, str(len(part)), told(part["after"], share=True), f"{100 * part['invalid'].mean():.0f}"]
         print("| " + " | ".join([*cells, f"{100 * part['truth'].mean():.0f}", f"{part['kl'].mean():.2f}"]) + " |")
     print()
 
 
-def effects(runs: pd.DataFrame) -> None:
-    """What a factor does, all else equal: differences to its first value, paired by seed and the other factors."""
-    print("| factor | against | held-out, points | invalid, points | pairs |\n| --- | --- | ---: | ---: | ---: |")
+def comparisons(runs: pd.DataFrame) -> dict[str, pd.Series]:
+    """The family, differences by seed: what a factor does, all else equal; earlier selves under the reward model; and
+    the regularizer of LSP-Zero.
+    """
+    lsp, family = runs[runs["game"] == "lsp"], {}
     for factor, first in zip(FACTORS, ("rm", "none", "latest"), strict=True):
-        others = [f for f in FACTORS if f != factor] + ["seed"]
-        for name in runs[factor].unique():
-            if name == first:
-                continue
-            both = [runs[runs[factor] == value].set_index(others) for value in (name, first)]
-            gaps = [(both[0][c] - both[1][c]).dropna().groupby("seed").mean() for c in ("after", "invalid")]
-            pairs = (both[0]["after"] - both[1]["after"]).notna().sum()
-            print(f"| `{factor}={name}` | `{first}` | {told(gaps[0])} | {told(gaps[1])} | {pairs} |")
-    print()
+        for name in lsp[factor].unique():
+            if name != first:
+                for column, title in (("after", "held-out"), ("invalid", "invalid questions")):
+                    gap = _difference(lsp, factor, name, first, column)
+                    family[f"`{factor}={name}` − `{first}`, {title}"] = gap
+    of_model = lsp[lsp["reward"] == "rm"]
+    for column, title in (("after", "held-out"), ("invalid", "invalid questions"), ("truth", "truth on what is asked")):
+        gap = _difference(of_model, "opponent", "uniform", "latest", column)
+        family[f"with `reward=rm`: `opponent=uniform` − `latest`, {title}"] = gap
+    zero = runs[runs["game"] == "lsp_zero"]
+    if len(zero):
+        gap = _difference(zero, "regularizer", "none", "kl_reverse", "after")
+        family["LSP-Zero: `regularizer=none` − `kl_reverse`, held-out"] = gap
+    return family
+
+
+def _difference(runs: pd.DataFrame, factor: str, name: str, other: str, column: str) -> pd.Series:
+    """By seed, the mean over the other factors."""
+    rest = [f for f in FACTORS if f != factor] + ["seed"]
+    both = [runs[runs[factor] == value].set_index(rest)[column] for value in (name, other)]
+    return (both[0] - both[1]).dropna().groupby("seed").mean()
+
+
+def tables(runs: pd.DataFrame) -> None:
+    """All of them, in Markdown."""
+    print(markdown(comparisons(runs)) + "\n")
+    lsp, zero = (runs[runs["game"] == game] for game in ("lsp", "lsp_zero"))
+    show(lsp, list(FACTORS))
+    if len(zero):
+        show(zero, ["regularizer", "opponent"])
 
 
 def draw(lines: pd.DataFrame, out: Path) -> None:
@@ -108,10 +134,13 @@ def draw(lines: pd.DataFrame, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--paper-table", type=Path, default=Path("multirun/paper_table"))
     parser.add_argument("--out", type=Path, default=Path("experiments/rewards_and_regularisers"))
     args = parser.parse_args()
+    if args.folder is None:
+        tables(pd.read_json(args.out / "results.json"))
+        return
     lines = lines_of(args.folder / "lsp", "lsp")
     if (args.folder / "lsp_zero").is_dir():
         zero = lines_of(args.folder / "lsp_zero", "lsp_zero")
@@ -122,11 +151,7 @@ def main() -> None:
     (args.out / "results.json").write_text(
         json.dumps(json.loads(runs.round(5).to_json(orient="records")), indent=1) + "\n", encoding="utf-8"
     )
-    lsp = runs[runs["game"] == "lsp"]
-    effects(lsp)
-    show(lsp, list(FACTORS))
-    if "lsp_zero" in set(runs["game"]):
-        show(runs[runs["game"] == "lsp_zero"], ["regularizer", "opponent"])
+    tables(runs)
     draw(lines, args.out)
 
 

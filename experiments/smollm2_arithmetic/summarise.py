@@ -1,9 +1,11 @@
 """What SmolLM2 learnt of asking itself, from the folders of the runs.
 
     python experiments/smollm2_arithmetic/summarise.py multirun/smollm2_arithmetic --out experiments/smollm2_arithmetic
+    python experiments/smollm2_arithmetic/summarise.py     # without the runs: from the results.json written before
 
 Writes results.json (a row a run), curves.png and transcripts.md (the first, the middle and the last step), and prints
-the table in Markdown; 95 % Student's t intervals over the seeds.
+the tables in Markdown; 95 % Student's t intervals over the seeds, of shares on the logit scale; every comparison with
+Holm's p.
 """
 
 import argparse
@@ -20,6 +22,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from selfplay.build import make
+from selfplay.report.families import markdown
 from selfplay.report.statistics import told
 from selfplay.runs import load
 from selfplay.tasks.expression import find
@@ -118,28 +121,49 @@ def draw(lines: pd.DataFrame, out: Path) -> None:
     figure.savefig(out / "curves.png", dpi=110)
 
 
+def show(runs: pd.DataFrame) -> None:
+    """The tables in Markdown."""
+    heads = ["Challenger", "seeds", "before, %", "after, %", "gain, points", "gain on unasked, points", "ever asked"]
+    print("| " + " | ".join(heads) + " |\n| --- |" + " ---: |" * (len(heads) - 1))
+    for arm, part in runs.groupby("arm", sort=False):
+        gains = (part["after"] - part["before"], part["unasked after"] - part["unasked before"])
+        cells = [arm, str(len(part)), *(told(part[when], share=True) for when in ("before", "after"))]
+        print("| " + " | ".join([*cells, *map(told, gains), f"{part['ever asked'].mean():.0f}"]) + " |")
+    print("\n| Challenger | + before → after, % | − | × |\n| --- | ---: | ---: | ---: |")
+    for arm, part in runs.groupby("arm", sort=False):
+        cells = [f"{100 * part[f'{o} before'].mean():.0f} → {told(part[f'{o} after'], share=True)}" for o in "+-*"]
+        print(f"| {arm} | " + " | ".join(cells) + " |")
+    print("\n" + markdown(comparisons(runs)))
+
+
+def comparisons(runs: pd.DataFrame) -> dict[str, pd.Series]:
+    """The family, by seed: what each arm gains, on all and on what was never asked, and what the spark changes."""
+    family = {}
+    for arm, part in runs.groupby("arm", sort=False):
+        part = part.set_index("seed")
+        family[f"{arm}: after − before"] = part["after"] - part["before"]
+        if part["ever asked"].max() > 1:  # else none of the held-out ones was asked
+            family[f"{arm}: after − before, never asked"] = part["unasked after"] - part["unasked before"]
+    one, spark = (runs[runs["arm"] == arm].set_index("seed") for arm in ARMS.values())
+    for column, title in (("after", "all"), ("+ after", "+"), ("- after", "−"), ("* after", "×")):
+        family[f"spark − one prompt, {title}"] = spark[column] - one[column]
+    return family
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--out", type=Path, default=Path("experiments/smollm2_arithmetic"))
     args = parser.parse_args()
+    if args.folder is None:
+        show(pd.read_json(args.out / "results.json"))
+        return
     runs, lines, turns = read(args.folder)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "results.json").write_text(
         json.dumps(json.loads(runs.round(5).to_json(orient="records")), indent=1) + "\n", encoding="utf-8"
     )
-    print(
-        "| Challenger | seeds | before, % | after, % | gain, points | on unasked, points | expressions ever asked |\n"
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
-    )
-    for arm, part in runs.groupby("arm", sort=False):
-        gains = (part["after"] - part["before"], part["unasked after"] - part["unasked before"])
-        cells = [arm, str(len(part)), told(part["before"]), told(part["after"]), *map(told, gains)]
-        print("| " + " | ".join([*cells, f"{part['ever asked'].mean():.0f}"]) + " |")
-    print("\n| Challenger | + before → after, % | - | * |\n| --- | ---: | ---: | ---: |")
-    for arm, part in runs.groupby("arm", sort=False):
-        cells = [f"{100 * part[f'{o} before'].mean():.0f} → {told(part[f'{o} after'])}" for o in "+-*"]
-        print(f"| {arm} | " + " | ".join(cells) + " |")
+    show(runs)
     tell(turns, args.out)
     draw(lines, args.out)
 

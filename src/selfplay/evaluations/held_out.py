@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from selfplay.core import Policy, SelfplayError, at_least
-from selfplay.evaluations.intervals import student, wilson
 from selfplay.games.dataset import Dataset
 from selfplay.play import play, settle
 from selfplay.players.nature import Deal
 from selfplay.referees.verifier import Verifier
 from selfplay.tasks.task import Item, Task
+from selfplay.theory import intervals
 
 if TYPE_CHECKING:
     from selfplay.build import Cast
@@ -32,21 +32,30 @@ class Score:
     items: tuple[Item, ...]
 
     def summary(self) -> dict[str, object]:
-        """Accuracy with its 95 % Wilson interval, the same by each label, and the flags as a string of 0 and 1."""
-        return {
+        """Accuracy with its 95 % interval, the same by each label, and the flags as a string of 0 and 1."""
+        labels = dict.fromkeys(k for item in self.items for k in item.labels)
+        cells = {label: self._by(label) for label in labels}
+        found: dict[str, object] = {
             "accuracy": fmean(self.correct),
-            "interval": wilson(sum(self.correct), len(self.correct)),
+            "interval": _interval(self.correct),
             "questions": len(self.correct),
-            **{label: self._by(label) for label in dict.fromkeys(k for item in self.items for k in item.labels)},
+            **{label: {value: fmean(cell) for value, cell in of.items()} for label, of in cells.items()},
             "correct": "".join(str(int(c)) for c in self.correct),
         }
+        if labels:
+            found["intervals"] = {label: {v: _interval(cell) for v, cell in of.items()} for label, of in cells.items()}
+        return found
 
-    def _by(self, label: str) -> dict[str, float]:
+    def _by(self, label: str) -> dict[str, list[bool]]:
         cells: dict[str, list[bool]] = {}
         for item, correct in zip(self.items, self.correct, strict=True):
             if label in item.labels:
                 cells.setdefault(item.labels[label], []).append(correct)
-        return {value: fmean(cell) for value, cell in cells.items()}
+        return cells
+
+
+def _interval(correct: Sequence[bool]) -> list[float] | None:
+    return intervals.told(intervals.share(sum(correct), len(correct)))
 
 
 class HeldOut:
@@ -89,7 +98,8 @@ class HeldOut:
 
 
 def gain(before: Mapping[str, object], after: Mapping[str, object]) -> dict[str, object]:
-    """The change of accuracy on the same questions, with a paired 95 % interval (Student's t over the questions)."""
-    changes = [int(b) - int(a) for a, b in zip(str(before["correct"]), str(after["correct"]), strict=True)]
-    mean, half = fmean(changes), student(changes) if len(changes) > 1 else 0.0
-    return {"gain": mean, "interval": [mean - half, mean + half]}
+    """The change of accuracy on the same questions, with its paired 95 % interval; None of a single question."""
+    flags = list(zip(str(before["correct"]), str(after["correct"]), strict=True))
+    better, worse = (sum(pair == newly for pair in flags) for newly in (("0", "1"), ("1", "0")))
+    interval = intervals.told(intervals.change(better, worse, len(flags)))
+    return {"gain": (better - worse) / len(flags), "interval": interval}

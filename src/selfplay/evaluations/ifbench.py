@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from selfplay.core import SelfplayError, at_least
 from selfplay.evaluations.answers import answers
 from selfplay.evaluations.held_out import gain
-from selfplay.evaluations.intervals import wilson
 from selfplay.tasks.ifbench import IFBench, Verdict
+from selfplay.theory import intervals
 
 if TYPE_CHECKING:
     from selfplay.build import Cast
@@ -22,7 +22,8 @@ class InstructionFollowing:
 
     `accuracy` is the share of prompts all of whose constraints are kept, strictly; it and `prompt_loose` are of the
     prompts all of whose checkers can run, `instruction_strict` and `instruction_loose` of all constraints whose checker
-    can. The others are named in `skipped`, with how many prompts want them.
+    can. The others are named in `skipped`, with how many prompts want them. The interval is the accuracy's; constraints
+    of one prompt are not independent of one another, and shares of them have none.
 
     Args:
         task: IFBench.
@@ -56,7 +57,7 @@ class InstructionFollowing:
         skipped = Counter(self.task.skipped)
         return {
             "accuracy": fmean(correct),
-            "interval": wilson(sum(correct), len(correct)),
+            "interval": intervals.told(intervals.share(sum(correct), len(correct))),
             "questions": len(correct),
             "prompt_loose": fmean(all(v.loose) for v in whole),
             "instruction_strict": fmean(flag for v in verdicts for flag in v.strict if flag is not None),

@@ -7,17 +7,21 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from selfplay.core import SelfplayError, at_least
-from selfplay.evaluations.intervals import student
 from selfplay.opponents.seating import check_contested, rotated
-from selfplay.opponents.table import results
+from selfplay.opponents.table import earned, results
 from selfplay.play import play, settle
+from selfplay.theory import intervals
 
 if TYPE_CHECKING:
     from selfplay.build import Cast
 
 
 class Versus:
-    """The mean return of the learner against somebody, its roles in turns, with a 95 % interval (Student's t).
+    """The mean return of the learner against somebody, its roles in turns, with 95 % intervals over the games.
+
+    The interval of the return takes what anybody earned least and most in these games for the bounds of a return
+    (`theory.intervals.bounded`); where all earned the same, nothing is known of its spread, and there is none. That of
+    the win rate is of games won less games lost (`theory.intervals.change`).
 
     Args:
         name: "reference" for the learner as it was before the first step, or a player of the config's `players`.
@@ -48,11 +52,23 @@ class Versus:
             lambda index: rotated(opponent.seated, opponent.contested, index, lambda role: self.name),
         )
         settle(cast.game, episodes, cast.referees, cast.players)
-        found = [r for episode in episodes for r in results(episode, opponent.contested)]
-        mine = [r for r in found if r[:2] == ("learner", self.name)]
-        gained, won = [r[2] for r in mine], [r[3] for r in mine]
-        mean, half = fmean(gained), student(gained)
-        return {"return": mean, "interval": [mean - half, mean + half], "win_rate": fmean(won), "games": len(gained)}
+        gained, signed, paid = [], [], []
+        for episode in episodes:
+            mine = [r for r in results(episode, opponent.contested) if r[:2] == ("learner", self.name)]
+            gained.append(
+                fmean(r[2] for r in mine)
+            )  # several where there are more than two roles: one game all the same
+            signed.append(2 * fmean(r[3] for r in mine) - 1)
+            paid += [earned(episode)[role] for role in opponent.contested]
+        better, worse = sum(max(x, 0.0) for x in signed), sum(max(-x, 0.0) for x in signed)
+        low, high = intervals.change(better, worse, len(signed))
+        return {
+            "return": fmean(gained),
+            "interval": intervals.told(intervals.bounded(gained, min(paid), max(paid))),
+            "win_rate": 0.5 + fmean(signed) / 2,
+            "win_rate_interval": intervals.told((0.5 + low / 2, 0.5 + high / 2)),
+            "games": len(gained),
+        }
 
     def gain(self, before: Mapping[str, object], after: Mapping[str, object]) -> dict[str, object]:
         return {k: float(after[k]) - float(before[k]) for k in ("return", "win_rate")}  # type: ignore[arg-type]

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from selfplay.core import Ask, Policy, Referee, Reply, SelfplayError, Turn, at_least, user
 from selfplay.evaluations.answers import answers
-from selfplay.evaluations.intervals import student
 from selfplay.tasks.task import Task
+from selfplay.theory import intervals
 
 if TYPE_CHECKING:
     from selfplay.build import Cast
@@ -24,8 +24,9 @@ class WinRate:
     The learner wins a question where its answer scores more; as much is half a win. Questions are asked of the referee
     in pairs, learner first and then reference first, and a question's result is the mean of both orders, so that a
     referee whose scores depend on the order in which it is shown the answers (or on the company they are in) favours
-    nobody. The interval is Student's t over the questions. AlpacaEval's win rate (arXiv 2404.04475) is of this kind;
-    judges like long answers, so the lengths are told beside it.
+    nobody. The intervals are of questions won less questions lost (`theory.intervals.change`), so that questions won
+    without exception have one, too. AlpacaEval's win rate (arXiv 2404.04475) is of this kind; judges like long answers,
+    so the lengths are told beside it. `quarters` has each question's result, 4 for one that was won in both orders.
 
     Args:
         task: whose held-out questions are asked, see `selfplay.tasks`; their answers need not be known.
@@ -61,24 +62,25 @@ class WinRate:
         return self.summary(ours, theirs, cast.players)
 
     def gain(self, before: Mapping[str, object], after: Mapping[str, object]) -> dict[str, object]:
-        return {k: float(after[k]) - float(before[k]) for k in ("win_rate", "length")}  # type: ignore[arg-type]
+        changes = {k: float(after[k]) - float(before[k]) for k in ("win_rate", "length")}  # type: ignore[arg-type]
+        pairs = zip(str(before["quarters"]), str(after["quarters"]), strict=True)
+        return {**changes, "interval": _interval([(int(b) - int(a)) / 4 for a, b in pairs], 0.0, 1.0)}
 
     def summary(self, ours: Sequence[str], theirs: Sequence[str], players: Mapping[str, Policy]) -> dict[str, object]:
         """The figures of one answer each a question; `players` are for referees that ask a model."""
         first = _won(*self._scores(ours, theirs, players).unbind(1))
         second = 1 - _won(*self._scores(theirs, ours, players).unbind(1))
         won = (first + second) / 2
-        mean = float(won.mean())
-        half = student(won.tolist())
         return {
-            "win_rate": mean,
-            "interval": [max(0.0, mean - half), min(1.0, mean + half)],
+            "win_rate": float(won.mean()),
+            "interval": _interval((2 * won - 1).tolist(), 0.5, 0.5),
             "questions": len(won),
             "ties": float((won == 0.5).double().mean()),
             "order": float((first != second).double().mean()),
             "length": fmean(map(len, ours)),
             "opponent_length": fmean(map(len, theirs)),
             "longer": fmean((len(a) > len(b)) + (len(a) == len(b)) / 2 for a, b in zip(ours, theirs, strict=True)),
+            "quarters": "".join(str(round(4 * x)) for x in won.tolist()),
         }
 
     def _scores(self, first: Sequence[str], second: Sequence[str], players: Mapping[str, Policy]) -> Tensor:
@@ -95,6 +97,13 @@ class WinRate:
                 f"{len(turns)} finite ones"
             )
         return scores.double().cpu().view(-1, 2)
+
+
+def _interval(signed: Sequence[float], start: float, factor: float) -> list[float] | None:
+    """Of start + factor times the mean of figures from -1 to 1, one a question."""
+    better, worse = sum(max(x, 0.0) for x in signed), sum(max(-x, 0.0) for x in signed)
+    low, high = intervals.change(better, worse, len(signed))
+    return intervals.told((start + factor * low, start + factor * high))
 
 
 def _won(mine: Tensor, others: Tensor) -> Tensor:

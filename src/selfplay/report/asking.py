@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 BINS = 10
 NOTE = (
     "The Challenger's questions in stretches of steps; for runs without a Challenger, those drawn from the data. Mean "
-    "over seeds, with 95 % intervals. Measures of diversity depend on how many texts they look at, so from each "
-    "stretch as many are drawn."
+    "over seeds, with 95 % intervals (Student's t on the logit scale). Measures of diversity depend on how many texts "
+    "they look at, so from each stretch as many are drawn."
 )
 LINES = {  # column -> title, unit, whether it is a share, what it means
     "valid": ("Valid questions", "%", "Share of questions that have a right answer."),

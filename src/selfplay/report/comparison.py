@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from selfplay.report.settings import Settings
 
 TESTS = (
-    "Intervals: 95 %, Student's t over seeds. Differences: of the same seeds, paired with the baseline's. p: two-sided "
-    "paired t-test; sign flips: the exact permutation test on the same pairs (with n pairs never below 2 / 2ⁿ)"
+    "Intervals: 95 %, Student's t over seeds{logit}. Differences: of the same seeds, paired with the baseline's. p: "
+    "two-sided paired t-test; Holm: the same p, corrected for {family}: if none of them is real, one or more come out "
+    "below 0.05 in at most 5 % of cases; sign flips: the exact permutation test on the same pairs (with n pairs never "
+    "below 2 / 2ⁿ), not corrected."
 )
 
 
@@ -81,10 +83,11 @@ def _table(
     runs["before"] = runs["run"].map(_first(sweep.metrics, shown.key))
     runs.loc[(runs["metric"] != shown.key), "optimized"] = np.nan
     runs["gain"] = runs["optimized"] - runs["before"]
-    for name in ("before", "optimized", "gain"):
-        runs[name] *= shown.factor
-    before, after, gain = (compare(runs, name, against) for name in ("before", "optimized", "gain"))
-    several = len(here) > 2
+    before, after, gain = (
+        _scaled(compare(runs, name, against, shown.share and name != "gain"), shown.factor)
+        for name in ("before", "optimized", "gain")
+    )
+    runs["gain"] *= shown.factor
     unit = f", {shown.unit}" if shown.unit not in shown.words else ""
     points = ", points" if shown.share else ""
     heads = [
@@ -94,7 +97,7 @@ def _table(
         unbroken(f"gain{points}"),
     ]
     heads += [f"difference to the {unbroken(f'baseline{points}')}"]
-    heads += map(unbroken, ["p, paired t", *(["p, Holm"] if several else []), "p, sign flips"])
+    heads += map(unbroken, ["p, paired t", "p, Holm", "p, sign flips"])
     rows = []
     for i, setting in enumerate(after["setting"]):
         name = settings.short(setting) + (" (baseline)" if setting == against and len(here) > 1 else "")
@@ -107,15 +110,21 @@ def _table(
         cells.append(
             Cell(number(line["difference"], d, True), bounds(line["difference/low"], line["difference/high"], d, True))
         )
-        cells += [Cell(probability(line[p])) for p in ("p", *(["p/holm"] if several else []), "p/exact")]
+        cells += [Cell(probability(line[p])) for p in ("p", "p/holm", "p/exact")]
         rows.append(Row(name, settings.chip(setting), cells))
     return Table(
         f"{shown.title} ({shown.key}): mean over seeds [95 % interval]",
         heads,
         rows,
-        _notes(after, shown, settings, several, baseline, against),
+        _notes(after, shown, settings, baseline, against),
         _picture(gain, runs, shown, settings, album),
     )
+
+
+def _scaled(table: pd.DataFrame, factor: float) -> pd.DataFrame:
+    """The estimates in the unit that is shown."""
+    columns = ["mean", "low", "high", "difference", "difference/low", "difference/high"]
+    return table.assign(**{name: factor * table[name] for name in columns})
 
 
 def unbroken(text: str) -> str:
@@ -135,11 +144,11 @@ def _first(metrics: pd.DataFrame, key: str) -> dict[str, float]:
     return {str(run): float(part[key].iloc[0]) for run, part in logged.groupby("run") if len(part) > 1}
 
 
-def _notes(
-    after: pd.DataFrame, shown: Measure, settings: Settings, several: bool, wanted: str | None, against: str
-) -> list[str]:
-    holm = "; Holm: the same, corrected for the number of settings compared" if several else ""
-    notes = [f"{TESTS}{holm}. Before: the first value that a run logged, after: the last."]
+def _notes(after: pd.DataFrame, shown: Measure, settings: Settings, wanted: str | None, against: str) -> list[str]:
+    count = int(after["p"].notna().sum())
+    family = f"the family of {count} comparisons of this table" if count > 1 else "a family of one comparison"
+    logit = ", of shares on the logit scale" if shown.share else ""
+    notes = [f"{TESTS.format(family=family, logit=logit)} Before: the first value that a run logged, after: the last."]
     if shown.less_is_better:
         notes.append("Of this figure less is better: a negative gain is an improvement.")
     if wanted not in (None, against):

@@ -66,7 +66,8 @@ def learning_curves(sweep: Sweep, settings: Settings, album: Album) -> tuple[lis
             continue
         steps, tokens = (_panel(metrics, shown, axis, settings, album) for axis in AXES)
         pairs.append(Pair(steps, tokens))
-    note = "Mean over seeds; the band is its 95 % interval (Student's t), absent where there is one seed. "
+    note = "Mean over seeds; the band is its 95 % interval (Student's t; of shares on the logit scale, so that it ends "
+    note += "within 0 and 100 %), absent where there is one seed or all seeds are alike. Bands are point by point. "
     note += "Runs that did not finish are left out, unless their setting has no other."
     note += f" Each point is the mean over {width} steps." if width > 1 else ""
     return pairs, note + (f" Always the same, so not drawn: {', '.join(still)}." if still else "")

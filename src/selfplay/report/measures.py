@@ -6,7 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-SHARES = {"accuracy", "truth", "invalid", "distinct", "win_rate", "frac_reward_zero_std", "valid", "unique"}
+SHARES = {
+    "accuracy", "truth", "invalid", "distinct", "win_rate", "frac_reward_zero_std", "valid", "unique",
+    "ties", "order", "longer", "prompt_loose", "instruction_strict", "instruction_loose",
+}  # fmt: skip
 UNITS = {"kl": "nats a token", "entropy": "nats a token", "length": "tokens a reply", "tokens": "tokens"}
 WORDS = {
     "accuracy": "held-out accuracy",

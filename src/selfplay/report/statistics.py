@@ -1,7 +1,9 @@
 """What can be said of settings from a few seeds: means with intervals, paired comparisons, learning curves.
 
-Every interval is a 95 % Student-t interval over seeds. One seed has no interval, and where there is none, there is NaN
-and a note that says so. Runs that share a setting and a seed are one observation: they are averaged, not counted.
+Every interval is a 95 % Student-t interval over seeds; that of a share is one on the logit scale, so that it ends
+within 0 and 1. One seed has no interval, nor have seeds that are all alike, for then nothing is known of their spread;
+where there is none, there is NaN and a note that says so. Runs that share a setting and a seed are one observation:
+they are averaged, not counted.
 """
 
 from __future__ import annotations
@@ -9,17 +11,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from math import nan, sqrt
+from math import isnan, nan
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
+from scipy.special import expit, logit
 
 from selfplay.core import SelfplayError
+from selfplay.report.measures import measure
+from selfplay.theory.intervals import student
 
-LEVEL = 0.95
 EXACT = 12  # pairs up to which every assignment of signs is tried
+INDICES = ("distinct_1", "distinct_2", "self_bleu")  # from 0 to 1, too, though not told in per cent
 Floats = NDArray[np.float64]
 
 
@@ -33,24 +38,34 @@ class Estimate:
     high: float
 
 
-def estimate(values: ArrayLike) -> Estimate:
-    """The mean with its Student-t interval: mean ± t(0.975, n-1) · s/√n; NaN in the place of what n does not allow."""
+def estimate(values: ArrayLike, share: bool = False) -> Estimate:
+    """The mean with its Student-t interval: mean ± t(0.975, n-1) · s/√n.
+
+    NaN in the place of what the values do not allow: one alone, and several that are all alike, have no interval.
+
+    Args:
+        values: independent, one a seed.
+        share: the values are shares, from 0 to 1. The interval is then logit(mean) ± t(0.975, n-1) · s/√n / (mean (1 -
+            mean)), brought back: the same for small intervals, and within 0 and 1 for large ones.
+    """
     x = np.asarray(values, dtype=float)
     if len(x) == 0:
         return Estimate(0, nan, nan, nan)
-    mean = float(x.mean())
-    if len(x) == 1:
-        return Estimate(1, mean, nan, nan)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, len(x) - 1) * x.std(ddof=1) / sqrt(len(x)))
-    return Estimate(len(x), mean, mean - half, mean + half)
+    mean, (low, high) = float(x.mean()), student(x)
+    if share and not isnan(low) and 0 < mean < 1:
+        half = (high - low) / 2 / (mean * (1 - mean))
+        low, high = (float(expit(logit(mean) + side * half)) for side in (-1, 1))
+    return Estimate(len(x), mean, low, high)
 
 
-def told(values: ArrayLike, scale: float = 100.0, digits: int = 1) -> str:
-    """What `estimate` finds, as text, "57.2 [55.3, 59.1]"; of one value the mean, of none nothing. NaN is left out."""
+def told(values: ArrayLike, scale: float = 100.0, digits: int = 1, share: bool = False) -> str:
+    """What `estimate` finds, as text, "57.2 [55.3, 59.1]"; the mean where there is no interval. NaN is left out."""
     x = np.asarray(values, dtype=float)
-    found = estimate(x[~np.isnan(x)])
+    found = estimate(x[~np.isnan(x)], share)
     mean, low, high = (f"{scale * value:.{digits}f}" for value in (found.mean, found.low, found.high))
-    return ("", mean, f"{mean} [{low}, {high}]")[min(found.n, 2)]
+    if found.n == 0:
+        return ""
+    return mean if isnan(found.low) else f"{mean} [{low}, {high}]"
 
 
 def paired_t(differences: ArrayLike) -> float:
@@ -91,18 +106,22 @@ def holm(p: ArrayLike) -> Floats:
     return corrected
 
 
-def compare(runs: pd.DataFrame, metric: str = "optimized", baseline: str | None = None) -> pd.DataFrame:
+def compare(
+    runs: pd.DataFrame, metric: str = "optimized", baseline: str | None = None, share: bool | None = None
+) -> pd.DataFrame:
     """One row a setting: its mean over seeds, and its difference to the baseline on the same seeds.
 
     Args:
         runs: the `runs` of a sweep; those that are not finished or lack the metric are left out, and counted.
         metric: a column of it, for example "eval/gain/gain".
         baseline: the setting to compare with; None compares with nothing.
+        share: whether the metric is a share, from 0 to 1; None: as its name says (`report.measures`).
 
     Returns:
         `setting`; `n` (seeds), `mean`, `low`, `high`; `pairs` (seeds in common with the baseline), `difference`,
         `difference/low`, `difference/high`; `p` (paired t-test), `p/exact` (sign flips), `p/holm` (p corrected for the
-        number of settings compared); `left out` (runs without the figure); `note` on what could not be computed.
+        number of settings compared, which are the family); `left out` (runs without the figure); `note` on what could
+        not be computed.
 
     Raises:
         SelfplayError: no run has the metric, or no setting is the baseline.
@@ -116,6 +135,7 @@ def compare(runs: pd.DataFrame, metric: str = "optimized", baseline: str | None 
             f"baseline is '{baseline}', but no run has this setting; choose one of: {'; '.join(settings)}"
         )
     usable = runs[(runs["status"] == "finished") & runs[metric].notna()]
+    is_share = _is_share(runs, metric) if share is None else share
     by_seed = {setting: _by_seed(usable[usable["setting"] == setting], metric) for setting in settings}
     rows = []
     for setting, values in by_seed.items():
@@ -123,7 +143,7 @@ def compare(runs: pd.DataFrame, metric: str = "optimized", baseline: str | None 
         of_setting = usable["setting"] == setting
         total = int((runs["setting"] == setting).sum())
         doubled = int(of_setting.sum()) - len(values)
-        rows.append({"setting": setting, **_row(values, other), "left out": total - int(of_setting.sum())})
+        rows.append({"setting": setting, **_row(values, other, is_share), "left out": total - int(of_setting.sum())})
         rows[-1]["note"] = "; ".join(_notes(values, other, rows[-1], doubled))
     table = pd.DataFrame(rows)
     table.insert(table.columns.get_loc("p/exact") + 1, "p/holm", holm(table["p"]))
@@ -141,8 +161,14 @@ def _seeds(runs: pd.DataFrame) -> NDArray[np.object_]:
     return np.array([f"run {run}" if pd.isna(seed) else int(seed) for run, seed in pairs], dtype=object)
 
 
-def _row(values: pd.Series, other: pd.Series | None) -> dict[str, object]:
-    here = estimate(values)
+def _is_share(runs: pd.DataFrame, metric: str) -> bool:
+    """Whether a column is a share by its name; "optimized" by the name of what was optimised."""
+    names = runs["metric"].dropna().unique() if metric == "optimized" and "metric" in runs else [metric]
+    return len(names) > 0 and all(measure(str(name)).share for name in names)
+
+
+def _row(values: pd.Series, other: pd.Series | None, share: bool) -> dict[str, object]:
+    here = estimate(values, share)
     row: dict[str, object] = {"n": here.n, "mean": here.mean, "low": here.low, "high": here.high}
     common = [] if other is None else [seed for seed in values.index if seed in other.index]
     differences = [] if other is None else (values[common] - other[common]).to_numpy()
@@ -156,6 +182,8 @@ def _notes(values: pd.Series, other: pd.Series | None, row: dict[str, object], d
         yield "no finished run has the figure"
     if len(values) == 1:
         yield "one seed: no interval"
+    elif len(values) > 1 and isnan(row["low"]):  # type: ignore[arg-type]
+        yield "all seeds alike: no interval"
     if doubled:
         yield f"{doubled} more of a seed that is there already: averaged"
     if other is not None and len(values) > 0:
@@ -165,7 +193,7 @@ def _notes(values: pd.Series, other: pd.Series | None, row: dict[str, object], d
         elif pairs == 1:
             yield "one pair: no test"
         elif np.isnan(row["p"]):  # type: ignore[call-overload]
-            yield "all differences are equal: no t-test"
+            yield "all differences are equal: no interval, no t-test"
 
 
 def curves(metrics: pd.DataFrame, metric: str, against: str = "step", points: int = 60) -> pd.DataFrame:
@@ -177,6 +205,8 @@ def curves(metrics: pd.DataFrame, metric: str, against: str = "step", points: in
         against: "step", or "tokens", those generated so far.
         points: of the grid, where `against` is "tokens". Runs do not meet at the same numbers of tokens, so each is
             interpolated linearly between its own points, over the range that all runs of the setting have covered.
+
+    The interval of a metric that is a share by its name (`report.measures`) ends within 0 and 1.
 
     Returns:
         `setting`, `x`, `n` (seeds that have a value there), `mean`, `low`, `high`.
@@ -191,6 +221,7 @@ def curves(metrics: pd.DataFrame, metric: str, against: str = "step", points: in
     if against not in ("step", "tokens"):
         raise SelfplayError(f"against is '{against}'; use 'step' or 'tokens'")
     rows: list[dict[str, object]] = []
+    is_share = measure(metric).share or metric in INDICES
     for setting, part in metrics[metrics[metric].notna()].groupby("setting", sort=False):
         runs = [run.sort_values("step") for _, run in part.groupby("run", sort=False)]
         x = _steps(runs) if against == "step" else _tokens(runs, points)
@@ -198,7 +229,7 @@ def curves(metrics: pd.DataFrame, metric: str, against: str = "step", points: in
         seeds = _seeds(pd.concat([run.head(1) for run in runs]))
         by_seed = pd.DataFrame(table).groupby(seeds, sort=False).mean()
         for i, at in enumerate(x):
-            here = estimate(by_seed[i].dropna())
+            here = estimate(by_seed[i].dropna(), is_share)
             rows.append(
                 {"setting": setting, "x": at, "n": here.n, "mean": here.mean, "low": here.low, "high": here.high}
             )

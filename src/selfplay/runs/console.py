@@ -81,8 +81,9 @@ def closing_table(before: Mapping[str, Any], after: Mapping[str, Any], gain: Map
     """Print the comparison of the held-out evaluations before and after the run.
 
     Args:
-        before, after: {"accuracy", "interval": [low, high], "questions", label: {value: accuracy}, ...}.
-        gain: {"gain": after minus before, "interval": [low, high]}.
+        before, after: {"accuracy", "interval": [low, high] or None, "questions", label: {value: accuracy},
+            "intervals": {label: {value: [low, high]}}, ...}.
+        gain: {"gain": after minus before, "interval": [low, high] or None}.
     """
     table = _table(f"{after['questions']} held-out questions, percent right (95% intervals)")
     table.add_row(
@@ -97,7 +98,7 @@ def closing_table(before: Mapping[str, Any], after: Mapping[str, Any], gain: Map
         names = list(dict.fromkeys([*before[part], *after[part]]))
         for name in names:
             label = f"level {name}" if part == "levels" else str(name)
-            row = _change(label, before[part].get(name), after[part].get(name))
+            row = _change(label, *((of[part].get(name), _by(of, part, name)) for of in (before, after)))
             table.add_row(*row, end_section=name == names[-1])
     _print(table)
 
@@ -114,8 +115,10 @@ def only_figures(found: Mapping[str, Any]) -> None:
                 table.add_row(
                     Text(f"{name} {key}"), Text(f"{number:.4f}" if isinstance(number, float) else str(number))
                 )
-        if name == "interval":
-            table.add_row(Text("95% interval"), Text(", ".join(f"{bound:.4f}" for bound in value)))
+        if name.rpartition("_")[2] == "interval":
+            title = f"{name.removesuffix('interval').replace('_', ' ')}95% interval".strip()
+            ends = ", ".join(f"{bound:.4f}" for bound in value) if value else "none"
+            table.add_row(Text(title), Text(ends))
         elif isinstance(value, list):
             table.add_row(Text(name), Text("; ".join(map(str, value)) or "nothing"))
     _print(table)
@@ -146,8 +149,10 @@ def _numbers(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[
                 for key, number in value.items()
                 if isinstance(number, int | float) and key in was
             ]
-        elif name == "interval":
-            rows += [(f"{name} {i}", a, b) for i, a, b in zip(("low", "high"), was or value, value, strict=True)]
+        elif name.rpartition("_")[2] == "interval":
+            if was and value:
+                words = name.replace("_", " ")
+                rows += [(f"{words} {i}", a, b) for i, a, b in zip(("low", "high"), was, value, strict=True)]
         elif isinstance(value, int | float) and isinstance(was, int | float):
             rows.append((name, float(was), float(value)))
     return rows
@@ -181,25 +186,28 @@ def _figures(metrics: Mapping[str, object], names: Sequence[str], watch: str) ->
     return shown
 
 
-def _change(label: str, before: float | None, after: float | None) -> tuple[Text, Text, Text, Text]:
-    if before is None or after is None:
-        cells = ["-" if x is None else _percent(x) for x in (before, after)]
+def _by(found: Mapping[str, Any], label: str, value: str) -> list[float] | None:
+    """The interval of the accuracy on the questions with this label, where there is one."""
+    interval: list[float] | None = found.get("intervals", {}).get(label, {}).get(value)
+    return interval
+
+
+def _change(
+    label: str, before: tuple[float | None, list[float] | None], after: tuple[float | None, list[float] | None]
+) -> tuple[Text, Text, Text, Text]:
+    cells = ["-" if share is None else _percent(share) + _interval(ends) for share, ends in (before, after)]
+    if before[0] is None or after[0] is None:
         return Text(label), Text(cells[0]), Text(cells[1]), Text("-")
-    change = after - before
-    return (
-        Text(label),
-        Text(_percent(before)),
-        Text(_percent(after)),
-        Text(_percent(change, "+"), style=_colour(change)),
-    )
+    change = after[0] - before[0]
+    return Text(label), Text(cells[0]), Text(cells[1]), Text(_percent(change, "+"), style=_colour(change))
 
 
 def _percent(share: float, sign: str = "") -> str:
     return f"{100 * share:{sign}.1f}"
 
 
-def _interval(interval: Sequence[float], sign: str = "") -> str:
-    return f" [{_percent(interval[0], sign)}, {_percent(interval[1], sign)}]"
+def _interval(interval: Sequence[float] | None, sign: str = "") -> str:
+    return "" if interval is None else f" [{_percent(interval[0], sign)}, {_percent(interval[1], sign)}]"
 
 
 def _colour(change: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,15 +97,15 @@ def _by_role(axes: Axes, metrics: Metrics, title: str, name: str) -> None:
 
 
 def _accuracy(axes: Axes, metrics: Metrics) -> None:
-    axes.set_title("held-out accuracy, %")
+    axes.set_title("held-out accuracy, % (bars: 95 % intervals over the questions)")
     found = [(line["step"], line["eval"]) for line in metrics if isinstance(line.get("eval"), dict)]
     found = [(step, result) for step, result in found if "accuracy" in result]
     if not found:
         return
     middle = [100 * result["accuracy"] for _, result in found]
-    bounds = [[100 * x for x in result.get("interval") or [result["accuracy"]] * 2] for _, result in found]
-    below = [max(0.0, m - low) for m, (low, _) in zip(middle, bounds, strict=True)]
-    above = [max(0.0, high - m) for m, (_, high) in zip(middle, bounds, strict=True)]
+    bounds = [[100 * x for x in result.get("interval") or (math.nan, math.nan)] for _, result in found]
+    below = [m - low for m, (low, _) in zip(middle, bounds, strict=True)]
+    above = [high - m for m, (_, high) in zip(middle, bounds, strict=True)]
     steps = [step for step, _ in found]
     axes.errorbar(steps, middle, [below, above], fmt="o-", color=BLUE, ecolor=GREY, capsize=3, markersize=4)
 

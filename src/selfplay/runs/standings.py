@@ -16,7 +16,7 @@ MATRIX_UP_TO = 12  # players
 
 def show(meta: MetaGame, found: Analysis, nash_convs: Mapping[str, float] | None) -> None:
     """Print who is how good, from the highest rating to the lowest."""
-    exact = meta.margins is None
+    exact = meta.intervals is None
     elo, bounds = found.ratings.elo(), found.ratings.elo_intervals()
     columns = ["Elo" if exact else "Elo [95 %]", "return", "Nash", "exploitability", *(["NashConv"] if exact else [])]
     table = _table(["#", "player", *columns])
@@ -34,12 +34,20 @@ def show(meta: MetaGame, found: Analysis, nash_convs: Mapping[str, float] | None
         table.add_row(*map(Text, [str(place), meta.names[i], *cells]))
     _print(table)
     if len(meta.names) <= MATRIX_UP_TO:
-        largest = 0.0 if meta.margins is None else float(meta.margins[~np.eye(len(meta.names), dtype=bool)].max())
-        accuracy = "exact" if exact else f"95 % intervals of at most +-{largest:.3f}"
-        say(f"\nmean return of the row against the column ({accuracy})")
+        say(f"\nmean return of the row against the column ({_accuracy(meta)})")
         _print(_matrix(meta, found))
     say("\n" + nash_sentence(meta, found))
     say(cycles_sentence(meta, found))
+
+
+def _accuracy(meta: MetaGame) -> str:
+    """How sure the pay-offs are."""
+    if meta.intervals is None:
+        return "exact"
+    off = np.abs(meta.intervals - meta.payoffs[..., None])[~np.eye(len(meta.names), dtype=bool)]
+    if np.isnan(off).any():
+        return "no intervals: in all games everybody earned the same"
+    return f"95 % intervals of at most {off.max():.3f} to a side"
 
 
 def _matrix(meta: MetaGame, found: Analysis) -> Table:
@@ -72,7 +80,7 @@ def cycles_sentence(meta: MetaGame, found: Analysis) -> str:
     if found.strongest is None:
         return f"{share}; nobody beats somebody who beats somebody who beats them"
     names = [meta.names[i] for i in (*found.strongest, found.strongest[0])]
-    clear = "" if meta.margins is None else f", {found.clear_cycles} beyond the intervals"
+    clear = "" if meta.intervals is None else f", {found.clear_cycles} beyond the intervals"
     plural = "" if len(found.cycles) == 1 else "s"
     return f"{share}; {len(found.cycles)} three-cycle{plural}{clear}, the strongest: {' beats '.join(names)}"
 

@@ -8,19 +8,20 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from selfplay.core import SelfplayError
 from selfplay.theory.cycles import Hodge, hodge, three_cycles
+from selfplay.theory.intervals import bounded, told
 from selfplay.theory.ratings import BradleyTerry, Elo, bradley_terry, elo
 from selfplay.theory.symmetric import equilibrium
 from selfplay.theory.zero_sum import Array, NashAverage, antisymmetrised
 
-LEVEL = 0.95
 PRIOR = 0.1  # of the Bradley-Terry ratings: a standard deviation of 550 Elo points
 EXACT_GAMES = 128  # a pair's exact win-rate counts as this many games against the prior
 ROUNDING = 1e-9  # pay-offs nearer to 0 than this share of the largest are ties
-SAMPLED = "games played; 95 % intervals: Student's t over games"
+SAMPLED = (
+    "games played; 95 % intervals: Agresti and Coull's, between the least and the most that anybody earned in a game"
+)
 EXACT = "enumeration of the game tree: exact up to rounding"
 
 
@@ -44,8 +45,10 @@ class MetaGame:
     Attributes:
         names: of the players.
         payoffs: [n, n] mean return of i against j; the diagonal is self-play.
-        margins: [n, n] half-widths of the 95 % intervals of the pay-offs; None where they are exact.
-        edge_margins: [n, n] the same of (payoffs - payoffs.T) / 2: by how much i beats j.
+        intervals: [n, n, 2] 95 % intervals of the pay-offs, see `theory.intervals.bounded`; NaN where everybody earned
+            the same in all games, so that nothing is known of the spread; None where the pay-offs are exact.
+        edge_intervals: [n, n, 2] the same of (payoffs - payoffs.T) / 2: by how much i beats j.
+        noise: [n, n] the variance of (payoffs - payoffs.T) / 2 that comes of the games' luck; None where exact.
         win_rates: [n, n] how often i earned more than j, a draw counting half.
         games: [n, n] int64 games behind each entry; 0 where it is exact.
         elo: Elo's sequential ratings, the games in an order of chance; None where none was played.
@@ -55,8 +58,9 @@ class MetaGame:
 
     names: tuple[str, ...]
     payoffs: Array
-    margins: Array | None
-    edge_margins: Array | None
+    intervals: Array | None
+    edge_intervals: Array | None
+    noise: Array | None
     win_rates: Array
     games: NDArray[np.int64]
     elo: Elo | None
@@ -91,12 +95,18 @@ def from_games(names: Sequence[str], meetings: Sequence[Meeting], seed: int = 0,
         raise SelfplayError(f"{names[i]} and {names[j]} met {games[i, j]} times; play at least 2 games")
     arrays = [[np.array(cell) for cell in row] for row in gains]
     payoffs = np.array([[cell.mean() for cell in row] for row in arrays])
-    margins = np.array([[_margin(cell) for cell in row] for row in arrays])
-    edges = np.array([[_margin((arrays[i][j] - arrays[j][i]) / 2) for j in range(n)] for i in range(n)])
+    low, high = min(cell.min() for row in arrays for cell in row), max(cell.max() for row in arrays for cell in row)
+    intervals = np.array([[bounded(cell, low, high) for cell in row] for row in arrays])
+    edges = [[(arrays[i][j] - arrays[j][i]) / 2 for j in range(n)] for i in range(n)]
+    reach = (high - low) / 2
+    edge_intervals = np.array([[bounded(cell, -reach, reach) for cell in row] for row in edges])
+    noise = np.array([[cell.var(ddof=1) / len(cell) for cell in row] for row in edges])
     order = [(m.first, m.second, m.score) for m in meetings if m.first != m.second]
     Random(f"{seed}/elo").shuffle(order)
     rated = elo(order, n, k=16.0)
-    return MetaGame(tuple(names), payoffs, margins, edges, wins / games, games, rated, SAMPLED, roles)
+    return MetaGame(
+        tuple(names), payoffs, intervals, edge_intervals, noise, wins / games, games, rated, SAMPLED, roles
+    )
 
 
 def from_expectations(
@@ -108,11 +118,7 @@ def from_expectations(
     """
     none, unit = np.zeros(payoffs.shape, dtype=np.int64), 2.0 ** np.ceil(np.log2(scale or 1.0))
     cut = np.round(payoffs / unit, 12) * unit + 0.0
-    return MetaGame(tuple(names), cut, None, None, np.round(win_rates, 12), none, None, EXACT, roles)
-
-
-def _margin(values: Array) -> float:
-    return float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return MetaGame(tuple(names), cut, None, None, None, np.round(win_rates, 12), none, None, EXACT, roles)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,8 +178,8 @@ def analyse(meta: MetaGame) -> Analysis:
     edges = antisymmetrised(meta.payoffs)
     tie = ROUNDING * float(np.abs(edges).max())
     cycles = three_cycles(meta.payoffs, tie)
-    beyond = np.zeros((n, n)) if meta.edge_margins is None else meta.edge_margins
-    clear = np.where(np.abs(edges) > beyond + tie, np.sign(edges), 0.0)
+    ends = np.stack([edges, edges], -1) if meta.edge_intervals is None else meta.edge_intervals
+    clear = np.where((ends[..., 0] > tie) | (ends[..., 1] < -tie), np.sign(edges), 0.0)
     return Analysis(
         ratings=bradley_terry(counts, prior=PRIOR, names=meta.names),
         nash=equilibrium(meta.payoffs) if meta.roles == 2 else None,
@@ -194,11 +200,10 @@ def _noise_share(meta: MetaGame, edges: Array) -> float | None:
     The cyclic flows are (n - 1)(n - 2) / 2 of the n(n - 1) / 2 dimensions, and by symmetry every pair has as much of
     its variance in them; the pairs' games are independent.
     """
-    if meta.edge_margins is None:
+    if meta.noise is None:
         return None
     n, whole = len(edges), float(np.square(edges).sum())
-    variances = np.square(meta.edge_margins / stats.t.ppf((1 + LEVEL) / 2, meta.games - 1))
-    noise = float(variances.sum() - np.trace(variances)) * (n - 2) / n
+    noise = float(meta.noise.sum() - np.trace(meta.noise)) * (n - 2) / n
     return min(noise / whole, 1.0) if whole else 0.0
 
 
@@ -208,9 +213,8 @@ def record(meta: MetaGame, found: Analysis, nash_convs: Mapping[str, float] | No
     Args:
         nash_convs: name -> NashConv in the full game, where it is known.
     """
-    names, sampled = meta.names, meta.margins is not None
-    margins = np.zeros(meta.payoffs.shape) if meta.margins is None else meta.margins
-    intervals = np.stack([meta.payoffs - margins, meta.payoffs + margins], -1)
+    names, sampled = meta.names, meta.intervals is not None
+    intervals = None if meta.intervals is None else [[told(pair) for pair in row] for row in meta.intervals]
     edges = antisymmetrised(meta.payoffs)
 
     def by_name(values: Array) -> dict[str, object]:
@@ -220,7 +224,7 @@ def record(meta: MetaGame, found: Analysis, nash_convs: Mapping[str, float] | No
         "method": meta.method,
         "names": list(names),
         "payoffs": meta.payoffs.tolist(),
-        "intervals": intervals.tolist() if sampled else None,
+        "intervals": intervals,
         "games": meta.games.tolist(),
         "win_rates": meta.win_rates.tolist(),
         "mean_returns": by_name(found.mean_returns),
