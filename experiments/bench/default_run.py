@@ -18,7 +18,8 @@ from statistics import fmean, median
 from typing import Any
 
 from bench import machine
-from scipy import stats
+
+from selfplay.theory import intervals
 
 HERE = Path(__file__).parent
 BEFORE = "68717b9^"  # the commit before the first that was about speed
@@ -58,12 +59,11 @@ def main() -> None:
     before, now = found["before"], found["now"]
     pairs = [a / b for a, b in zip(before["seconds"], now["seconds"], strict=True)]
     apart = [b - a for a, b in zip(before["accuracy"], now["accuracy"], strict=True)]
-    interval = stats.ttest_1samp(apart, 0).confidence_interval() if any(apart) else (0.0, 0.0)
     told = {
         "ratio of medians": median(before["seconds"]) / median(now["seconds"]),
         "of a pair": [min(pairs), max(pairs)],
         "accuracy now minus before": fmean(apart),
-        "95 % interval": list(map(float, interval)),
+        "95 % interval": intervals.told(intervals.student(apart)),
     }
     path = HERE / "default_run.json"
     path.write_text(json.dumps({**machine("cpu"), "before_commit": BEFORE, **found, **told}, indent=1) + "\n", "utf-8")

@@ -60,7 +60,7 @@ def show(runs: pd.DataFrame, by: list[str]) -> None:
     print(
         "| " + " | ".join([*by, "runs", "held-out after, %", "invalid, %", "truth on asked, %", "KL of answers"]) + " |"
     )
-    print("| " + "--- | " * len(by) + "---: | " * 5)
+    print("|" + " --- |" * len(by) + " ---: |" * 5)
     for key, part in runs.groupby(by, sort=False):
         cells = [*key, str(len(part)), told(part["after"], share=True), f"{100 * part['invalid'].mean():.0f}"]
         print("| " + " | ".join([*cells, f"{100 * part['truth'].mean():.0f}", f"{part['kl'].mean():.2f}"]) + " |")
