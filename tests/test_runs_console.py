@@ -165,3 +165,25 @@ def test_a_picture_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: py
     with pytest.raises(Killed):
         draw_curves([], path)
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["curves.png"]
+
+
+def test_figures_stand_with_their_intervals(capsys: pytest.CaptureFixture[str]) -> None:
+    before = {
+        "return": 0.0,
+        "interval": [-0.25, 0.25],
+        "win_rate": 0.5,
+        "win_rate_interval": [0.375, 0.625],
+        "games": 64,
+    }
+    after = before | {"return": 1.0, "interval": None, "win_rate": 1.0, "win_rate_interval": [0.9434, 1.0]}
+    console.closing_figures(before, after, {"return": 1.0, "win_rate": 0.5})
+    lines = {line.split("|")[0].strip(): line for line in capsys.readouterr().out.splitlines()}
+    cells = [cell.strip() for cell in lines["return"].split("|")]
+    assert cells == ["return", "0.0000 [-0.2500, 0.2500]", "1.0000", "+1.0000"], "no interval where there is none"
+    assert "0.5000 [0.3750, 0.6250] | 1.0000 [0.9434, 1.0000] | +0.5000" in lines["win_rate"]
+    assert "games" in lines and not any("interval" in name for name in lines)
+    console.closing_figures({"accuracy": 0.5}, {"accuracy": 0.75}, {"gain": 0.25, "interval": [0.125, 0.375]})
+    assert "+0.2500 [+0.1250, +0.3750]" in capsys.readouterr().out
+    console.only_figures(after)
+    shown = capsys.readouterr().out
+    assert "1.0000 [0.9434, 1.0000]" in shown and "interval" not in shown

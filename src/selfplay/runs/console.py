@@ -15,6 +15,7 @@ from rich.text import Text
 
 LINES = 20  # about how many plain lines a run prints where nobody watches
 PLAIN_WIDTH = 100
+HEADLINES = ("accuracy", "return", "win_rate")  # what an evaluation's "interval" is of
 MOST_ENTRIES = 8  # of a mapping that is shown entry by entry
 _console = Console()
 
@@ -104,7 +105,7 @@ def closing_table(before: Mapping[str, Any], after: Mapping[str, Any], gain: Map
 
 
 def only_figures(found: Mapping[str, Any]) -> None:
-    """Print the one evaluation of a run without steps; of a mapping, each entry."""
+    """Print the one evaluation of a run without steps; of a mapping, each entry; a figure with its interval."""
     table = Table(title="evaluation", box=box.ROUNDED if _console.is_terminal else box.ASCII2, show_edge=False)
     table.add_column("", overflow="fold")
     table.add_column("", justify="right", overflow="fold")
@@ -112,14 +113,9 @@ def only_figures(found: Mapping[str, Any]) -> None:
         entries = value if isinstance(value, Mapping) else {"": value}
         for key, number in entries.items():
             if isinstance(number, int | float):
-                table.add_row(
-                    Text(f"{name} {key}"), Text(f"{number:.4f}" if isinstance(number, float) else str(number))
-                )
-        if name.rpartition("_")[2] == "interval":
-            title = f"{name.removesuffix('interval').replace('_', ' ')}95% interval".strip()
-            ends = ", ".join(f"{bound:.4f}" for bound in value) if value else "none"
-            table.add_row(Text(title), Text(ends))
-        elif isinstance(value, list):
+                text = f"{number:.4f}" if isinstance(number, float) else str(number)
+                table.add_row(Text(f"{name} {key}".strip()), Text(text + ("" if key else _ends(found, name))))
+        if isinstance(value, list) and not _is_interval(name):
             table.add_row(Text(name), Text("; ".join(map(str, value)) or "nothing"))
     _print(table)
 
@@ -127,11 +123,26 @@ def only_figures(found: Mapping[str, Any]) -> None:
 def closing_figures(
     before: Mapping[str, Any], after: Mapping[str, Any], gain: Mapping[str, Any], title: str = "evaluation"
 ) -> None:
-    """Print the numbers of an evaluation before and after the run; a mapping of numbers gives a row an entry."""
+    """Print the numbers of an evaluation before and after the run; a mapping of numbers gives a row an entry.
+
+    A figure and its change stand with their 95 % intervals where they have one.
+    """
     table = _table(title)
     for name, first, last in _numbers(before, after):
-        table.add_row(Text(name), Text(f"{first:.4f}"), Text(f"{last:.4f}"), Text(f"{last - first:+.4f}"))
+        cells = (f"{first:.4f}{_ends(before, name)}", f"{last:.4f}{_ends(after, name)}")
+        table.add_row(*map(Text, (name, *cells, f"{last - first:+.4f}{_ends(gain, name, '+')}")))
     _print(table)
+
+
+def _is_interval(name: str) -> bool:
+    return name == "interval" or name.endswith("_interval")
+
+
+def _ends(found: Mapping[str, Any], name: str, sign: str = "") -> str:
+    """The interval of a figure, as text: of that name, or the one without a name, which is the headline's."""
+    headline = "accuracy" if "gain" in found else next((key for key in HEADLINES if key in found), None)
+    interval = found.get(f"{name}_interval") or (found.get("interval") if name == headline else None)
+    return f" [{interval[0]:{sign}.4f}, {interval[1]:{sign}.4f}]" if interval else ""
 
 
 def _is_label(value: object) -> bool:
@@ -149,10 +160,6 @@ def _numbers(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[
                 for key, number in value.items()
                 if isinstance(number, int | float) and key in was
             ]
-        elif name.rpartition("_")[2] == "interval":
-            if was and value:
-                words = name.replace("_", " ")
-                rows += [(f"{words} {i}", a, b) for i, a, b in zip(("low", "high"), was, value, strict=True)]
         elif isinstance(value, int | float) and isinstance(was, int | float):
             rows.append((name, float(was), float(value)))
     return rows

@@ -173,9 +173,10 @@ class Session:
             before, after = self.evals[0], self.evals[self.done]
             show = closing_table if "accuracy" in after else closing_figures
             first, last = ({k: v for k, v in found.items() if k not in self.cfg.evals} for found in (before, after))
-            show(first, last, self.cast.evaluation.gain(before, after))
+            gains = self.cast.evaluation.gain(before, after)
+            show(first, last, gains)
             for name in self.cfg.evals:
-                closing_figures(before[name], after[name], {}, title=str(name))
+                closing_figures(before[name], after[name], gains[name], title=str(name))
         say(f"run folder: {self.folder.path}")
 
     def _summarise(self, status: str, reason: str | None = None) -> None:
