@@ -26,7 +26,7 @@ KINDS = tuple(sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
 REWARD_KINDS = tuple(sorted(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES))
 VOCABULARY, POSITIONS, WINDOW = 128, 512, 16
 RULES: tuple[tuple[str, int], ...] = (  # what an option is called -> its size; the first that fits holds
-    (r"vocab_size(_per_layer_input)?|n_vocab|vocab_size|decoder_vocab_size|bucket_size", VOCABULARY),
+    (r"\w*vocab_size(_per_layer_input)?|n_vocab|bucket_size|num_hash_buckets", VOCABULARY),
     (
         r"max_(position_embeddings|target_positions|source_positions|seq_len)|n_positions|n_ctx|context_length",
         POSITIONS,
@@ -76,6 +76,8 @@ SPECIAL: dict[str, dict[str, Any]] = {  # what a kind needs beside
     | {"swa_qk_nope_head_dim": 8, "swa_v_head_dim": 8},
     "dots3_note_vision_encoder": {"adapter_in_dim": 32, "adapter_out_dim": 32, "mlp_layer_types": ["dense", "sparse"]},
     "dots3_note_audio_encoder": {"adapter_input_size": 32, "adapter_out_dim": 32, "downsample_hidden_size": 8},
+    "esm": {"vocab_list": None, "vocab_size": VOCABULARY, "mask_token_id": 4},
+    "esmc": {"num_key_value_heads": 4},
     "falcon_h1": {**MAMBA2, "mamba_d_ssm": 64},
     "gemma3n_text": {"num_hidden_layers": 4, "layer_types": SHARED, "num_kv_shared_layers": 2, "laurel_rank": 8}
     | {"activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0], "intermediate_size": [48] * 4},
@@ -87,6 +89,8 @@ SPECIAL: dict[str, dict[str, Any]] = {  # what a kind needs beside
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2, "num_dense_layers": 1},
     "llama4_text": {"num_hidden_layers": 4, "no_rope_layers": [1, 1, 1, 0], "moe_layers": [1, 3]}
     | {"layer_types": ["chunked_attention"] * 3 + ["full_attention"]},
+    "layoutlmv3": {"coordinate_size": 4, "shape_size": 8, "visual_embed": False},
+    "lilt": {"hidden_size": 48, "num_attention_heads": 4, "channel_shrink_ratio": 2},
     "longcat_flash": {"qk_head_dim": 16, "zero_expert_num": 2},
     "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 2, "state_size": 8},
     "mllama_text_model": {"num_hidden_layers": 2, "cross_attention_layers": [1]},
@@ -109,6 +113,7 @@ UNBUILT = {  # kinds that are not made here, and why
     "gemma3n": "needs the package timm",
     "gemma4_assistant": "drafts tokens from the states of another model",
     "gemma4_unified_assistant": "drafts tokens from the states of another model",
+    "layoutlmv2": "needs the package detectron2",
     "musicgen": "writes audio; transformers builds no language model from its config",
     "musicgen_melody": "writes audio; transformers builds no language model from its config",
 }
@@ -165,6 +170,8 @@ def model_of(kind: str, reward: bool = False, seed: int = 0) -> PreTrainedModel:
     auto = AutoModelForSequenceClassification if reward else AutoModelForCausalLM
     if reward:
         config.num_labels = 1
+    if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+        config.decoder_start_token_id = 0
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = auto.from_config(config, dtype=torch.float32).eval()

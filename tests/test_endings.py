@@ -48,7 +48,7 @@ def alone(model: PreTrainedModel, text: Text) -> torch.Tensor:
 @pytest.mark.parametrize("seed", range(3))
 def test_the_states_are_those_of_each_text_alone(learner: LanguageModel, seed: int, rows: int) -> None:
     found = texts(Random(seed), families=5, members=4)
-    got = last_states(learner.model, found, rows, pad=0)
+    got = last_states(learner.model, found, rows)
     for row, text in zip(got, found, strict=True):
         torch.testing.assert_close(row, alone(learner.model, text), atol=1e-5, rtol=1e-5)
 
@@ -56,13 +56,13 @@ def test_the_states_are_those_of_each_text_alone(learner: LanguageModel, seed: i
 def test_a_leak_between_texts_would_be_seen(learner: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("selfplay.lm.trunk.can_branch", lambda model: False)
     found = texts(Random(0), families=5, members=4)
-    right = last_states(learner.model, found, 100, pad=0)
+    right = last_states(learner.model, found, 100)
     monkeypatch.setattr(endings, "beginnings", lambda some: [len(text) - 2 for text in some])
-    kept = last_states(learner.model, found, 100, pad=0)  # nothing shared, nothing leaks
+    kept = last_states(learner.model, found, 100)  # nothing shared, nothing leaks
     torch.testing.assert_close(kept, right, atol=1e-5, rtol=1e-5)
     plain = torch.Tensor.tril
     monkeypatch.setattr(torch.Tensor, "tril", lambda mask, *_: plain(mask, 1))
-    assert (last_states(learner.model, found, 100, pad=0) - right).abs().max() > 1e-2
+    assert (last_states(learner.model, found, 100) - right).abs().max() > 1e-2
 
 
 def test_less_is_read(learner: LanguageModel) -> None:
@@ -102,7 +102,7 @@ def test_other_architectures(config: PretrainedConfig) -> None:
     perturb(model, 0.2)
     found = [(5, 6, 7, 8, 9), (5, 6, 7, 8, 3), (4, 9, 9)]
     for some in (found, [*found, (3,)]):
-        got = last_states(model, some, 2, pad=0)
+        got = last_states(model, some, 2)
         for row, text in zip(got, some, strict=True):
             torch.testing.assert_close(row, alone(model, text), atol=1e-5, rtol=1e-4)
 
@@ -123,7 +123,7 @@ def test_texts_that_share_little_are_read_one_a_row(shared: int, own: int, membe
 
 def test_the_cache_is_transformers_own(learner: LanguageModel) -> None:
     """Read, repeat rows, say, lose rows, say more than there was room for: the same keys and values at every moment."""
-    ours, theirs = new_cache(learner.model.config, room=3), DynamicCache(config=learner.model.config)
+    ours, theirs = new_cache(learner.model, room=3), DynamicCache(config=learner.model.config)
     assert all(isinstance(layer, Growing) for layer in ours.layers)
     rng = torch.Generator().manual_seed(0)
     for rows, width, kept in (
@@ -187,5 +187,5 @@ def test_what_moves_the_states_is_noticed() -> None:
 
 
 def test_layers_of_another_kind_keep_their_own_cache() -> None:
-    config = MistralConfig(num_hidden_layers=2, sliding_window=4)
-    assert not any(isinstance(layer, Growing) for layer in new_cache(config, room=3).layers)
+    model = AutoModelForCausalLM.from_config(MistralConfig(**SIZES, sliding_window=4))
+    assert not any(isinstance(layer, Growing) for layer in new_cache(model, room=3).layers)

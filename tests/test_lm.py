@@ -14,8 +14,9 @@ from selfplay.core import Ask, Batch, Episode, Reply, SelfplayError, Turn, user
 from selfplay.lm import logprobs as ours
 from selfplay.lm.decoder import writer
 from selfplay.lm.logprobs import next_logprobs, reply_logprobs
+from selfplay.lm.plain import Plain, way_of
 from selfplay.lm.sample import choose, dice, sample
-from selfplay.lm.threads import Plain, Shared
+from selfplay.lm.threads import Shared
 from selfplay.play import collate
 from selfplay.players.language_model import LanguageModel
 
@@ -210,7 +211,7 @@ def test_chunks_of_rows_change_nothing(learner: LanguageModel, monkeypatch: pyte
 
 
 def test_next_logprobs_are_the_plain_ones(learner: LanguageModel) -> None:
-    got = next_logprobs(learner.model, PROMPTS, rows=3, pad=0)
+    got = next_logprobs(learner.model, PROMPTS, rows=3)
     for row, prompt in zip(got, PROMPTS, strict=True):
         with torch.no_grad():
             right = torch.log_softmax(learner.model(input_ids=torch.tensor([prompt])).logits[0, -1], -1)
@@ -236,6 +237,7 @@ def test_replies_that_say_the_same_are_one_row(
     """Greedy replies never part; others part where their dice make them, and are what each is alone."""
     model = writer(learner.model, None) if decodes else learner.model
     kind, rows = Shared if decodes else Plain, []
+    decodes or way_of(model)  # tried out before steps are counted
     step = kind.step
     monkeypatch.setattr(kind, "step", lambda self, tokens: rows.append(len(tokens)) or step(self, tokens))
     asked, keys = [PROMPTS[0]] * 6 + [PROMPTS[1]] * 2, [f"key/{i}" for i in range(8)]

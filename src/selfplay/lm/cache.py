@@ -1,8 +1,13 @@
 """Keys and values with room for what is still to be said: a token is written into its place instead of copying all."""
 
+from sys import modules
+from typing import Any
+
 from torch import Tensor
-from transformers import Cache, DynamicCache, PreTrainedConfig
-from transformers.cache_utils import DynamicLayer
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from selfplay.lm.structure import bare
 
 BLOCK = 128  # places that are kept free at most, so that what leaves early does not hold the memory of the longest
 
@@ -46,6 +51,10 @@ class Growing(DynamicLayer):  # type: ignore[misc]
         if self.get_seq_length():
             self._take(self.keys[indices], self.values[indices])
 
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """The same; every kind of layer has this method, and it alone."""
+        self.batch_select_indices(beam_idx)
+
     def _owns(self) -> bool:
         """Whether the states are still where there is room behind them; a method of the base class may move them."""
         return self._keys is not None and self.keys.data_ptr() == self._keys.data_ptr()
@@ -60,12 +69,17 @@ class Growing(DynamicLayer):  # type: ignore[misc]
         self.keys, self.values = self._keys[:, :, :size], self._values[:, :, :size]
 
 
-def new_cache(config: PreTrainedConfig, room: int) -> Cache:
+def new_cache(model: Any, room: int) -> Cache:
     """An empty cache for a model, which can take `room` tokens after what it reads first without moving.
 
-    A model with layers of another kind (a window, a state) gets transformers' own.
+    A model with layers of another kind (a window, a state) gets transformers' own; but no window that its own masks do
+    not have (Moshi's), for then more would be forgotten than the model cannot see.
     """
-    cache = DynamicCache(config=config)
+    cache = DynamicCache(config=model.config)
+    windows = hasattr(modules[type(bare(model)).__module__], "create_sliding_window_causal_mask")
+    cache.layers = [
+        DynamicLayer() if type(layer) is DynamicSlidingWindowLayer and not windows else layer for layer in cache.layers
+    ]
     if all(type(layer) is DynamicLayer for layer in cache.layers) and cache.layers:
         cache.layers = [Growing(room) for _ in cache.layers]
     return cache

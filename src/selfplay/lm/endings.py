@@ -9,7 +9,6 @@ from transformers import PreTrainedModel
 
 from selfplay.lm.packing import can_pack
 from selfplay.lm.structure import body_of
-from selfplay.lm.threads import left_padded
 from selfplay.lm.trunk import lay, states_at
 
 Text = tuple[int, ...]
@@ -18,7 +17,7 @@ WORTH = 0.8  # of the tokens: where more would be left to read, texts are read o
 
 
 @torch.no_grad()
-def last_states(model: PreTrainedModel, texts: Sequence[Text], rows: int, pad: int) -> Tensor:
+def last_states(model: PreTrainedModel, texts: Sequence[Text], rows: int) -> Tensor:
     """[N, H] the hidden state of each text's last token, `rows` texts at a time.
 
     Where the model takes it and it is worth while, texts with a common beginning share its reading (see
@@ -29,18 +28,20 @@ def last_states(model: PreTrainedModel, texts: Sequence[Text], rows: int, pad: i
     parts = []
     for start in range(0, len(order), rows):
         some = [texts[i] for i in order[start : start + rows]]
-        parts.append(_packed(model, some) if packs else _plain(model, some, pad))
+        parts.append((_packed if packs else _plain)(model, some))
     back = torch.empty(len(order), dtype=torch.int64)
     back[torch.tensor(order)] = torch.arange(len(order))
     return torch.cat(parts)[back.to(model.device)]
 
 
-def _plain(model: PreTrainedModel, texts: Sequence[Text], pad: int) -> Tensor:
-    ids, mask = left_padded(texts, pad, model.device)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    out = body_of(model)(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
-    last: Tensor = out.last_hidden_state[:, -1]
-    return last
+def _plain(model: PreTrainedModel, texts: Sequence[Text]) -> Tensor:
+    """One row a text. Padding is on the right, behind all that is read, so causal attention needs no mask."""
+    lengths = torch.tensor([len(text) for text in texts])
+    ids = torch.zeros(len(texts), int(lengths.max()), dtype=torch.int64)
+    for row, text in enumerate(texts):
+        ids[row, : len(text)] = torch.tensor(text)
+    states: Tensor = body_of(model)(input_ids=ids.to(model.device), use_cache=False).last_hidden_state
+    return states[torch.arange(len(texts)), lengths - 1]
 
 
 def _packed(model: PreTrainedModel, texts: Sequence[Text]) -> Tensor:

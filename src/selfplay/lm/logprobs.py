@@ -195,8 +195,8 @@ def _chosen(
 
 
 @torch.no_grad()
-def next_logprobs(model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], rows: int, pad: int) -> Tensor:
+def next_logprobs(model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], rows: int) -> Tensor:
     """[N, V] float32 log-probabilities of the token after each prompt, `rows` prompts at a time."""
     head = model.get_output_embeddings()
-    states = last_states(model, prompts, rows, pad)
+    states = last_states(model, prompts, rows)
     return torch.cat([torch.log_softmax(head(part).float(), dim=-1) for part in torch.split(states, rows)])

@@ -36,13 +36,14 @@ class MixedModel:
 
     def new_cache(self, room: int) -> Caches:
         """An empty cache for both, see `selfplay.lm.cache`."""
-        return Caches([new_cache(player.model.config, room) for player, _ in self.parts])
+        return Caches([new_cache(player.model, room) for player, _ in self.parts])
 
-    def __call__(self, past_key_values: Caches, **inputs: Any) -> SimpleNamespace:
+    def __call__(self, past_key_values: Caches | None = None, **inputs: Any) -> SimpleNamespace:
         logits: list[Tensor] = []
-        for (player, share), cache in zip(self.parts, past_key_values.caches, strict=True):
+        for i, (player, share) in enumerate(self.parts):
+            memory = {} if past_key_values is None else {"past_key_values": past_key_values.caches[i]}
             with player._passes():
-                out = player.model(past_key_values=cache, **inputs)
+                out = player.model(**memory, **inputs)
             logits.append(share * torch.log_softmax(out.logits.float(), -1).to(self.device))
         if logits[0].shape != logits[1].shape:
             raise SelfplayError(
@@ -58,6 +59,6 @@ class Caches:
     def __init__(self, caches: list[Cache]) -> None:
         self.caches = caches
 
-    def batch_select_indices(self, indices: Tensor) -> None:
+    def reorder_cache(self, rows: Tensor) -> None:
         for cache in self.caches:
-            cache.batch_select_indices(indices)
+            cache.reorder_cache(rows)

@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 from selfplay.core import SelfplayError
 from selfplay.lm.decoder import Decoder
 from selfplay.lm.mixture import MixedModel
-from selfplay.lm.threads import Plain, Prompt, Shared, Threads
+from selfplay.lm.plain import Plain, Prompt
+from selfplay.lm.threads import Shared, Threads
 from selfplay.lm.truncation import ALL, Truncation
 
 BLOCK = 256  # tokens of the vocabulary whose probabilities are added up first
@@ -160,7 +161,7 @@ class _Writing:
         rows = len(self.tokens)
         found = [self.threads.step(self.tokens.to(self.device))] if rows else []
         if self.queue and (not rows or self._has_room()):
-            some = [self.queue.popleft() for _ in range(min(len(self.queue), self.rows - len(self.who)))]
+            some = self._next()
             where: dict[Prompt, int] = {}
             behind = [rows + where.setdefault(self.prompts[i], len(where)) for i in some]
             found.append(self.threads.admit(list(where)))
@@ -172,6 +173,16 @@ class _Writing:
         logits = torch.cat(found)
         as_they_are = len(self.row) == len(logits) and bool((self.row == torch.arange(len(logits))).all())
         return logits if as_they_are else logits[self.row.to(self.device)]
+
+    def _next(self) -> list[int]:
+        """Who is taken in: as many as have room, the shortest prompts first; of one length where that must be."""
+        some = [self.queue.popleft()]
+        length = len(self.prompts[some[0]])
+        while self.queue and len(self.who) + len(some) < self.rows:
+            if not self.threads.together and len(self.prompts[self.queue[0]]) != length:
+                break
+            some.append(self.queue.popleft())
+        return some
 
     def _has_room(self) -> bool:
         """Whether others are taken in beside those that are being written."""

@@ -1,7 +1,7 @@
 """Texts that are being written side by side: what was read of each, and the logits of what comes next.
 
-`Shared` is for models of the Llama family: rows that follow one prompt look at one copy of its keys and values. `Plain`
-is for any other, with transformers' own modules and a copy a row.
+`Shared` is for models of the Llama family: rows that follow one prompt look at one copy of its keys and values.
+`selfplay.lm.plain.Plain` is for any other, with transformers' own modules and a copy a row.
 """
 
 from __future__ import annotations
@@ -12,21 +12,19 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from selfplay.lm.cache import new_cache
 from selfplay.lm.decoder import Decoder
-from selfplay.lm.mixture import MixedModel
+from selfplay.lm.plain import Prompt
 
 READ = 8192  # tokens of prompts read at once
 LEAST, MOST = 4, 32  # columns that are taken at once: as many again as there are, within these
-Prompt = tuple[int, ...]
 
 
 class Threads(Protocol):
     """B rows, each behind a prompt; they grow by one token at a time."""
 
     refills: bool
+    together: bool  # whether prompts of different lengths can be admitted in one call
 
     def admit(self, prompts: Sequence[Prompt]) -> Tensor:
         """Read distinct prompts, and let a row follow each; logits [len(prompts), V].
@@ -44,47 +42,6 @@ class Threads(Protocol):
         ...
 
 
-class Plain:
-    """Any causal model, by transformers' modules; prompts are padded on the left."""
-
-    refills = False
-
-    def __init__(self, model: PreTrainedModel | MixedModel, room: int, pad: int) -> None:
-        self.model, self.room, self.pad = model, room, pad
-
-    def admit(self, prompts: Sequence[Prompt]) -> Tensor:
-        model = self.model
-        mixed = isinstance(model, MixedModel)
-        self.cache = model.new_cache(self.room) if mixed else new_cache(model.config, self.room)  # type: ignore[operator]
-        ids, self.mask = left_padded(prompts, self.pad, model.device)
-        out = model(
-            input_ids=ids,
-            attention_mask=self.mask,
-            position_ids=(self.mask.cumsum(-1) - 1).clamp(min=0),
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits: Tensor = out.logits[:, -1]
-        return logits
-
-    def keep(self, rows: Tensor) -> None:
-        self.cache.batch_select_indices(rows)
-        self.mask = self.mask[rows]
-
-    def step(self, tokens: Tensor) -> Tensor:
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
-        out = self.model(
-            input_ids=tokens[:, None],
-            attention_mask=self.mask,
-            position_ids=self.mask.sum(-1, keepdim=True) - 1,
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        logits: Tensor = out.logits[:, -1]
-        return logits
-
-
 class Shared:
     """Rows of a model of the Llama family.
 
@@ -93,7 +50,7 @@ class Shared:
         room: the most tokens that a row can take.
     """
 
-    refills = True
+    refills = together = True
 
     def __init__(self, decoder: Decoder, room: int) -> None:
         self.decoder, self.room = decoder, room
@@ -258,14 +215,3 @@ def _beside(one: Tensor, other: Tensor) -> Tensor:
     """[K, N + M, kv_heads, P, D], the narrower one padded."""
     width = max(one.shape[3], other.shape[3])
     return torch.cat([F.pad(x, (0, 0, 0, width - x.shape[3])) for x in (one, other)], 1)
-
-
-def left_padded(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask, both [B, P] int64, padded on the left."""
-    width = max(map(len, prompts))
-    ids = torch.full((len(prompts), width), pad)
-    mask = torch.zeros(len(prompts), width, dtype=torch.int64)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
-    return ids.to(device), mask.to(device)

@@ -18,8 +18,9 @@ from selfplay.lm.adapters import Adapter
 from selfplay.lm.architecture import check_architecture
 from selfplay.lm.base_model import load_base, tokenizer_at
 from selfplay.lm.chat import Chat
-from selfplay.lm.decoder import forget_writer, writer
+from selfplay.lm.decoder import can_decode, forget_writer, writer
 from selfplay.lm.logprobs import Menu, choice_logprobs, next_logprobs, reply_logprobs
+from selfplay.lm.plain import way_of
 from selfplay.lm.sample import choose as draw
 from selfplay.lm.sample import dice, sample
 from selfplay.lm.truncation import Truncation
@@ -106,6 +107,8 @@ class LanguageModel(Policy):
         if lora is not None or saved is not None:
             self.adapter = Adapter(base, lora, seed, None if saved is None else path, missing)
             self.model = self.adapter.model
+        if not can_decode(self.model):
+            way_of(self.model)  # refused now, where none is right
         self.temperature, self.max_tokens, self.rows = temperature, max_tokens, rows
         self.frozen_adapter: dict[str, Tensor] | None = None
         self._rendered: dict[tuple[tuple[str, str], ...], tuple[int, ...]] = {}
@@ -227,7 +230,7 @@ class LanguageModel(Policy):
                 self._rendered.clear()
             self._rendered[key] = self.chat.ids(messages, generate=True)
         length, context = len(self._rendered[key]), getattr(self.model.config, "max_position_embeddings", None)
-        if context is not None and length + self.max_tokens > context:
+        if context is not None and 0 < context < length + self.max_tokens:
             raise SelfplayError(
                 f"a prompt of {length} tokens and player.max_tokens={self.max_tokens} exceed the model's "
                 f"context of {context}; lower player.max_tokens or shorten the prompt"
@@ -251,7 +254,7 @@ class LanguageModel(Policy):
     def next_token(self, prompts: Sequence[tuple[int, ...]]) -> Tensor:
         """[N, V] log-probabilities of the token after each prompt, at temperature 1."""
         with self._passes():
-            return next_logprobs(self.model, prompts, self.rows, self.pad_id)
+            return next_logprobs(self.model, prompts, self.rows)
 
     # --- learning -----------------------------------------------------------------------------------------------------
 

@@ -11,8 +11,7 @@ from selfplay.core import Policy, Referee, SelfplayError, Turn, at_least
 from selfplay.lm.adapters import judging
 from selfplay.lm.base_model import config_at, load_base, tokenizer_at
 from selfplay.lm.chat import Chat
-from selfplay.lm.endings import last_states
-from selfplay.lm.threads import left_padded
+from selfplay.lm.scores import LONG, Scorer, context_of
 from selfplay.referees.distinct import Pair, score_distinct
 
 
@@ -30,7 +29,8 @@ class RewardModel(Referee):
         device: "cpu", "cuda", ...
 
     Raises:
-        SelfplayError: it cannot be loaded, or has not one label.
+        SelfplayError: it cannot be loaded, has not one label, or scores a pair otherwise in company than alone (see
+            `selfplay.lm.scores`).
     """
 
     def __init__(
@@ -47,11 +47,9 @@ class RewardModel(Referee):
                 f"the reward model '{path}' has {self.model.config.num_labels} labels; "
                 "use one trained on preference pairs, with one label"
             )
-        config = self.model.config.get_text_config()
-        config.pad_token_id = -1  # never seen, so the last position is read; padding is left
-        self.context: int | None = getattr(config, "max_position_embeddings", None)
-        self.chat, self.truncate, self.rows = Chat(self.tokenizer, chat), truncate, rows
-        self._on_states = self._scores_states()
+        self.context = context_of(self.model)
+        self.chat, self.truncate = Chat(self.tokenizer, chat), truncate
+        self.scorer = Scorer(self.model, rows, self._pad, *self._examples())
 
     def score(self, turns: Sequence[Turn], players: Mapping[str, Policy]) -> Tensor:
         return score_distinct(turns, self.logits)
@@ -65,11 +63,7 @@ class RewardModel(Referee):
         """
         fitted = [self.conversation(pair) for pair in pairs]
         self.metrics = {"truncated": sum(cut for _, cut in fitted) / len(fitted)}
-        ids = [conversation for conversation, _ in fitted]
-        if self._on_states:
-            scores: Tensor = self.model.score(last_states(self.model, ids, self.rows, self._pad))
-            return scores.squeeze(-1).float()
-        return torch.cat([self._read(ids[i : i + self.rows]) for i in range(0, len(ids), self.rows)])
+        return self.scorer([conversation for conversation, _ in fitted])
 
     def conversation(self, pair: Pair) -> tuple[tuple[int, ...], bool]:
         """The pair's token ids, and whether it was cut to fit the context."""
@@ -101,18 +95,12 @@ class RewardModel(Referee):
         pad = self.tokenizer.pad_token_id
         return int(self.tokenizer.eos_token_id if pad is None else pad)
 
-    def _read(self, conversations: list[tuple[int, ...]]) -> Tensor:
-        ids, mask = left_padded(conversations, self._pad, self.model.device)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        logits: Tensor = self.model(input_ids=ids, attention_mask=mask, position_ids=positions).logits
-        return logits.squeeze(-1).float()
-
-    def _scores_states(self) -> bool:
-        """Whether the model's logit is its layer `score` on the last hidden state, by a trial."""
-        head = getattr(self.model, "score", None)
-        if not isinstance(head, torch.nn.Linear):
-            return False
-        text = (1, 2, 3, 4)
-        with torch.no_grad():
-            ours = head(last_states(self.model, [text], 1, 0)).squeeze(-1).float()
-            return torch.allclose(ours, self._read([text]), rtol=1e-3, atol=1e-3)
+    def _examples(self) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+        """Short conversations, two of one length, and two long ones, of what the context has room for."""
+        most = min(self.context or LONG, LONG)
+        short = [self._ids("What is 3 + 4?", answer) for answer in ("7", "8", "It is seven.", "")]
+        words = "What is it? "
+        alone, more = len(self._ids("", "yes")), len(self._ids(10 * words, "yes"))
+        each = max(1.0, (more - alone) / 10)
+        long = [self._ids(int((share * most - alone) / each) * words, "yes") for share in (0.7, 0.95)]
+        return [ids for ids in short if not self._exceeds(ids)], [ids for ids in long if not self._exceeds(ids)]
