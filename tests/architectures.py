@@ -21,6 +21,7 @@ from transformers.models.auto.modeling_auto import (
 from selfplay.core import Ask, Batch, SelfplayError, user
 from selfplay.lm.load import resolve
 from selfplay.players.language_model import LanguageModel
+from selfplay.referees.reward_model import RewardModel
 
 KINDS = tuple(sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
 REWARD_KINDS = tuple(sorted(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES))
@@ -197,6 +198,17 @@ def player_of(folder: Path, **changes: Any) -> LanguageModel:
         if "attention=eager" not in str(error):
             raise
         return made(path=str(folder), attention="eager", **changes)
+
+
+def reward_of(folder: Path) -> RewardModel:
+    """A reward model of such a folder."""
+    options: dict[str, Any] = {"rows": 3, "chat": {}, "truncate": False, "dtype": "float32", "device": "cpu"}
+    try:
+        return RewardModel(str(folder), attention="sdpa", **options)
+    except SelfplayError as error:
+        if "attention=eager" not in str(error):
+            raise
+        return RewardModel(str(folder), attention="eager", **options)
 
 
 # --- what a policy says against plain forward passes ------------------------------------------------------------------

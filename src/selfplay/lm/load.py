@@ -88,8 +88,8 @@ def load_incomplete(
         with quiet():
             if auto is AutoModelForCausalLM and AutoConfig.from_pretrained(place).is_encoder_decoder:
                 raise SelfplayError(
-                    f"the model '{name}' is an encoder-decoder, and would be loaded without its encoder, which reads the "
-                    "prompt; choose a decoder-only chat model (Llama, Qwen, Mistral, SmolLM and the like)"
+                    f"the model '{name}' is an encoder-decoder, and would be loaded without its encoder, which reads "
+                    "the prompt; choose a decoder-only chat model (Llama, Qwen, Mistral, SmolLM and the like)"
                 )
             model, info = auto.from_pretrained(
                 place,

@@ -139,8 +139,8 @@ def _tried(model: PreTrainedModel) -> Way:
         except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             reason = error  # of a way that is not for this architecture
     raise SelfplayError(
-        f"the architecture {type(bare(model)).__name__} reads a text otherwise beside another than alone, even of the same "
-        "length, so a reply would not depend on its prompt alone; choose another model"
+        f"the architecture {type(bare(model)).__name__} reads a text otherwise beside another than alone, even of the "
+        "same length, so a reply would not depend on its prompt alone; choose another model"
     ) from reason
 
 

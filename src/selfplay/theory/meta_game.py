@@ -104,9 +104,7 @@ def from_games(names: Sequence[str], meetings: Sequence[Meeting], seed: int = 0,
     order = [(m.first, m.second, m.score) for m in meetings if m.first != m.second]
     Random(f"{seed}/elo").shuffle(order)
     rated = elo(order, n, k=16.0)
-    return MetaGame(
-        tuple(names), payoffs, intervals, edge_intervals, noise, wins / games, games, rated, SAMPLED, roles
-    )
+    return MetaGame(tuple(names), payoffs, intervals, edge_intervals, noise, wins / games, games, rated, SAMPLED, roles)
 
 
 def from_expectations(
