@@ -12,8 +12,9 @@ from language_models import batch_of, logprobs, made, same
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from selfplay import crossplay, export_alpaca_eval
-from selfplay.build import make
+from selfplay.build import make, others_of
 from selfplay.core import SelfplayError
+from selfplay.evaluations.answers import answers
 from selfplay.runs import RunFolder
 from selfplay.runs.players import Choice, last_policy, policies
 
@@ -112,7 +113,6 @@ def test_a_checkpoint_is_evaluated(trained: Path, player: str, tmp_path: Path) -
     what = ("task.per_cell=1", f"player={player}", f"player.path={trained}")
     ended = cli.run("steps=0", *what, f"hydra.run.dir={tmp_path / 'eval'}")
     assert ended.code == 0, ended.err
-    policy = made()
     policy = made(lora={"r": 16, "lora_alpha": 32, "target_modules": "all-linear"})
     policy.load(trained)
     mine = make(config(*what).player, "player")
@@ -131,19 +131,21 @@ def test_training_goes_on_from_a_checkpoint(trained: Path, tmp_path: Path) -> No
     crossplay.main([str(run), "--games", "2"])
 
 
-def test_a_checkpoint_is_an_opponent_and_answers(trained: Path, tmp_path: Path) -> None:
-    other = f"+players.other={{_target_: selfplay.players.language_model.LanguageModel, path: {trained}, lora: null}}"
-    node = OmegaConf.to_container(config("player=tiny").player)
-    assert isinstance(node, dict)
-    given = [f"+players.other.{key}={value}" for key, value in node.items() if key in ("rows", "max_tokens")]
-    assert given and other
+def test_a_checkpoint_is_an_opponent(trained: Path) -> None:
+    cfg = config(*KUHN)
+    OmegaConf.update(cfg, "players.other", {**cfg.player, "path": str(trained), "lora": None}, force_add=True)
+    other = others_of(cfg)["other"]
+    policy = made(path=str(trained), rows=other.rows)  # type: ignore[attr-defined]
+    batch = batch_of(policy)
+    assert same(logprobs(other, batch), logprobs(policy, batch))  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_answers_for_alpaca_eval(trained: Path, tmp_path: Path) -> None:
     questions, out = tmp_path / "questions.json", tmp_path / "out.json"
     questions.write_text(json.dumps([{"instruction": "add 3 and 4"}]))
     export_alpaca_eval.main([str(trained), "--questions", str(questions), "--out", str(out), "--max-tokens", "8"])
     [answer] = json.loads(out.read_text())
     policy = made(path=str(trained), choose="text", max_tokens=8).at(0.0)
-    from selfplay.evaluations.answers import answers
-
     assert answer["output"] == answers(policy, ["add 3 and 4"], "alpaca_eval")[0]
 
 

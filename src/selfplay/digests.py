@@ -34,5 +34,8 @@ def check(folder: Path, remedy: str) -> None:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise SelfplayError(f"{path} cannot be read ({error.strerror}); look at the disk") from error

@@ -23,7 +23,7 @@ from selfplay import digests
 from selfplay.core import SelfplayError
 from selfplay.lm.base_model import CONFIG, config_at
 from selfplay.lm.load import resolve, some
-from selfplay.lm.residual import doubled, halved, leaves_residual, publish
+from selfplay.lm.residual import A, B, doubled, halved, leaves_residual, publish
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -85,7 +85,7 @@ class Adapter:
         self.start: dict[str, Tensor] | None = None
         if leaves_residual(config):
             self._check_apart()
-            self.start = {name: value.clone() for name, value in self._state().items()}
+            self.start = {name: value.clone() for name, value in self._state().items() if name.endswith((A, B))}
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         every = {**self.model.state_dict(keep_vars=True), **trained}
         names = trained.keys() | set(self._names().values())

@@ -20,7 +20,7 @@ def config_at(name: str) -> LoraConfig | None:
     """The config of the LoRA adapter in a folder or at a hub id; None where there is a whole model, or nothing.
 
     Raises:
-        SelfplayError: it is no LoRA adapter, or does not name its base model.
+        SelfplayError: it is no LoRA adapter, or its config cannot be read.
     """
     place = resolve(name)
     try:
@@ -40,11 +40,16 @@ def config_at(name: str) -> LoraConfig | None:
             f"the adapter '{name}' is of the type {config.peft_type}, but only LoRA can be read here; merge it into "
             "its base model with peft"
         )
+    return config
+
+
+def _base_of(name: str, config: LoraConfig) -> str:
+    """The path of an adapter's base model."""
     if not config.base_model_name_or_path:
         raise SelfplayError(
             f"the adapter '{name}' does not name its base model; write it into its {CONFIG} as base_model_name_or_path"
         )
-    return config
+    return str(config.base_model_name_or_path)
 
 
 def load_base(
@@ -62,7 +67,7 @@ def load_base(
     config = config_at(name)
     if config is None:
         return load_model(auto, name, dtype, device, attention, **options), None, set()
-    base = str(config.base_model_name_or_path)
+    base = _base_of(name, config)
     if config.revision:
         options = {**options, "revision": config.revision}
     try:
@@ -91,4 +96,4 @@ def tokenizer_at(name: str) -> PreTrainedTokenizerBase:
     except SelfplayError:
         if config is None:
             raise
-        return load_tokenizer(str(config.base_model_name_or_path))
+        return load_tokenizer(_base_of(name, config))
