@@ -20,7 +20,7 @@ from chat_models import stand_in
 from omegaconf import DictConfig, OmegaConf
 
 from selfplay.core import SelfplayError
-from selfplay.referees.sandbox import Sandbox
+from selfplay.sandbox.sandbox import Sandbox
 
 ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"
@@ -129,7 +129,9 @@ def _behind(choice: str) -> list[str]:
     if group == "endpoint":
         return ["reward=judge", f"endpoint@reward.endpoint={choice.split('=')[1]}"]
     if choice in ("reward=code", "task=programs"):  # a Challenger does not ask for programs
-        return ["game=dataset", "task=programs", *isolation(), choice if group == "reward" else "reward=verifier"]
+        reward = choice if group == "reward" else "reward=verifier"
+        where = "reward" if reward == "reward=code" else "task.sandbox"
+        return ["game=dataset", "task=programs", reward, f"{where}.isolation={isolation()}"]
     if choice.startswith("reward=judge"):  # somebody must be there to judge
         return [choice, f"reward.endpoint.url={judges.stand_in()}", "reward.endpoint.cache=null"]
     if group == "task":
@@ -142,13 +144,13 @@ def _behind(choice: str) -> list[str]:
 
 
 @cache
-def isolation() -> list[str]:
+def isolation() -> str:
     """Code is run within limits alone where this kernel or container does not let us isolate it."""
     try:
-        Sandbox(seconds=30.0, megabytes=512, file_megabytes=16, processes=8, isolated=True).run("", ("assert True",))
+        Sandbox(seconds=30.0, megabytes=512, file_megabytes=16).run("", ("assert True",))
     except SelfplayError:
-        return ["task.sandbox.isolated=false"]
-    return []
+        return "none"
+    return "auto"
 
 
 def lines(file: Path) -> list[dict[str, Any]]:

@@ -1,44 +1,32 @@
 """Code that a model wrote is run: what passes, and how little it can do beside that."""
 
-import json
 import os
 import random
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from threading import Thread
 
 import cli
 import pytest
+from confined import isolations
 from conftest import config
 
 from selfplay.build import make
 from selfplay.core import Ask, Reply, SelfplayError, Turn, user
 from selfplay.metrics import of_referees
 from selfplay.referees.code import Code
-from selfplay.referees.sandbox import CELL, Outcome, Sandbox, code_in, libraries
 from selfplay.referees.verifier import Verifier
+from selfplay.sandbox.sandbox import Outcome, Sandbox, chosen, code_in
 from selfplay.tasks.programs import Programs
 from selfplay.tasks.tiny_world import TinyWorld
 
-SECRET = "the-secret-of-the-trainer-0123456789"
-os.environ["SELFPLAY_TEST_SECRET"] = SECRET
-
-LIMITS = Sandbox(seconds=10.0, megabytes=512, file_megabytes=16, processes=8, isolated=True)
+LIMITS = Sandbox(seconds=10.0, megabytes=512, file_megabytes=16)
 
 
-def walls_stand() -> bool:
-    try:
-        return LIMITS.run("", ("assert True",)).passed == (True,)
-    except SelfplayError:
-        return False
-
-
-shut_in = pytest.mark.skipif(not walls_stand(), reason="this kernel or container has no user namespaces for us")
-open_air = Sandbox(seconds=10.0, megabytes=512, file_megabytes=16, processes=8, isolated=False)
+ISOLATIONS = isolations(LIMITS)
+shut_in = pytest.mark.skipif(not ISOLATIONS, reason="this kernel or container has no user namespaces for us")
+open_air = replace(LIMITS, isolation="none")
 BOTH = pytest.mark.parametrize(
     "sandbox",
     [pytest.param(LIMITS, marks=shut_in), pytest.param(open_air, marks=pytest.mark.slow)],
@@ -110,7 +98,7 @@ def test_who_leaves_before_the_assertion_has_not_passed_it(sandbox: Sandbox, che
 
 @BOTH
 def test_what_passed_before_the_time_ran_out_has_passed(sandbox: Sandbox) -> None:
-    quick = Sandbox(1.0, 512, 16, 8, sandbox.isolated)
+    quick = replace(sandbox, seconds=1.0)
     code = "def f(n):\n    while n > 1: pass\n    return n"
     assert quick.run(code, ("assert f(1) == 1", "assert f(2) == 2", "assert f(0) == 0")) == Outcome(
         (True, False, False), late=True
@@ -135,7 +123,7 @@ def test_the_code_in_a_reply(reply: str, code: str) -> None:
     assert code_in(reply) == code
 
 
-# --- what it cannot do ------------------------------------------------------------------------------------------------
+# --- what it may use --------------------------------------------------------------------------------------------------
 
 
 def done(code: str, check: str = "assert f() is None", sandbox: Sandbox = LIMITS) -> Outcome:
@@ -143,135 +131,21 @@ def done(code: str, check: str = "assert f() is None", sandbox: Sandbox = LIMITS
     return sandbox.run(code, (check,))
 
 
-@pytest.fixture
-def listener() -> Iterator[tuple[int, list[object]]]:
-    """A port of the loopback interface, and whoever came."""
-    came: list[object] = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(0.05)
-
-        def listen() -> None:
-            while server.fileno() != -1:
-                try:
-                    came.append(server.accept())
-                except OSError:
-                    continue
-
-        Thread(target=listen, daemon=True).start()
-        yield server.getsockname()[1], came
-
-
 @shut_in
-def test_no_network(listener: tuple[int, list[object]]) -> None:
-    port, came = listener
-    dial = f"import socket\ndef f():\n    socket.create_connection(('127.0.0.1', {port}), timeout=2).send(b'x')"
-    assert done(dial).passed == (False,) and came == []
-    assert done(dial, sandbox=open_air).passed == (True,) and len(came) == 1  # what would have been
-    why = f"import errno, socket\ndef f():\n    try: socket.create_connection(('127.0.0.1', {port}), 2)\n"
-    assert done(why + "    except OSError as e: return e.errno", "assert f() == errno.ENETUNREACH").passed == (True,)
-
-
-@shut_in
-def test_no_secret_of_the_trainer() -> None:
-    env = "import os\ndef f():\n    assert 'SELFPLAY_TEST_SECRET' not in os.environ"
-    assert done(env).passed == (True,)
-    proc = f"import os\ndef f():\n    open('/proc/{os.getpid()}/environ').read()"
-    assert done(proc).passed == (False,)
-    assert done(proc, sandbox=open_air).passed == (True,)  # as said in its docs
-    memory = "import os, ctypes\ndef f():\n    return ctypes.CDLL(None).ptrace(16, {pid}, 0, 0)"
-    assert done(memory.format(pid=1), "assert f() == -1").passed == (True,)
-
-
-@shut_in
-def test_no_file_but_its_own(tmp_path: Path) -> None:
-    (tmp_path / "there").write_text("x")
-    tmp_path.chmod(0o777)
-    for deed in (
-        f"open('{tmp_path}/there').read()", f"open('{tmp_path}/new', 'w').write('x')", "open('/etc/passwd').read()",
-        f"open('{os.__file__}', 'a').write('x')", f"os.remove('{os.__file__}')", "os.listdir('/proc/1')",
-        "os.listdir('/home')", "os.mkdir('/usr/lib/x')", "os.mknod('d', 0o60000 | 0o666, 0x801)", "os.chroot('.')",
-    ):  # fmt: skip
-        assert done(f"import os\ndef f():\n    {deed}").passed == (False,), deed
-    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+def test_a_folder_of_its_own() -> None:
     own = "import os, tempfile\ndef f():\n    open('a', 'w').write('x')\n    os.mkdir('d')\n    return os.listdir('.')"
     assert done(own, "assert sorted(f()) == ['a', 'd']").passed == (True,)
-    assert done(own, "assert os.listdir('.') == []").passed == (True,)  # nothing is left of the one before
+    assert done("import os\ndef f(): return os.listdir('.')", "assert f() == []").passed == (True,)  # nothing is left
     assert done("import os\ndef f(): return os.getuid()", "assert f() != 0").passed == (True,)
 
 
 @shut_in
-@pytest.mark.parametrize(
-    "deed",
-    [
-        "os.unshare(0x10000000)" if sys.version_info >= (3, 12) else "assert not libc.unshare(0x10000000)",
-        "assert not libc.unshare(0x00020000)",
-        "assert not libc.mount(b'none', b'/work', b'tmpfs', 0, None)",
-        "assert not libc.setuid(0)",
-        "os.execv('/bin/sh', ['sh'])",
-        "subprocess.run(['ls'], check=True)",
-    ],
-)
-def test_no_privilege_and_no_other_program(deed: str) -> None:
-    code = f"import ctypes, os, subprocess\nlibc = ctypes.CDLL(None)\ndef f():\n    {deed}"
-    assert done(code).passed == (False,)
-
-
-@shut_in
-def test_no_other_process() -> None:
-    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    try:
-        kill = f"import os\ndef f():\n    os.kill({sleeper.pid}, 9)"
-        assert done(kill).passed == (False,)
-        inside = "import os\nassert os.getppid() == 1\ndef f():\n"  # elsewhere these would end more than themselves
-        assert done(inside + "    os.kill(1, 9)").passed == (True,)  # the first process is deaf
-        everybody = inside + "    try: os.kill(-1, 9)\n    except ProcessLookupError: return 'nobody else'"
-        assert done(everybody, "assert f() == 'nobody else'").passed == (True,)
-        assert done(inside + "    os.killpg(0, 9)").passed == (False,)
-        assert sleeper.poll() is None
-    finally:
-        sleeper.kill()
-        sleeper.wait()
-
-
-def descendants(word: str) -> list[str]:
-    """Processes whose command line has the word."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if word in path.read_text():
-                found.append(path.parent.name)
-        except OSError:
-            continue
-    return found
-
-
-@shut_in
-@pytest.mark.parametrize(
-    "bomb",
-    [
-        "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
-        "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(9,)).start()",
-        "import os, time\nfor _ in range(5):\n    if not os.fork():\n        os.setsid()\n        time.sleep(60)",
-        "import os, signal, time\nfor s in range(1, 65):\n    try: signal.signal(s, signal.SIG_IGN)\n"
-        "    except (OSError, ValueError): pass\ntime.sleep(60)",
-    ],
-    ids=["forks", "threads", "runaways", "deaf"],
-)
-def test_bombs_end_in_time_and_leave_nobody(bomb: str) -> None:
-    before = set(descendants(str(CELL)))
-    start = time.monotonic()
-    quick = Sandbox(1.5, 512, 16, 8, isolated=True)
-    assert quick.run(bomb, ("assert f() == 1",)).passed == (False,)
-    assert time.monotonic() - start < 20
-    assert set(descendants(str(CELL))) <= before
-
-
-@shut_in
-def test_how_many_processes() -> None:
-    code = "import os, time\ndef f():\n    n = 0\n    while True:\n        try:\n"
-    code += "            if not os.fork(): time.sleep(9)\n"
-    code += "        except OSError: return n\n        n += 1"
-    assert done(code, "assert f() == 7").passed == (True,)
+def test_how_many_threads() -> None:
+    code = "import threading, time\ndef f():\n    n = 0\n    while True:\n        try:\n"
+    code += "            threading.Thread(target=time.sleep, args=(9,), daemon=True).start()\n"
+    code += "        except RuntimeError: return n\n        n += 1"
+    for isolation in ISOLATIONS:
+        assert done(code, "assert f() == 7", replace(LIMITS, isolation=isolation)).passed == (True,), isolation
 
 
 @BOTH
@@ -282,7 +156,7 @@ def test_memory_and_files(sandbox: Sandbox) -> None:
     file += "            for _ in range(1024): file.write(bytes(1 << 20))\n"
     file += "    except OSError: return os.path.getsize('big') <= 16 << 20"
     assert done(file, "assert f()", sandbox).passed == (True,)
-    if sandbox.isolated:
+    if sandbox.isolation != "none":
         many = "def f():\n    try:\n        for i in range(9999):\n"
         many += "            with open(str(i), 'wb') as file: file.write(bytes(1 << 16))\n"
         assert done(many + "    except OSError: return i <= 16 << 4", "assert f()").passed == (True,)
@@ -291,30 +165,65 @@ def test_memory_and_files(sandbox: Sandbox) -> None:
 # --- a sandbox that cannot be had -------------------------------------------------------------------------------------
 
 
-def test_a_sandbox_that_cannot_start_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for lines, words in (
+def test_a_sandbox_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    for boot, words in (
         ('print(\'{"failed": "unshare: Operation not permitted"}\')', r"\(unshare: Operation not permitted\)"),
         ("raise ImportError('no ctypes')", r"\(ImportError: no ctypes\)"),
     ):
-        cell = tmp_path / "cell.py"
-        cell.write_text(lines)
-        monkeypatch.setattr("selfplay.referees.sandbox.CELL", cell)
-        with pytest.raises(SelfplayError, match=f"the sandbox cannot start {words}, so no code was run; let this"):
-            LIMITS.run(f"never run before, {lines}", ("assert True",))
+        monkeypatch.setattr("selfplay.sandbox.launch.BOOT", boot)
+        with pytest.raises(
+            SelfplayError, match=f"cannot start with isolation=namespaces {words}, so no code was run"
+        ) as e:
+            replace(LIMITS, isolation="namespaces").run(f"never run before, {boot}", ("assert True",))
+        assert "reward.isolation=none" in str(e.value)
 
 
 @shut_in
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can forbid it")
 def test_where_the_kernel_forbids_namespaces_nothing_is_run() -> None:
     """In a namespace that may have no further ones, for root and for others."""
-    job = {
-        "code": "", "tests": ["assert True"], "nonce": "n", "folder": "/nowhere", "library": libraries(), "seconds": 5,
-        "megabytes": 512, "file_megabytes": 16, "processes": 8, "isolated": True,
-    }  # fmt: skip
+    run = (
+        "from selfplay.core import SelfplayError; from selfplay.sandbox.sandbox import Sandbox\n"
+        "for isolation in ('auto', 'namespaces'):\n"
+        "    try: print(Sandbox(5.0, 512, 16, isolation=isolation).run('', ('assert True',)))\n"
+        "    except SelfplayError as error: print(error)\n"
+    )
     script = 'for kind in user net; do echo 0 > /proc/sys/user/max_${kind}_namespaces; done; exec "$@"'
-    command = ["unshare", "--user", "--map-root-user", "sh", "-c", script, "sh", sys.executable, "-I", "-S", str(CELL)]
-    said = subprocess.run(command, input=json.dumps(job).encode(), capture_output=True, check=False).stdout
-    assert json.loads(said) == {"failed": "unshare: No space left on device"}
+    command = ["unshare", "--user", "--map-root-user", "sh", "-c", script, "sh", sys.executable, "-c", run]
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+    assert len(said) == 2
+    for line in said:
+        assert (
+            line.startswith("the sandbox cannot start with isolation=namespaces (") and "No space left on dev" in line
+        )
+        assert "reward.isolation=none" in line
+
+
+def test_bubblewrap_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(SelfplayError, match="isolation=bubblewrap needs the program bwrap"):
+        replace(LIMITS, isolation="bubblewrap")
+
+
+@pytest.mark.parametrize("isolation", [None, True, False, "", "firejail", "NONE"])
+def test_isolation_is_chosen_by_name(isolation: object) -> None:
+    with pytest.raises(SelfplayError, match=r"isolation is .*; choose one of auto, bubblewrap, namespaces, none"):
+        replace(LIMITS, isolation=isolation)  # type: ignore[arg-type]
+
+
+def test_settings_of_before_are_told_their_new_names() -> None:
+    for key, words in (("isolated", "is now sandbox.isolation"), ("processes", "is now sandbox.threads")):
+        with pytest.raises(SelfplayError, match=words):
+            replace(LIMITS, **{key: False})  # type: ignore[arg-type]
+
+
+def test_the_rewards_isolation_is_that_of_the_task() -> None:
+    args = ["game=dataset", "task=programs", "reward=code"]
+    assert config(*args).task.sandbox.isolation == "auto"
+    plain = config(*args, "reward.isolation=none")
+    assert plain.task.sandbox.isolation == "none" and make(plain.reward, "reward").sandbox.isolation == "none"
+    assert config(*args[:2], "reward=verifier", "task.sandbox.isolation=none").task.sandbox.isolation == "none"
+    assert config(*args[:2], "reward=none").task.sandbox.isolation == "auto"
 
 
 @pytest.mark.parametrize(
@@ -322,22 +231,20 @@ def test_where_the_kernel_forbids_namespaces_nothing_is_run() -> None:
     [
         ({"seconds": 0.0}, "sandbox.seconds is 0.0"),
         ({"megabytes": 1}, "sandbox.megabytes is 1"),
-        ({"processes": 0}, "sandbox.processes is 0"),
+        ({"threads": 0}, "sandbox.threads is 0"),
         ({"file_megabytes": 0}, "sandbox.file_megabytes is 0"),
     ],
 )
 def test_a_limit_out_of_range(changes: dict[str, float], words: str) -> None:
     with pytest.raises(SelfplayError, match=words):
-        Sandbox(**{"seconds": 1.0, "megabytes": 99, "file_megabytes": 1, "processes": 1, "isolated": True, **changes})  # type: ignore[arg-type]
+        Sandbox(**{"seconds": 1.0, "megabytes": 99, "file_megabytes": 1, **changes})  # type: ignore[arg-type]
 
 
 # --- the task and the referee -----------------------------------------------------------------------------------------
 
-ISOLATED = walls_stand()
-
 
 def programs(path: Path | None = None, held_out: float = 0.4) -> Programs:
-    return Programs(None if path is None else str(path), held_out, LIMITS if ISOLATED else open_air)
+    return Programs(None if path is None else str(path), held_out, LIMITS if ISOLATIONS else open_air)
 
 
 @pytest.mark.slow
@@ -406,10 +313,14 @@ def test_code_needs_programs() -> None:
 
 
 def test_a_sandbox_that_cannot_start_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cell = tmp_path / "cell.py"
-    cell.write_text('print(\'{"failed": "unshare: no"}\')')
-    monkeypatch.setattr("selfplay.referees.sandbox.CELL", cell)
+    monkeypatch.setattr("selfplay.sandbox.launch.BOOT", 'print(\'{"failed": "unshare: no"}\')')
+    chosen.cache_clear()
     small = [arg for arg in cli.SMALL if not arg.startswith("reward=")]
-    ended = cli.run(f"hydra.run.dir={tmp_path / 'run'}", *small, *cli.needing("reward=code"), "seed=77")
-    assert ended.code == 1 and ended.err.startswith("error: the sandbox cannot start (unshare: no)")
+    needed = [arg for arg in cli.needing("reward=code") if "isolation" not in arg]
+    try:
+        ended = cli.run(f"hydra.run.dir={tmp_path / 'run'}", *small, *needed, "reward.isolation=auto", "seed=77")
+    finally:
+        chosen.cache_clear()
+    assert ended.code == 1 and ended.err.startswith("error: the sandbox cannot start with isolation=")
+    assert "(unshare: no)" in ended.err and "reward.isolation=none" in ended.err
     assert cli.summary(tmp_path / "run")["status"] == "failed"

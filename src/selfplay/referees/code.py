@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from statistics import fmean
 
 import torch
@@ -25,25 +26,27 @@ class Code(Referee):
     Args:
         task: of programs.
         parallel: answers that are run at once.
+        isolation: see `selfplay.sandbox.sandbox.Sandbox`; in the place of the task's.
 
     Raises:
-        SelfplayError: a task of something else.
+        SelfplayError: a task of something else, or an isolation that there is not.
     """
 
-    def __init__(self, task: Task, parallel: int) -> None:
+    def __init__(self, task: Task, parallel: int, isolation: str = "auto") -> None:
         at_least(1, parallel=parallel)
         if not isinstance(task, Programs):
             raise SelfplayError(
                 f"reward=code needs programs, the task is {type(task).__name__}; use task=programs or reward=verifier"
             )
         self.task, self.parallel = task, parallel
+        self.sandbox = replace(task.sandbox, isolation=isolation)
 
     def score(self, turns: Sequence[Turn], players: Mapping[str, Policy]) -> Tensor:
         return score_distinct(turns, self._shares)
 
     def _shares(self, pairs: list[Pair]) -> Tensor:
         with ThreadPoolExecutor(self.parallel) as pool:
-            outcomes = list(pool.map(lambda pair: self.task.outcome(*pair), pairs))
+            outcomes = list(pool.map(lambda pair: self.task.outcome(pair[0], pair[1], self.sandbox), pairs))
         shares = [0.0 if outcome is None else outcome.share for outcome in outcomes]
         self.metrics = {
             "solved": fmean(share == 1.0 for share in shares),

@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 
 from selfplay.core import SelfplayError
-from selfplay.referees.sandbox import Outcome, Sandbox, Test, code_in
+from selfplay.sandbox.sandbox import Outcome, Sandbox, Test, code_in
 from selfplay.tasks.task import Item, Task
 
 PACKAGED = Path(__file__).with_name("programs.jsonl")
@@ -83,9 +83,9 @@ class Programs(Task):
     def correct(self, item: Item, reply: str) -> float:
         return self.sandbox.run(code_in(reply), self.tests[item.question]).share
 
-    def outcome(self, question: str, reply: str) -> Outcome | None:
+    def outcome(self, question: str, reply: str, sandbox: Sandbox) -> Outcome | None:
         """How the code in a reply fared; None where the question is not one of these."""
-        return self.sandbox.run(code_in(reply), self.tests[question]) if question in self.tests else None
+        return sandbox.run(code_in(reply), self.tests[question]) if question in self.tests else None
 
 
 def _place(question: str) -> float:

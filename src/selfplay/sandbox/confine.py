@@ -1,0 +1,83 @@
+"""What a process of the sandbox gives up: mounts, privileges, resources. This module runs inside the sandbox."""
+
+import ctypes
+import os
+import resource
+import signal
+from typing import Any
+
+NOSUID, NODEV = 2, 4  # mount
+PDEATHSIG, DUMPABLE, CAPBSET_DROP, NO_NEW_PRIVS, CAP_AMBIENT, CLEAR_ALL = 1, 4, 24, 38, 47, 4  # prctl
+NEWUSER = 0x10000000  # unshare
+NOBODY = 65534
+INODES = 4096
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def call(name: str, *args: Any) -> None:
+    """Call a C function that returns 0.
+
+    Raises:
+        OSError: it did not.
+    """
+    plain = [ctypes.c_ulong(a) if isinstance(a, int) else a for a in args]
+    if getattr(libc, name)(*plain) != 0:
+        raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
+
+
+def mount(source: str | None, target: str, kind: str | None, flags: int, options: bytes | None = None) -> None:
+    """mount(2)."""
+    call("mount", *(x if x is None else os.fsencode(x) for x in (source, target, kind)), flags, options)
+
+
+def control(*args: int) -> None:
+    """prctl(2)."""
+    call("prctl", *args, *(0,) * (5 - len(args)))
+
+
+def own_folder(megabytes: int) -> None:
+    """A file system in memory over /work, bounded in size and number of files, as the current folder."""
+    user, group = (os.getuid(), os.getgid()) if os.getuid() else (NOBODY, NOBODY)
+    options = f"size={megabytes}m,nr_inodes={INODES},mode=700,uid={user},gid={group}"
+    mount("tmpfs", "/work", "tmpfs", NOSUID | NODEV, options.encode())
+    os.chdir("/work")
+
+
+def become_nobody() -> None:
+    """Give root up: limits on the number of processes do not bind it."""
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+
+
+def drop_privileges() -> None:
+    """Give up every capability for good, those over the sandbox's own namespaces included; die with the parent."""
+    libc.prctl(CAP_AMBIENT, ctypes.c_ulong(CLEAR_ALL), 0, 0, 0)
+    for number in range(64):
+        libc.prctl(CAPBSET_DROP, ctypes.c_ulong(number), 0, 0, 0)  # fails for numbers without a capability
+    header, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    call("capset", header, none)
+    control(NO_NEW_PRIVS, 1)
+    control(PDEATHSIG, signal.SIGKILL)
+    control(DUMPABLE, 0)  # proposed code may not look into it
+
+
+def limit(job: dict[str, Any]) -> None:
+    """What the kernel lets this process have."""
+    mega = 1 << 20
+    limits = {
+        resource.RLIMIT_AS: job["megabytes"] * mega,
+        resource.RLIMIT_FSIZE: job["file_megabytes"] * mega,
+        resource.RLIMIT_CPU: int(job["seconds"]) + 2,
+        resource.RLIMIT_NOFILE: 64,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_MEMLOCK: 0,
+        resource.RLIMIT_MSGQUEUE: 0,
+        resource.RLIMIT_SIGPENDING: 64,
+    }
+    if job["isolation"] != "none":  # only there are the user's processes counted apart
+        limits[resource.RLIMIT_NPROC] = job["threads"] + job["beside"]
+    for what, most in limits.items():
+        hard = resource.getrlimit(what)[1]
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(what, (most, most))
