@@ -97,7 +97,7 @@ def _by_role(axes: Axes, metrics: Metrics, title: str, name: str) -> None:
 
 
 def _accuracy(axes: Axes, metrics: Metrics) -> None:
-    axes.set_title("held-out accuracy, % (bars: 95 % intervals over the questions)")
+    axes.set_title("held-out accuracy, % (bars: 95 %)")
     found = [(line["step"], line["eval"]) for line in metrics if isinstance(line.get("eval"), dict)]
     found = [(step, result) for step, result in found if "accuracy" in result]
     if not found:
