@@ -80,7 +80,7 @@ def check_kind(path: str, lora: dict[str, Any], folder: Path) -> None:
     now = logits(policy)
     assert float((now - before).abs().max()) > 0.1
     policy.save(folder)
-    torch.testing.assert_close(read_by_peft(resolve(path), folder), now, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(read_by_peft(resolve(path), folder), now, atol=5e-5, rtol=1e-5)
     other.load(folder)
     assert same(logits(other), now)
     moved(other, 2)
@@ -254,7 +254,7 @@ def test_residuals_go_on_as_plain_adapters(tmp_path: Path) -> None:
     policy = made(lora={**LINEAR, "init_lora_weights": "pissa"})
     moved(policy, 1)
     policy.save(tmp_path)
-    torch.testing.assert_close(logits(made(path=str(tmp_path))), logits(policy), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(logits(made(path=str(tmp_path))), logits(policy), atol=5e-5, rtol=1e-5)
 
 
 def test_the_tokenizer_of_the_base_model_will_do(folder: Path) -> None:

@@ -225,10 +225,18 @@ class Adapter:
 
 
 def judging(base: PreTrainedModel, path: str, missing: Collection[str]) -> PreTrainedModel:
-    """A classifier with the adapter at `path` in it, all of it frozen; see `Adapter`."""
+    """A classifier with the adapter at `path` in it, all of it frozen; see `Adapter`.
+
+    Modules that the adapter brings whole, such as the head, stand in their places without peft's wrapping.
+    """
+    from peft.utils import ModulesToSaveWrapper
+
     adapter = Adapter(base, None, 0, path, missing, task="SEQ_CLS")
     adapter.model.requires_grad_(False)
     found: PreTrainedModel = adapter.model.get_base_model()
+    for name, module in list(found.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):
+            found.set_submodule(name, module.modules_to_save[NAME])
     return found
 
 
