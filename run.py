@@ -9,11 +9,14 @@ No component is known here by name: all of them come from conf/.
 
 from __future__ import annotations
 
+from selfplay import interrupts
+
+interrupts.watch()  # before the imports, which take seconds
+
 import atexit
 import gc
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,23 +71,22 @@ def run(cfg: DictConfig) -> float:
 
         keep_freed_memory()
         fit_threads()
-        start = settled(cfg)
-        if start.result is not None:
-            return start.result
-        torch.manual_seed(start.cfg.seed)
-        players = cast(start.cfg)
-        if told := note(start.folder, start.cfg, players.learner, players.update):
-            say(told)
-        if loading:
-            gc.freeze()
+        with settled(cfg) as start:
+            if start.result is not None:
+                return start.result
+            torch.manual_seed(start.cfg.seed)
+            players = cast(start.cfg)
+            if told := note(start.folder, start.cfg, players.learner, players.update):
+                say(told)
+            if loading:
+                gc.freeze()
+            gc.enable()
+            with Session(start.folder, start.cfg, players, start.goes_on) as session:
+                loop(session.cast, start.cfg, session)
+            return session.optimized
     finally:
         gc.enable()
-    try:
-        with Session(start.folder, start.cfg, players, start.goes_on) as session:
-            loop(session.cast, start.cfg, session)
-    finally:
         gc.unfreeze()
-    return session.optimized
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -93,15 +95,18 @@ def main(cfg: DictConfig) -> float:
 
     try:
         return run(cfg)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except (KeyboardInterrupt, interrupts.Stopped) as stop:
+        from selfplay.runs.jobs import leave
+
+        leave(stop)
     except SelfplayError as error:
+        from selfplay.runs.claim import remove_if_empty
+
         job = HydraConfig.get()
         if job.mode == RunMode.MULTIRUN:
             raise  # the sweep goes on, and names the job at its end: runs/jobs.py
         print(f"error: {error}", file=sys.stderr)
-        with suppress(OSError):
-            Path(job.runtime.output_dir).rmdir()  # Hydra made it; it goes when the run wrote nothing
+        remove_if_empty(Path(job.runtime.output_dir))  # Hydra made it; it goes when the run wrote nothing
         sys.exit(1)
 
 

@@ -192,7 +192,7 @@ def test_an_interrupted_run_says_how_to_go_on(run: Path) -> None:
     written(run / "summary.json", status="interrupted")
     found = row(load(run), "run")
     assert found["status"] == "interrupted"
-    assert found["reason"] == f"stopped by hand after step 2 of 2; go on with: python run.py resume={run}"
+    assert found["reason"] == f"stopped by a signal after step 2 of 2; go on with: python run.py resume={run}"
 
 
 def test_a_failed_job_is_named_with_its_reason(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     add("--no-base", action="store_true", help="leave out the learner as it was before the first step")
     add("--population", action="store_true", help="the members of the runs' populations, too (opponent=league, ...)")
     add("--out", type=Path, metavar="FOLDER", help="for the files (default: RUN/crossplay, of the first RUN)")
+    add("--trust", action="append", default=[], metavar="PACKAGE", help="beside selfplay, whose code the runs may call")
     add("--seed", type=int, default=0, metavar="S", help="of the luck in the games (%(default)s)")
     return found
 
@@ -60,7 +61,7 @@ def crossplay(args: argparse.Namespace) -> None:
 
     at_least(1, every=args.every)
     at_least(2, games=args.games)
-    runs = run_folders(args.runs)
+    runs = run_folders(args.runs, args.trust)
     games = [make(run.config.game, "game") for run in runs]
     check_same_game(runs, games)
     choice = Choice(args.every, args.last, not args.no_base, args.population)

@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     add("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (%(default)s); the paper takes 0.01")
     add("--max-tokens", type=int, default=None, metavar="N", help="of an answer (default: the run's; 2048 for a model)")
     add("--rows", type=int, default=None, metavar="N", help="answers side by side (default: the run's; 64 for a model)")
+    add("--trust", action="append", default=[], metavar="PACKAGE", help="beside selfplay, whose code a run may call")
     add("--device", default="cpu", help='"cpu", "cuda", ... (%(default)s)')
     return found
 
@@ -60,7 +61,9 @@ def questions_of(file: Path) -> list[Mapping[str, Any]]:
     return rows
 
 
-def policy_of(model: str, device: str, max_tokens: int | None, rows: int | None) -> "Policy":
+def policy_of(
+    model: str, device: str, max_tokens: int | None, rows: int | None, trusted: Sequence[str] = ()
+) -> "Policy":
     """The last policy of a run, or a model with its own chat template.
 
     Raises:
@@ -69,12 +72,11 @@ def policy_of(model: str, device: str, max_tokens: int | None, rows: int | None)
     from omegaconf import OmegaConf
 
     from selfplay.build import make
-    from selfplay.runs.folder import RunFolder
-    from selfplay.runs.players import last_policy
+    from selfplay.runs.players import last_policy, trusted_run
 
     sizes = {"max_tokens": max_tokens, "rows": rows}
     if (Path(model) / "metrics.jsonl").is_file():
-        run = RunFolder.open(model)
+        run = trusted_run(model, trusted)
         given = {key: value for key, value in sizes.items() if value is not None}
         return last_policy(run, {**given, "device": device})
     node = {
@@ -125,7 +127,7 @@ def export(args: argparse.Namespace) -> None:
     if not args.out.parent.is_dir():
         raise SelfplayError(f"the folder of {args.out} does not exist; make it, or choose another --out")
     questions = questions_of(args.questions)
-    policy = policy_of(args.model, args.device, args.max_tokens, args.rows)
+    policy = policy_of(args.model, args.device, args.max_tokens, args.rows, args.trust)
     found = outputs(policy, questions, args.generator or args.model, args.temperature)
     with replacing(args.out) as draft:
         draft.write_text(json.dumps(found, indent=2, ensure_ascii=True) + "\n", encoding="utf-8")

@@ -69,7 +69,7 @@ def crossplay(path: Path, place: int, album: Album) -> CrossPlay:
     """
     try:
         return _described(json.loads(path.read_text(encoding="utf-8")), path, place, album)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise SelfplayError(
             f"{path} is not what cross-play writes ({type(error).__name__}: {error}); "
             "make it again with python -m selfplay.crossplay"

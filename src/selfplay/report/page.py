@@ -9,8 +9,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
 from jinja2 import Environment, StrictUndefined
+from omegaconf import DictConfig
 
 from selfplay.core import SelfplayError
 from selfplay.report import crossplays
@@ -21,6 +21,7 @@ from selfplay.report.curves import GOODHART_NOTE, learning_curves, reward_agains
 from selfplay.report.settings import Settings
 from selfplay.report.transcripts import Sample, sample
 from selfplay.runs.files import replacing
+from selfplay.runs.safe_yaml import read_mapping
 from selfplay.runs.sweep import Sweep
 
 PAGE = "report.html"
@@ -79,7 +80,7 @@ def contents(sweep: Sweep, folders: Sequence[Path], album: Album, baseline: str 
     return {
         "title": f"Self-play report: {', '.join(folder.resolve().name for folder in folders)}",
         "read": _read(sweep, folders, settings),
-        "problems": [*_problems(sweep), *sweep.notes, *unread],
+        "problems": [*_problems(sweep), *sweep.notes, *map(_left_out, sweep.unread.items()), *unread],
         "sections": [(name, title) for name, title, there in sections if there],
         "settings": settings.legend(),
         "comparison": {"tables": tables, "empty": "No run has finished, so there is nothing to compare yet."},
@@ -127,13 +128,17 @@ def _versions(sweep: Sweep) -> str:
 
 def _version(path: Path) -> str:
     try:
-        _, _, block = (path / "config.yaml").read_text(encoding="utf-8").rpartition("\nversions:\n")
-        versions = yaml.safe_load(f"versions:\n{block}")["versions"] if block else {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        versions = {}
-    if not isinstance(versions, dict) or not versions:
+        versions = read_mapping(path / "config.yaml").get("versions")
+    except SelfplayError:
+        versions = None
+    if not isinstance(versions, DictConfig) or not versions:
         return "versions unknown"
-    return ", ".join(f"{name} {str(value)[:12] if value else 'unknown'}" for name, value in versions.items())
+    return ", ".join(f"{name!s} {str(value)[:12] if value else 'unknown'}" for name, value in versions.items())
+
+
+def _left_out(unread: tuple[str, str]) -> str:
+    run, reason = unread
+    return f"The transcript of run {run} is left out: {reason}"
 
 
 def _problems(sweep: Sweep) -> list[str]:

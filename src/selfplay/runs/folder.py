@@ -1,12 +1,8 @@
 """What a run leaves on disk: its configuration, a line of metrics a step, its transcripts, its summary."""
 
-import fcntl
-import json
-import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,10 +10,10 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from yaml import YAMLError  # type: ignore[import-untyped]
 
 from selfplay.core import Episode, SelfplayError, Turn
-from selfplay.runs.files import append, as_json, lines, mend, replacing
+from selfplay.runs.files import append, as_json, lines, mend, read_json, replacing, to_disk
+from selfplay.runs.safe_yaml import read_mapping
 
 
 @dataclass(frozen=True)
@@ -30,13 +26,16 @@ class RunFolder:
     def create(cls, path: Path | str, config: DictConfig) -> "RunFolder":
         """Begin a run: make the folder and write `config.yaml`, resolved, with the versions of what runs it.
 
+        Where two processes might begin at once, the folder is claimed first (`selfplay.runs.claim`).
+
         Raises:
-            SelfplayError: the folder already holds a run.
+            SelfplayError: the folder already holds a run, or cannot be written.
         """
         folder = cls(Path(path))
         if folder.holds_run:
             raise SelfplayError(f"{folder.path} already holds a run; resume that run, or choose another folder")
-        folder.path.mkdir(parents=True, exist_ok=True)
+        with to_disk(folder.path):
+            folder.path.mkdir(parents=True, exist_ok=True)
         folder.configure(config)
         return folder
 
@@ -63,25 +62,6 @@ class RunFolder:
         """Whether the run has kept nothing of a step: no metric, no checkpoint."""
         return all(line["step"] == 0 for line in self.metrics()) and not any(self.checkpoints.glob("step-*"))
 
-    @contextmanager
-    def claimed(self) -> Iterator[None]:
-        """Nobody else claims the folder while the block lasts; the lock ends with the process, however that ends.
-
-        Raises:
-            SelfplayError: another process is at it.
-        """
-        directory = os.open(self.path, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise SelfplayError(
-                    f"another process is at work in {self.path}; wait until it ends, or end it, and start again"
-                ) from None
-            yield
-        finally:
-            os.close(directory)
-
     def configure(self, config: DictConfig) -> None:
         """Write `config.yaml`, in place of an earlier one."""
         written = {**_plain(config), "versions": _versions()}
@@ -90,20 +70,14 @@ class RunFolder:
 
     @property
     def config(self) -> DictConfig:
-        """The resolved configuration, as the run was started or last resumed with.
+        """The resolved configuration, as the run was started or last resumed with: plain data.
+
+        Whoever instantiates a part of it lets `trust.check_targets` look at it first.
 
         Raises:
-            SelfplayError: config.yaml is broken or holds something else than a mapping.
+            SelfplayError: config.yaml is broken or holds what no run writes, see `read_mapping`.
         """
-        try:
-            config = OmegaConf.load(self._config)
-        except (YAMLError, UnicodeDecodeError) as error:
-            reason = str(error).split("\n")[0]
-            raise SelfplayError(f"{self._config} is broken ({reason}); restore the file that the run wrote") from error
-        if not isinstance(config, DictConfig):
-            raise SelfplayError(
-                f"{self._config} holds a list, not a configuration; restore the file that the run wrote"
-            )
+        config = read_mapping(self._config)
         config.pop("versions", None)
         return config
 
@@ -179,13 +153,7 @@ class RunFolder:
             SelfplayError: it is broken.
         """
         path = self.path / "summary.json"
-        if not path.is_file():
-            return {}
-        try:
-            summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise SelfplayError(f"{path} is broken ({error}); delete it, and resume the run") from error
-        return summary
+        return read_json(path, "delete it, and resume the run") if path.exists() else {}
 
     def summarise(self, summary: Mapping[str, object]) -> None:
         """Write summary.json, in place of an earlier one.

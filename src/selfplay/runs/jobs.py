@@ -5,12 +5,14 @@ A failed job gives its sweeper None instead of the exception: thus every sweeper
 
 import os
 import shlex
+import signal
 import sys
 import traceback
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from hydra.core.utils import JobReturn, JobStatus
@@ -19,22 +21,44 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from selfplay import interrupts
 from selfplay.core import SelfplayError
+from selfplay.runs.claim import Claim
 from selfplay.runs.console import plain, say
-from selfplay.runs.files import append, lines, mend
+from selfplay.runs.files import append, lines, mend, to_disk
 from selfplay.runs.folder import RunFolder
 from selfplay.runs.start import overrides_of
 
 # here and not in run.py: the processes of a launcher never import that, but each of them holds the callback
 OmegaConf.register_new_resolver("run_folder", lambda given, new: given or new, replace=True)
 
-JOBS = "jobs.jsonl"
+JOBS, STOP = "jobs.jsonl", ".stop"
+BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 OUTCOMES = {
     "finished": "finished",
     "resumed": "gone on with and finished",
     "skipped": "finished before",
+    "interrupted": "interrupted",
     "failed": "failed",
 }
+
+
+class Interrupted(SelfplayError):
+    """A job of a launcher stopped because a signal asked for it; the sweep that is started again goes on with it."""
+
+
+def leave(stop: BaseException) -> NoReturn:
+    """End the process that a signal stopped, with the signal's code; in a launcher's process, only the job.
+
+    Raises:
+        Interrupted: the process is a launcher's.
+        SystemExit: it is not.
+    """
+    number = stop.number if isinstance(stop, interrupts.Stopped) else int(signal.SIGINT)
+    if interrupts.is_patient():
+        interrupts.hand_on(number)
+        raise Interrupted(f"stopped by {signal.Signals(number).name}; start the sweep again to go on")
+    sys.exit(128 + number)
 
 
 class Jobs(Callback):  # type: ignore[misc]
@@ -44,14 +68,26 @@ class Jobs(Callback):  # type: ignore[misc]
         self._process = os.getpid()
         self._earlier = 0  # lines of jobs.jsonl
         self._was: dict[str, Any] | None = None  # the summary of the run that the job's folder held before
+        self._claim: Claim | None = None
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """See to it that the run's folder can be made, before Hydra makes it."""
+        with _told(), to_disk(Path(config.hydra.run.dir)):
+            Path(config.hydra.run.dir).mkdir(parents=True, exist_ok=True)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Remember where the records of this start begin; see to it that a search would choose the same jobs again."""
-        try:
-            mend(_sweep(config) / JOBS)
-        except SelfplayError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
+        """Claim the sweep's folder, remember where the records of this start begin, and see to it that a search would
+        choose the same jobs again."""
+        sweep = _sweep(config)
+        with _told():
+            self._claim = Claim(sweep)
+            (sweep / STOP).unlink(missing_ok=True)
+            mend(sweep / JOBS, number="job")
+            for path in sweep.glob("[0-9]*"):
+                if not path.is_dir():
+                    raise SelfplayError(f"{path} is no folder, but a job of this sweep needs it; move it away")
+        if config.hydra.launcher._target_ != BASIC:  # which runs the jobs in this process
+            interrupts.watch(patient=True, stop_file=sweep / STOP, writes=True)
         self._earlier = len(_records(config))
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing calls home
         sweeper = config.hydra.sweeper
@@ -68,6 +104,7 @@ class Jobs(Callback):  # type: ignore[misc]
         self._was = None
         number, folder = config.hydra.job.num, _folder(config)
         if os.getpid() != self._process:
+            interrupts.watch(patient=True, stop_file=_sweep(config) / STOP)
             plain(f"[{number}] ")
             torch.set_num_threads(_threads(config.hydra.launcher))
         say(f"job {number}: {' '.join(overrides_of(config.hydra))}")
@@ -88,16 +125,25 @@ class Jobs(Callback):  # type: ignore[misc]
             line |= {"outcome": self._outcome(folder), "value": job_return.return_value}
         else:
             error = job_return._return_value  # the property would raise it
-            line |= {"outcome": "failed", "reason": _reason(error)}
+            stopped = isinstance(error, Interrupted)
+            line |= {"outcome": "interrupted" if stopped else "failed", "reason": _reason(error)}
             print(f"error: job {line['job']}: {line['reason']}", file=sys.stderr)
             if not isinstance(error, SelfplayError):
                 traceback.print_exception(error)
-            _keep(config, job_return.cfg, line["reason"])
+            if not stopped:
+                _keep(config, job_return.cfg, line["reason"])
             job_return.status, job_return.return_value = JobStatus.COMPLETED, None
         append(sweep / JOBS, [line])
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Say how many jobs ended how, which failed and why, what to type next; the exit code is 1 if any failed."""
+        """Say how many jobs ended how, which failed and why, what to type next.
+
+        The exit code is 1 if a job failed, and a signal's (see `interrupts`) if one stopped the sweep.
+        """
+        number = interrupts.asked()
+        (_sweep(config) / STOP).unlink(missing_ok=True)
+        if self._claim is not None:
+            self._claim.close()
         jobs = sorted(_records(config)[self._earlier :], key=lambda job: int(job["job"]))
         counts = Counter(job["outcome"] for job in jobs)
         said = ", ".join(f"{counts[outcome]} {words}" for outcome, words in OUTCOMES.items() if counts[outcome])
@@ -110,6 +156,8 @@ class Jobs(Callback):  # type: ignore[misc]
         say(f"sweep folder: {sweep}")
         say(f"what was found: python -m selfplay.report {shlex.quote(sweep)}")
         say(f"start it again, without the finished jobs: {_command(sweep)}")
+        if number is not None:
+            sys.exit(128 + number)
         if failed:
             sys.exit(1)
 
@@ -135,12 +183,21 @@ def _reason(error: BaseException) -> str:
 def _keep(config: DictConfig, task: DictConfig, reason: str) -> None:
     """Leave the reason also where the run did not come so far as to write anything; whatever was written stays."""
     folder = RunFolder(Path(config.hydra.runtime.output_dir))
-    if config.resume is None and not folder.holds_run:
-        with suppress(OmegaConfBaseException):  # what cannot be resolved; the reason says so
+    # suppressed: what cannot be resolved (the reason says so), another process at work there, a full disk
+    with suppress(OmegaConfBaseException, SelfplayError), Claim(folder.path):
+        if config.resume is None and not folder.holds_run:
             RunFolder.create(folder.path, task)
             folder.summarise({"status": "failed", "steps": 0, "seconds": 0.0, "tokens": 0, "reason": reason})
-    with suppress(OSError):
-        folder.path.rmdir()  # Hydra made it; it goes when nothing was written
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """A mistake ends the program with one sentence."""
+    try:
+        yield
+    except SelfplayError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _folder(config: DictConfig) -> RunFolder:
@@ -153,7 +210,7 @@ def _sweep(config: DictConfig) -> Path:
 
 
 def _records(config: DictConfig) -> list[dict[str, Any]]:
-    return [record for _, record in lines(_sweep(config) / JOBS)]
+    return [record for _, record in lines(_sweep(config) / JOBS, number="job")]
 
 
 def _command(sweep: str) -> str:

@@ -3,6 +3,7 @@
 The expansion is Hydra's own, so that choice(), range() and glob() mean here what they meant when the sweep began.
 """
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped]
+from omegaconf import OmegaConf
 
 from selfplay.core import SelfplayError
+from selfplay.runs.safe_yaml import read_mapping
 
 FILE = "multirun.yaml"
 BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 NUMBERED = "${hydra.job.num}"
+MOST = 10_000  # jobs of a sweep
 
 
 def planned(folder: Path) -> list[list[str]] | None:
@@ -35,42 +36,47 @@ def planned(folder: Path) -> list[list[str]] | None:
     file = folder / FILE
     if not file.is_file():
         return None
-    hydra = _read(file)
-    if hydra.sweeper._target_ != BASIC:
-        chooser = str(hydra.sweeper._target_).rsplit(".", 1)[-1]
-        raise SelfplayError(f"{file} does not name its jobs, for {chooser} chose them as it went; count them yourself")
-    subdir = OmegaConf.to_container(hydra.sweep, resolve=False)["subdir"]  # type: ignore[index, call-overload]
+    hydra = _read(file)["hydra"]
+    chooser = hydra["sweeper"]["_target_"]
+    if chooser != BASIC:
+        name = str(chooser).rsplit(".", 1)[-1]
+        raise SelfplayError(f"{file} does not name its jobs, for {name} chose them as it went; count them yourself")
+    subdir = hydra["sweep"].get("subdir")
     if subdir != NUMBERED:
         raise SelfplayError(f"hydra.sweep.subdir of {file} is '{subdir}', so jobs have no numbers; count them yourself")
-    typed: Any = OmegaConf.to_container(hydra, resolve=False)  # "${seed}" is each job's own
-    params = [f"{key}={value}" for key, value in (typed["sweeper"]["params"] or {}).items()]
-    return _jobs([*params, *typed["overrides"]["task"]], hydra, file)
+    params = [f"{key}={value}" for key, value in (hydra["sweeper"].get("params") or {}).items()]
+    return _jobs([*params, *hydra["overrides"]["task"]], hydra, file)
 
 
 def default_seed(folder: Path) -> int | None:
     """The seed of a job of the sweep in `folder` whose overrides name none."""
     try:
-        seed = OmegaConf.load(folder / FILE).seed
-    except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError):
+        seed = _read(folder / FILE).get("seed")
+    except SelfplayError:
         return None
     return seed if type(seed) is int else None
 
 
-def _read(file: Path) -> DictConfig:
+def _read(file: Path) -> dict[str, Any]:
+    """What Hydra wrote, as plain data: `${...}` stays text, as "${seed}" is each job's own."""
+    found: Any = OmegaConf.to_container(read_mapping(file, interpolations=True), resolve=False)
+    broken = f"{file} is broken (it names no sweep); restore the file that Hydra wrote"
     try:
-        hydra = OmegaConf.load(file).hydra
-        named = "dir" in set(hydra.sweep)  # not its value, which takes the resolvers of a process that runs jobs
-        if hydra.sweeper._target_ and named and hydra.overrides.task is not None:
-            return hydra  # type: ignore[no-any-return]
-    except (YAMLError, OmegaConfBaseException, AttributeError, UnicodeDecodeError) as error:
-        reason = str(error).split("\n")[0]
-        raise SelfplayError(f"{file} is broken ({reason}); restore the file that Hydra wrote") from error
-    raise SelfplayError(f"{file} is broken (it names no sweep); restore the file that Hydra wrote")
+        hydra, sources = found["hydra"], found["hydra"]["runtime"]["config_sources"]
+        named = [hydra["sweeper"]["_target_"], hydra["sweep"]["dir"], *hydra["overrides"]["task"]]
+        named += [source[key] for source in sources for key in ("path", "schema", "provider")]
+        params = hydra["sweeper"].get("params") or {}
+    except (LookupError, TypeError, AttributeError) as error:
+        raise SelfplayError(broken) from error
+    if not all(isinstance(text, str) for text in named) or not isinstance(params, dict):
+        raise SelfplayError(broken)
+    return dict(found)
 
 
-def _jobs(arguments: list[str], hydra: DictConfig, file: Path) -> list[list[str]]:
+def _jobs(arguments: list[str], hydra: dict[str, Any], file: Path) -> list[list[str]]:
     try:
         overrides = OverridesParser.create(_loader(hydra)).parse_overrides(arguments)
+        count = 1
         for override in overrides:
             values: Any = override._value
             if getattr(values, "shuffle", False):
@@ -80,20 +86,24 @@ def _jobs(arguments: list[str], hydra: DictConfig, file: Path) -> list[list[str]
                     f"{file} sweeps {override.input_line}, but there is no such configuration at "
                     f"{_main(hydra)} any more; put it back to see which jobs are missing"
                 )
+            if override.is_sweep_override():
+                count *= sum(1 for _ in islice(override.sweep_string_iterator(), MOST))
+            if count >= MOST:
+                raise SelfplayError(f"{file} is of {MOST} jobs or more, too many to be listed; count them yourself")
         return [job for batch in BasicSweeper.split_arguments(overrides, None) for job in batch]
     except HydraException as error:
         raise SelfplayError(f"{file} cannot be expanded ({str(error).splitlines()[0]}); count its jobs") from error
 
 
-def _main(hydra: DictConfig) -> str:
-    return next((str(s.path) for s in hydra.runtime.config_sources if s.provider == "main"), "nowhere")
+def _main(hydra: dict[str, Any]) -> str:
+    return next((s["path"] for s in hydra["runtime"]["config_sources"] if s["provider"] == "main"), "nowhere")
 
 
-def _loader(hydra: DictConfig) -> ConfigLoaderImpl:
-    """What finds the options of a group, where the sweep found them."""
+def _loader(hydra: dict[str, Any]) -> ConfigLoaderImpl:
+    """What finds the options of a group, where the sweep found them; of packages, which are imported, Hydra's alone."""
     Plugins.instance()  # registers the kinds of sources
     search = ConfigSearchPathImpl()
-    for source in hydra.runtime.config_sources:
-        if source.schema != "structured":
-            search.append(provider=source.provider, path=f"{source.schema}://{source.path}")
+    for source in hydra["runtime"]["config_sources"]:
+        if source["schema"] == "file" or (source["schema"] == "pkg" and source["path"].split(".")[0] == "hydra"):
+            search.append(provider=source["provider"], path=f"{source['schema']}://{source['path']}")
     return ConfigLoaderImpl(search)

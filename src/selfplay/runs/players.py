@@ -12,6 +12,7 @@ from selfplay import digests
 from selfplay.build import make
 from selfplay.core import Game, Policy, SelfplayError
 from selfplay.runs.folder import RunFolder, difference
+from selfplay.runs.trust import check_targets
 
 BASE = "base"
 NEEDED = ("game", "player", "seats", "players", "reward", "quality", "probes")
@@ -36,16 +37,27 @@ class Choice:
     population: bool = False
 
 
-def run_folders(paths: Sequence[Path]) -> list[RunFolder]:
+def trusted_run(path: Path | str, trusted: Sequence[str]) -> RunFolder:
+    """The run at a path, of which the config may be instantiated: see `selfplay.runs.trust`.
+
+    Raises:
+        SelfplayError: there is no run, or its config would call what is not trusted.
+    """
+    run = RunFolder.open(path)
+    check_targets(run.config, Path(path, "config.yaml"), trusted)
+    return run
+
+
+def run_folders(paths: Sequence[Path], trusted: Sequence[str]) -> list[RunFolder]:
     """The runs at the paths, each once; a folder without a config.yaml stands for the runs right below it.
 
     Raises:
-        SelfplayError: there is no run at a path, or a config.yaml is none of a run.
+        SelfplayError: there is no run at a path, a config.yaml is none of a run, or it would call what is not trusted.
     """
     found: dict[Path, RunFolder] = {}
     for path in paths:
         for folder in _below(path) or [path]:
-            run = RunFolder.open(folder)
+            run = trusted_run(folder, trusted)
             missing = [key for key in NEEDED if key not in run.config]
             if missing:
                 raise SelfplayError(

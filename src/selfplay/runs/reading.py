@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from omegaconf import OmegaConf
+
 from selfplay.core import SelfplayError
 from selfplay.runs.files import lines
 from selfplay.runs.folder import RunFolder
@@ -35,8 +37,8 @@ class Run:
 
     Attributes:
         path: the folder.
-        status: "finished", "running" (no end was written: at work, or killed), "interrupted" (by Ctrl-C), "failed" (it
-            said why), "missing" (planned by a sweep, nothing there), "broken" (a file is missing or unreadable).
+        status: "finished", "running" (no end was written: at work, or killed), "interrupted" (by a signal), "failed"
+            (it said why), "missing" (planned by a sweep, nothing there), "broken" (a file is missing or unreadable).
         reason: why it is not finished, and the remedy; "" for a finished run.
         overrides: key -> override as it was written, in the order of the command line.
         seed: None where the config cannot be read.
@@ -90,11 +92,11 @@ def read(path: Path) -> Run:
                 f"{path / 'summary.json'} says {summary.get('steps')} steps, but metrics.jsonl ends at step {last}; "
                 "restore the file that the run wrote"
             )
-    overrides = keyed(config.overrides or []) if config is not None and "overrides" in config else {}
-    seed = config.seed if config is not None and "seed" in config else None
-    seed = seed if type(seed) is int else None
+    plain: Any = {} if config is None else OmegaConf.to_container(config, resolve=False)
+    typed = plain.get("overrides")
+    overrides = keyed(filter(lambda x: isinstance(x, str), typed)) if isinstance(typed, list) else {}
+    seed, total = (value if type(value := plain.get(key)) is int else None for key in ("seed", "steps"))
     status = "broken" if broken else str(summary["status"])
-    total = config.steps if config is not None and "steps" in config else None
     reason = "; ".join(broken) or _reason(path, status, summary, metrics, total)
     return Run(path, status, reason, overrides, seed, summary, metrics, transcript)
 
@@ -114,17 +116,21 @@ def numbers(tree: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 def records(path: Path) -> list[dict[str, Any]]:
-    """Every whole line of a JSONL file, read at once.
+    """Every whole line of episodes.jsonl, read at once.
 
     Raises:
         SelfplayError: a whole line is broken.
     """
-    whole = _without_torn(path)
     try:
+        whole = _without_torn(path)
         read: list[dict[str, Any]] = json.loads(b"[" + whole[:-1].replace(b"\n", b",") + b"]")
-    except ValueError:
-        read = [record for _, record in lines(path)]  # says which line is broken
-    return read
+        if all(isinstance(record, dict) and type(record.get("step")) is int for record in read):
+            return read
+    except OSError as error:
+        raise SelfplayError(f"{path} cannot be read ({error.strerror}); put back what the run wrote") from error
+    except (ValueError, RecursionError):
+        pass
+    return [record for _, record in lines(path)]  # says which line is broken
 
 
 def _matches(key: str, names: Iterable[str]) -> bool:
@@ -136,29 +142,31 @@ def _tried(broken: list[str], reading: Callable[[], T]) -> T | None:
         return reading()
     except (SelfplayError, OSError) as error:
         broken.append(str(error))
-        return None
+    except RecursionError:
+        broken.append("a record is nested too deeply; restore what the run wrote")
+    return None
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:
     found = RunFolder(path).metrics()
-    for number, line in enumerate(found, start=1):
-        if not isinstance(line, dict) or type(line.get("step")) is not int:
-            raise SelfplayError(f"line {number} of {path / 'metrics.jsonl'} has no step; delete that line")
+    for line in found:
+        numbers(line)  # too deep for a table, too deep for us
     return found
 
 
 def _summary(path: Path) -> dict[str, Any]:
     file = path / "summary.json"
-    if not file.is_file():
+    if not file.exists():
         raise SelfplayError(f"{path} has no summary.json: it was killed as it began, or the file was removed")
-    try:
-        summary = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise SelfplayError(f"{file} is broken ({error}); restore the file that the run wrote") from error
-    status = summary.get("status") if isinstance(summary, dict) else None
-    if status not in ENDS:
-        raise SelfplayError(f"{file} says status {status!r}, not one of {', '.join(ENDS)}; restore what the run wrote")
-    return summary  # type: ignore[no-any-return]
+    summary = RunFolder(path).summary
+    if summary.get("status") not in ENDS:
+        told = str(summary.get("status"))[:40]
+        raise SelfplayError(f"{file} says status '{told}', not one of {', '.join(ENDS)}; restore what the run wrote")
+    for key, kind in (("optimized", dict), ("eval", dict), ("reason", str)):
+        if not isinstance(summary.get(key, kind()), kind):
+            raise SelfplayError(f"{file} has {str(summary[key])[:40]} as {key}; restore what the run wrote")
+    numbers(summary)
+    return summary
 
 
 def _without_torn(path: Path) -> bytes:
@@ -172,7 +180,7 @@ def _whole(path: Path) -> bool:
     A file of a hundred megabytes is not parsed for this: within JSON's strings every quote is escaped, so that a torn
     or overwritten line shows in the counts of where records begin and end. Only a file with other counts is parsed.
     """
-    if not path.is_file():
+    if not path.exists():
         return False
     whole = _without_torn(path)
     counts = {whole.count(b"\n"), whole.count(b'{"step":'), whole.count(b"}\n")}
@@ -193,5 +201,5 @@ def _reason(
     after = f"after step {last}" if total is None else f"after step {last} of {total}"
     resume = f"python run.py resume={path}"
     if status == "interrupted":
-        return f"stopped by hand {after}; go on with: {resume}"
+        return f"stopped by a signal {after}; go on with: {resume}"
     return f"no end was written {after}: it is at work, or was killed; then go on with: {resume}"

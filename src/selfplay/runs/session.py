@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -10,11 +10,13 @@ from typing import Any, Self
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from selfplay import interrupts
 from selfplay.build import Cast, make
 from selfplay.core import Episode, SelfplayError, Turn
 from selfplay.loggers import Loggers
 from selfplay.runs import checkpoint
 from selfplay.runs.console import Progress, closing_figures, closing_table, only_figures, say
+from selfplay.runs.files import DiskError, to_disk
 from selfplay.runs.folder import RunFolder
 from selfplay.runs.plots import draw_curves
 from selfplay.runs.reading import numbers
@@ -25,27 +27,26 @@ class Session:
     """Keeps a run's records, and goes on where they end. A context manager around the loop.
 
     Args:
-        path: the run's folder.
+        path: the run's folder, which the caller has claimed.
         cfg: the whole config.
         cast: who takes part.
         goes_on: the folder holds this run already.
 
     Raises:
         SelfplayError: the folder's checkpoint cannot be read, it has more steps than `cfg`, or the folder of a new run
-            holds one already, or another process is at it.
+            holds one already.
     """
 
     def __init__(self, path: Path, cfg: DictConfig, cast: Cast, goes_on: bool) -> None:
         self.cfg, self.cast = cfg, cast
         self.done = 0
+        self.summary: dict[str, Any] = {}
         self.loggers = Loggers({str(name): make(node, f"logger.{name}") for name, node in cfg.logger.items()})
         self.folder = RunFolder.open(path) if goes_on else RunFolder.create(path, cfg)
-        with ExitStack() as stack:
-            stack.enter_context(self.folder.claimed())
-            if goes_on:
-                self._restore()
-            self._claim = stack.pop_all()
+        if goes_on:
+            self._restore()
         self.evals: dict[int, dict[str, Any]] = {m["step"]: m["eval"] for m in self.folder.metrics() if "eval" in m}
+        self._saved = self.done
         self.progress = Progress(cfg.steps, self.done, cfg.watch)
 
     def _restore(self) -> None:
@@ -83,10 +84,13 @@ class Session:
         say(f"resuming {self.folder.path} after step {self.done}")
 
     def __enter__(self) -> Self:
-        self._summarise("running")
-        if self.cfg.quality is not None and self.cfg.reward == self.cfg.quality:
-            say("note: reward and quality are one measure, so a pay-off of one minus the other is 0 (docs/paper.md)")
-        self.progress.__enter__()
+        with ExitStack() as stack:
+            stack.enter_context(interrupts.at_work(self._last_words))
+            self._summarise("running")
+            if self.cfg.quality is not None and self.cfg.reward == self.cfg.quality:
+                say("note: reward and quality are one measure: a pay-off of one minus the other is 0 (docs/paper.md)")
+            self.progress.__enter__()
+            self._at_work = stack.pop_all()
         return self
 
     def remaining(self) -> Iterator[int]:
@@ -95,10 +99,22 @@ class Session:
         self.loggers.start(config, self.folder.path, self.done)
         if self.cast.evaluation is not None and 0 not in self.evals:
             say("evaluating the untouched learner ...")
-            self._log(0, self._evaluate(0))
+            with interrupts.nothing_to_save():
+                found = self._evaluate(0)
+            self._log(0, found)
         if self.cfg.steps == 0:
             self._optimized({"eval": self.evals[0]})  # a wrong name is told while the run is not yet called finished
-        yield from range(self.done + 1, self.cfg.steps + 1)
+        for step in range(self.done + 1, self.cfg.steps + 1):
+            self._stop_if_asked()
+            yield step
+
+    def _stop_if_asked(self) -> None:
+        """Between two steps: if a signal has asked for it, save and stop."""
+        number = interrupts.asked()
+        if number is not None:
+            if self.done > self._saved:
+                self._save(self.done)
+            raise interrupts.Stopped(number)
 
     def record(
         self, step: int, episodes: Sequence[Episode], learnt: Sequence[Turn], metrics: Mapping[str, float]
@@ -116,18 +132,23 @@ class Session:
         due = self.cast.evaluation is not None and (last or step % self.cast.evaluation.every == 0)
         self._log(step, {**metrics, **(self._evaluate(step) if due else {})})
         if last or step % self.cfg.checkpoint.every == 0:
-            opponent = self.cast.opponent
+            self._save(step)
+        self.done = step
+        self.progress.update(step, metrics)
+
+    def _save(self, step: int) -> None:
+        """Write the checkpoint of the step that was done last."""
+        opponent, kept = self.cast.opponent, self.cfg.checkpoint
+        with to_disk(self.folder.checkpoints):
             opponent.store(self.folder.population)
             state = {
                 "update": self.cast.update.state_dict(),
                 "opponent": opponent.state_dict(),
                 "rng": torch.get_rng_state(),
             }
-            kept = self.cfg.checkpoint
             frozen = {**self.cast.update.frozen, **opponent.frozen}
             checkpoint.save(self.folder, step, self.cast.learner, state, kept.keep, kept.keep_every, frozen)
-        self.done = step
-        self.progress.update(step, metrics)
+        self._saved = step
 
     def _log(self, step: int, metrics: Mapping[str, object]) -> None:
         self.folder.log(step, metrics)
@@ -142,20 +163,29 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.progress.__exit__(kind, error, trace)
-        try:
-            self._end(error)
-        finally:
-            self._claim.close()
-            self.loggers.finish(self.summary)
+        with self._at_work:
+            try:
+                self._end(error)
+            except (KeyboardInterrupt, DiskError) as late:
+                if self.summary.get("status") == "running":
+                    self._end(late)
+                raise
+            finally:
+                self.loggers.finish(self.summary)
 
     def _end(self, error: BaseException | None) -> None:
         if error is None:
             draw_curves(self.folder.metrics(), self.folder.curves)
             self._summarise("finished")  # the last of all that is written: what is called finished is whole
             self._show()
-        elif isinstance(error, KeyboardInterrupt):
+        elif isinstance(error, KeyboardInterrupt | interrupts.Stopped):
             self._summarise("interrupted")
-            say(f"interrupted after step {self.done}; go on with: python run.py resume={self.folder.path}")
+            why = "" if isinstance(error, KeyboardInterrupt) else f" by {error}"
+            say(f"interrupted{why} after step {self.done}; go on with: python run.py resume={self.folder.path}")
+        elif isinstance(error, DiskError):
+            with suppress(DiskError):  # where it can be written
+                self._summarise("failed", str(error))
+            say(f"stopped after step {self.done}; go on with: python run.py resume={self.folder.path}")
         elif isinstance(error, MemoryError) or (
             isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
         ):
@@ -165,6 +195,12 @@ class Session:
         else:
             self._summarise("failed", str(error))
             say(f"stopped after step {self.done}; the run so far is in {self.folder.path}")
+
+    def _last_words(self) -> None:
+        """Right before a second signal ends the process: its status is not left behind as running."""
+        if self.summary.get("status") == "running":
+            with suppress(SelfplayError):
+                self._summarise("interrupted")
 
     def _show(self) -> None:
         if self.done == 0 and 0 in self.evals:

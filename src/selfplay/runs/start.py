@@ -1,15 +1,21 @@
 """How a run starts: as composed, resumed by hand (`resume=`), or as the job of a sweep that was started before."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
+from selfplay import interrupts
 from selfplay.core import SelfplayError
+from selfplay.runs.claim import Claim
 from selfplay.runs.console import say
 from selfplay.runs.folder import RunFolder, difference, resolved
+from selfplay.runs.trust import check_targets, trusted_of
 
 RESUMABLE = (
     "steps",
@@ -20,7 +26,7 @@ RESUMABLE = (
     "player.rows",
     "update.micro_batch",
 )
-NO_PART = ("resume", "sweep", "overrides")  # of what a run computes: how it was asked for
+NO_PART = ("resume", "sweep", "trust", "overrides")  # of what a run computes: how it was asked for
 PARTS = (  # of every config
     "game", "task", "player", "seats", "players", "reward", "quality", "probes", "regularizer", "schedule", "update",
     "opponent", "outcomes", "eval", "evals", "logger", "checkpoint",
@@ -45,28 +51,41 @@ class Start:
     result: float | None = None
 
 
-def settled(cfg: DictConfig) -> Start:
-    """From the config as composed to the one that counts, and the run's folder.
+@contextmanager
+def settled(cfg: DictConfig) -> Iterator[Start]:
+    """From the config as composed to the one that counts, and the run's folder, which is claimed for the block.
 
     Raises:
         SelfplayError: there is no run to resume, an override that a resumed run cannot take, a number out of range, a
-            sweep's name for a single run, or a run of another config in the folder of a sweep's job.
+            sweep's name for a single run, a run of another config in the folder of a sweep's job, or a folder in which
+            another process is at work.
     """
+    if interrupts.is_patient() and (number := interrupts.asked()) is not None:
+        raise interrupts.Stopped(number)  # a launcher's next job, after the sweep was asked to stop
     job = HydraConfig.get()
     overrides = overrides_of(job)
     if cfg.resume is not None:
-        return _resumed(cfg, overrides)
+        folder = RunFolder.open(cfg.resume)
+        with _claimed(folder):
+            yield Start(_resumed(cfg, folder, overrides), folder.path, goes_on=True)
+        return
     with open_dict(cfg):
         cfg.overrides = overrides
     _check_numbers(cfg)
     if cfg.steps == 0 and cfg.eval is None:
         raise SelfplayError("steps is 0 and eval is none, so there is nothing to do; give steps, or choose an eval")
-    folder = RunFolder(Path(job.runtime.output_dir))
-    if job.mode == RunMode.MULTIRUN:
-        return _again(cfg, folder) if folder.holds_run else Start(cfg, folder.path, goes_on=False)
-    if cfg.sweep is not None:
+    sweeps = job.mode == RunMode.MULTIRUN
+    if cfg.sweep is not None and not sweeps:
         raise SelfplayError(f"sweep is '{cfg.sweep}', but this is a single run; type -m to sweep, or leave it out")
-    return Start(cfg, folder.path, goes_on=False)
+    folder = RunFolder(Path(job.runtime.output_dir))
+    with _claimed(folder):
+        yield _again(cfg, folder) if sweeps and folder.holds_run else Start(cfg, folder.path, goes_on=False)
+
+
+@contextmanager
+def _claimed(folder: RunFolder) -> Iterator[None]:
+    with Claim(folder.path) as claim, interrupts.leaving(claim.close):
+        yield
 
 
 def overrides_of(job: DictConfig) -> list[str]:
@@ -76,16 +95,18 @@ def overrides_of(job: DictConfig) -> list[str]:
     return overrides
 
 
-def _resumed(cfg: DictConfig, overrides: list[str]) -> Start:
-    config = RunFolder.open(cfg.resume).config
+def _resumed(cfg: DictConfig, folder: RunFolder, overrides: list[str]) -> DictConfig:
+    """The config of the run in the folder, with what may change taken over from `cfg`."""
+    config = folder.config
+    check_targets(config, folder.path / "config.yaml", trusted_of(cfg.trust))
     if lacking := [key for key in PARTS if key not in config]:
         raise SelfplayError(
-            f"the run in {cfg.resume} has no '{lacking[0]}' in its config.yaml, so an earlier version of selfplay made "
-            "it; resume it with that version (its commit is there, under versions), or start a new run"
+            f"the run in {folder.path} has no '{lacking[0]}' in its config.yaml, so an earlier version of selfplay "
+            "made it; resume it with that version (its commit is there, under versions), or start a new run"
         )
     for override in overrides:
         key = override.split("=")[0].lstrip("+~")
-        if key == "resume":
+        if key in ("resume", "trust"):
             continue
         if key not in RESUMABLE:
             raise SelfplayError(
@@ -93,10 +114,13 @@ def _resumed(cfg: DictConfig, overrides: list[str]) -> Start:
                 f"{', '.join(RESUMABLE)} may change), or start a new run"
             )
         _change(config, key, cfg)
+    for key, kind in (("seats", DictConfig), ("checkpoint", DictConfig), ("overrides", ListConfig)):
+        if not isinstance(config.get(key), kind):
+            raise SelfplayError(f"{key} is {config.get(key)} in {folder.path}/config.yaml; restore what the run wrote")
     config.resume = str(cfg.resume)
     config.overrides = [*config.overrides, *overrides]
     _check_numbers(config)
-    return Start(config, Path(cfg.resume), goes_on=True)
+    return config
 
 
 def _again(cfg: DictConfig, folder: RunFolder) -> Start:
@@ -121,10 +145,22 @@ def _again(cfg: DictConfig, folder: RunFolder) -> Start:
             "give the sweep another folder, or delete that one"
         )
     summary = folder.summary
-    if summary.get("status") == "finished" and summary["steps"] == cfg.steps:
+    if summary.get("status") == "finished" and summary.get("steps") == cfg.steps:
         say(f"{folder.path} is finished already")
-        return Start(cfg, folder.path, goes_on=True, result=summary["optimized"]["value"])
+        return Start(cfg, folder.path, goes_on=True, result=_result(summary, folder))
     return Start(cfg, folder.path, goes_on=True)
+
+
+def _result(summary: Mapping[str, Any], folder: RunFolder) -> float:
+    """The optimised metric of a finished run."""
+    optimized = summary.get("optimized")
+    value = optimized.get("value") if isinstance(optimized, dict) else None
+    if not isinstance(value, int | float):
+        raise SelfplayError(
+            f"{folder.path}/summary.json calls the run finished, but it has no optimised metric; delete that file to "
+            "finish the run again"
+        )
+    return float(value)
 
 
 def _change(config: DictConfig, key: str, source: DictConfig) -> None:

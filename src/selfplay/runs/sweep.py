@@ -9,7 +9,7 @@ sweep.runs.groupby("setting")["optimized"].mean()
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,18 @@ from selfplay.core import SelfplayError
 from selfplay.runs.plan import default_seed, planned
 from selfplay.runs.reading import Run, is_run, keyed, numbers, read, records
 
+KINDS: dict[str, tuple[type, ...]] = {
+    "step": (int,),
+    "episode": (int,),
+    "role": (str,),
+    "player": (str, type(None)),
+    "group": (str, int, type(None)),
+    "prompt": (str,),
+    "reply": (str,),
+    "payoff": (float, int, type(None)),
+    "advantage": (float, int, type(None)),
+    "scores": (dict,),
+}
 TURN = ("step", "episode", "role", "player", "group", "prompt", "reply", "payoff", "advantage")
 
 
@@ -36,12 +48,14 @@ class Sweep:
             logged, nested ones as `eval/accuracy`. Step 0 is the evaluation of the untouched model.
         transcripts: run -> its episodes.jsonl, where it has a readable one.
         notes: what could not be told: sweeps of which the planned jobs are unknown.
+        unread: run -> why its transcript is left out of `turns`; filled in when those are first read.
     """
 
     runs: pd.DataFrame
     metrics: pd.DataFrame
     transcripts: Mapping[str, Path]
     notes: tuple[str, ...] = ()
+    unread: dict[str, str] = field(default_factory=dict)
 
     @property
     def problems(self) -> pd.DataFrame:
@@ -51,7 +65,12 @@ class Sweep:
     @cached_property
     def turns(self) -> pd.DataFrame:
         """Every turn of every readable transcript, read at the first use: see `turns_of`."""
-        parts = [self.turns_of(run) for run in self.transcripts]
+        parts = []
+        for run in self.transcripts:
+            try:
+                parts.append(self.turns_of(run))
+            except SelfplayError as error:
+                self.unread[run] = str(error)
         if not parts:
             return pd.DataFrame(columns=["run", "setting", "seed", *TURN, "weight"])
         table = pd.concat(parts, ignore_index=True)
@@ -63,19 +82,18 @@ class Sweep:
         `score/<name>`; NaN where there is none.
 
         Raises:
-            SelfplayError: the run has no readable transcript.
+            SelfplayError: the run has no readable transcript, or a turn in it is not what runs write.
         """
         if run not in self.transcripts:
             known = ", ".join(self.transcripts) or "none"
             raise SelfplayError(f"run '{run}' has no readable transcript; choose one that has: {known}")
         path = self.transcripts[run]
         turns = [turn for turn in records(path) if steps is None or turn["step"] in steps]
+        if wrong := next(filter(None, map(_wrong, turns)), None):
+            raise SelfplayError(f"a turn in {path} has {wrong}; restore the file that the run wrote")
         names = dict.fromkeys(name for turn in turns for name in turn["scores"])
         [row] = self.runs.loc[self.runs["run"] == run, ["setting", "seed"]].itertuples(index=False)
-        try:
-            columns: dict[str, Any] = {name: [turn[name] for turn in turns] for name in TURN}
-        except KeyError as error:
-            raise SelfplayError(f"a turn in {path} has no {error}; restore the file that the run wrote") from error
+        columns: dict[str, Any] = {name: [turn[name] for turn in turns] for name in TURN}
         scores = {f"score/{name}": [turn["scores"].get(name) for turn in turns] for name in names}
         columns["weight"] = [turn.get("weight", 1.0) for turn in turns]
         columns["group"] = pd.Series(columns["group"], dtype=object)  # a number, a name or nothing, as it was written
@@ -94,6 +112,20 @@ class Sweep:
         return "\n".join([*said, *(f"  note: {note}" for note in self.notes)])
 
     __repr__ = __str__
+
+
+def _wrong(turn: Mapping[str, Any]) -> str:
+    """What is wrong with a turn of a transcript; "" for nothing."""
+    for name, kinds in KINDS.items():
+        if name not in turn:
+            return f"no '{name}'"
+        if type(turn[name]) not in kinds:
+            return f"{str(turn[name])[:40]} as {name}"
+    kinds = KINDS["payoff"]
+    figures = [turn["payoff"], turn["advantage"], turn.get("weight", 1.0), *turn["scores"].values()]
+    if odd := [x for x in figures if type(x) not in kinds or (type(x) is int and abs(x) >= 2**63)]:
+        return f"{str(odd[0])[:40]} as a figure"
+    return ""
 
 
 def load(*folders: Path | str) -> Sweep:
