@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import stored
 from chat_models import stand_in
 from omegaconf import DictConfig, OmegaConf
 
+from selfplay import interrupts
 from selfplay.core import SelfplayError
 from selfplay.sandbox.sandbox import Sandbox
 
@@ -43,6 +45,7 @@ class Ended:
 def run(*args: str) -> Ended:
     """`python run.py ARGS`, here: the same file, the same composition, the same exit."""
     out, err, argv = StringIO(), StringIO(), sys.argv
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP, *interrupts.AFTER_STEP)}
     sys.argv = [str(ROOT / "run.py"), *args]
     try:
         with redirect_stdout(out), redirect_stderr(err):
@@ -54,6 +57,8 @@ def run(*args: str) -> Ended:
         code = -2  # as of a process that the signal ended
     finally:
         sys.argv = argv
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return Ended(code, out.getvalue(), err.getvalue())
 
 

@@ -102,8 +102,9 @@ def _child(args: Sequence[str], log: int) -> int:
     """The program in a forked process, which never returns."""
     code = 1
     try:
-        os.dup2(log, 1)
-        os.dup2(log, 2)
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(log, number)
+            setattr(sys, name, os.fdopen(number, "w", closefd=False))
         sys.argv = [str(RUN), *args]
         runpy.run_path(str(RUN), run_name="__main__")
         code = 0

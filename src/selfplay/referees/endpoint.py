@@ -5,9 +5,9 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from http.client import HTTPException
 from random import Random
 from threading import Event
@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from selfplay.core import SelfplayError, at_least, user
 from selfplay.referees.cache import Cache
-from selfplay.referees.transport import Answer, address, post
+from selfplay.referees.transport import Answer, address, post, side_by_side
 
 AGAIN = (408, 409, 425, 429)  # and 500 or more: the same request may be answered later
 
@@ -100,21 +100,19 @@ class Endpoint:
         replies = {} if self.cache is None else self.cache.known(dict.fromkeys(keys))
         fresh = {key: body for key, body in zip(keys, bodies, strict=True) if key not in replies}
         self.asked, self.retried = len(fresh), 0
-        stop, failure = Event(), None
-        with ThreadPoolExecutor(self.parallel) as pool:
-            waiting = {pool.submit(self._answered, key, body, stop): key for key, body in fresh.items()}
-            try:
-                for done in as_completed(waiting):
-                    error = done.exception()
-                    if error is not None:
-                        failure = failure or error
-                    elif (answered := done.result()) is not None:
-                        replies[waiting[done]], vain = answered
-                        self.retried += vain
-                        if self.cache is not None:
-                            self.cache.keep(waiting[done], answered[0])
-            finally:
-                stop.set()
+        stop, failure, names = Event(), None, list(fresh)
+        try:
+            calls = [partial(self._answered, key, body, stop) for key, body in fresh.items()]
+            for place, found in side_by_side(calls, self.parallel):
+                if isinstance(found, Exception):
+                    failure = failure or found
+                elif found is not None:
+                    replies[names[place]], vain = found
+                    self.retried += vain
+                    if self.cache is not None:
+                        self.cache.keep(names[place], found[0])
+        finally:
+            stop.set()
         if failure is not None:
             raise failure
         return [replies[key] for key in keys]

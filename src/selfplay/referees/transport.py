@@ -3,16 +3,20 @@
 import re
 import socket
 import ssl
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from ipaddress import ip_address
-from threading import Event, Timer
+from queue import Empty, SimpleQueue
+from threading import Event, Thread, Timer
+from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from selfplay.core import SelfplayError
 
+T = TypeVar("T")
 LONGEST = 1 << 24  # bytes of an answer
 
 
@@ -88,6 +92,32 @@ def post(url: SplitResult, path: str, headers: dict[str, str], body: bytes, seco
     finally:
         watch.cancel()
         connection.close()
+
+
+def side_by_side(calls: Sequence[Callable[[], T]], parallel: int) -> Iterator[tuple[int, T | Exception]]:
+    """The place and the result of each call, or what it raised, as they come; as many calls at once as `parallel`.
+
+    Whoever stops asking leaves the calls behind: their threads are daemons, so that a process which is interrupted
+    while a server hangs does not wait for it.
+    """
+    todo: SimpleQueue[int] = SimpleQueue()
+    done: SimpleQueue[tuple[int, T | Exception]] = SimpleQueue()
+    for place in range(len(calls)):
+        todo.put(place)
+
+    def work() -> None:
+        with suppress(Empty):
+            while True:
+                place = todo.get_nowait()
+                try:
+                    done.put((place, calls[place]()))
+                except Exception as error:  # whatever it is, it is raised again in the thread that asked
+                    done.put((place, error))
+
+    for _ in range(min(parallel, len(calls))):
+        Thread(target=work, daemon=True).start()
+    for _ in calls:
+        yield done.get()
 
 
 def _connection(url: SplitResult, seconds: float) -> tuple[HTTPConnection, str]:

@@ -28,15 +28,16 @@ def read_mapping(file: Path, interpolations: bool = False) -> DictConfig:
     try:
         with file.open("rb") as opened:
             raw = opened.read(LARGEST + 1)
+    except OSError as error:
+        raise SelfplayError(f"{file} cannot be read ({error.strerror or error}); {remedy}") from error
+    try:
         if len(raw) > LARGEST:
             raise SelfplayError(f"{file} is larger than {LARGEST >> 20} MiB, too large for a configuration; {remedy}")
         text = raw.decode("utf-8")
         if found := _foreign(text, interpolations):
             raise SelfplayError(f"{file} holds {found}, which no run writes; {remedy}, or write the value in its place")
         config = OmegaConf.load(StringIO(text))
-    except OSError as error:
-        raise SelfplayError(f"{file} cannot be read ({error.strerror or error}); {remedy}") from error
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, OSError) as error:  # OSError: a lone number or word
         raise SelfplayError(f"{file} is broken ({str(error).splitlines()[0]}); {remedy}") from error
     if not isinstance(config, DictConfig) or not config:
         what = "nothing" if not config else "a list, not a configuration"

@@ -101,7 +101,7 @@ def _forbidden(target: object, node: Mapping[Any, Any], trusted: Sequence[str]) 
     if not any(_within(module, name) for name in COMPONENTS) or any(_within(module, name) for name in MACHINERY):
         return "which is no component of selfplay"
     found = _member(target)
-    own = (inspect.isclass(found) or inspect.isfunction(found)) and found.__module__ == module
+    own = callable(found) and getattr(found, "__module__", None) == module
     if not own or target.rpartition(".")[2].startswith("_"):
         return "which is no component of selfplay"
     if target == SANDBOX and node.get("isolated") is not True:
