@@ -30,7 +30,7 @@ class Claim:
     def close(self) -> None:
         """Let the folder go. One that is still empty is removed: it was made for this claim."""
         if self._held is not None:
-            with suppress(OSError):  # it holds something
+            with suppress(OSError):  # it is not empty
                 self.path.rmdir()
             os.close(self._held)
             self._held = None
