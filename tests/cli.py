@@ -45,6 +45,7 @@ class Ended:
 def run(*args: str) -> Ended:
     """`python run.py ARGS`, here: the same file, the same composition, the same exit."""
     out, err, argv = StringIO(), StringIO(), sys.argv
+    interrupts.forget()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP, *interrupts.AFTER_STEP)}
     sys.argv = [str(ROOT / "run.py"), *args]
     try:

@@ -49,7 +49,14 @@ KINDS = {
 }
 MOMENTS = ("any", "begun", "begun", "checkpoint")  # begun: after the folder was; checkpoint: while one is written
 IMPORTS = 6.0  # seconds, about
-APART = {"config.yaml", "curves.png", "summary.json", "metrics.jsonl", "state.pt"}  # compared otherwise, or clocks
+APART = {
+    "config.yaml",
+    "curves.png",
+    "summary.json",
+    "metrics.jsonl",
+    "state.pt",
+    "SHA256SUMS",
+}  # compared otherwise, or clocks
 
 
 @dataclass

@@ -26,7 +26,8 @@ CLOCKS = {
     "metrics.jsonl",
     "summary.json",
     "state.pt",
-}  # they hold seconds; a pickle remembers more than values
+    "SHA256SUMS",
+}  # they hold seconds; a pickle remembers more than values, and so does the digest of it
 
 
 def start(folder: Path, *args: str) -> cli.Ended:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cli
+import kill_runs
 import pytest
 from omegaconf import OmegaConf
 
@@ -219,3 +220,10 @@ def test_every_update_resumes_to_the_same(choice: str, tmp_path: Path) -> None:
     last = cli.steps(whole)[-1]
     files = [path.relative_to(whole) for path in sorted((whole / "checkpoints" / last).rglob("*")) if path.is_file()]
     assert all((parts / file).read_bytes() == (whole / file).read_bytes() for file in files) and len(files) >= 3
+
+
+@pytest.mark.slow
+def test_runs_killed_at_random_equal_those_never_stopped(tmp_path: Path) -> None:
+    """A few of what `python tests/kill_runs.py` does."""
+    found = kill_runs.kills(tmp_path, 3, 0, ["lsp", "psro", "every"])
+    assert all(killed.moments and not killed.wrong for killed in found), found

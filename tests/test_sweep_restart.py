@@ -9,7 +9,7 @@ import pytest
 import sweeps
 
 import selfplay.outcomes
-from selfplay.runs import RunFolder
+from selfplay.runs.claim import Claim
 
 SEEDS = "seed=0,1"
 TINY = ("game=lsp", "reward=verifier", "eval=none", "episodes=2", "steps=2", "game.answers=2", "player.max_tokens=12")
@@ -259,7 +259,7 @@ def test_what_kept_nothing_begins_anew_with_any_config(whole: Path, tmp_path: Pa
 
 def test_two_processes_keep_out_of_one_folder(copy: Path) -> None:
     before = sweeps.files(copy / "0")
-    with RunFolder(copy / "0").claimed():
+    with Claim(copy / "0"):
         ended = sweeps.start(copy, *sweeps.TABLE, SEEDS, "steps=9")
     assert (
         ended.code == 1

@@ -124,7 +124,7 @@ def records(path: Path) -> list[dict[str, Any]]:
     try:
         whole = _without_torn(path)
         read: list[dict[str, Any]] = json.loads(b"[" + whole[:-1].replace(b"\n", b",") + b"]")
-        if all(isinstance(record, dict) and type(record.get("step")) is int for record in read):
+        if all(isinstance(record, dict) and type(record.get("step")) is int and record["step"] >= 0 for record in read):
             return read
     except OSError as error:
         raise SelfplayError(f"{path} cannot be read ({error.strerror}); put back what the run wrote") from error

@@ -175,7 +175,8 @@ class Session:
 
     def _end(self, error: BaseException | None) -> None:
         if error is None:
-            draw_curves(self.folder.metrics(), self.folder.curves)
+            with to_disk(self.folder.curves):
+                draw_curves(self.folder.metrics(), self.folder.curves)
             self._summarise("finished")  # the last of all that is written: what is called finished is whole
             self._show()
         elif isinstance(error, KeyboardInterrupt | interrupts.Stopped):
