@@ -14,6 +14,7 @@ from selfplay.checks import check_trainable
 from selfplay.core import Episode, Game, Player, Policy, Referee, SelfplayError, Update
 from selfplay.evaluations.several import Several
 from selfplay.opponents.seating import Seating
+from selfplay.partials import check_partials
 from selfplay.play import check_seats
 
 MISTAKES = (
@@ -84,6 +85,7 @@ def cast(cfg: DictConfig) -> Cast:
     with _making("update"):
         roles = [role for role, name in seated.items() if name == "learner"]
         update: Update = _instance(cfg["update"])(policy=learner, reference=policies["reference"], roles=roles)
+        check_partials(cfg["update"], "update")
     _check_teachers(update, seated)
     with _making("opponent"):
         opponent: Seating = _instance(cfg.opponent)(
@@ -135,7 +137,9 @@ def make(node: Any, name: str) -> Any:
         SelfplayError: its own, or a wrong or missing argument, told with the part's name.
     """
     with _making(name):
-        return _instance(node)
+        made = _instance(node)
+        check_partials(node, name)
+        return made
 
 
 def _instance(node: Any) -> Any:

@@ -1,8 +1,8 @@
 """Playing: many episodes side by side in batched waves, then scores, pay-offs and tensors."""
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import SupportsFloat
 
 import torch
 
@@ -112,16 +112,16 @@ def settle(
         if not judged:
             continue
         scores = referee.score(judged, players)
-        if tuple(scores.shape) != (len(judged),) or not bool(torch.isfinite(scores).all()):
+        if wrong := wrong_scores(scores, len(judged)):
             raise SelfplayError(
-                f"the referee '{name}' ({type(referee).__name__}) gave {_describe(scores)} for {len(judged)} turns; "
+                f"the referee '{name}' ({type(referee).__name__}) gave {wrong} for {len(judged)} turns; "
                 f"it must give one finite score a turn"
             )
         for turn, value in zip(judged, scores.tolist(), strict=True):
             turn.scores[name] = value
     for episode in episodes:
         payoffs = game.payoffs(episode)
-        if len(payoffs) != len(episode.turns) or not all(map(math.isfinite, payoffs)):
+        if not isinstance(payoffs, Collection) or len(payoffs) != len(episode.turns) or not all(map(_payable, payoffs)):
             raise SelfplayError(
                 f"{type(game).__name__}.payoffs gave {payoffs} for the {len(episode.turns)} turns of episode "
                 f"{episode.index}; it must give one finite pay-off a turn"
@@ -130,9 +130,19 @@ def settle(
             turn.payoff = float(payoff)
 
 
-def _describe(scores: torch.Tensor) -> str:
+def wrong_scores(scores: object, count: int) -> str | None:
+    """What is wrong with a referee's scores; None where they are `count` finite numbers in a tensor."""
+    if not isinstance(scores, torch.Tensor):
+        return f"a {type(scores).__name__} where a tensor belongs"
+    if tuple(scores.shape) != (count,):
+        return f"scores of shape {tuple(scores.shape)}"
     bad = scores[~torch.isfinite(scores)]
-    return f"{bad.numel()} scores like {bad[0].item()}" if bad.numel() else f"scores of shape {tuple(scores.shape)}"
+    return f"{bad.numel()} scores like {bad[0].item()}" if bad.numel() else None
+
+
+def _payable(payoff: object) -> bool:
+    """Whether it is a number that float32, in which updates are told pay-offs, can hold."""
+    return isinstance(payoff, SupportsFloat) and abs(float(payoff)) <= torch.finfo(torch.float32).max
 
 
 def turns_of(episodes: Sequence[Episode], *players: str) -> list[tuple[Episode, Turn]]:

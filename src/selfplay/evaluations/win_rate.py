@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from selfplay.core import Ask, Policy, Referee, Reply, SelfplayError, Turn, at_least, user
 from selfplay.evaluations.answers import answers
+from selfplay.play import wrong_scores
 from selfplay.tasks.task import Task
 from selfplay.theory import intervals
 
@@ -91,10 +91,9 @@ class WinRate:
             for place, reply in enumerate((first[i], second[i]))
         ]
         scores = self.referee.score(turns, players)
-        if tuple(scores.shape) != (len(turns),) or not bool(torch.isfinite(scores).all()):
+        if wrong := wrong_scores(scores, len(turns)):
             raise SelfplayError(
-                f"the referee of eval ({type(self.referee).__name__}) gave scores of shape {tuple(scores.shape)}, not "
-                f"{len(turns)} finite ones"
+                f"the referee of eval ({type(self.referee).__name__}) gave {wrong}, not {len(turns)} finite scores"
             )
         return scores.double().cpu().view(-1, 2)
 

@@ -24,7 +24,7 @@ class OpenSpiel(Game):
 
     Raises:
         SelfplayError: OpenSpiel is not installed, does not know the game or its parameters; or the game is a
-            mean-field game, draws its luck by itself, or shows its players nothing as text.
+            mean-field game, draws its luck by itself, shows its players nothing as text, or lists no actions.
         SelfplayError (when playing): chance replies what is no outcome.
     """
 
@@ -39,6 +39,11 @@ class OpenSpiel(Game):
             raise SelfplayError(
                 f"game.name is '{name}', which draws its luck by itself (sampled stochastic), so no episode could be "
                 "replayed; choose a game whose chance is explicit"
+            )
+        if kind.action_structs_only:
+            raise SelfplayError(
+                f"game.name is '{name}', whose actions are structures without numbers, so there are no options to "
+                "choose from; choose another"
             )
         self.recalls = bool(kind.provides_information_state_string)
         if not self.recalls and not kind.provides_observation_string:

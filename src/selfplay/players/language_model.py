@@ -26,6 +26,7 @@ from selfplay.lm.sample import dice, sample
 from selfplay.lm.truncation import Truncation
 
 CHOOSE = ("likelihood", "text")
+READ = 2000  # characters of a reply in which `pattern` is looked for
 
 
 class LanguageModel(Policy):
@@ -45,7 +46,8 @@ class LanguageModel(Policy):
             (all its words and the end, after the prompt) among the options; "text" lets the model write, and the
             game decides what an illegal reply costs.
         pattern: with choose="text", a regular expression; the reply that the game reads is its first group, or its
-            whole match; what does not match is read as it is. None reads the text as it is.
+            whole match, within the first 2,000 characters; what does not match is read as it is. None reads the text as
+            it is.
         chat: what the chat template is told beside the messages.
         attention: the kernel: "sdpa", "eager" or "flash_attention_2". The last knows no mask of ours, so replies to one
             prompt do not share its reading there (see `selfplay.lm.packing`).
@@ -212,7 +214,7 @@ class LanguageModel(Policy):
 
     def _read(self, ask: Ask, text: str) -> str:
         """What the game reads of a text that answers an ask with options."""
-        found = self.pattern.search(text) if ask.options and self.pattern else None
+        found = self.pattern.search(text[:READ]) if ask.options and self.pattern else None
         if found is None:
             return text
         return found[1] if self.pattern and self.pattern.groups else found[0]

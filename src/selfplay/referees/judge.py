@@ -13,7 +13,8 @@ from torch import Tensor
 from selfplay.core import Policy, Referee, SelfplayError, Turn
 from selfplay.referees.distinct import Pair, score_distinct
 from selfplay.referees.endpoint import Endpoint
-from selfplay.referees.marks import Form
+from selfplay.referees.marks import Form, last_match
+from selfplay.thoughts import said
 
 
 class Bench:
@@ -21,7 +22,7 @@ class Bench:
 
     Args:
         form: of the prompt.
-        pattern: a regular expression with one group; its last match in a reply is the verdict.
+        pattern: a regular expression with one group; its last match in a reply is the verdict, thoughts left out.
         unreadable: what counts for a reply without a verdict; "error" ends the run instead.
         endpoint: who answers.
 
@@ -76,8 +77,8 @@ class Bench:
         return float(self.unreadable) if verdict is None else verdict
 
     def _read(self, reply: str, read: Callable[[str], float | None]) -> float | None:
-        found = self.pattern.findall(reply)
-        return read(found[-1].strip()) if found else None
+        verdict = last_match(self.pattern, said(reply))
+        return None if verdict is None else read(verdict)
 
 
 class ScoringJudge(Referee):

@@ -7,7 +7,17 @@ from collections.abc import Sequence
 
 from selfplay.core import SelfplayError, at_least
 
+READ = 1000  # characters
 UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters and lone surrogates
+
+
+def last_match(pattern: re.Pattern[str], verdict: str) -> str | None:
+    """The group of a pattern's last match in the last `READ` characters of a verdict, stripped; None where it has none.
+
+    The end alone, as nobody knows how a pattern's time grows with the length of what a judge writes.
+    """
+    found = pattern.findall(verdict, max(0, len(verdict) - READ))
+    return str(found[-1]).strip() if found else None
 
 
 class Form:

@@ -14,20 +14,35 @@ from torch import Tensor
 from selfplay.core import Ask, Policy, Referee, SelfplayError, Turn, at_least, user
 from selfplay.players.language_model import LanguageModel
 from selfplay.referees.distinct import Pair, score_distinct
+from selfplay.referees.marks import last_match
+from selfplay.thoughts import said
 
 TOP = 7  # of the rubric
+LABEL = re.compile(r"^[ \t]*(\w+):", re.MULTILINE)
+MARKUP = " \t*_#>-"  # what may stand around a label
 TAG = re.compile(r"</?\s*(\w+)\s*>")
 
 
 def judge_prompt(template: str, pair: Pair) -> str:
-    """The judge's prompt; what a question or an answer holds cannot act as a placeholder or as one of its tags.
+    """The judge's prompt; what a question or an answer holds cannot act as a placeholder, a tag or a line of its form.
 
-    A tag that the template has (<Response>, say) stands in square brackets where the question or the answer has it.
+    A tag that the template has (<Response>, say) stands in square brackets where the question or the answer has it. A
+    line that begins with a label of the template ("Score:", where one of its lines begins so) does not begin a line.
     """
     tags = {tag.lower() for tag in TAG.findall(template)}
+    labels = {label.lower() for label in LABEL.findall(template)}
 
     def harmless(text: str) -> str:
-        return TAG.sub(lambda tag: f"[{tag[0][1:-1]}]" if tag[1].lower() in tags else tag[0], text)
+        tame = TAG.sub(lambda tag: f"[{tag[0][1:-1]}]" if tag[1].lower() in tags else tag[0], text)
+        lines = tame.splitlines()
+        begun = [line.lstrip(MARKUP).partition(":") for line in lines]
+        labelled = [bool(colon) and label.strip(MARKUP).lower() in labels for label, colon, _ in begun]
+        if not any(labelled[1:]):
+            return tame
+        return "".join(
+            line if i == 0 else f"{' ' if labelled[i] else chr(10)}{line.lstrip() if labelled[i] else line}"
+            for i, line in enumerate(lines)
+        )
 
     values = {"question": harmless(pair[0]), "answer": harmless(pair[1])}
     return re.sub(r"\{(question|answer)\}", lambda match: values[match[1]], template)
@@ -83,7 +98,7 @@ class WrittenScore(Referee):
 
     Args:
         prompt: with the placeholders {question} and {answer}.
-        pattern: a regular expression with one group, the score; its last match in the verdict counts.
+        pattern: a regular expression with one group, the score; its last match in a verdict counts, thoughts left out.
         unreadable: the score of a verdict without a match, or with one outside 0-7.
         temperature: of the judge (0 is greedy).
         max_tokens: of a verdict; None is as many as the player may write.
@@ -115,7 +130,7 @@ class WrittenScore(Referee):
         return score_distinct(turns, written)
 
     def read(self, verdict: str) -> float | None:
-        """The score in a verdict, or None when there is none from 0 to 7."""
-        found = self.pattern.findall(verdict)
-        value = float(found[-1]) if found and re.fullmatch(r"\d+", found[-1]) else None
+        """The score in a verdict, or None when there is none from 0 to 7: none in what the judge has only thought."""
+        score = last_match(self.pattern, said(verdict))
+        value = float(score) if score is not None and re.fullmatch(r"[0-9]{1,9}", score) else None
         return value if value is not None and value <= TOP else None

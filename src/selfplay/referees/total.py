@@ -12,6 +12,7 @@ from scipy import stats
 from torch import Tensor
 
 from selfplay.core import Policy, Referee, SelfplayError, Turn
+from selfplay.play import wrong_scores
 
 
 class _Parts:
@@ -39,13 +40,14 @@ class _Parts:
         Raises:
             SelfplayError: a part gave not one finite score a turn.
         """
-        scores = {name: part.score(turns, players).double().cpu() for name, part in self.parts.items()}
-        for name, given in scores.items():
-            if given.shape != (len(turns),) or not bool(torch.isfinite(given).all()):
+        given_by = {name: part.score(turns, players) for name, part in self.parts.items()}
+        for name, given in given_by.items():
+            if wrong_scores(given, len(turns)):
                 raise SelfplayError(
                     f"the part '{name}' ({type(self.parts[name]).__name__}) of a total gave no finite score for "
                     f"each of {len(turns)} turns; leave it out with ~reward.parts.{name} ~reward.weights.{name}"
                 )
+        scores = {name: given.double().cpu() for name, given in given_by.items()}
         self.metrics = {name: float(given.mean()) for name, given in scores.items()}
         for name, part in self.parts.items():
             self.metrics |= {f"{name}/{key}": value for key, value in part.metrics.items()}

@@ -15,9 +15,11 @@ from selfplay.tasks.guard import harmless
 from selfplay.tasks.luck import seeded
 from selfplay.tasks.scorers import Options, reasoning_gym_set
 from selfplay.tasks.task import Item, Task
+from selfplay.thoughts import said
 
 LONGEST = 2000  # characters of an answer
 COMPUTES = ("eval(", "parse_expr(")  # in the code of a scorer that computes what it reads
+LAST = 4000  # characters at the end of a reply in which an <answer> is looked for
 NO_NUMBER = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)  # within any tolerance, as some scorers compare
 WORKER = Bounded("selfplay.tasks.scorers")
 
@@ -128,8 +130,9 @@ def _item(question: str, entry: _Entry) -> Item:
 def _answer(reply: str) -> str:
     from reasoning_gym.utils import extract_answer
 
-    found = extract_answer(reply)
-    return reply.strip() if found is None else str(found)
+    spoken = said(reply)
+    found = extract_answer(spoken[-LAST:])  # its time grows with the square of the length
+    return spoken.strip() if found is None else str(found)
 
 
 @lru_cache(maxsize=64)

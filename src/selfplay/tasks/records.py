@@ -1,7 +1,9 @@
 """Questions that somebody wrote down: a file, or a Hugging Face dataset."""
 
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
 from random import Random
 
 from selfplay.core import SelfplayError
@@ -10,6 +12,7 @@ from selfplay.tasks.split import check_share, is_held_out
 from selfplay.tasks.task import Item, Task
 
 Fields = str | Sequence[str]
+LONGEST_NUMBER = 20  # places before or after the point of a number that is written out
 
 
 class Records(Task):
@@ -116,7 +119,7 @@ class Records(Task):
                 f"row {number} has no field '{name}' (its fields: {', '.join(map(str, row)) or 'none'}); "
                 "name the right ones with task.question, task.answer, task.demonstration and task.labels"
             )
-        return "" if row[name] is None else str(row[name])
+        return _written(row[name], f"row {number} has", name)
 
     def _answer(self, row: Row, number: int) -> str:
         if self.answer is None:
@@ -132,6 +135,24 @@ class Records(Task):
         if not text.strip():
             raise SelfplayError(f"row {number} has an empty answer; leave the row out, or set task.answer=null")
         return text.strip()
+
+
+def _written(value: object, where: str, name: str) -> str:
+    """A field as text: nothing for null, "true" for true, a small or large number without an exponent.
+
+    Raises:
+        SelfplayError: it is NaN or infinite.
+    """
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise SelfplayError(f"{where} {value} as its '{name}', which is no number; correct it, or leave it out")
+        exact = Decimal(repr(float(value)))
+        return f"{exact:f}" if abs(exact.adjusted()) <= LONGEST_NUMBER else str(value)
+    return str(value)
 
 
 def _compiled(pattern: str | None) -> re.Pattern[str] | None:

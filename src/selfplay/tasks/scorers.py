@@ -9,6 +9,7 @@ from typing import Any
 
 from selfplay.tasks.luck import seeded
 
+SIX_DIGITS = 5e-6  # of a number: half a unit of its sixth significant digit is at most that
 Options = tuple[tuple[str, Any], ...]
 # what a scorer raises at an answer that is none; at a right one it would have been seen when the questions were made
 UNREADABLE = (TypeError, AttributeError, ValueError, ArithmeticError, LookupError, SyntaxError)
@@ -49,10 +50,34 @@ def mathematics_score(reply: str, answer: str) -> float:
     """1 if the reply equals the answer as mathematics, else 0. Both sides are parsed without time limits."""
     from math_verify import parse, verify
 
-    return float(verify(_parsed(answer), parse(reply, parsing_timeout=None), timeout_seconds=None))
+    right, given = _parsed(answer), parse(reply, parsing_timeout=None)
+    return float(verify(right, given, timeout_seconds=None) and _near(right[0], given[0]))
 
 
 def _parsed(answer: str) -> list[Any]:
     from math_verify import parse
 
     return list(parse(f"${answer}$", parsing_timeout=None) or parse(answer, parsing_timeout=None))
+
+
+def _near(right: Any, given: Any) -> bool:
+    """Whether two sympy expressions agree to six digits wherever both hold a number in the same place."""
+    import sympy  # type: ignore[import-untyped]
+
+    if not (isinstance(right, sympy.Basic) and isinstance(given, sympy.Basic)) or right == given:
+        return True
+    if isinstance(right, sympy.FiniteSet) and isinstance(given, sympy.FiniteSet):
+        try:  # numbers in their order; else math-verify alone has compared them
+            sides = [sorted(side.args, key=float) for side in (right, given)]
+        except (TypeError, ValueError):
+            return True
+        return all(_near(one, other) for one, other in zip(*sides, strict=False))
+    if getattr(right, "is_number", False) and getattr(given, "is_number", False):
+        one, other = (complex(sympy.N(x, 30)) for x in (right, given))
+        if not 0 < max(abs(one), abs(other)) < 1:
+            return True  # here a sixth place says as much, or more
+        units = (other, 100 * other, other / 100)
+        return any(abs(one - x) <= SIX_DIGITS * max(abs(one), abs(x)) for x in units)
+    if right.func == given.func and len(right.args) == len(given.args):
+        return all(_near(one, other) for one, other in zip(right.args, given.args, strict=True))
+    return True

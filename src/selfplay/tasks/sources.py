@@ -1,6 +1,7 @@
 """Where records come from: a source is a function that gives rows, each with the same named fields."""
 
 import json
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -61,7 +62,17 @@ def _object(row: Any, where: str, file: Path) -> Row:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise SelfplayError(f"{where} of {file} holds half a character ({error.reason}); write it whole") from error
+    if name := next((name for name, value in row.items() if _infinite(value)), None):
+        raise SelfplayError(f"{where} of {file} has {row[name]} as its '{name}', which is no number; correct it")
     return row
+
+
+def _infinite(value: Any) -> bool:
+    """Whether a value is, or holds, NaN or a number beyond all floats (NaN, Infinity, 1e400: Python reads them all)."""
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(map(_infinite, inner))
 
 
 @lru_cache(maxsize=8)
