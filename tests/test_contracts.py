@@ -18,6 +18,8 @@ from selfplay.play import settle
 from selfplay.referees.total import WeightedSum
 from selfplay.updates.losses import clipped
 
+SWAP = "update.objective._target_=selfplay.updates.losses"
+
 
 class Pays(Game):
     """Pays what it was told to."""
@@ -88,10 +90,7 @@ def test_options_that_are_merged_into_another_function() -> None:
     told = r"update.objective is selfplay.updates.losses.reinforce, which has no option 'low' \(given: 0.2\)"
     with pytest.raises(SelfplayError, match=rf"{told}; remove it with ~update.objective.low"):
         check_partials(cfg["update"], "update")
-    swap = "update.objective._target_=selfplay.updates.losses"
-    kept = config(
-        "update=lsp", "update.objective._target_=selfplay.updates.losses.clipped", "+update.objective.low=0.2"
-    )
+    kept = config("update=lsp", f"{SWAP}.clipped", "+update.objective.low=0.2")
     check_partials(kept["update"], "update")
     made = make({"_target_": "selfplay.updates.losses.clipped", "_partial_": True, "low": 0.1}, "objective")
     assert isinstance(made, partial) and made.func is clipped
