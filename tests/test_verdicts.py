@@ -186,7 +186,7 @@ READERS = """
 import json, signal, sys
 from selfplay.games.lsp import question
 from selfplay.games.taboo import GUESS
-from selfplay.referees.sandbox import code_in
+from selfplay.sandbox.sandbox import code_in
 from selfplay.referees.marks import last_match
 from selfplay.referees.selfjudge import judge_prompt
 from selfplay.tasks.expression import find
@@ -220,7 +220,7 @@ def test_nothing_that_a_model_writes_takes_long_to_read() -> None:
 
 
 def test_code_is_found_as_before() -> None:
-    from selfplay.referees.sandbox import code_in
+    from selfplay.sandbox.sandbox import code_in
 
     assert code_in("x\n```python\na = 1\n```\n```\nb\n```") == "a = 1\n"
     assert code_in("```\nb\n  ``` more\n```js\nc") == "b\n" and code_in("```py\nopen") == "open"
