@@ -35,8 +35,9 @@ def loop(cast: Cast, cfg: DictConfig, session: Session) -> None:
     from selfplay.checks import FirstUpdate
     from selfplay.metrics import of_episodes, of_referees
     from selfplay.play import collate, settle, spelled, turns_of
+    from selfplay.runs.console import say
 
-    first = FirstUpdate(cast.learner, fresh=session.done == 0)
+    first = FirstUpdate(cast.learner, fresh=session.done == 0, tell=say)
     for step in session.remaining():
         start = time.perf_counter()
         cast.opponent.before(step)

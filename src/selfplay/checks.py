@@ -4,12 +4,14 @@ For every kind of policy; a step's cost is two readings of its weights, until th
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
+from torch import Tensor
 
-from selfplay.core import Policy, SelfplayError
+from selfplay.core import Batch, Policy, SelfplayError
 
+LIMIT = 1e-3  # nats by which float32 may take sampler and learner apart; in practice it is 1e-5
 SILENT = 1e-6  # a gradient of this norm may be rounding alone
 
 
@@ -30,6 +32,44 @@ def check_trainable(learner: Policy) -> None:
         )
 
 
+class Mismatch:
+    """Stops a step whose batch was sampled from another distribution than the one that learns.
+
+    Before the first gradient of a step both are one policy, so their log-probabilities of a token differ by rounding
+    alone. Differences up to LIMIT are let pass; where there is a larger one, the policy says what its precision
+    explains of these very turns (`Policy.rounding`: in bfloat16 its log-probabilities are compared with those in
+    float32). That is measured anew only when a difference exceeds what was explained last.
+
+    Args:
+        policy: the learner.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy, self.limit = policy, LIMIT
+
+    def __call__(self, batch: Batch, logprobs: Tensor) -> None:
+        """Compare the learner's log-probabilities [B, T] with the sampler's; what others said has no part in it.
+
+        Raises:
+            SelfplayError: they differ by more than rounding explains.
+        """
+        own = batch.mask & batch.own[:, None]
+        apart = ((logprobs.detach().cpu() - batch.logprobs).abs() * own).double()
+        if not bool((apart > self.limit).any()):
+            return
+        allowed = self.policy.rounding(batch).double().clamp(min=LIMIT)
+        if bool((apart > allowed).any()):
+            worst = int((apart / allowed).argmax())
+            name = type(self.policy).__name__
+            raise SelfplayError(
+                f"the learner ({name}) gives a token {float(apart.view(-1)[worst]):.3g} nats more or less than its "
+                f"sampler did (drift), and rounding explains at most {float(allowed.view(-1)[worst]):.2g}, so what is "
+                "sampled is not what learns; look for what the model computes besides its plain layers (an adapter, a "
+                "cache, a mask), try player.attention=eager or another player.lora, or choose another architecture"
+            )
+        self.limit = float(allowed[own].min())
+
+
 class FirstUpdate:
     """Watches a run until an update has moved the learner's weights.
 
@@ -39,10 +79,13 @@ class FirstUpdate:
     Args:
         learner: the policy that learns.
         fresh: whether no step was done before; a resumed learner has left its reference.
+        tell: what is done with a sentence that a person should read.
+
+    Once weights have moved, the learner finds out anew how it may compute (`Policy.ways`).
     """
 
-    def __init__(self, learner: Policy, fresh: bool) -> None:
-        self.learner, self.unmoved, self.fresh = learner, True, fresh
+    def __init__(self, learner: Policy, fresh: bool, tell: Callable[[str], None] = print) -> None:
+        self.learner, self.unmoved, self.fresh, self.tell = learner, True, fresh, tell
         self.was: list[tuple[float, float]] = []
 
     def before(self) -> None:
@@ -68,6 +111,15 @@ class FirstUpdate:
                 f"{metrics['grad_norm']:.3g} (the learning rate is {metrics.get('learning_rate', math.nan):.3g}); "
                 "raise update.optimizer.lr, or look at the optimizer"
             )
+        if not self.unmoved:
+            self._look_again()
+
+    def _look_again(self) -> None:
+        before = self.learner.ways()
+        after = self.learner.ways(again=True)
+        for what, way in after.items():
+            if way != before[what]:
+                self.tell(f"note: the first update showed that {what} by {before[what]} is wrong; from now on: {way}")
 
 
 def check_reference(metrics: Mapping[str, float]) -> None:

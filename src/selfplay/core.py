@@ -287,6 +287,21 @@ class Policy(Player):
         """
         return replace(self.take([ask], [place_of(ask, text)])[0], logprobs=())
 
+    def rounding(self, batch: Batch) -> Tensor:
+        """[B, T] how far two computations of the batch's log-probabilities may be apart by rounding alone.
+
+        It is asked for only where `act` and `logprobs` differ by more than a thousandth of a nat. 0: by less than that.
+        """
+        return torch.zeros(batch.replies.shape)
+
+    def ways(self, again: bool = False) -> Mapping[str, str]:
+        """How the policy computes where there are several ways: what -> by what; for the records of a run.
+
+        Args:
+            again: find out anew which are right, with the weights as they are now.
+        """
+        return {}
+
     @abstractmethod
     def parameters(self) -> Iterable[Parameter]:
         """What an optimizer may change."""

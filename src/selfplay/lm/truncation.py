@@ -1,5 +1,6 @@
 """Sampling from the likeliest tokens alone: top-k, top-p (nucleus), min-p."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +51,34 @@ class Truncation:
             if said is not None:
                 out.scatter_(-1, said[:, None], False)
         return logits.masked_fill(out, -torch.inf)
+
+    def doubt(self, logits: Tensor, said: Tensor, slack: float) -> Tensor:
+        """[M] how far the log-probability of a token [M] that was said depends on logits being off by `slack`.
+
+        It is the log of how much more may be said at most than at least: tokens near a border may be in or out.
+        """
+        mine = torch.nn.functional.one_hot(said, logits.shape[-1]).bool()
+        most, least = (
+            logits.masked_fill(self._beyond(logits, way * slack) & ~mine, -torch.inf).logsumexp(-1) for way in (1, -1)
+        )
+        return (most - least).clamp(min=0)
+
+    def _beyond(self, logits: Tensor, slack: float) -> Tensor:
+        """[M, V] bool, what is out at the most generous (slack > 0) or at the strictest (slack < 0) of roundings."""
+        left, more = logits, math.exp(min(slack, 50.0))
+        if 0 < self.top_k < logits.shape[-1]:
+            left = left.masked_fill(left < left.topk(self.top_k).values[:, -1:] - slack, -torch.inf)
+        if self.top_p < 1:
+            ordered, where = left.sort(-1)
+            shares = ordered.softmax(-1)
+            below = torch.nn.functional.pad(shares.cumsum(-1), (1, 0))  # of the least likely so many
+            count = torch.searchsorted(ordered, ordered + slack, right=slack > 0)
+            unlikely = (below.gather(-1, count) + (0 if slack > 0 else shares)) * more <= 1 - self.top_p
+            left = left.masked_fill(torch.zeros_like(unlikely).scatter(-1, where, unlikely), -torch.inf)
+        if self.min_p:
+            shares = left.softmax(-1)
+            left = left.masked_fill(shares * more < self.min_p * shares.amax(-1, keepdim=True), -torch.inf)
+        return left == -torch.inf
 
     def _out(self, logits: Tensor) -> Tensor:
         """[M, V] bool; the likeliest token is always in."""

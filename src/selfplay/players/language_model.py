@@ -20,10 +20,14 @@ from selfplay.lm.base_model import load_base, tokenizer_at
 from selfplay.lm.chat import Chat
 from selfplay.lm.decoder import can_decode, forget_writer, writer
 from selfplay.lm.logprobs import Menu, choice_logprobs, next_logprobs, reply_logprobs
+from selfplay.lm.packing import can_pack
 from selfplay.lm.plain import way_of
+from selfplay.lm.rounding import of_menus, of_replies
 from selfplay.lm.sample import choose as draw
 from selfplay.lm.sample import dice, sample
+from selfplay.lm.trial import forget
 from selfplay.lm.truncation import Truncation
+from selfplay.lm.trunk import has_trunk
 
 CHOOSE = ("likelihood", "text")
 READ = 2000  # characters of a reply in which `pattern` is looked for
@@ -278,6 +282,35 @@ class LanguageModel(Policy):
                 written = reply_logprobs(self.model, part.prompts, part.replies, part.mask, *how)
                 out[texts, : written.shape[1]] = written
             return out
+
+    def rounding(self, batch: Batch) -> Tensor:
+        """Measured, see `selfplay.lm.rounding`."""
+        chosen = torch.tensor([bool(c) for c in batch.choices], dtype=torch.bool)
+        found, mask = torch.zeros(batch.replies.shape), batch.mask & ~chosen[:, None]
+        with self._passes():
+            if bool(mask.any()):
+                part = batch.rows((~chosen).nonzero()[:, 0])
+                given = part.prompts, part.replies, part.mask, self.temperature, self.truncation
+                found[~chosen, : part.mask.shape[1]] = of_replies(self.model, *given)
+            if bool(chosen.any()):
+                picks = chosen.nonzero()[:, 0].tolist()
+                menus = [(tuple(batch.prompts[i].tolist()), batch.choices[i]) for i in picks]
+                found[chosen, 0] = of_menus(self.model, menus, self.temperature)
+        return found
+
+    def ways(self, again: bool = False) -> dict[str, str]:
+        if again:
+            forget_writer()
+            forget(self.model)
+        packed = can_pack(self.model)
+        layers = (
+            "own layers" if packed and has_trunk(self.model) and not self.checkpointing else "transformers' modules"
+        )
+        return {
+            "sampling": "own layers" if can_decode(self.model) else "transformers' modules",
+            "log-probabilities": layers,
+            "prompts": "one reading for all replies" if packed else "a reading for each reply",
+        }
 
     def parameters(self) -> list[Parameter]:
         if self.frozen_adapter is not None:

@@ -77,6 +77,10 @@ class Tabular(Policy):
         rows = torch.cat(batch.prompts)
         return self._log_softmax(rows).gather(-1, batch.replies[:, :1])
 
+    def rounding(self, batch: Batch) -> Tensor:
+        largest = float(self.logits.detach()[torch.cat(batch.prompts)].abs().max()) / (self.temperature or 1.0)
+        return torch.full(batch.replies.shape, 64 * torch.finfo(self.logits.dtype).eps * largest)
+
     def _log_softmax(self, rows: Tensor) -> Tensor:
         """[N, actions] log-probabilities, minus infinity beyond a state's options."""
         counts = torch.tensor([self.options[row] for row in rows.tolist()])

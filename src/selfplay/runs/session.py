@@ -86,7 +86,10 @@ class Session:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.enter_context(interrupts.at_work(self._last_words))
+            self.ways = dict(self.cast.learner.ways())
             self._summarise("running")
+            if self.ways:
+                say("how the learner computes: " + "; ".join(f"{what}: {way}" for what, way in self.ways.items()))
             if self.cfg.quality is not None and self.cfg.reward == self.cfg.quality:
                 say("note: reward and quality are one measure: a pay-off of one minus the other is 0 (docs/paper.md)")
             self.progress.__enter__()
@@ -224,6 +227,8 @@ class Session:
             "seconds": sum(v for m in lines for k, v in m.items() if k.startswith("time/")),
             "tokens": sum(m.get("tokens/generated", 0) for m in lines),
         }
+        if self.ways:
+            summary["ways"] = self.ways
         if reason is not None:
             summary["reason"] = reason
         if 0 in self.evals and self.done > 0 and self.done in self.evals:

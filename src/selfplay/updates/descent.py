@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from selfplay.checks import Mismatch
 from selfplay.core import Batch, Policy, SelfplayError, at_least
 from selfplay.updates.schedules import Schedule
 
@@ -56,10 +57,12 @@ class Descent:
         self.schedule, self.rates = schedule, [group["lr"] for group in self.optimizer.param_groups]
         self.role_weights, self.micro_batch, self.max_grad_norm = dict(role_weights), micro_batch, max_grad_norm
         self.steps = 0
+        self.mismatch, self.unmoved = Mismatch(policy), False
 
     def begin(self) -> dict[str, float]:
         """Begin the next step of the run: set its learning rate, and return it for the log."""
         self.steps += 1
+        self.unmoved = True
         factor = self.schedule(self.steps)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
@@ -70,10 +73,16 @@ class Descent:
         return role_weights(batch, self.role_weights)
 
     def descend(self, batch: Batch, weights: Tensor, losses: TurnLosses) -> dict[str, float]:
-        """See `descend`; a batch without a turn changes nothing."""
+        """See `descend`; a batch without a turn changes nothing.
+
+        The first one of a step is of the policy that spoke, so there sampler and learner are compared.
+        """
         if len(batch) == 0:
             return {"loss": 0.0, "grad_norm": 0.0, "drift": 0.0}
-        return descend(self.policy, self.optimizer, batch, weights, losses, self.micro_batch, self.max_grad_norm)
+        compare, self.unmoved = self.mismatch if self.unmoved else None, False
+        return descend(
+            self.policy, self.optimizer, batch, weights, losses, self.micro_batch, self.max_grad_norm, compare
+        )
 
     def logprobs(self, policy: Policy, batch: Batch) -> Tensor:
         """[B, T] without gradient, see `frozen_logprobs`."""
@@ -156,15 +165,17 @@ def descend(
     losses: TurnLosses,
     micro_batch: int,
     max_grad_norm: float,
+    compare: Callable[[Batch, Tensor], None] | None = None,
 ) -> dict[str, float]:
     """Minimise the sum of weight x loss over all turns by one optimizer step; return loss, grad_norm, drift.
 
     `drift` is the largest difference between the policy's and the sampler's log-probability of a token; before the step
     they are the same distribution, so it shows template, alignment and precision mistakes. What somebody else said has
-    no part in it.
+    no part in it. `compare` is given some turns and the policy's log-probabilities of them, before the step.
 
     Raises:
-        SelfplayError: memory ran out, or the loss or its gradient is not finite; the weights are then untouched.
+        SelfplayError: `compare` raised it, memory ran out, or the loss or its gradient is not finite; the weights are
+            then untouched.
     """
     optimizer.zero_grad(set_to_none=True)
     total, drift = 0.0, 0.0
@@ -177,6 +188,11 @@ def descend(
             total += float(loss.detach())
             apart = (logprobs.detach().cpu() - part.logprobs)[part.own].abs()
             drift = max(drift, float(apart.max()) if apart.numel() else 0.0)
+            if compare is not None:
+                compare(part, logprobs)
+    except SelfplayError:
+        optimizer.zero_grad(set_to_none=True)
+        raise
     except (RuntimeError, MemoryError) as error:
         optimizer.zero_grad(set_to_none=True)
         if isinstance(error, RuntimeError) and not any(words in str(error) for words in OUT_OF_MEMORY):

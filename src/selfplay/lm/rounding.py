@@ -1,0 +1,147 @@
+"""How far rounding takes a model's log-probabilities: the scale by which a difference is told from a mistake.
+
+The model is its own measure. A text is read twice, in the precision that policies compute in and in a finer one
+(float32 for bfloat16, float64 for float32), weights and inputs being the same; the largest difference between the two
+log-probabilities of any token of the vocabulary is what the coarser one rounds. A sampler and a learner each round
+once, in another order, so they differ by at most twice the largest rounding where they were measured; FACTOR leaves as
+much again for places that were not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module, ModuleList
+from transformers import PreTrainedModel
+
+from selfplay.lm.logprobs import CHUNK, Menu, right_padded
+from selfplay.lm.structure import body_of
+from selfplay.lm.truncation import Truncation
+
+FACTOR = 4.0
+
+
+@torch.no_grad()
+def of_replies(
+    model: PreTrainedModel,
+    prompts: Sequence[Tensor],
+    replies: Tensor,
+    mask: Tensor,
+    temperature: float,
+    truncation: Truncation,
+) -> Tensor:
+    """[B, T] float32, how far two computations of `reply_logprobs` may be apart by rounding, 0 off the mask.
+
+    That is FACTOR x the largest rounding of any of these tokens' distributions; and, of a truncated distribution, how
+    much of it tokens make up that are so near to the border that rounding decides whether they are in.
+    """
+    found = torch.zeros(mask.shape)
+    if not bool(mask.any()):
+        return found
+    where = mask.nonzero(as_tuple=True)
+    states, fine = _both(model, prompts, replies, mask)
+    head, said = model.get_output_embeddings(), replies.to(states.device)[mask.to(states.device)]
+    parts = list(
+        zip(*(torch.split(x, max(1, CHUNK // head.weight.shape[0])) for x in (states, fine, said)), strict=True)
+    )
+    rounded = [_apart(head, one, other, temperature) for one, other, _ in parts]
+    most = FACTOR * float(torch.cat(rounded).max())
+    found[where] = most
+    if not truncation.keeps_all:
+        doubts = [truncation.doubt(_logits(head, one, temperature), part, most) for one, _, part in parts]
+        found[where] += torch.cat(doubts).cpu()
+    return found
+
+
+@torch.no_grad()
+def of_menus(model: PreTrainedModel, menus: Sequence[Menu], temperature: float) -> Tensor:
+    """[N] the same of `choice_logprobs`, one a menu: of its choices the largest, over the temperature.
+
+    The roundings of a choice's tokens point anywhere, so they add up by their squares.
+    """
+    found = []
+    for prompt, choices in menus:
+        replies = torch.nn.utils.rnn.pad_sequence([torch.tensor(choice) for choice in choices], batch_first=True)
+        mask = torch.arange(replies.shape[1]) < torch.tensor(list(map(len, choices)))[:, None]
+        each = of_replies(model, [torch.tensor(prompt)] * len(choices), replies, mask, 1.0, Truncation(0, 1.0, 0.0))
+        found.append(float(torch.linalg.vector_norm(each, dim=1).max()) / temperature)
+    return torch.tensor(found)
+
+
+def _both(model: PreTrainedModel, prompts: Sequence[Tensor], replies: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """[M, H] the states that predict the replies' tokens, in the precision that is set, and in a finer one."""
+    ids, starts = (x.to(model.device) for x in right_padded(prompts, replies, mask))
+    rows, columns = mask.to(model.device).nonzero(as_tuple=True)
+    kind = model.device.type
+    coarse = torch.is_autocast_enabled(kind) or model.dtype != torch.float32
+    body = body_of(model)
+
+    def states() -> Tensor:
+        hidden: Tensor = body(input_ids=ids, use_cache=False).last_hidden_state
+        return hidden[rows, starts[rows] + columns - 1]
+
+    ours = states()
+    with torch.autocast(kind, enabled=False), finer(body, torch.float32 if coarse else torch.float64):
+        return ours, states()
+
+
+def _logits(head: Any, states: Tensor, temperature: float) -> Tensor:
+    logits: Tensor = head(states).float() / temperature
+    return logits
+
+
+def _apart(head: Any, states: Tensor, fine: Tensor, temperature: float) -> Tensor:
+    """[M] the largest difference between two log-probabilities of any next token."""
+    ours = torch.log_softmax(_logits(head, states, temperature), -1)
+    with torch.autocast(states.device.type, enabled=False), finer(head, fine.dtype):
+        right = torch.log_softmax(head(fine) / temperature, -1)
+    return (ours - right).abs().nan_to_num(0.0, 0.0).amax(-1).float()
+
+
+@contextmanager
+def finer(module: Module, dtype: torch.dtype) -> Iterator[None]:
+    """A module computes in another precision, its weights being converted block by block while each is in use.
+
+    They come back bit for bit. A kernel that has no such precision (flash attention) is replaced by PyTorch's.
+    """
+    kept: dict[Any, Tensor] = {}
+
+    def convert(parameters: list[Any]) -> None:
+        for p in parameters:
+            if p.is_floating_point() and p not in kept:
+                kept[p] = p.data
+                p.data = p.data.to(dtype)
+
+    def restore(parameters: list[Any]) -> None:
+        for p in parameters:
+            if p in kept:
+                p.data = kept.pop(p)
+
+    config: Any = getattr(module, "config", None)
+    kernel = getattr(config, "_attn_implementation", None)
+    with ExitStack() as stack:
+        for block, parameters in _blocks(module):
+            begin = block.register_forward_pre_hook(lambda block, given, some=parameters: convert(some))
+            end = block.register_forward_hook(lambda block, given, out, some=parameters: restore(some))
+            stack.callback(begin.remove)
+            stack.callback(end.remove)
+        if kernel == "flash_attention_2":
+            config._attn_implementation = "sdpa"
+        try:
+            yield
+        finally:
+            restore(list(kept))
+            if kernel == "flash_attention_2":
+                config._attn_implementation = kernel
+
+
+def _blocks(module: Module) -> list[tuple[Module, list[Any]]]:
+    """The parts that are called one after the other, each with all its parameters; and the module with the rest."""
+    parts: list[Module] = []
+    for child in module.children():
+        parts += list(child) if isinstance(child, ModuleList) else [child]
+    return [(module, list(module.parameters(recurse=False))), *((part, list(part.parameters())) for part in parts)]
