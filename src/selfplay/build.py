@@ -10,12 +10,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from selfplay.checks import check_trainable
+from selfplay.checks import Mismatch, check_trainable
 from selfplay.core import Episode, Game, Player, Policy, Referee, SelfplayError, Update
 from selfplay.evaluations.several import Several
 from selfplay.opponents.seating import Seating
 from selfplay.partials import check_partials
 from selfplay.play import check_seats
+from selfplay.updates.descent import Descent
 
 MISTAKES = (
     TypeError,
@@ -87,6 +88,8 @@ def cast(cfg: DictConfig) -> Cast:
         update: Update = _instance(cfg["update"])(policy=learner, reference=policies["reference"], roles=roles)
         check_partials(cfg["update"], "update")
     _check_teachers(update, seated)
+    if isinstance(descent := getattr(update, "descent", None), Descent):
+        descent.compare = Mismatch(learner)
     with _making("opponent"):
         opponent: Seating = _instance(cfg.opponent)(
             seated=seated, players=everybody, game=game, referees=referees, update=update

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from selfplay.checks import Mismatch
 from selfplay.core import Batch, Policy, SelfplayError, at_least
 from selfplay.updates.schedules import Schedule
 
@@ -30,6 +29,8 @@ class Descent:
 
     Attributes:
         steps: how many steps were begun.
+        compare: is given the turns of a step's first pass, before anything moves, and the policy's log-probabilities
+            of them; a run puts `selfplay.checks.Mismatch` there.
 
     Raises:
         SelfplayError: a number out of its range, or a weight for a role that is not the learner's.
@@ -57,7 +58,8 @@ class Descent:
         self.schedule, self.rates = schedule, [group["lr"] for group in self.optimizer.param_groups]
         self.role_weights, self.micro_batch, self.max_grad_norm = dict(role_weights), micro_batch, max_grad_norm
         self.steps = 0
-        self.mismatch, self.unmoved = Mismatch(policy), False
+        self.compare: Callable[[Batch, Tensor], None] | None = None
+        self.unmoved = False
 
     def begin(self) -> dict[str, float]:
         """Begin the next step of the run: set its learning rate, and return it for the log."""
@@ -75,11 +77,11 @@ class Descent:
     def descend(self, batch: Batch, weights: Tensor, losses: TurnLosses) -> dict[str, float]:
         """See `descend`; a batch without a turn changes nothing.
 
-        The first one of a step is of the policy that spoke, so there sampler and learner are compared.
+        The first one of a step is of the policy that spoke, so that one is compared.
         """
         if len(batch) == 0:
             return {"loss": 0.0, "grad_norm": 0.0, "drift": 0.0}
-        compare, self.unmoved = self.mismatch if self.unmoved else None, False
+        compare, self.unmoved = self.compare if self.unmoved else None, False
         return descend(
             self.policy, self.optimizer, batch, weights, losses, self.micro_batch, self.max_grad_norm, compare
         )
