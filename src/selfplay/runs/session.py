@@ -227,7 +227,7 @@ class Session:
             "seconds": sum(v for m in lines for k, v in m.items() if k.startswith("time/")),
             "tokens": sum(m.get("tokens/generated", 0) for m in lines),
         }
-        if self.ways and status == "finished":
+        if status == "finished" and self.ways:
             summary["ways"] = self.ways
         if reason is not None:
             summary["reason"] = reason
