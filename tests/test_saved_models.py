@@ -228,3 +228,17 @@ def test_a_reward_adapter_is_read(tmp_path: Path) -> None:
     AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "bare")
     with pytest.raises(SelfplayError, match=r"missing: .*score|has score\.weight, which would be drawn by chance"):
         judge(tmp_path / "bare")
+
+
+@pytest.mark.parametrize("kind", ["youtu", "zaya"])
+def test_what_transformers_reads_otherwise_than_it_is_held_is_told(kind: str, tmp_path: Path) -> None:
+    """It draws a part of these models anew, although the file holds it."""
+    import architectures
+
+    model, other = architectures.model_of(kind), architectures.model_of(kind, seed=1)
+    stir(model, 3)
+    checkpoints.save(model, tmp_path / "it")
+    kept = {name: value.clone() for name, value in other.state_dict().items()}
+    with pytest.raises(SelfplayError, match=r"transformers reads other weights than .* holds .*train an adapter"):
+        checkpoints.load(other, tmp_path / "it")
+    assert all(same(value, kept[name]) for name, value in other.state_dict().items())

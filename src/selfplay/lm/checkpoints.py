@@ -51,6 +51,11 @@ def load(model: PreTrainedModel, folder: Path) -> None:
         reason = next((_differs(name, ours.get(name), theirs.get(name)) for name in _apart(ours, theirs)), "")
     if reason:
         raise SelfplayError(f"the checkpoint {folder} does not fit the model ({reason}); {REMEDY}")
+    if changed := _changed(theirs, folder):
+        raise SelfplayError(
+            f"transformers reads other weights than {folder} holds ({some(changed)}), which is a fault of its "
+            f"{type(model).__name__}; train an adapter of it (player.lora), or another architecture"
+        )
     copy_weights(read, model)
 
 
@@ -78,6 +83,20 @@ def _check_files(folder: Path) -> None:
             raise SelfplayError(
                 f"the checkpoint file {file} is broken ({error}); delete {folder} to resume from the one before it"
             ) from error
+
+
+def _changed(read: dict[str, Tensor], folder: Path) -> list[str]:
+    """The names of weights that are in the files under the model's own names, and have other values in the model."""
+    changed = []
+    for file in sorted(folder.glob("model*.safetensors")):
+        with safe_open(file, framework="pt") as held:
+            for name in held.keys():  # noqa: SIM118  (it is no mapping)
+                value = read.get(name)
+                there = None if value is None else held.get_tensor(name)
+                if value is not None and there is not None and value.shape == there.shape:
+                    same = torch.equal(value.cpu(), there.to(value.dtype))
+                    changed += [] if same else [name]
+    return changed
 
 
 def _apart(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
