@@ -25,6 +25,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from selfplay.commandline import mistake
+
 if TYPE_CHECKING:
     from selfplay.build import Cast
     from selfplay.runs.session import Session
@@ -33,22 +35,27 @@ if TYPE_CHECKING:
 def loop(cast: Cast, cfg: DictConfig, session: Session) -> None:
     """Learn until `cfg.steps` steps are done; the session keeps the records and knows where to go on."""
     from selfplay.checks import FirstUpdate
+    from selfplay.comparisons import Silence, check_batch
     from selfplay.metrics import of_episodes, of_referees
     from selfplay.play import collate, settle, spelled, turns_of
     from selfplay.runs.console import say
 
     first = FirstUpdate(cast.learner, fresh=session.done == 0, tell=say)
+    silence = Silence()
     for step in session.remaining():
         start = time.perf_counter()
         cast.opponent.before(step)
         episodes = cast.outcomes(cast.game, cast.opponent, step, cfg.episodes, f"{cfg.seed}/{step}")
         played = time.perf_counter()
+        if step == session.done + 1:
+            check_batch(episodes, turns_of(episodes, "learner"), cast.update)
         settle(cast.game, episodes, cast.referees, cast.players)
         scored = time.perf_counter()
         turns = turns_of(episodes, "learner", *cast.update.teachers)
         first.before()
         metrics = cast.update.step(collate(spelled(turns, "learner", cast.learner), "learner"))
         first.after(metrics)
+        session.note(silence.after(metrics))
         learnt = time.perf_counter()
         times = {"time/play": played - start, "time/score": scored - played, "time/update": learnt - scored}
         metrics = of_episodes(episodes) | of_referees(cast.referees) | metrics | times
@@ -112,6 +119,9 @@ def main(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
+    if told := mistake(sys.argv[1:], Path(__file__).with_name("conf")):
+        print(f"error: {told}", file=sys.stderr)
+        sys.exit(1)
     gc.disable()  # until the game begins: looking for garbage among a million parts of modules takes a second,
     atexit.register(gc.freeze)  # and another one at the end, where nobody needs the memory any more
     main()

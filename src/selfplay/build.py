@@ -11,6 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from selfplay.checks import Mismatch, check_trainable
+from selfplay.comparisons import check_answers
+from selfplay.config import PAID
 from selfplay.core import Episode, Game, Player, Policy, Referee, SelfplayError, Update
 from selfplay.evaluations.several import Several
 from selfplay.opponents.seating import Seating
@@ -90,6 +92,8 @@ def cast(cfg: DictConfig) -> Cast:
     _check_teachers(update, seated)
     if isinstance(descent := getattr(update, "descent", None), Descent):
         descent.compare = Mismatch(learner)
+    check_answers(game, update, roles)
+    _check_judged(game, referees)
     with _making("opponent"):
         opponent: Seating = _instance(cfg.opponent)(
             seated=seated, players=everybody, game=game, referees=referees, update=update
@@ -110,6 +114,16 @@ def evaluation_of(cfg: DictConfig) -> Any:
         return None
     first = make(cfg.eval, "eval")
     return Several(first, further) if further else first
+
+
+def _check_judged(game: Game, referees: Mapping[str, Referee]) -> None:
+    """Raise SelfplayError where what is to be paid measures nobody."""
+    for name in PAID:
+        if name in referees and not set(referees[name].roles or game.judged) & set(game.roles):
+            raise SelfplayError(
+                f"{name} is {type(referees[name]).__name__}, but {type(game).__name__} has no role that is judged (it "
+                f"says itself who won), so nobody would be paid for it; take {name}=none"
+            )
 
 
 def _check_teachers(update: Update, seated: Mapping[str, str]) -> None:

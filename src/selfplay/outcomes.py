@@ -9,9 +9,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Annotated
 
 from selfplay.core import Ask, Episode, Game, Player, Reply, SelfplayError, Turn, at_least
 from selfplay.opponents.seating import Seating, Seats
+from selfplay.options import Range
 from selfplay.play import check_seats, play
 
 Choice = tuple[Reply, float]  # a reply and how likely it is
@@ -35,7 +37,14 @@ def sampled(game: Game, opponent: Seating, step: int, episodes: int, key: str) -
     return play(game, opponent.players, range(episodes), key=key, seats=opponent.seats(step))
 
 
-def every(game: Game, opponent: Seating, step: int, episodes: int, key: str, limit: int) -> list[Episode]:
+def every(
+    game: Game,
+    opponent: Seating,
+    step: int,
+    episodes: int,
+    key: str,
+    limit: Annotated[int, Range(1, 100_000_000)],
+) -> list[Episode]:
     """Every outcome of the game under every seating, weighed; the weights add up to `episodes`.
 
     Args:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from selfplay.core import Policy, SelfplayError, at_least
 from selfplay.games.dataset import Dataset
+from selfplay.options import Period, Range
 from selfplay.play import play, settle
 from selfplay.players.nature import Deal
 from selfplay.referees.verifier import Verifier
@@ -70,7 +71,7 @@ class HeldOut:
         SelfplayError: the temperature is negative, the task holds no questions out, or knows no right answers.
     """
 
-    def __init__(self, task: Task, temperature: float, every: int) -> None:
+    def __init__(self, task: Task, temperature: Annotated[float, Range(0, 100)], every: Period) -> None:
         at_least(1, every=every)
         if temperature < 0:
             raise SelfplayError(f"eval.temperature is {temperature}; use 0 for greedy answers, or more")

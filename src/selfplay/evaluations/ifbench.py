@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from selfplay.core import SelfplayError, at_least
 from selfplay.evaluations.answers import answers
 from selfplay.evaluations.held_out import gain
+from selfplay.options import Period, Range
 from selfplay.tasks.ifbench import IFBench, Verdict
 from selfplay.theory import intervals
 
@@ -34,7 +35,7 @@ class InstructionFollowing:
         SelfplayError: the temperature is negative, or the task is another one.
     """
 
-    def __init__(self, task: IFBench, temperature: float, every: int) -> None:
+    def __init__(self, task: IFBench, temperature: Annotated[float, Range(0, 100)], every: Period) -> None:
         at_least(1, every=every)
         if temperature < 0:
             raise SelfplayError(f"eval.temperature is {temperature}; use 0 for greedy answers, or more")

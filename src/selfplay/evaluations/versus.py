@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from selfplay.core import SelfplayError, at_least
 from selfplay.opponents.seating import check_contested, rotated
 from selfplay.opponents.table import earned, results
+from selfplay.options import Name, Period, Range, Seed
 from selfplay.play import play, settle
 from selfplay.theory import intervals
 
@@ -33,7 +34,7 @@ class Versus:
         SelfplayError: nobody has this name, or the learner has no role to spare.
     """
 
-    def __init__(self, name: str, episodes: int, every: int, seed: int) -> None:
+    def __init__(self, name: Name, episodes: Annotated[int, Range(2, 1_000_000)], every: Period, seed: Seed) -> None:
         at_least(2, episodes=episodes)
         at_least(1, every=every)
         self.name, self.episodes, self.every, self.seed = name, episodes, every, seed

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from torch import Tensor
 
 from selfplay.core import Ask, Policy, Referee, Reply, SelfplayError, Turn, at_least, user
 from selfplay.evaluations.answers import answers
+from selfplay.options import Name, Period, Range
 from selfplay.play import wrong_scores
 from selfplay.tasks.task import Task
 from selfplay.theory import intervals
@@ -40,7 +41,14 @@ class WinRate:
         SelfplayError (when called): nobody has the opponent's name.
     """
 
-    def __init__(self, task: Task, referee: Referee, opponent: str, temperature: float, every: int) -> None:
+    def __init__(
+        self,
+        task: Task,
+        referee: Referee,
+        opponent: Name,
+        temperature: Annotated[float, Range(0, 100)],
+        every: Period,
+    ) -> None:
         at_least(1, every=every)
         if temperature < 0:
             raise SelfplayError(f"eval.temperature is {temperature}; use 0 for greedy answers, or more")

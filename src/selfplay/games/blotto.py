@@ -1,9 +1,11 @@
 """Colonel Blotto: soldiers are spread over battlefields, all at once; the most soldiers win a field."""
 
 from math import comb
+from typing import Annotated
 
 from selfplay.core import Ask, Game, Play, SelfplayError, at_least, user
 from selfplay.games.rules import forfeited, illegal
+from selfplay.options import Count, NotNegative, Range
 
 MOST = 100_000  # options
 
@@ -25,7 +27,9 @@ class Blotto(Game):
 
     zero_sum = True
 
-    def __init__(self, soldiers: int, fields: int, players: int, forfeit: float) -> None:
+    def __init__(
+        self, soldiers: Count, fields: Count, players: Annotated[int, Range(2, 100)], forfeit: NotNegative
+    ) -> None:
         at_least(1, soldiers=soldiers, fields=fields)
         at_least(2, players=players)
         if (ways := comb(soldiers + fields - 1, fields - 1)) > MOST:

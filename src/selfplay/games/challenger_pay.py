@@ -9,9 +9,10 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Protocol
+from typing import Annotated, Protocol
 
 from selfplay.core import SelfplayError
+from selfplay.options import Range
 
 
 class ChallengerPay(Protocol):
@@ -58,7 +59,7 @@ def spice(
     qualities: Sequence[float],
     answers: Sequence[str],
     invalid: bool,
-    sigma: float = 0.2,
+    sigma: Annotated[float, Range(0.001, 1000)] = 0.2,
 ) -> float:
     """exp(-(p - 1/2)^2 / (2 sigma^2)), -0.1 for an invalid question (after SPICE, 2510.24684; sigma is our choice)."""
     p = _success(rewards, "spice")

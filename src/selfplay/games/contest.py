@@ -5,6 +5,7 @@ from statistics import fmean
 import torch
 
 from selfplay.core import Ask, Episode, Game, Play, Turn, at_least, score, user
+from selfplay.options import Count, NotNegative
 
 
 class Contest(Game):
@@ -21,7 +22,7 @@ class Contest(Game):
     roles = ("chance", "first", "second")
     judged = ("first", "second")
 
-    def __init__(self, answers: int, quality_weight: float) -> None:
+    def __init__(self, answers: Count, quality_weight: NotNegative) -> None:
         at_least(1, answers=answers)
         self.answers, self.quality_weight = answers, quality_weight
 

@@ -1,6 +1,7 @@
 """The data-driven baseline as a game against Nature: she asks, the Solver answers G times."""
 
 from selfplay.core import Ask, Episode, Game, Play, at_least, score, user
+from selfplay.options import Count, NotNegative
 
 
 class Dataset(Game):
@@ -14,7 +15,7 @@ class Dataset(Game):
     roles = ("chance", "solver")
     judged = ("solver",)
 
-    def __init__(self, answers: int, quality_weight: float) -> None:
+    def __init__(self, answers: Count, quality_weight: NotNegative) -> None:
         at_least(1, answers=answers)
         self.answers, self.quality_weight = answers, quality_weight
 

@@ -1,8 +1,10 @@
 """Debate before a referee (Irving, Christiano, Amodei 2018, arXiv 1805.00899)."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from selfplay.core import Ask, Episode, Game, Message, Play, at_least, score, user
+from selfplay.options import Range
 
 
 class Debate(Game):
@@ -21,7 +23,7 @@ class Debate(Game):
     roles = ("chance", "first", "second")
     judged = ("first", "second")
 
-    def __init__(self, rounds: int, other: str) -> None:
+    def __init__(self, rounds: Annotated[int, Range(1, 1000)], other: str) -> None:
         at_least(1, rounds=rounds)
         self.rounds, self.other = rounds, other
 

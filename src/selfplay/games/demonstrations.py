@@ -1,6 +1,7 @@
 """Nature asks, a teacher answers; the Solver may answer, too. What is learnt of it is the update's affair."""
 
 from selfplay.core import Ask, Episode, Game, Play, at_least, score, user
+from selfplay.options import NotNegative, Whole
 
 
 class Demonstrations(Game):
@@ -15,7 +16,7 @@ class Demonstrations(Game):
 
     judged = ("solver",)
 
-    def __init__(self, answers: int, quality_weight: float) -> None:
+    def __init__(self, answers: Whole, quality_weight: NotNegative) -> None:
         at_least(0, answers=answers)
         self.answers, self.quality_weight = answers, quality_weight
         self.roles = ("chance", "teacher", "solver") if answers else ("chance", "teacher")

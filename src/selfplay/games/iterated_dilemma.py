@@ -1,7 +1,10 @@
 """The iterated prisoner's dilemma (Axelrod 1984), with a known number of rounds."""
 
+from typing import Annotated
+
 from selfplay.core import Ask, Game, Message, Play, SelfplayError, at_least, user
 from selfplay.games.rules import forfeited, illegal
+from selfplay.options import NotNegative, Number, Range
 
 ACTIONS = ("cooperate", "defect")
 
@@ -24,7 +27,13 @@ class IteratedDilemma(Game):
     roles = ("row", "column")
 
     def __init__(
-        self, rounds: int, temptation: float, reward: float, punishment: float, sucker: float, forfeit: float
+        self,
+        rounds: Annotated[int, Range(1, 1000)],
+        temptation: Number,
+        reward: Number,
+        punishment: Number,
+        sucker: Number,
+        forfeit: NotNegative,
     ) -> None:
         at_least(1, rounds=rounds)
         if not temptation > reward > punishment > sucker:

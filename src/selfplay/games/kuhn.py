@@ -4,6 +4,7 @@ from itertools import permutations
 
 from selfplay.core import Ask, Game, Play, SelfplayError, user
 from selfplay.games.rules import forfeited, illegal
+from selfplay.options import NotNegative
 
 CARDS = "JQK"
 DEALS = tuple(" ".join(pair) for pair in permutations(CARDS, 2))
@@ -25,7 +26,7 @@ class Kuhn(Game):
     roles = ("chance", "first", "second")
     zero_sum = True
 
-    def __init__(self, forfeit: float) -> None:
+    def __init__(self, forfeit: NotNegative) -> None:
         self.forfeit = forfeit
 
     def play(self) -> Play:

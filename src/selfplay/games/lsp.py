@@ -4,6 +4,7 @@ import re
 
 from selfplay.core import Ask, Episode, Game, Play, SelfplayError, at_least, score, user
 from selfplay.games.challenger_pay import ChallengerPay
+from selfplay.options import Count, Name, NotNegative
 
 SPARK = "{spark}"
 START, END = r"\[\s*start generation\s*\]", r"\[\s*end generation\s*\]"  # around a template in the paper's prompt
@@ -36,12 +37,12 @@ class LSP(Game):
 
     def __init__(
         self,
-        challenge: str,
+        challenge: Name,
         task: str | None,
         template: str | None,
-        answers: int,
+        answers: Count,
         pay: ChallengerPay,
-        quality_weight: float,
+        quality_weight: NotNegative,
     ) -> None:
         at_least(1, answers=answers)
         parts = _filled(challenge, {"task": task, "template": template})

@@ -1,11 +1,12 @@
 """Two-player normal-form games: both choose at once; the classics, random matrices, and your own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from random import Random
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from selfplay.core import Ask, Game, Message, Play, SelfplayError, at_least, user
 from selfplay.games.rules import forfeited, illegal
+from selfplay.options import Name, NotEmpty, NotNegative, Number, Range, Seed, applies
 
 Matrix = Sequence[Sequence[float]]
 
@@ -101,7 +102,25 @@ CLASSICS: dict[str, dict[str, Any]] = {
 }
 
 
-def matrix_game(name: str, custom: Mapping[str, Any], random: Mapping[str, Any], forfeit: float) -> MatrixGame:
+class Custom(TypedDict):
+    """Arguments of `MatrixGame`."""
+
+    row: Annotated[Sequence[Sequence[Number]], NotEmpty()]
+    column: Sequence[Sequence[Number]] | None
+    rows: Sequence[str] | None
+    columns: Sequence[str] | None
+
+
+class Drawn(TypedDict):
+    """Arguments of `random_matrix`."""
+
+    size: Annotated[int, Range(1, 100)]
+    zero_sum: bool
+    seed: Seed
+
+
+@applies(custom={"name": "custom"}, random={"name": "random"})
+def matrix_game(name: Name, custom: Custom, random: Drawn, forfeit: NotNegative) -> MatrixGame:
     """The game of this name: one of `CLASSICS`, "custom" or "random".
 
     Args:

@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Sequence
 from itertools import product
 from math import prod
+from typing import Annotated
 
 from selfplay.core import Ask, Game, Message, Play, SelfplayError, at_least, user
 from selfplay.games.rules import forfeited, illegal
+from selfplay.options import Count, NotEmpty, Positive, Range
 
 MOST = 100_000  # of proposals, and of values to look through
 
@@ -29,7 +31,13 @@ class Negotiation(Game):
 
     roles = ("chance", "first", "second")
 
-    def __init__(self, items: Sequence[int], total: int, rounds: int, forfeit: float) -> None:
+    def __init__(
+        self,
+        items: Annotated[Sequence[Count], NotEmpty()],
+        total: Count,
+        rounds: Annotated[int, Range(2, 1000)],
+        forfeit: Positive,
+    ) -> None:
         at_least(1, total=total, **{f"item {kind + 1}": count for kind, count in enumerate(items)})
         at_least(2, rounds=rounds)
         if max(prod(n + 1 for n in items), prod(total // n + 1 for n in items)) > MOST:

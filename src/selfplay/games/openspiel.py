@@ -7,6 +7,7 @@ from typing import Any
 
 from selfplay.core import Ask, Game, Message, Play, SelfplayError, user
 from selfplay.games.rules import forfeited, illegal
+from selfplay.options import Name, NotNegative
 
 AND_THEN = "\n\nThen:\n"  # between the observations that one makes without moving
 
@@ -28,7 +29,7 @@ class OpenSpiel(Game):
         SelfplayError (when playing): chance replies what is no outcome.
     """
 
-    def __init__(self, name: str, forfeit: float | None) -> None:
+    def __init__(self, name: Name, forfeit: NotNegative | None) -> None:
         self.game = _load(name)
         kind = self.game.get_type()
         if kind.dynamics.name == "MEAN_FIELD":

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Sequence
+from typing import Annotated
 
 from selfplay.core import Ask, Episode, Game, Message, Play, SelfplayError, at_least, user
+from selfplay.options import Holding, Name, NotEmpty, Range, Share
 
 GUESS = re.compile(r"\bI know the word\b(?:\W+It is\W+(\w+))?", re.IGNORECASE)
 
@@ -36,7 +38,14 @@ class Taboo(Game):
     roles = ("chance", "attacker", "defender")
     zero_sum = True
 
-    def __init__(self, words: Sequence[str], turns: int, decay: float | None, attacker: str, defender: str) -> None:
+    def __init__(
+        self,
+        words: Annotated[Sequence[str], NotEmpty()],
+        turns: Annotated[int, Range(1, 1000)],
+        decay: Share | None,
+        attacker: Annotated[str, Holding("word")],
+        defender: Name,
+    ) -> None:
         at_least(1, turns=turns)
         for word in words:
             if not isinstance(word, str) or not re.fullmatch(r"\w+", word):

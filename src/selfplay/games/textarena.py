@@ -8,11 +8,12 @@ from difflib import get_close_matches
 from io import StringIO
 from numbers import Real
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from selfplay.core import Ask, Game, Play, SelfplayError, at_least, user
+from selfplay.options import Count, Name, Range
 
 MISTAKES = (
     ArithmeticError,
@@ -51,7 +52,7 @@ class TextArena(Game):
         SelfplayError (when playing): chance draws what is no seed, or the game fails or ends without a number a player.
     """
 
-    def __init__(self, name: str, players: int, boards: int, max_turns: int) -> None:
+    def __init__(self, name: Name, players: Annotated[int, Range(1, 100)], boards: Count, max_turns: Count) -> None:
         at_least(1, players=players, boards=boards, max_turns=max_turns)
         self.name, self.boards, self.max_turns = name, boards, max_turns
         self.players = tuple(f"player_{i}" for i in range(players))

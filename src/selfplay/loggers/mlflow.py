@@ -10,6 +10,7 @@ from typing import Any
 
 from selfplay.core import SelfplayError
 from selfplay.loggers.logger import Logger, flat, remember, remembered, require
+from selfplay.options import Name
 
 DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # its own: 120 s, seven times over
@@ -25,7 +26,7 @@ class MLflow(Logger):
         SelfplayError: a package is missing, or `uri` holds a password.
     """
 
-    def __init__(self, experiment: str, uri: str | None) -> None:
+    def __init__(self, experiment: Name, uri: Name | None) -> None:
         require("mlflow", "mlflow", "sqlalchemy", "alembic")
         if uri is not None and re.search(r"//[^/@]*:[^/@]*@", uri):
             raise SelfplayError(

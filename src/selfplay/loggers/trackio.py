@@ -6,6 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 from selfplay.loggers.logger import Logger, flat, remember, remembered, require
+from selfplay.options import Name
 
 
 class Trackio(Logger):
@@ -14,7 +15,7 @@ class Trackio(Logger):
     That folder cannot be the run's: Trackio reads it once a process, and a process may do many runs.
     """
 
-    def __init__(self, project: str) -> None:
+    def __init__(self, project: Name) -> None:
         require("trackio", "trackio")
         self.project = project
 

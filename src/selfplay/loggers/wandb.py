@@ -3,11 +3,12 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from uuid import uuid4
 
 from selfplay.core import SelfplayError
 from selfplay.loggers.logger import Logger, flat, remember, remembered, require
+from selfplay.options import Name, OneOf
 
 MODES = ("offline", "online")
 TIMEOUT = 20  # seconds to reach the server, and to be rid of the last figures
@@ -20,7 +21,7 @@ class WandB(Logger):
         SelfplayError: the package is missing, or `mode` is neither offline nor online.
     """
 
-    def __init__(self, project: str, entity: str | None, mode: str) -> None:
+    def __init__(self, project: Name, entity: str | None, mode: Annotated[str, OneOf("offline", "online")]) -> None:
         require("wandb", "wandb")
         if mode not in MODES:
             raise SelfplayError(f"logger.wandb.mode is '{mode}'; choose one of {', '.join(MODES)}")

@@ -18,6 +18,7 @@ from selfplay.core import Episode, Game, Player, Policy, Referee, SelfplayError,
 from selfplay.opponents.rules import Rule
 from selfplay.opponents.seating import LEARNER, Seating, Seats, check_contested, rotated
 from selfplay.opponents.table import Table, pairs, results
+from selfplay.options import Period, Seed, Share, Steps, Whole
 from selfplay.play import play, settle
 from selfplay.theory.strategies import expected_returns, strategy_of
 from selfplay.theory.tree import Tree, enumerate_game
@@ -59,15 +60,15 @@ class League(Seating):
         referees: Mapping[str, Referee],
         update: Update,
         rule: Rule,
-        every: int,
-        latest: float,
+        every: Period,
+        latest: Share,
         restart: bool,
-        exploit: int,
-        matches: int,
+        exploit: Steps,
+        matches: Whole,
         exact: bool,
-        memory: float,
-        steps: int,
-        seed: int,
+        memory: Share,
+        steps: Steps,
+        seed: Seed,
     ) -> None:
         super().__init__(seated, players)
         at_least(1, **{"opponent.every": every})

@@ -5,12 +5,13 @@ from typing import Any
 
 from selfplay.core import Player, Policy
 from selfplay.opponents.seating import LEARNER, Against, Seats
+from selfplay.options import Share
 from selfplay.players.mixture import GeometricMixture
 
 MIXTURE = "mixture"
 
 
-def against_mixture(seated: Seats, players: Mapping[str, Player], coefficient: float, **_: Any) -> Against:
+def against_mixture(seated: Seats, players: Mapping[str, Player], coefficient: Share, **_: Any) -> Against:
     """The learner in one of its roles, the mixture learner^(1 - c) reference^c in the others; the roles take turns.
 
     With a regularizer towards the reference the learner's fixed point is that of Nash-MD (2312.00886): pi in proportion

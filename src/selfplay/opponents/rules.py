@@ -1,13 +1,14 @@
 """How likely a learner meets each member of its population. Pure functions of the pay-off table."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
 
 from selfplay.core import SelfplayError, at_least
 from selfplay.opponents.seating import LEARNER
 from selfplay.opponents.table import Table
+from selfplay.options import Count, Range
 
 
 class Rule(Protocol):
@@ -21,7 +22,7 @@ def uniform(table: Table, names: Sequence[str]) -> np.ndarray:
     return np.full(len(names), 1.0 / len(names))
 
 
-def recent(table: Table, names: Sequence[str], window: int) -> np.ndarray:
+def recent(table: Table, names: Sequence[str], window: Count) -> np.ndarray:
     """The newest `window` members alike, nobody else."""
     at_least(1, window=window)
     weights = np.zeros(len(names))
@@ -29,7 +30,7 @@ def recent(table: Table, names: Sequence[str], window: int) -> np.ndarray:
     return weights
 
 
-def prioritised(table: Table, names: Sequence[str], power: float) -> np.ndarray:
+def prioritised(table: Table, names: Sequence[str], power: Annotated[float, Range(0, 100)]) -> np.ndarray:
     """In proportion to (1 - the learner's win-rate) ** power: who beats it is met most.
 
     Prioritised fictitious self-play (AlphaStar, Vinyals et al. 2019, f_hard); all alike once it beats everybody.

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.core import Episode, Player, Policy, SelfplayError
+from selfplay.options import Name
 
 LEARNER = "learner"
 Seats = Mapping[str, str]  # role -> the name of the player in it
@@ -78,7 +79,7 @@ class Against(Seating):
         SelfplayError: nobody has this name, or the game leaves no role for an opponent.
     """
 
-    def __init__(self, seated: Seats, players: Mapping[str, Player], name: str, **_: Any) -> None:
+    def __init__(self, seated: Seats, players: Mapping[str, Player], name: Name, **_: Any) -> None:
         super().__init__(seated, players)
         if name not in players or name == LEARNER:
             others = ", ".join(p for p in players if p != LEARNER)

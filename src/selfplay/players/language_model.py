@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -28,11 +28,13 @@ from selfplay.lm.sample import dice, sample
 from selfplay.lm.trial import forget
 from selfplay.lm.truncation import Truncation
 from selfplay.lm.trunk import has_trunk
+from selfplay.options import Count, Dtype, Expression, Name, OneOf, Range, Seed, Temperature, Unlike, Whole, applies
 
 CHOOSE = ("likelihood", "text")
 READ = 2000  # characters of a reply in which `pattern` is looked for
 
 
+@applies(pattern={"choose": "text"})
 class LanguageModel(Policy):
     """Any Hugging Face chat model as a policy.
 
@@ -68,24 +70,24 @@ class LanguageModel(Policy):
 
     def __init__(
         self,
-        path: str,
-        temperature: float,
-        top_k: int,
-        top_p: float,
-        min_p: float,
-        stop: Sequence[str],
-        max_tokens: int,
-        rows: int,
-        choose: str,
-        pattern: str | None,
+        path: Name,
+        temperature: Temperature,
+        top_k: Annotated[Whole, Unlike(1, "0 for all tokens, or 2 or more: of one alone nothing could be learnt")],
+        top_p: Annotated[float, Range(0.01, 1)],
+        min_p: Annotated[float, Range(0, 1, below=True)],
+        stop: Sequence[Name],
+        max_tokens: Count,
+        rows: Count,
+        choose: Annotated[str, OneOf("likelihood", "text")],
+        pattern: Annotated[str, Expression()] | None,
         lora: Mapping[str, Any] | None,
         chat: Mapping[str, Any],
         attention: str,
         checkpointing: bool,
-        dtype: str,
+        dtype: Dtype,
         compute: str | None,
-        device: str,
-        seed: int,
+        device: Name,
+        seed: Seed,
     ) -> None:
         if temperature <= 0:
             raise SelfplayError(f"player.temperature is {temperature}; a learner explores, so it must be above 0")
@@ -98,6 +100,8 @@ class LanguageModel(Policy):
                 f"player.lora.lora_dropout is {lora['lora_dropout']}, but a policy learns from what it said without "
                 "dropout; leave it out"
             )
+        if lora is not None:
+            _check_lora(lora)
         self.truncation, self.stop = Truncation(top_k, top_p, min_p), tuple(stop)
         if not all(isinstance(text, str) and text for text in stop):
             raise SelfplayError(f"player.stop is {list(stop)}; give texts of at least one character")
@@ -404,3 +408,13 @@ def _compiled(pattern: str | None) -> re.Pattern[str] | None:
         return None if pattern is None else re.compile(pattern)
     except re.error as error:
         raise SelfplayError(f"player.pattern '{pattern}' is no regular expression ({error}); mend it") from error
+
+
+def _check_lora(lora: Mapping[str, Any]) -> None:
+    """Raise SelfplayError where an adapter would change nothing."""
+    for name in ("r", "lora_alpha"):
+        value = lora.get(name, 1)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise SelfplayError(
+                f"player.lora.{name} is {value}, but it must be a number above 0, or the adapter would change nothing"
+            )

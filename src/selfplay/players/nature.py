@@ -4,8 +4,10 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from random import Random
+from typing import Annotated
 
 from selfplay.core import Ask, Player, Reply, SelfplayError
+from selfplay.options import Count, Holding
 
 
 def chances(ask: Ask) -> tuple[float, ...]:
@@ -22,7 +24,7 @@ def chances(ask: Ask) -> tuple[float, ...]:
     return tuple(w / sum(weights) for w in weights)
 
 
-def numbers(rng: Random, form: str, below: int) -> str:
+def numbers(rng: Random, form: Annotated[str, Holding("")], below: Count) -> str:
     """A text with a whole number drawn from 0 to `below` - 1 in the place of each {}."""
     return re.sub(r"\{\}", lambda _: str(rng.randrange(below)), form)
 

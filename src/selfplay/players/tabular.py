@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from safetensors import SafetensorError
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from selfplay.core import Ask, Batch, Policy, Reply, SelfplayError, at_least
+from selfplay.options import Count, Range, Seed, Temperature
 
 State = tuple[str, ...]  # the role, and the contents of all messages that it sees
 WEIGHTS, STATES = "table.safetensors", "states.json"
@@ -34,7 +36,14 @@ class Tabular(Policy):
         SelfplayError: an ask without options, or no room for a state or its options.
     """
 
-    def __init__(self, states: int, actions: int, spread: float, temperature: float, seed: int) -> None:
+    def __init__(
+        self,
+        states: Count,
+        actions: Count,
+        spread: Annotated[float, Range(0, 100)],
+        temperature: Temperature,
+        seed: Seed,
+    ) -> None:
         at_least(1, states=states, actions=actions)
         if temperature <= 0:
             raise SelfplayError(f"player.temperature is {temperature}; a learner explores, so it must be above 0")

@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from statistics import fmean
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from selfplay.core import Policy, Referee, SelfplayError, Turn, at_least
+from selfplay.options import Range
 from selfplay.referees.distinct import Pair, score_distinct
 from selfplay.tasks.programs import Programs
 from selfplay.tasks.task import Task
@@ -32,7 +34,7 @@ class Code(Referee):
         SelfplayError: a task of something else, or an isolation that there is not.
     """
 
-    def __init__(self, task: Task, parallel: int, isolation: str = "auto") -> None:
+    def __init__(self, task: Task, parallel: Annotated[int, Range(1, 1000)], isolation: str = "auto") -> None:
         at_least(1, parallel=parallel)
         if not isinstance(task, Programs):
             raise SelfplayError(

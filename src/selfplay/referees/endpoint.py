@@ -11,11 +11,12 @@ from functools import partial
 from http.client import HTTPException
 from random import Random
 from threading import Event
-from typing import Any
+from typing import Annotated, Any
 
 from omegaconf import OmegaConf
 
 from selfplay.core import SelfplayError, at_least, user
+from selfplay.options import Name, Range, Seed
 from selfplay.referees.cache import Cache
 from selfplay.referees.transport import Answer, address, post, side_by_side
 
@@ -59,17 +60,17 @@ class Endpoint:
 
     def __init__(
         self,
-        url: str,
-        model: str,
+        url: Name,
+        model: Name,
         key: str | None,
         parameters: Mapping[str, object],
-        timeout: float,
-        retries: int,
-        wait: float,
-        longest_wait: float,
-        parallel: int,
-        cache: str | None,
-        seed: int,
+        timeout: Annotated[float, Range(0, 86400, above=True, below=True)],
+        retries: Annotated[int, Range(0, 1000)],
+        wait: Annotated[float, Range(0, 86400, above=True, below=True)],
+        longest_wait: Annotated[float, Range(0, 86400, above=True, below=True)],
+        parallel: Annotated[int, Range(1, 1000)],
+        cache: Name | None,
+        seed: Seed,
     ) -> None:
         at_least(0, **{"endpoint.retries": retries})
         at_least(1, **{"endpoint.parallel": parallel})

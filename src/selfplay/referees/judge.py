@@ -6,11 +6,13 @@ Zheng et al., "Judging LLM-as-a-Judge with MT-Bench and Chatbot Arena" (arXiv 23
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from selfplay.core import Policy, Referee, SelfplayError, Turn
+from selfplay.options import Expression, Holding, Number, Range, Reward
 from selfplay.referees.distinct import Pair, score_distinct
 from selfplay.referees.endpoint import Endpoint
 from selfplay.referees.marks import Form, last_match
@@ -101,12 +103,12 @@ class ScoringJudge(Referee):
 
     def __init__(
         self,
-        prompt: str,
-        pattern: str,
-        worst: float,
-        best: float,
-        unreadable: float | str,
-        max_characters: int,
+        prompt: Annotated[str, Holding("question", "answer")],
+        pattern: Annotated[str, Expression(1)],
+        worst: Number,
+        best: Number,
+        unreadable: Reward | Literal["error"],
+        max_characters: Annotated[int, Range(2, 1_000_000_000)],
         endpoint: Endpoint,
     ) -> None:
         if not math.isfinite(best - worst) or best == worst:

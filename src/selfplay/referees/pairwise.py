@@ -8,11 +8,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from selfplay.core import Policy, Referee, SelfplayError, Turn, at_least
+from selfplay.options import Count, Expression, Holding, Range, Reward
 from selfplay.referees.endpoint import Endpoint
 from selfplay.referees.judge import Bench
 from selfplay.referees.marks import Form
@@ -75,11 +77,11 @@ class GroupJudge(Referee):
 
     def __init__(
         self,
-        prompt: str,
-        pattern: str,
-        unreadable: float | str,
-        max_characters: int,
-        opponents: int | None,
+        prompt: Annotated[str, Holding("question", "answer_a", "answer_b")],
+        pattern: Annotated[str, Expression(1)],
+        unreadable: Reward | Literal["error"],
+        max_characters: Annotated[int, Range(2, 1_000_000_000)],
+        opponents: Count | None,
         endpoint: Endpoint,
     ) -> None:
         if opponents is not None:
@@ -123,7 +125,12 @@ class ReferenceJudge(Referee):
     """
 
     def __init__(
-        self, prompt: str, pattern: str, unreadable: float | str, max_characters: int, endpoint: Endpoint
+        self,
+        prompt: Annotated[str, Holding("question", "answer_a", "answer_b")],
+        pattern: Annotated[str, Expression(1)],
+        unreadable: Reward | Literal["error"],
+        max_characters: Annotated[int, Range(2, 1_000_000_000)],
+        endpoint: Endpoint,
     ) -> None:
         self.comparison = _comparison(prompt, pattern, unreadable, max_characters, endpoint)
 

@@ -12,6 +12,7 @@ from selfplay.lm.adapters import judging
 from selfplay.lm.base_model import config_at, load_base, tokenizer_at
 from selfplay.lm.chat import Chat
 from selfplay.lm.scores import LONG, Scorer, context_of
+from selfplay.options import Count, Dtype, Name
 from selfplay.referees.distinct import Pair, score_distinct
 
 
@@ -34,7 +35,14 @@ class RewardModel(Referee):
     """
 
     def __init__(
-        self, path: str, rows: int, chat: Mapping[str, Any], truncate: bool, attention: str, dtype: str, device: str
+        self,
+        path: Name,
+        rows: Count,
+        chat: Mapping[str, Any],
+        truncate: bool,
+        attention: str,
+        dtype: Dtype,
+        device: Name,
     ) -> None:
         at_least(1, rows=rows)
         self.tokenizer = tokenizer_at(path)

@@ -7,11 +7,13 @@ what an unreadable verdict earns; here it is the option `unreadable`, and its ra
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from selfplay.core import Ask, Policy, Referee, SelfplayError, Turn, at_least, user
+from selfplay.options import Count, Expression, Holding, Range, Reward
 from selfplay.players.language_model import LanguageModel
 from selfplay.referees.distinct import Pair, score_distinct
 from selfplay.referees.marks import last_match
@@ -68,7 +70,7 @@ class ExpectedScore(Referee):
         unreadable: the score where less than half of the probability lies on the score tokens.
     """
 
-    def __init__(self, prompt: str, begin: str, unreadable: float) -> None:
+    def __init__(self, prompt: Annotated[str, Holding("question", "answer")], begin: str, unreadable: Reward) -> None:
         self.prompt, self.begin, self.unreadable = prompt, begin, unreadable
 
     def score(self, turns: Sequence[Turn], players: Mapping[str, Policy]) -> Tensor:
@@ -105,7 +107,12 @@ class WrittenScore(Referee):
     """
 
     def __init__(
-        self, prompt: str, pattern: str, unreadable: float, temperature: float, max_tokens: int | None
+        self,
+        prompt: Annotated[str, Holding("question", "answer")],
+        pattern: Annotated[str, Expression(1)],
+        unreadable: Reward,
+        temperature: Annotated[float, Range(0, 100)],
+        max_tokens: Count | None,
     ) -> None:
         if max_tokens is not None:
             at_least(1, **{"quality.max_tokens": max_tokens})

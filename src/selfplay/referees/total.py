@@ -21,6 +21,8 @@ class _Parts:
     def __init__(self, parts: Mapping[str, Referee], weights: Mapping[str, float]) -> None:
         self.parts = {str(name): part for name, part in parts.items() if part is not None}
         self.weights = {str(name): float(weight) for name, weight in weights.items()}
+        if self.weights and not any(self.weights.values()):
+            raise SelfplayError("all weights of a total are 0, so it would measure nothing; give a part another one")
         if len(self.parts) < 2:
             raise SelfplayError(f"a total has the parts {list(self.parts)}; give it two at least")
         if set(self.parts) != set(self.weights):

@@ -28,6 +28,7 @@ from selfplay.runs.console import plain, say
 from selfplay.runs.files import append, lines, mend, to_disk
 from selfplay.runs.folder import RunFolder
 from selfplay.runs.start import overrides_of
+from selfplay.secrets import secrets, told
 
 # here and not in run.py: the processes of a launcher never import that, but each of them holds the callback
 OmegaConf.register_new_resolver("run_folder", lambda given, new: given or new, replace=True)
@@ -71,13 +72,15 @@ class Jobs(Callback):  # type: ignore[misc]
         self._claim: Claim | None = None
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """See to it that the run's folder can be made, before Hydra makes it."""
+        """See to it that the config holds no secret and the run's folder can be made, before Hydra makes it."""
+        _check_secrets(config)
         with _told(), to_disk(Path(config.hydra.run.dir)):
             Path(config.hydra.run.dir).mkdir(parents=True, exist_ok=True)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Claim the sweep's folder, remember where the records of this start begin, and see to it that a search would
         choose the same jobs again."""
+        _check_secrets(config)
         sweep = _sweep(config)
         with _told():
             self._claim = Claim(sweep)
@@ -165,6 +168,12 @@ class Jobs(Callback):  # type: ignore[misc]
         if self._was is None:
             return "finished"
         return "skipped" if self._was == folder.summary else "resumed"
+
+
+def _check_secrets(config: DictConfig) -> None:
+    for key in secrets(OmegaConf.to_container(config, resolve=False)):
+        print(f"error: {told(key)}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _threads(launcher: DictConfig) -> int:

@@ -128,6 +128,7 @@ class Session:
             SelfplayError: there is no such metric as the optimised one.
         """
         self._optimized({**metrics, "eval": self.evals.get(0, {})})  # a wrong name is told now, not after the last step
+        self._check_watch(metrics)
         last = step == self.cfg.steps
         advantages = self.cast.update.last_advantages
         by_turn = {} if advantages is None else {id(t): a for t, a in zip(learnt, advantages.tolist(), strict=True)}
@@ -152,6 +153,21 @@ class Session:
             frozen = {**self.cast.update.frozen, **opponent.frozen}
             checkpoint.save(self.folder, step, self.cast.learner, state, kept.keep, kept.keep_every, frozen)
         self._saved = step
+
+    def _check_watch(self, metrics: Mapping[str, object]) -> None:
+        """Raise SelfplayError where somebody wants to watch what is not there; a role may be asked later."""
+        watch, roles = str(self.cfg.watch), self.cast.game.roles
+        role, _, rest = watch.partition("/")
+        known = watch in metrics or (role in roles and any(key.partition("/")[2] == rest for key in metrics))
+        if not known and any(str(override).startswith("watch=") for override in self.cfg.overrides):
+            raise SelfplayError(
+                f"watch is '{watch}', which this run has not; choose one of {', '.join(sorted(metrics))}"
+            )
+
+    def note(self, text: str | None) -> None:
+        """Say something while the run goes on, if there is anything to say."""
+        if text is not None:
+            say(text)
 
     def _log(self, step: int, metrics: Mapping[str, object]) -> None:
         self.folder.log(step, metrics)

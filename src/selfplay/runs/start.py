@@ -11,7 +11,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from selfplay import interrupts
+from selfplay.config import check_config, check_entry
 from selfplay.core import SelfplayError
+from selfplay.effect import check_effect, take_away
 from selfplay.runs.claim import Claim
 from selfplay.runs.console import say
 from selfplay.runs.folder import RunFolder, difference, resolved
@@ -31,7 +33,6 @@ PARTS = (  # of every config
     "game", "task", "player", "seats", "players", "reward", "quality", "probes", "regularizer", "schedule", "update",
     "opponent", "outcomes", "eval", "evals", "logger", "checkpoint",
 )  # fmt: skip
-LEAST = {"seed": 0, "steps": 0, "episodes": 1, "checkpoint.every": 1, "checkpoint.keep": 0, "checkpoint.keep_every": 0}
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ def settled(cfg: DictConfig) -> Iterator[Start]:
         raise interrupts.Stopped(number)  # a launcher's next job, after the sweep was asked to stop
     job = HydraConfig.get()
     overrides = overrides_of(job)
+    check_entry(cfg, "resume")
+    check_entry(cfg, "sweep")
     if cfg.resume is not None:
         folder = RunFolder.open(cfg.resume)
         with _claimed(folder):
@@ -71,7 +74,9 @@ def settled(cfg: DictConfig) -> Iterator[Start]:
         return
     with open_dict(cfg):
         cfg.overrides = overrides
-    _check_numbers(cfg)
+        take_away(cfg, job.runtime.choices)
+    read = check_config(cfg)
+    check_effect(cfg, overrides, read)
     if cfg.steps == 0 and cfg.eval is None:
         raise SelfplayError("steps is 0 and eval is none, so there is nothing to do; give steps, or choose an eval")
     sweeps = job.mode == RunMode.MULTIRUN
@@ -119,7 +124,7 @@ def _resumed(cfg: DictConfig, folder: RunFolder, overrides: list[str]) -> DictCo
             raise SelfplayError(f"{key} is {config.get(key)} in {folder.path}/config.yaml; restore what the run wrote")
     config.resume = str(cfg.resume)
     config.overrides = [*config.overrides, *overrides]
-    _check_numbers(config)
+    check_config(config)
     return config
 
 
@@ -180,12 +185,3 @@ def _move(node: DictConfig, name: str, old: object, new: object) -> None:
             _move(value, name, old, new)
         elif key == name and value == old:
             node[key] = new
-
-
-def _check_numbers(cfg: DictConfig) -> None:
-    for key, least in LEAST.items():
-        value = OmegaConf.select(cfg, key)
-        if value is None and key == "checkpoint.keep_every":
-            continue  # by size
-        if type(value) is not int or value < least:
-            raise SelfplayError(f"{key} is {value}, but it must be a whole number, at least {least}; change it")

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from functools import lru_cache
 from random import Random
+from typing import Annotated
 
 from selfplay.core import SelfplayError, at_least
+from selfplay.options import Count, NotEmpty, Range, Seed
 from selfplay.tasks.expression import Expression, find
 from selfplay.tasks.match import number
 from selfplay.tasks.split import check_share, is_held_out
@@ -13,6 +15,7 @@ from selfplay.tasks.task import Item, Task
 WORDINGS = ("What is {}?", "Compute {}.", "Calculate {}.", "Work out {}.", "How much is {}?", "Find the value of {}.")
 LEVELS = {1: (1, 1), 2: (2, 1), 3: (2, 2), 4: (3, 2), 5: (3, 3)}  # digits of the longest number, operations
 SIGNS = ("+", "-", "*")
+TRIES = 20_000  # expressions, until one is held out or is not
 VAIN_DRAWS = 200  # in a row, before a level is taken to be exhausted
 
 
@@ -34,7 +37,13 @@ class Arithmetic(Task):
         SelfplayError: a level that there is not, or one that has not so many questions.
     """
 
-    def __init__(self, levels: Sequence[int], per_level: int, held_out_share: float, seed: int) -> None:
+    def __init__(
+        self,
+        levels: Annotated[Sequence[Count], NotEmpty()],
+        per_level: Annotated[int, Range(1, 10_000)],
+        held_out_share: Annotated[float, Range(0, 1, above=True, below=True)],
+        seed: Seed,
+    ) -> None:
         at_least(1, **{"task.per_level": per_level})
         check_share("task.held_out_share", held_out_share)
         if not levels or not set(levels) <= set(LEVELS):
@@ -44,6 +53,8 @@ class Arithmetic(Task):
                 f"task.held_out_share is {held_out_share}, but there must be some to train on and some to be judged by"
             )
         self.levels, self.share = tuple(levels), held_out_share
+        for level in self.levels:
+            self._drawn(Random(0), level, held_out=False)  # whether there is any
         self._held_out = [item for level in self.levels for item in self._cell(level, per_level, seed)]
 
     def draw(self, rng: Random) -> str:
@@ -59,10 +70,15 @@ class Arithmetic(Task):
         return number(reply, item.answer)
 
     def _drawn(self, rng: Random, level: int, held_out: bool) -> str:
-        while True:
+        for _ in range(TRIES):
             expression = _random(rng, *LEVELS[level])
             if is_held_out(expression.replace(" ", ""), self.share) == held_out:
                 return rng.choice(WORDINGS).format(expression)
+        kind = "held out" if held_out else "left to train on"
+        raise SelfplayError(
+            f"task.held_out_share is {self.share}, so of {TRIES} expressions of level {level} none is {kind}; choose "
+            "another share, for example 0.125"
+        )
 
     def _cell(self, level: int, count: int, seed: int) -> list[Item]:
         rng = Random(f"held-out/{seed}/{level}")

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from selfplay.core import SelfplayError
+from selfplay.options import Count, Share
 from selfplay.tasks.luck import seeded
 from selfplay.tasks.split import check_share, is_held_out
 from selfplay.tasks.task import Item, Task
@@ -78,7 +79,7 @@ class IFBench(Task):
         SelfplayError (when drawing): all prompts are held out.
     """
 
-    def __init__(self, held_out_share: float, longest: int | None) -> None:
+    def __init__(self, held_out_share: Share, longest: Count | None) -> None:
         check_share("task.held_out_share", held_out_share)
         benchmark = load()
         self.missing = benchmark.missing()

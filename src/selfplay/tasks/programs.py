@@ -5,8 +5,10 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
+from typing import Annotated
 
 from selfplay.core import SelfplayError
+from selfplay.options import Name, Range
 from selfplay.sandbox.sandbox import Outcome, Sandbox, Test, code_in
 from selfplay.tasks.task import Item, Task
 
@@ -28,7 +30,9 @@ class Programs(Task):
         SelfplayError: the file cannot be read, a line is wrong, or no question is left to be trained on or held out.
     """
 
-    def __init__(self, path: str | None, held_out: float, sandbox: Sandbox) -> None:
+    def __init__(
+        self, path: Name | None, held_out: Annotated[float, Range(0, 1, above=True, below=True)], sandbox: Sandbox
+    ) -> None:
         if not 0 < held_out < 1:
             raise SelfplayError(f"task.held_out is {held_out}; give a share between 0 and 1")
         self.sandbox = sandbox

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
 from random import Random
-from typing import Any
+from typing import Annotated, Any
 
 from selfplay.core import SelfplayError, at_least
+from selfplay.options import Count, Name, NotEmpty, Seed
 from selfplay.sandbox.bounded import Bounded, Exceeded
 from selfplay.tasks.guard import harmless
 from selfplay.tasks.luck import seeded
@@ -48,11 +49,11 @@ class ReasoningGym(Task):
 
     def __init__(
         self,
-        names: Sequence[str],
+        names: Annotated[Sequence[Name], NotEmpty()],
         options: Mapping[str, Mapping[str, Any]],
-        size: int,
-        held_out: int,
-        seed: int,
+        size: Count,
+        held_out: Count,
+        seed: Seed,
         instruction: str | None,
     ) -> None:
         at_least(1, **{"task.size": size, "task.held_out": held_out})

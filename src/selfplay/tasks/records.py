@@ -5,8 +5,10 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from random import Random
+from typing import Annotated
 
 from selfplay.core import SelfplayError
+from selfplay.options import Count, Expression, Name, NotEmpty, Share
 from selfplay.tasks.sources import Row
 from selfplay.tasks.split import check_share, is_held_out
 from selfplay.tasks.task import Item, Task
@@ -41,17 +43,17 @@ class Records(Task):
     def __init__(
         self,
         source: Sequence[Row],
-        question: Fields,
-        answer: str | None,
-        pattern: str | None,
+        question: Name | Annotated[Sequence[Name], NotEmpty()],
+        answer: Name | None,
+        pattern: Annotated[str, Expression(1)] | None,
         demonstration: str | None,
-        longest: int | None,
+        longest: Count | None,
         labels: Sequence[str],
         separator: str,
         match: Callable[[str, str], float],
         held_out_rows: Sequence[Row] | None,
-        held_out_share: float,
-        most: int | None,
+        held_out_share: Share,
+        most: Count | None,
     ) -> None:
         check_share("task.held_out_share", held_out_share)
         self.fields = (question,) if isinstance(question, str) else tuple(question)

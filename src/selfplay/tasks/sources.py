@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.core import SelfplayError
+from selfplay.options import Name
 
 Row = Mapping[str, Any]
 FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
 SAVED = ("dataset_dict.json", "dataset_info.json")  # what save_to_disk leaves
 
 
-def jsonl(path: str) -> tuple[Row, ...]:
+def jsonl(path: Name) -> tuple[Row, ...]:
     """The rows of a file with one JSON object a line, or one JSON list of objects.
 
     Raises:
@@ -76,7 +77,7 @@ def _infinite(value: Any) -> bool:
 
 
 @lru_cache(maxsize=8)
-def huggingface(path: str, name: str | None, split: str) -> tuple[Row, ...]:
+def huggingface(path: Name, name: Name | None, split: Name) -> tuple[Row, ...]:
     """The rows of a Hugging Face dataset.
 
     Args:

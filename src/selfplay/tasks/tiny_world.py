@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from random import Random
 
 from selfplay.core import at_least
+from selfplay.options import Count, Seed
 from selfplay.tasks.task import Item, Task
 from selfplay.world import Question, draw_text, held_out, parse
 
@@ -19,7 +20,7 @@ class TinyWorld(Task):
         SelfplayError: a family and level has not so many.
     """
 
-    def __init__(self, per_cell: int, seed: int) -> None:
+    def __init__(self, per_cell: Count, seed: Seed) -> None:
         at_least(1, **{"task.per_cell": per_cell})
         self._held_out = [_item(question) for question in held_out(per_cell, seed)]
 

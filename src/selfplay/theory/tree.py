@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfplay.core import Game
+from selfplay.theory.size import check_size
 from selfplay.theory.walk import State, Walk
 
 __all__ = ["Depth", "State", "Tree", "enumerate_game"]
@@ -97,6 +98,7 @@ def enumerate_game(game: Game, limit: int = 1_000_000) -> Tree:
         SelfplayError: more nodes than `limit`; free text, options that differ in one state, an unknown role; an end
             without returns; a game that is not a pure function of its replies.
     """
+    check_size(game, limit)
     return _tree(Walk(game, limit))
 
 

@@ -6,12 +6,13 @@ None where turns were drawn; it gives [B]. All but `RoleBaseline` are pure funct
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from selfplay.core import SelfplayError
+from selfplay.options import Range
 from selfplay.updates.preferences import win_probabilities
 
 TINY = 1e-300  # a group that cannot be has no mean
@@ -60,7 +61,7 @@ def standardised(
     groups: Tensor,
     roles: Sequence[str] = (),
     weights: Tensor | None = None,
-    epsilon: float = 1e-4,
+    epsilon: Annotated[float, Range(0, 1000)] = 1e-4,
 ) -> Tensor:
     """[B] pay-off minus mean, over standard deviation plus epsilon (GRPO, 2402.03300, section 4.1.2; TRL's epsilon).
 
@@ -103,7 +104,7 @@ class RoleBaseline:
         decay: from 0 (the last batch alone) to just below 1.
     """
 
-    def __init__(self, decay: float) -> None:
+    def __init__(self, decay: Annotated[float, Range(0, 1, below=True)]) -> None:
         if not 0 <= decay < 1:
             raise SelfplayError(f"update.advantage.decay is {decay}; choose a number from 0 to below 1")
         self.decay = decay

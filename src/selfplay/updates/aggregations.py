@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from selfplay.core import Batch, at_least
+from selfplay.options import Count
 
 
 class Aggregation(Protocol):
@@ -28,7 +29,7 @@ def per_reply(batch: Batch) -> Tensor:
     return 1.0 / batch.mask.sum(1)
 
 
-def constant(batch: Batch, length: int) -> Tensor:
+def constant(batch: Batch, length: Count) -> Tensor:
     """1 over a constant, the longest reply that may be: no bias towards short right answers, or long wrong ones. [B]
 
     Dr. GRPO (2503.20783), section 3.1 and listing 1.

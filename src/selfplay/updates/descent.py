@@ -56,6 +56,11 @@ class Descent:
         schedule(1)  # a number out of range is told now
         self.policy, self.optimizer = policy, optimizer(policy.parameters())
         self.schedule, self.rates = schedule, [group["lr"] for group in self.optimizer.param_groups]
+        for rate in self.rates:
+            if not 0 < float(rate) < float("inf"):
+                raise SelfplayError(
+                    f"the learning rate is {float(rate):g}, so nothing could be learnt; give lr above 0"
+                )
         self.role_weights, self.micro_batch, self.max_grad_norm = dict(role_weights), micro_batch, max_grad_norm
         self.steps = 0
         self.compare: Callable[[Batch, Tensor], None] | None = None
@@ -98,6 +103,26 @@ def not_negative(**options: object) -> None:
             raise SelfplayError(
                 f"{name} is {value}, but it must be a number, at least 0 (inf on the command line clips nothing)"
             )
+
+
+def check_weights(weights: Mapping[str, float], roles: Sequence[str]) -> None:
+    """Raise SelfplayError where all of the learner's roles have the weight 0; a learner without a role is taught."""
+    if roles and all(weights.get(role, 1.0) == 0 for role in roles):
+        raise SelfplayError(
+            f"update.role_weights is 0 for all of the learner's roles ({', '.join(roles)}), so nothing could be "
+            "learnt; give one of them a weight above 0"
+        )
+
+
+def check_teachers(teachers: Sequence[str], needed: bool) -> None:
+    """Raise SelfplayError where a rule that learns what others say has no teacher, or the learner for one."""
+    if needed and not teachers:
+        raise SelfplayError(
+            "update.teachers is empty, but this update learns what a teacher says; name one, for example "
+            "update.teachers=[teacher] with game=demonstrations"
+        )
+    if "learner" in teachers or "reference" in teachers:
+        raise SelfplayError(f"update.teachers is {list(teachers)}, but a teacher is somebody else; name another player")
 
 
 def groups_of(batch: Batch, compare: str) -> Tensor:

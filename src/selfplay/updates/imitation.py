@@ -1,14 +1,15 @@
 """Supervised learning on turns that are worth it: a teacher's, or the learner's own best."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 from torch import Tensor
 
 from selfplay.core import Batch, Policy, Update
+from selfplay.options import Count, NotNegative, Number, OneOf, Range
 from selfplay.updates.aggregations import Aggregation
-from selfplay.updates.descent import Descent, MakeOptimizer, check_compare, groups_of
+from selfplay.updates.descent import Descent, MakeOptimizer, check_compare, check_teachers, groups_of
 from selfplay.updates.losses import likelihood
 from selfplay.updates.measures import by_role
 from selfplay.updates.pairs import best_and_worst
@@ -34,7 +35,7 @@ def best(batch: Batch, groups: Tensor) -> Tensor:
     return _at(best_and_worst(batch, groups).chosen, len(batch))
 
 
-def above(batch: Batch, groups: Tensor, threshold: float) -> Tensor:
+def above(batch: Batch, groups: Tensor, threshold: Number) -> Tensor:
     """What was paid more than a threshold. [B]
 
     Rejection-sampling fine-tuning (RFT, 2308.01825; ReST-EM, 2312.06585), where pay-offs say what is right.
@@ -67,14 +68,15 @@ class Imitation(Update):
         optimizer: MakeOptimizer,
         teachers: Sequence[str],
         keep: Keep,
-        compare: str,
+        compare: Annotated[str, OneOf("group", "prompt")],
         aggregation: Aggregation,
         schedule: Schedule,
-        role_weights: Mapping[str, float],
-        micro_batch: int,
-        max_grad_norm: float,
+        role_weights: Mapping[str, NotNegative],
+        micro_batch: Count,
+        max_grad_norm: Annotated[float, Range(0, above=True)],
     ) -> None:
         check_compare(compare)
+        check_teachers(teachers, getattr(keep, "func", keep) is taught)
         self.descent = Descent(policy, roles, optimizer, schedule, role_weights, micro_batch, max_grad_norm)
         self.optimizer, self.teachers = self.descent.optimizer, tuple(teachers)
         self.reference, self.keep, self.compare, self.aggregation = reference, keep, compare, aggregation

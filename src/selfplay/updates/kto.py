@@ -2,14 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 from torch import Tensor
 
-from selfplay.core import Batch, Policy, Update, at_least
+from selfplay.core import Batch, Policy, SelfplayError, Update, at_least
+from selfplay.options import Count, NotNegative, Number, OneOf, Positive, Range, Steps
 from selfplay.updates.advantages import centred
-from selfplay.updates.descent import Descent, MakeOptimizer, check_compare, groups_of, not_negative, same_prompts
+from selfplay.updates.descent import (
+    Descent,
+    MakeOptimizer,
+    check_compare,
+    check_weights,
+    groups_of,
+    not_negative,
+    same_prompts,
+)
 from selfplay.updates.measures import by_role, roles_of
 from selfplay.updates.pairwise import check_beta
 from selfplay.updates.preferences import kl_baseline, kto
@@ -36,7 +45,7 @@ def above_mean(batch: Batch, groups: Tensor) -> Tensor:
     return torch.where(labels.abs() > ROUNDING * size, labels, 0.0)
 
 
-def above(batch: Batch, groups: Tensor, threshold: float) -> Tensor:
+def above(batch: Batch, groups: Tensor, threshold: Number) -> Tensor:
     """The pay-off minus a threshold. [B]"""
     return batch.payoffs - threshold
 
@@ -69,20 +78,23 @@ class KTO(Update):
         roles: Sequence[str],
         optimizer: MakeOptimizer,
         label: Label,
-        compare: str,
-        beta: float,
-        desirable: float,
-        undesirable: float,
-        refresh: int,
+        compare: Annotated[str, OneOf("group", "prompt")],
+        beta: Positive,
+        desirable: NotNegative,
+        undesirable: NotNegative,
+        refresh: Steps,
         schedule: Schedule,
-        role_weights: Mapping[str, float],
-        micro_batch: int,
-        max_grad_norm: float,
+        role_weights: Mapping[str, NotNegative],
+        micro_batch: Count,
+        max_grad_norm: Annotated[float, Range(0, above=True)],
     ) -> None:
         at_least(0, **{"update.refresh": refresh})
         not_negative(**{"update.desirable": desirable, "update.undesirable": undesirable})
+        if desirable == undesirable == 0:
+            raise SelfplayError("update.desirable and update.undesirable are 0, so nothing could be learnt; raise one")
         check_beta(beta)
         check_compare(compare)
+        check_weights(role_weights, roles)
         self.descent = Descent(policy, roles, optimizer, schedule, role_weights, micro_batch, max_grad_norm)
         self.optimizer = self.descent.optimizer
         self.policy, self.reference, self.refresh = policy, reference, refresh

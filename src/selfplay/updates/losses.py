@@ -5,10 +5,12 @@ regularizer's terms [B, T], and adds tokens up to a sum a turn. Nothing is avera
 short ones is the aggregation's affair, how turns and roles count the update's.
 """
 
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 from torch import Tensor
+
+from selfplay.options import Range, Share
 
 
 class Objective(Protocol):
@@ -29,7 +31,13 @@ def reinforce(logprobs: Tensor, old: Tensor, mask: Tensor, advantages: Tensor, p
 
 
 def clipped(
-    logprobs: Tensor, old: Tensor, mask: Tensor, advantages: Tensor, penalty: Tensor, low: float, high: float
+    logprobs: Tensor,
+    old: Tensor,
+    mask: Tensor,
+    advantages: Tensor,
+    penalty: Tensor,
+    low: Share,
+    high: Annotated[float, Range(0, 1000)],
 ) -> Tensor:
     """Sum over the reply's tokens of -min(r A, clip(r, 1 - low, 1 + high) A) + the penalty, r = pi / pi_old. [B]
 

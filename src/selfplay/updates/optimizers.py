@@ -1,16 +1,27 @@
 """The optimizer that updates take where their config names none; any of `torch.optim` may stand in its place."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated
 
 import torch
 from torch.nn import Parameter
 
+from selfplay.options import Momentum, NotNegative, Range
+
 FUSED = ("cpu", "cuda")
 
 
-def adamw(parameters: Iterable[Parameter], lr: float, weight_decay: float = 0.0, **options: Any) -> torch.optim.AdamW:
+def adamw(
+    parameters: Iterable[Parameter],
+    lr: Annotated[float, Range(0, 1e38, above=True)],
+    weight_decay: NotNegative = 0.0,
+    betas: tuple[Momentum, Momentum] = (0.9, 0.999),
+    eps: NotNegative = 1e-8,
+    amsgrad: bool = False,
+    fused: bool | None = None,
+) -> torch.optim.AdamW:
     """`torch.optim.AdamW` (Loshchilov & Hutter 2019), of all parameters in one pass where PyTorch has it for them."""
     some = list(parameters)
-    options.setdefault("fused", all(p.device.type in FUSED for p in some))
-    return torch.optim.AdamW(some, lr=lr, weight_decay=weight_decay, **options)
+    if fused is None:
+        fused = all(p.device.type in FUSED for p in some)
+    return torch.optim.AdamW(some, lr, betas, eps, weight_decay, amsgrad, fused=fused)

@@ -1,14 +1,24 @@
 """Learning from pairs of replies, one better than the other: DPO online, SPIN, SPPO."""
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from selfplay.core import Batch, Policy, SelfplayError, Update, at_least
-from selfplay.updates.descent import Descent, MakeOptimizer, check_compare, groups_of, shares
+from selfplay.options import Count, NotNegative, OneOf, Positive, Range, Steps
+from selfplay.updates.descent import (
+    Descent,
+    MakeOptimizer,
+    check_compare,
+    check_teachers,
+    check_weights,
+    groups_of,
+    shares,
+)
 from selfplay.updates.measures import by_role
-from selfplay.updates.pairs import Pairing, Pairs
+from selfplay.updates.pairs import Pairing, Pairs, demonstrated
 from selfplay.updates.preferences import PairLoss, win_probabilities
 from selfplay.updates.replies import descend_on_ratios
 from selfplay.updates.schedules import Schedule
@@ -42,18 +52,20 @@ class Pairwise(Update):
         optimizer: MakeOptimizer,
         teachers: Sequence[str],
         pairs: Pairing,
-        compare: str,
+        compare: Annotated[str, OneOf("group", "prompt")],
         objective: PairLoss,
-        beta: float,
-        refresh: int,
+        beta: Positive,
+        refresh: Steps,
         schedule: Schedule,
-        role_weights: Mapping[str, float],
-        micro_batch: int,
-        max_grad_norm: float,
+        role_weights: Mapping[str, NotNegative],
+        micro_batch: Count,
+        max_grad_norm: Annotated[float, Range(0, above=True)],
     ) -> None:
         at_least(0, **{"update.refresh": refresh})
         check_beta(beta)
+        check_teachers(teachers, getattr(pairs, "func", pairs) is demonstrated)
         check_compare(compare)
+        check_weights(role_weights, roles)
         self.descent = Descent(policy, roles, optimizer, schedule, role_weights, micro_batch, max_grad_norm)
         self.optimizer, self.teachers = self.descent.optimizer, tuple(teachers)
         self.policy, self.reference, self.refresh = policy, reference, refresh

@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from selfplay.core import Batch, Policy, SelfplayError, Update, at_least
+from selfplay.options import Count, NotNegative, OneOf, Range, Share, Steps
 from selfplay.updates.advantages import Advantage, Remembering
 from selfplay.updates.aggregations import Aggregation
-from selfplay.updates.descent import Descent, MakeOptimizer, check_compare, groups_of, not_negative
+from selfplay.updates.descent import Descent, MakeOptimizer, check_compare, check_weights, groups_of, not_negative
 from selfplay.updates.losses import Objective, reinforce
 from selfplay.updates.measures import by_role
 from selfplay.updates.regularizers import Regularizer
@@ -54,19 +56,19 @@ class PolicyGradient(Update):
         roles: Sequence[str],
         optimizer: MakeOptimizer,
         advantage: Advantage,
-        compare: str,
-        mixture: float,
+        compare: Annotated[str, OneOf("group", "prompt")],
+        mixture: Share,
         objective: Objective,
         aggregation: Aggregation,
         regularizer: Regularizer,
-        epochs: int,
-        minibatches: int,
+        epochs: Count,
+        minibatches: Count,
         schedule: Schedule,
-        role_weights: Mapping[str, float],
+        role_weights: Mapping[str, NotNegative],
         measure_kl: bool,
-        magnet_every: int,
-        micro_batch: int,
-        max_grad_norm: float,
+        magnet_every: Steps,
+        micro_batch: Count,
+        max_grad_norm: Annotated[float, Range(0, above=True)],
     ) -> None:
         at_least(1, **{"update.epochs": epochs, "update.minibatches": minibatches})
         at_least(0, **{"update.magnet_every": magnet_every})
@@ -79,6 +81,7 @@ class PolicyGradient(Update):
                 "reinforce is on-policy; take update=ppo, or 1 of each"
             )
         check_compare(compare)
+        check_weights(role_weights, roles)
         self.descent = Descent(policy, roles, optimizer, schedule, role_weights, micro_batch, max_grad_norm)
         self.optimizer = self.descent.optimizer
         self.policy, self.reference, self.regularizer = policy, reference, regularizer

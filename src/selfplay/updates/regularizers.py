@@ -19,6 +19,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from selfplay.options import NotNegative
+
 
 class Regularizer(Protocol):
     """Two hooks of an update; `beta` is its strength."""
@@ -49,7 +51,7 @@ class Off:
 class InLoss:
     """beta times the estimator, differentiated."""
 
-    def __init__(self, estimator: Callable[[Tensor, Tensor], Tensor], beta: float) -> None:
+    def __init__(self, estimator: Callable[[Tensor, Tensor], Tensor], beta: NotNegative) -> None:
         self.estimator, self.beta = estimator, beta
 
     def loss(self, logprobs: Tensor, reference: Tensor) -> Tensor:
@@ -62,7 +64,7 @@ class InLoss:
 class InPayoff:
     """Minus beta times the cost of the whole reply's log-ratio, paid and not differentiated."""
 
-    def __init__(self, cost: Callable[[Tensor], Tensor], beta: float) -> None:
+    def __init__(self, cost: Callable[[Tensor], Tensor], beta: NotNegative) -> None:
         self.cost, self.beta = cost, beta
 
     def loss(self, logprobs: Tensor, reference: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import math
 from typing import Protocol
 
 from selfplay.core import SelfplayError
+from selfplay.options import Positive, Steps
 
 
 class Schedule(Protocol):
@@ -21,17 +22,17 @@ def constant(step: int) -> float:
     return 1.0
 
 
-def linear(step: int, steps: int, warmup: int) -> float:
+def linear(step: int, steps: Steps, warmup: Steps) -> float:
     """Up from 1/warmup to 1 over the first `warmup` steps, then down so that the step after the last would be 0."""
     return _rise(step, warmup) * (1.0 - _progress(step, steps, warmup))
 
 
-def cosine(step: int, steps: int, warmup: int) -> float:
+def cosine(step: int, steps: Steps, warmup: Steps) -> float:
     """The same way up, then down along half a cosine (SGDR, 1608.03983)."""
     return _rise(step, warmup) * 0.5 * (1.0 + math.cos(math.pi * _progress(step, steps, warmup)))
 
 
-def harmonic(step: int, half: float) -> float:
+def harmonic(step: int, half: Positive) -> float:
     """1 / (1 + (step - 1) / half), a half at step `half` + 1.
 
     The sum of the rates diverges and that of their squares does not (Robbins and Monro 1951), so what a constant rate

@@ -1,0 +1,79 @@
+"""Whether what a user typed does anything: an override that nothing reads is a mistake, and is refused by its name."""
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+from selfplay.config import LAST, OPTIONS
+from selfplay.core import SelfplayError
+from selfplay.signature import shown
+
+NOTHING = ("none", "null", None)  # choices that stand for the absence of a part
+OPTIONAL = ("reward", "quality", "eval")
+
+
+def take_away(cfg: DictConfig, choices: Mapping[str, Any]) -> None:
+    """A part that was chosen to be none is none, even if an experiment has values for another choice."""
+    for name in OPTIONAL:
+        part = OmegaConf.select(cfg, name)
+        if choices.get(name) in NOTHING and isinstance(part, DictConfig) and "_target_" not in part:
+            cfg[name] = None
+
+
+def check_effect(cfg: DictConfig, overrides: Sequence[str], read: set[str]) -> None:
+    """Raise SelfplayError for the first override that changes nothing.
+
+    Args:
+        overrides: as they were typed.
+        read: the keys that the interpolations of what is used have led to.
+    """
+    for override in overrides:
+        name, equals, value = override.partition("=")
+        group, _, package = name.lstrip("+~").partition("@")
+        key = package or group
+        if not equals or name.startswith("~") or (group != key and "/" in key):
+            continue
+        root = key.split(".")[0].split("/")[0]
+        if root in OPTIONS or root in LAST:
+            if value not in NOTHING:
+                _check_used(cfg, key)
+        elif root in cfg and value not in NOTHING and not _is_read(key, read):
+            raise SelfplayError(
+                f"'{override}' changes nothing, for no part of this run reads {root}{_meant(root, key)}; leave it out, "
+                "or choose a part that does"
+            )
+
+
+def _is_read(key: str, read: set[str]) -> bool:
+    return any(key == there or key.startswith(f"{there}.") or there.startswith(f"{key}.") for there in read)
+
+
+def _meant(root: str, key: str) -> str:
+    near = get_close_matches(root, [*OPTIONS, *LAST], n=1)
+    return f" (did you mean {near[0]}?)" if near else f" ({key})" if key != root else ""
+
+
+def _check_used(cfg: DictConfig, key: str) -> None:
+    """Raise SelfplayError where a constructor says that an option means nothing beside the others that are given."""
+    names = key.split(".")
+    for length in range(1, len(names)):
+        node = OmegaConf.select(cfg, ".".join(names[:length]))
+        if not isinstance(node, DictConfig):
+            part = ".".join(names[:length])
+            raise SelfplayError(
+                f"{key} is given, but {part} is {shown(node)}; leave it out, or choose another {names[0]}"
+            )
+        if "_target_" not in node:
+            continue
+        conditions = getattr(get_object(node["_target_"]), "applies", {})
+        for name, wanted in conditions.get(names[length], {}).items():
+            if node[name] not in (wanted if isinstance(wanted, tuple) else (wanted,)):
+                where = ".".join([*names[:length], name])
+                meant = " or ".join(map(str, wanted)) if isinstance(wanted, tuple) else shown(wanted)
+                raise SelfplayError(
+                    f"{key} is given, but it counts only where {where} is {meant}, and it is {shown(node[name])}; "
+                    "change one of them"
+                )
