@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from peft import LoraConfig
 
 from selfplay.build import Cast, cast
+from selfplay.config import check_config
 
 SOURCES = [*sorted((cli.ROOT / "src").rglob("*.py")), cli.ROOT / "run.py"]
 
@@ -21,6 +22,7 @@ SOURCES = [*sorted((cli.ROOT / "src").rglob("*.py")), cli.ROOT / "run.py"]
 @pytest.mark.parametrize("choice", cli.choices())
 def test_every_yaml_builds(choice: str) -> None:
     config = cli.composed(*cli.needing(choice))
+    check_config(config)
     made = cast(config)
     assert isinstance(made, Cast) and "learner" in made.opponent.seated.values()
     assert ("quality" in made.referees, "reward" in made.referees) == (bool(config.quality), bool(config.reward))

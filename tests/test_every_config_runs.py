@@ -42,7 +42,7 @@ def shrunk(choice: str) -> list[str]:
         args.append("opponent.exploit=0")  # one step is no whole period of a league with an exploiter
     if config.eval is not None and choice.startswith(("eval=", "experiment=")):
         args += ["eval.episodes=2"] if "episodes" in config.eval else []
-        args += ["task.per_cell=1"] if "per_cell" in config.task else []
+        args += ["task.per_cell=1"] if "per_cell" in config.task and "task" in config.eval else []
         args += ["eval.task.held_out=2"] if "held_out" in config.eval.get("task", {}) else []
     return args
 

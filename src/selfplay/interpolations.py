@@ -18,7 +18,7 @@ def followed(parent: DictConfig | ListConfig, name: Any, key: str, read: set[str
     Raises:
         SelfplayError: it is not there, has no value yet (???), or leads nowhere.
     """
-    node: Any = parent._get_node(name)
+    node: Any = parent._get_node(name, validate_access=False)
     if node is None:
         raise SelfplayError(f"{key} is not there; it has been taken away (~{key}), so put it back")
     if node._is_missing():
