@@ -24,6 +24,7 @@ COMPONENTS = (
     "selfplay.outcomes",
     "selfplay.players",
     "selfplay.referees",
+    "selfplay.sandbox.sandbox",
     "selfplay.tasks",
     "selfplay.theory.meta",
     "selfplay.updates",
@@ -31,11 +32,9 @@ COMPONENTS = (
 MACHINERY = (  # inside them, but no component: what isolates processes, speaks HTTP, writes files
     "selfplay.loggers.logger",
     "selfplay.referees.cache",
-    "selfplay.referees.cell",
     "selfplay.referees.transport",
-    "selfplay.referees.walls",
 )
-SANDBOX, ENDPOINT = "selfplay.referees.sandbox.Sandbox", "selfplay.referees.endpoint.Endpoint"
+SANDBOX, ENDPOINT = "selfplay.sandbox.sandbox.Sandbox", "selfplay.referees.endpoint.Endpoint"
 
 
 def check_targets(config: DictConfig, file: Path, trusted: Sequence[str] = ()) -> None:
