@@ -143,3 +143,19 @@ def test_the_core_names_no_component(file: str) -> None:
             used |= {alias.name for alias in node.names}
             assert not re.match(rf"selfplay\.({'|'.join(folders)})\b", node.module or ""), node.module
     assert not used & components
+
+
+@pytest.mark.parametrize(
+    ("overrides", "probed"),
+    [
+        ((), True),
+        (("player=smollm2",), False),  # whose Challenger asks anything
+        (("player=hf", "player.path=x", "game=lsp_zero"), False),
+        (("player=smollm2", "task=arithmetic", "probes=task"), True),
+        (("player=smollm2", "task=arithmetic", "game=dataset"), True),  # where questions are the task's
+        (("experiment=smollm2_arithmetic_spark",), True),
+        (("experiment=lsp_paper",), False),
+    ],
+)
+def test_probes_are_there_where_they_apply(overrides: tuple[str, ...], probed: bool) -> None:
+    assert (cli.composed(*overrides).probes.truth is not None) == probed

@@ -1,5 +1,6 @@
 """What may be typed: options against type hints, values that mean nothing, set-ups that learn nothing, keys."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
@@ -48,7 +49,9 @@ HINTS: list[tuple[Any, list[Any], list[Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("hint", "right", "wrong"), HINTS, ids=[str(hint) for hint, _, _ in HINTS])
+@pytest.mark.parametrize(
+    ("hint", "right", "wrong"), HINTS, ids=[re.sub(" object at 0x[0-9a-f]+", "", str(hint)) for hint, _, _ in HINTS]
+)
 def test_a_value_is_what_its_hint_says(hint: Any, right: list[Any], wrong: list[Any]) -> None:
     def check(value: Any) -> None:
         walk, node = Walk(), OmegaConf.create({"x": value})
