@@ -120,8 +120,9 @@ def _resumed(cfg: DictConfig, folder: RunFolder, overrides: list[str]) -> DictCo
             )
         _change(config, key, cfg)
     for key, kind in (("seats", DictConfig), ("checkpoint", DictConfig), ("overrides", ListConfig)):
-        if not isinstance(config.get(key), kind):
-            raise SelfplayError(f"{key} is {config.get(key)} in {folder.path}/config.yaml; restore what the run wrote")
+        value = OmegaConf.select(config, key)
+        if not isinstance(value, kind):
+            raise SelfplayError(f"{key} is {value} in {folder.path}/config.yaml; restore what the run wrote")
     config.resume = str(cfg.resume)
     config.overrides = [*config.overrides, *overrides]
     check_config(config)
