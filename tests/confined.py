@@ -74,6 +74,7 @@ class Host:
 
     def __enter__(self) -> "Host":
         os.environ["SELFPLAY_TEST_SECRET"] = "0123456789"
+        self.earlier = set(descendants(os.getpid()))  # of other tests: the worker of scorers, say
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # orphans become our children: whoever is left is seen
         self.temporary = TemporaryDirectory()
         self.folder = Path(self.temporary.name)
@@ -99,6 +100,9 @@ class Host:
         tests = (("", "the secret 42"), ("7", "the secret 43")) if attack.program else TESTS
         return sandbox.run(code, tests).passed
 
+    def _new(self) -> set[int]:
+        return set(descendants(os.getpid())) - self.earlier
+
     def harms(self) -> list[str]:
         """What has happened to it."""
         found = []
@@ -111,7 +115,7 @@ class Host:
             found.append("somebody connected")
         except BlockingIOError:
             pass
-        left = [pid for pid in descendants(os.getpid()) if b"selfplay.sandbox" in _command(pid)]
+        left = [pid for pid in self._new() if b"selfplay.sandbox" in _command(pid)]
         return [*found, *(f"process {pid} is left" for pid in left)]
 
 
