@@ -105,7 +105,7 @@ def check_player(kind: str, adapter: str | None) -> None:
             if adapter is None:
                 outside = AutoModelForCausalLM.from_pretrained(kept).eval()
                 ids = batch.prompts[0][None]
-                _same(f"{kind} outside", outside(input_ids=ids).logits, player.model(input_ids=ids).logits)
+                _same(f"{kind} outside", *(m(input_ids=ids, use_cache=False).logits for m in (outside, player.model)))
             old = before.logprobs(batch).detach()
             player.restore(before)
             _same(f"{kind} with {adapter} restored", player.logprobs(batch), old)

@@ -27,7 +27,7 @@ KINDS = tuple(sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
 REWARD_KINDS = tuple(sorted(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES))
 VOCABULARY, POSITIONS, WINDOW = 128, 512, 16
 RULES: tuple[tuple[str, int], ...] = (  # what an option is called -> its size; the first that fits holds
-    (r"\w*vocab_size(_per_layer_input)?|n_vocab|bucket_size|num_hash_buckets", VOCABULARY),
+    (r"\w*vocab_size(_per_layer_input)?|n_vocab|bucket_size", VOCABULARY),
     (
         r"max_(position_embeddings|target_positions|source_positions|seq_len)|n_positions|n_ctx|context_length",
         POSITIONS,
