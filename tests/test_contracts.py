@@ -99,7 +99,7 @@ def test_options_that_are_merged_into_another_function() -> None:
 def test_they_are_told_at_the_start() -> None:
     ended = cli.run("update=grpo", "update.objective._target_=selfplay.updates.losses.reinforce", "steps=1")
     assert ended.code == 1 and ended.err.count("\n") == 1
-    assert "which has no option 'low' (given: 0.2); remove it with ~update.objective.low" in ended.err
+    assert "has no option 'low'" in ended.err and "remove it with ~update.objective.low" in ended.err
 
 
 def test_an_openspiel_game_without_numbered_actions() -> None:
