@@ -68,7 +68,7 @@ REFUSED = {  # in a sentence with these words, before anything is made
     "player.stop=yes": ["player.stop is 'yes'", "a list"],
     "+player.lora=[q]": ["player.lora is", "mapping"],
     "update.objective=clipped": ["update.objective is 'clipped'", "_target_"],
-    "probes=null": ["probes is null", "mapping"],
+    "probes.truth=5": ["probes.truth is 5", "_target_"],
     "~reward": ["reward", "taken away"],
     "seed=12345678901234567890": ["seed is 12345678901234567890", "at most 4294967295"],
     "seed=${nope}": ["seed is '${nope}'", "nope"],

@@ -181,6 +181,7 @@ def test_the_trial_sees_a_cap_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_trial_sees_what_is_wrong_with_an_adapter_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The adapter is the identity still."""
     policy = adapted()
+    forget(policy.model)  # made when the player was
     monkeypatch.setattr(decoder, "_weights", lambda module: (decoder.base_of(module).weight, None))
     assert not can_decode(policy.model)
 
