@@ -12,7 +12,7 @@ from conftest import config
 from fuzz_overrides import WRONG, Set, drawn, limit, tried
 from omegaconf import OmegaConf
 
-from selfplay.commandline import mistake
+from selfplay.commandline import assignments, mistake
 from selfplay.config import check_config
 from selfplay.core import SelfplayError
 from selfplay.effect import check_effect
@@ -288,3 +288,9 @@ def test_the_fuzzer_sees_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(cli, "run", lambda *_: cli.Ended(1, "", "Traceback (most recent call last):\nValueError: x"))
     assert tried(case, tmp_path).reason == "traceback: ValueError: x"
     assert len({value for pool in WRONG.values() for value in pool}) > 250
+
+
+def test_a_sweep_over_a_glob_is_read() -> None:
+    assert list(assignments("regularizer=glob(kl_*,exclude=*_payoff)")) == [
+        ("regularizer", "glob(kl_*,exclude=*_payoff)")
+    ]

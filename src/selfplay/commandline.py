@@ -36,6 +36,8 @@ def assignments(argument: str) -> Iterator[tuple[str, object]]:
     yield key, text
     override = _parsed(argument)
     if override is not None and override.is_sweep_override():
+        if type(override.value()).__name__ == "Glob":  # the names of choices, which Hydra alone can list
+            return
         for choice in override.sweep_string_iterator():
             yield key, str(choice).strip("'\"")
     elif override is not None:
