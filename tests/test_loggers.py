@@ -336,7 +336,10 @@ def test_a_mere_folder_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 REFUSED = {
     ("wandb", "logger.wandb.mode=disabled"): "logger.wandb.mode is 'disabled', but it must be one of offline, online",
-    ("mlflow", "logger.mlflow.uri=https://me:hush@host/x"): "logger.mlflow.uri was given what looks like a key or a password",
+    (
+        "mlflow",
+        "logger.mlflow.uri=https://me:hush@host/x",
+    ): "logger.mlflow.uri was given what looks like a key or a password",
 }
 
 
