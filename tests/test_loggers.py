@@ -339,7 +339,7 @@ REFUSED = {
     (
         "mlflow",
         "logger.mlflow.uri=https://me:hush@host/x",
-    ): "logger.mlflow.uri was given what looks like a key or a password",
+    ): "uri was given what looks like a key or a password",
 }
 
 
