@@ -121,7 +121,6 @@ def test_a_resumed_run_has_left_its_reference(tmp_path: Path) -> None:
 # --- the first update moves something ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rate", ["0.0", "1e-30"])
 @pytest.mark.parametrize(
     "args",
     [
@@ -130,8 +129,8 @@ def test_a_resumed_run_has_left_its_reference(tmp_path: Path) -> None:
     ],
     ids=["language", "table"],
 )
-def test_an_update_that_moves_nothing(args: Sequence[str], rate: str, tmp_path: Path) -> None:
-    told = refused(tmp_path, *args, f"update.optimizer.lr={rate}")
+def test_an_update_that_moves_nothing(args: Sequence[str], tmp_path: Path) -> None:
+    told = refused(tmp_path, *args, "update.optimizer.lr=1e-30")
     assert "left every weight as it was" in told and "raise update.optimizer.lr" in told
     assert cli.summary(tmp_path)["status"] == "failed"
 

@@ -153,7 +153,7 @@ def test_a_run_is_not_finished_before_its_last_file_is_written(whole: Path, tmp_
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("selfplay.runs.session.draw_curves", broken)
-        assert "OSError: no space left" in sweeps.start(tmp_path, *sweeps.TABLE, SEEDS).out
+        assert "curves.png cannot be written (no space left)" in sweeps.start(tmp_path, *sweeps.TABLE, SEEDS).out
     ended = sweeps.start(tmp_path, *sweeps.TABLE, SEEDS)
     assert ended.code == 0 and "2 gone on with and finished" in ended.out
     sweeps.assert_same(tmp_path, whole)
@@ -184,8 +184,8 @@ def test_every_batch_is_launched_whatever_failed_before(tmp_path: Path) -> None:
 
 def test_what_cannot_be_composed_is_told_too(tmp_path: Path) -> None:
     ended = sweeps.start(tmp_path, *sweeps.TABLE, "+game.nothing='${nowhere}',1", "steps=1")
-    assert ended.code == 1 and "Interpolation key 'nowhere' not found" in ended.out and "'${nowhere}'" in ended.out
-    assert "sweep of 2 jobs: 2 failed" in ended.out and "unexpected keyword" in ended.out
+    assert ended.code == 1 and "nowhere" in ended.out and "'${nowhere}'" in ended.out
+    assert "sweep of 2 jobs: 2 failed" in ended.out and "has no option 'nothing'" in ended.out
     assert not (tmp_path / "0").exists() and cli.summary(tmp_path / "1")["status"] == "failed"
 
 
