@@ -290,7 +290,13 @@ def test_the_fuzzer_sees_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len({value for pool in WRONG.values() for value in pool}) > 250
 
 
-def test_a_sweep_over_a_glob_is_read() -> None:
-    assert list(assignments("regularizer=glob(kl_*,exclude=*_payoff)")) == [
-        ("regularizer", "glob(kl_*,exclude=*_payoff)")
-    ]
+@pytest.mark.parametrize(
+    "argument", ["regularizer=glob(kl_*,exclude=*_payoff)", "update.optimizer.lr=tag(log,interval(0.1,10.0))"]
+)
+def test_a_sweep_without_a_list_is_left_to_hydra(argument: str) -> None:
+    assert list(assignments(argument)) == [tuple(argument.split("=", 1))]
+
+
+def test_every_value_of_a_sweep_is_looked_at() -> None:
+    assert {value for _, value in assignments("seed=1,2")} == {"1,2", "1", "2"}
+    assert {value for _, value in assignments("seed=range(5,7)")} == {"range(5,7)", "5", "6"}

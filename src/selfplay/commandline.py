@@ -36,7 +36,7 @@ def assignments(argument: str) -> Iterator[tuple[str, object]]:
     yield key, text
     override = _parsed(argument)
     if override is not None and override.is_sweep_override():
-        if type(override.value()).__name__ == "Glob":  # the names of choices, which Hydra alone can list
+        if type(override.value()).__name__ not in ("ChoiceSweep", "RangeSweep"):  # a glob or an interval has no list
             return
         for choice in override.sweep_string_iterator():
             yield key, str(choice).strip("'\"")
