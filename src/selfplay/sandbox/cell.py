@@ -16,7 +16,7 @@ def main(job: dict[str, Any]) -> None:
 
     try:
         if job["isolation"] == "none":
-            confine.control(confine.PDEATHSIG, 9)
+            confine.die_with_starter()
         else:
             _shut(job)
         if "tests" in job:

@@ -54,7 +54,7 @@ def _sealed(data: bytes) -> int:
 def _start(job: Job, stdin: int | None, pipes: tuple[int, ...], work: Callable[[], None]) -> tuple[int, int]:
     """A process that works under limits, and the end of the pipe into which its stdout goes where it has a stdin."""
     reading, writing = os.pipe()
-    child = os.fork()
+    parent, child = os.getpid(), os.fork()
     if child:
         for pipe in (writing, *pipes):  # of the judge: it shall see when the code is gone
             os.close(pipe)
@@ -62,6 +62,8 @@ def _start(job: Job, stdin: int | None, pipes: tuple[int, ...], work: Callable[[
     try:
         os.setsid()
         confine.control(confine.PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it has gone already, so no signal would come
+            os._exit(1)
         null = os.open("/dev/null", os.O_RDWR)
         wanted = [null if stdin is None else stdin, null if stdin is None else writing, null, *pipes]
         high = [_above(fd) for fd in wanted]
@@ -89,11 +91,18 @@ def _above(fd: int) -> int:
 
 
 def _watch(job: Job, child: int, pipe: int, most: int) -> tuple[bytes, bool]:
-    """What came through the pipe until the process ended, and whether it had to be ended: too late, or too much."""
+    """What came through the pipe until the process ended, and whether it had to be ended: too late, or too much.
+
+    When our stdin hangs up, whoever started us is gone, and we end with all that we started: the kernel's signal at a
+    parent's death does not come where that parent, bubblewrap's, may not signal us any more.
+    """
     said, end, ended, open_ = b"", time.monotonic() + job["seconds"], os.pidfd_open(child), [pipe]
     late = False
     while len(said) <= most or not most:
-        ready, _, _ = select.select([*open_, ended], [], [], max(0.0, end - time.monotonic()))
+        ready, _, _ = select.select([0, *open_, ended], [], [], max(0.0, end - time.monotonic()))
+        if 0 in ready and not os.read(0, 1):
+            _sweep(job, child)
+            os._exit(1)
         if pipe in ready:
             data = os.read(pipe, 1 << 16)
             said += data if most else b""

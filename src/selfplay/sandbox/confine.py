@@ -3,6 +3,7 @@
 import ctypes
 import os
 import resource
+import select
 import signal
 from typing import Any
 
@@ -58,8 +59,18 @@ def drop_privileges() -> None:
     header, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
     call("capset", header, none)
     control(NO_NEW_PRIVS, 1)
-    control(PDEATHSIG, signal.SIGKILL)
+    die_with_starter()
     control(DUMPABLE, 0)  # proposed code may not look into it
+
+
+def die_with_starter() -> None:
+    """End with the process that started this one, or now, if it has gone already: then no signal would come, and the
+    pipe that it kept open as our stdin has hung up. To be called after the last change of users, which clears it."""
+    control(PDEATHSIG, signal.SIGKILL)
+    pipe = select.poll()
+    pipe.register(0, select.POLLHUP)
+    if pipe.poll(0):
+        os._exit(1)
 
 
 def limit(job: dict[str, Any]) -> None:
