@@ -166,8 +166,8 @@ def test_a_sweep_stops_with_its_jobs(launcher: str, tmp_path: Path) -> None:
     assert len(runs) >= at_work
     for run in runs:
         assert cli.summary(run)["status"] == "interrupted"
-        assert cli.steps(run) == [f"step-{logged(run):06d}"]
-    assert not (sweep / ".stop").exists()
+        assert not logged(run) or cli.steps(run) == [f"step-{logged(run):06d}"]  # a third job may have just begun
+    assert sum(logged(run) > 3 for run in runs) >= at_work and not (sweep / ".stop").exists()
     if launcher != "basic":
         assert {job["outcome"] for job in sweeps.jobs(sweep)} == {"interrupted"} and "3 interrupted" in said
 

@@ -1,5 +1,6 @@
 """Every task under conf/task keeps its word: found by glob, with what it needs from `stored`."""
 
+import sys
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -130,7 +131,9 @@ def test_extras(module: str, name: str, extra: str, monkeypatch: pytest.MonkeyPa
         cached.cache_clear()
     if name == "math":
         task = make(config("task=math", *needed).task, "task")
-    monkeypatch.setitem(__import__("sys").modules, module, None)
+    for loaded in [name for name in sys.modules if name.startswith(f"{module}.")]:
+        monkeypatch.delitem(sys.modules, loaded)  # they would be found without their package
+    monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(SelfplayError, match=rf"pip install 'selfplay\[{extra}\]'"):
         if name == "math":
             task.correct(task.held_out()[0], "1")
