@@ -99,6 +99,7 @@ SPECIAL: dict[str, dict[str, Any]] = {  # what a kind needs beside
     "nemotron_h": {"mamba_num_heads": 8, "mamba_head_dim": 8, "ssm_state_size": 8, "n_groups": 2},
     "qwen4_exp_text": {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 8}
     | {"indexer_compress_ratio": 4},
+    "perceiver": {"d_latents": 32, "num_self_attends_per_block": 2},  # of 26 of width 1280 float32 keeps no digit
     "recurrent_gemma": {"num_hidden_layers": 3, "num_key_value_heads": 1},
     "reformer": {"is_decoder": True, "attn_layers": ["local", "lsh"], "axial_pos_shape": [16, 32]}
     | {"axial_pos_embds_dim": [16, 16], "local_attn_chunk_length": 16, "lsh_attn_chunk_length": 16, "num_buckets": 4},

@@ -149,8 +149,29 @@ def test_what_is_read_is_not(overrides: list[str]) -> None:
 
 def test_an_unknown_experiment_is_refused_with_the_names(tmp_path: Path) -> None:
     ended = cli.run(f"hydra.run.dir={tmp_path / 'run'}", "experiment=headrom")
-    assert ended.code == 1 and "'experiment/headrom'" in ended.err and "headroom" in ended.err
-    assert list(tmp_path.iterdir()) == []
+    assert ended.code == 1 and "'headrom'; did you mean headroom? it has grpo_paper, headroom" in ended.err
+    assert ended.err.startswith("error: ") and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["player=tinny"], "player has no choice 'tinny'; did you mean tiny"),
+        (["-m", "reward=rm,selfjugde"], "reward has no choice 'selfjugde'; did you mean selfjudge or"),
+        (["-m", "reward=choice(rm,verifer)"], "'verifer'; did you mean verifier"),
+        (["+eval@evals.more=heldot"], "eval has no choice 'heldot'; did you mean heldout"),
+        (["logger=[wandb,tensorbord]"], "'tensorbord'; did you mean tensorboard"),
+        (["game=''"], "game has no choice ''; it has blotto"),
+        (["-m", "--cfg", "job"], "-m and --cfg are two things to do"),
+        (["player=tinny", "--config-dir", "mine"], None),
+        (["player=tinny", "hydra.searchpath=[file:///mine]"], None),
+        (["reward=verifier.yaml", "game=${mine}", "eval@evals.more=heldout", "logger=[wandb,mlflow]"], None),
+        (["-m", "game=glob(k*)", "player=tiny,hf", "seed=range(3)", "~logger"], None),
+    ],
+)
+def test_a_name_that_a_group_lacks_is_refused_with_the_nearest(arguments: list[str], told: str | None) -> None:
+    found = mistake(arguments, cli.CONF)
+    assert found is None if told is None else found is not None and told in found
 
 
 @pytest.mark.parametrize("name", [c for c in cli.choices("experiment") if "paper" not in c and "smollm2" not in c])

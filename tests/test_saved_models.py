@@ -230,9 +230,21 @@ def test_a_reward_adapter_is_read(tmp_path: Path) -> None:
         judge(tmp_path / "bare")
 
 
+@pytest.mark.parametrize(("kind", "lost"), [("youtu", r"embed_tokens\.weight"), ("zaya", r"gate\.balancing_biases")])
+def test_what_transformers_would_draw_anew_at_each_reading_is_told(kind: str, lost: str) -> None:
+    """It initialises a part of these models, although the file holds it."""
+    import architectures
+
+    model = architectures.model_of(kind)
+    kept = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(SelfplayError, match=rf"transformers draws model\..*{lost} of .*anew.*train an adapter"):
+        checkpoints.check_kept(model, "x")
+    assert all(same(value, kept[name]) for name, value in model.state_dict().items())
+    checkpoints.check_kept(architectures.model_of("qwen3"), "x")
+
+
 @pytest.mark.parametrize("kind", ["youtu", "zaya"])
-def test_what_transformers_reads_otherwise_than_it_is_held_is_told(kind: str, tmp_path: Path) -> None:
-    """It draws a part of these models anew, although the file holds it."""
+def test_a_checkpoint_that_is_read_otherwise_than_it_is_held_is_refused(kind: str, tmp_path: Path) -> None:
     import architectures
 
     model, other = architectures.model_of(kind), architectures.model_of(kind, seed=1)

@@ -31,6 +31,7 @@ def alone(referee: RewardModel) -> Tensor:
         ("modernbert", "_padded"),
         ("t5", "_padded"),
         ("fnet", "_by_length"),  # knows no mask
+        ("mobilebert", "_by_length"),  # reads what stands beside a token, padding too; its scores nearly hide it
         ("qwen3_5_text", "_by_states"),
         ("gpt2", "_by_states"),
     ],

@@ -1,11 +1,18 @@
 """What is wrong with a command line before anything is composed, made or written. Nothing heavy is imported here."""
 
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from selfplay.secrets import holds_secret, told
 
-HEADS = ("+", "~")
+ACTIONS = {  # flags of which Hydra takes one
+    **dict.fromkeys(("--multirun", "-m"), "multirun"),
+    **dict.fromkeys(("--cfg", "-c"), "cfg"),
+    **dict.fromkeys(("--info", "-i"), "info"),
+    **dict.fromkeys(("--run", "-r"), "run"),
+    **dict.fromkeys(("--shell-completion", "-sc"), "completion"),
+}
 
 
 def mistake(arguments: Sequence[str], conf: Path) -> str | None:
@@ -16,12 +23,20 @@ def mistake(arguments: Sequence[str], conf: Path) -> str | None:
         conf: the folder whose folders are the groups.
     """
     groups = {path.name for path in conf.iterdir() if path.is_dir()}
+    flags = [argument.partition("=")[0] for argument in arguments]
+    if len(asked := [flag for flag in flags if flag in ACTIONS]) > 1 and len({ACTIONS[flag] for flag in asked}) > 1:
+        return f"{' and '.join(dict.fromkeys(asked))} are two things to do; give one of them"
     for argument in arguments:
         for key, value in assignments(argument):
             if holds_secret(key.split("@")[0], value):
                 return told(key)
     for argument in arguments:
         if (fault := _no_choice(argument, groups)) is not None:
+            return fault
+    if any(map(_brings_configs, arguments)):
+        return None  # choices that only Hydra finds
+    for argument in arguments:
+        if (fault := _unknown_choice(argument, groups, conf)) is not None:
             return fault
     return None
 
@@ -59,6 +74,33 @@ def _no_choice(argument: str, groups: set[str]) -> str | None:
     return f"{group} is {shown}, but it must be the name of a choice; see conf/{group}" + (
         f", where {group}=none is nothing" if value is None else ""
     )
+
+
+def _brings_configs(argument: str) -> bool:
+    """Whether it names another folder of configs."""
+    return argument.startswith(("--config", "-cd", "-cp", "-cn")) or "hydra.searchpath" in argument
+
+
+def _unknown_choice(argument: str, groups: set[str], conf: Path) -> str | None:
+    """A name that a group does not have, with the nearest ones and then all that it has."""
+    override = _parsed(argument)
+    group = argument.partition("=")[0].partition("@")[0].lstrip("+")
+    if override is None or group not in groups:
+        return None
+    known = sorted(path.stem for path in (conf / group).glob("*.yaml"))
+    for _, value in assignments(argument):
+        for name in value if isinstance(value, list) else [value]:
+            name = name.strip("'\"") if isinstance(name, str) else name
+            if isinstance(name, str) and name.removesuffix(".yaml") not in known and not _is_computed(name):
+                near = get_close_matches(name, known, n=3)
+                meant = f"did you mean {' or '.join(near)}? " if near else ""
+                return f"{group} has no choice '{name}'; {meant}it has {', '.join(known)}"
+    return None
+
+
+def _is_computed(name: str) -> bool:
+    """Not a name but an expression, of Hydra's or of OmegaConf's, or one of several that are still to be parted."""
+    return any(sign in name for sign in "${}()[],:/")
 
 
 def _parsed(argument: str):  # type: ignore[no-untyped-def]

@@ -80,7 +80,14 @@ class Adapter:
         _check(config, base)
         with torch.random.fork_rng(), _without_hints():
             torch.manual_seed(seed)
-            self.model: Any = get_peft_model(base, config).eval()
+            try:
+                self.model: Any = get_peft_model(base, config).eval()
+            except (ValueError, TypeError, AttributeError, RuntimeError, NotImplementedError, LookupError) as error:
+                reason = str(error).strip().split("\n")[0]
+                raise SelfplayError(
+                    f"peft cannot put this adapter into {type(base).__name__} ({reason}); change player.lora, for "
+                    "example its target_modules"
+                ) from error
         self._check_whole(missing, path)
         self.start: dict[str, Tensor] | None = None
         if leaves_residual(config):
@@ -90,7 +97,9 @@ class Adapter:
         every = {**self.model.state_dict(keep_vars=True), **trained}
         names = trained.keys() | set(self._names().values())
         self.weights: dict[str, Tensor] = {name: every[name] for name in sorted(names)}
-        if path is not None:
+        if path is None:
+            self._check_names()
+        else:
             digests.check(Path(resolve(path)), "give another checkpoint")
             self._read(
                 path, f"the adapter '{path}' does not fit player.lora", "leave out player.lora to take it as it is"
@@ -106,6 +115,14 @@ class Adapter:
             raise SelfplayError(
                 f"neither the adapter '{path}' nor its base model has {some(sorted(lost))}, which would be drawn by "
                 "chance; give a model that was trained and saved for this use"
+            )
+
+    def _check_names(self) -> None:
+        """Raise SelfplayError where peft would not find an adapter's weights again by the names that it saves."""
+        names = {name: p.detach().clone() for name, p in self._state().items()}
+        if reason := self._of_base(names) or self._assign(names):
+            raise SelfplayError(
+                f"peft could not read this adapter again as it saves it ({reason}); change player.lora.target_modules"
             )
 
     def _check_apart(self) -> None:

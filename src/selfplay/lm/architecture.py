@@ -50,6 +50,31 @@ def check_architecture(model: PreTrainedModel, path: str) -> None:
         )
     if not alike(whole[:, :SEEN], first, whole.dtype):
         raise SelfplayError(f"{kind} lets a token see what comes after it, so it cannot write token by token; {REMEDY}")
+    _check_gradient(model, ids, kind)
+
+
+@torch.enable_grad()
+def _check_gradient(model: PreTrainedModel, ids: Tensor, kind: str) -> None:
+    """Raise SelfplayError where no gradient comes from the logits down to what the first layer reads.
+
+    Of what the embedding gives out alone, which needs no memory for the gradients of parameters.
+    """
+    given: list[Tensor] = []
+
+    def leaf(module: Any, tokens: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        given.append(output.detach().requires_grad_())
+        return given[-1]
+
+    handle = model.get_input_embeddings().register_forward_hook(leaf)
+    try:
+        torch.autograd.grad(_reading(kind, model, ids).logits.float().sum(), given[:1])
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        if any(words in str(error) for words in OUT_OF_MEMORY):
+            raise
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise SelfplayError(f"{kind} gives no gradient in eval mode ({reason}); {REMEDY}") from error
+    finally:
+        handle.remove()
 
 
 def _planted(model: PreTrainedModel, head: Any, ids: Tensor, kind: str) -> tuple[Tensor | None, Tensor, Tensor]:

@@ -18,6 +18,48 @@ from selfplay.lm.load import lacking, quiet, some
 REMEDY = "resume with the player it was made with"
 
 
+def check_kept(model: PreTrainedModel, path: str) -> None:
+    """Raise SelfplayError where transformers would read other weights than a checkpoint of the model holds.
+
+    While it reads a file it initialises what the file lacks. Some architectures initialise more than that, such as the
+    padding token's embedding. One module of each type is tried, with weights of chance that are marked as read; then
+    its weights are put back.
+    """
+    seen: set[tuple[type, bool]] = set()
+    owners = [(name, module) for name, module in model.named_modules() if isinstance(module, PreTrainedModel)]
+    for name, module in model.named_modules():
+        kind = (type(module), getattr(module, "padding_idx", None) is not None)
+        if kind in seen or isinstance(module, PreTrainedModel):
+            continue
+        seen.add(kind)
+        owner = max((n, m) for n, m in owners if f"{name}.".startswith(f"{n}." if n else ""))[1]
+        if lost := _initialised(owner, module):
+            raise SelfplayError(
+                f"transformers draws {name}.{lost} of {type(model).__name__} ('{path}') anew whenever it reads a "
+                "checkpoint, so what is learnt would be lost; train an adapter of it (player.lora), or another "
+                "architecture"
+            )
+
+
+@torch.no_grad()
+def _initialised(owner: PreTrainedModel, module: Module) -> str:
+    """The name of a weight of this module alone that its owner initialises although it was read; "" for none."""
+    state = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
+    held = {name: value for name, value in state.items() if name in module.state_dict() and value.is_floating_point()}
+    before = {name: value.clone() for name, value in held.items()}
+    try:
+        for value in held.values():
+            value.add_(1.0)
+            value._is_hf_initialized = True  # type: ignore[attr-defined]
+        planted = {name: value.clone() for name, value in held.items()}
+        owner._init_weights(module)
+        return next((name for name, value in held.items() if not torch.equal(value, planted[name])), "")
+    finally:
+        for name, value in held.items():
+            value.copy_(before[name])
+            del value._is_hf_initialized  # type: ignore[attr-defined]
+
+
 def save(model: PreTrainedModel, folder: Path) -> None:
     """A folder that `from_pretrained` loads as it is."""
     model.save_pretrained(folder)

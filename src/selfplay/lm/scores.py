@@ -68,6 +68,7 @@ class Scorer:
                 right = self._near(way(some), alone)
                 if right and way == self._padded:
                     right = self._near(way([*some, *long]), torch.cat([alone, self._alone(long)]))
+                    right = right and self._unmoved(some)
                 if right:
                     return way
             except torch.OutOfMemoryError:
@@ -81,8 +82,34 @@ class Scorer:
 
     def _near(self, scores: Tensor, alone: Tensor) -> bool:
         """Whether each score is what it is alone but for rounding."""
-        apart = min(0.1, NEAR * torch.finfo(self.model.dtype).eps ** 0.75)
-        return torch.allclose(scores, alone, rtol=apart, atol=apart)
+        return torch.allclose(scores, alone, rtol=self._rounding, atol=self._rounding)
+
+    @property
+    def _rounding(self) -> float:
+        return float(min(0.1, NEAR * torch.finfo(self.model.dtype).eps ** 0.75))
+
+    def _unmoved(self, texts: Sequence[Text]) -> bool:
+        """Whether padding leaves every layer's states of a text's own tokens as they are alone.
+
+        Scores may hide that it does not, where a pooled state is near the limits of tanh. MobileBERT, for one, reads
+        at each token what stands beside it.
+        """
+        beside, width = self._states(*self._side_by_side(texts)), max(map(len, texts))
+        for row, text in enumerate(texts):
+            one = self._states(torch.tensor([text]))
+            for there, here in zip(beside, one, strict=True):
+                if here.shape[1] == len(text) and there.shape[1] == width:  # one state a token
+                    moved = (there[row, : len(text)] - here[0]).abs().max()
+                    if moved > self._rounding * here.abs().max():
+                        return False
+        return True
+
+    def _states(self, ids: Tensor, mask: Tensor | None = None) -> list[Tensor]:
+        """[N, T, D] of each layer that tells its states."""
+        options = {} if mask is None else {"attention_mask": mask.to(self.model.device)}
+        output = self.model(input_ids=ids.to(self.model.device), output_hidden_states=True, **options)
+        kinds = ("hidden_states", "encoder_hidden_states", "decoder_hidden_states")
+        return [state.float() for kind in kinds for state in getattr(output, kind, None) or ()]
 
     def _alone(self, texts: Sequence[Text]) -> Tensor:
         return torch.cat([self._logits(torch.tensor([text])) for text in texts])
@@ -109,11 +136,16 @@ class Scorer:
         return _in_order(torch.cat([self._logits(torch.tensor([texts[i] for i in group])) for group in some]), order)
 
     def _beside(self, texts: Sequence[Text]) -> Tensor:
+        ids, mask = self._side_by_side(texts)
+        return self._logits(ids, attention_mask=mask)
+
+    def _side_by_side(self, texts: Sequence[Text]) -> tuple[Tensor, Tensor]:
+        """Tokens and mask of texts padded on the right."""
         lengths = torch.tensor([len(text) for text in texts])
         ids = torch.full((len(texts), int(lengths.max())), self.pad)
         for row, text in enumerate(texts):
             ids[row, : len(text)] = torch.tensor(text)
-        return self._logits(ids, attention_mask=(torch.arange(ids.shape[1]) < lengths[:, None]).long())
+        return ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long()
 
     def _logits(self, ids: Tensor, **options: Tensor) -> Tensor:
         device = self.model.device

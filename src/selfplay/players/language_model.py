@@ -117,6 +117,8 @@ class LanguageModel(Policy):
         if lora is not None or saved is not None:
             self.adapter = Adapter(base, lora, seed, None if saved is None else path, missing)
             self.model = self.adapter.model
+        else:
+            checkpoints.check_kept(base, path)
         if not can_decode(self.model):
             way_of(self.model)  # refused now, where none is right
         self.temperature, self.max_tokens, self.rows = temperature, max_tokens, rows
