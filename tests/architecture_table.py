@@ -204,11 +204,16 @@ def _rows(groups: dict[str, list[str]]) -> list[str]:
     ]
 
 
-def kinds_in_docs() -> tuple[set[str], set[str], str]:
-    """The kinds in the two committed tables, and their text."""
+def verdicts_in_docs() -> tuple[dict[str, str], dict[str, str]]:
+    """Kind -> verdict of the two committed tables: of players and of reward models."""
     text = DOCS.read_text().partition(BEGIN)[2].partition(END)[0]
     players, _, rewards = text.partition("kinds of reward model")
-    return set(re.findall(r"`([\w-]+)`", players)), set(re.findall(r"`([\w-]+)`", rewards)), text
+    return _verdicts(players), _verdicts(rewards)
+
+
+def _verdicts(table: str) -> dict[str, str]:
+    rows = re.findall(r"^\| (.*) \(\d+\) \| (.*) \|$", table, re.MULTILINE)
+    return {kind: said for said, kinds in rows for kind in re.findall(r"`([\w-]+)`", kinds)}
 
 
 def main() -> None:

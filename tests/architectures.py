@@ -78,7 +78,7 @@ SPECIAL: dict[str, dict[str, Any]] = {  # what a kind needs beside
     "dots3_note_vision_encoder": {"adapter_in_dim": 32, "adapter_out_dim": 32, "mlp_layer_types": ["dense", "sparse"]},
     "dots3_note_audio_encoder": {"adapter_input_size": 32, "adapter_out_dim": 32, "downsample_hidden_size": 8},
     "esm": {"vocab_list": None, "vocab_size": VOCABULARY, "mask_token_id": 4},
-    "esmc": {"num_key_value_heads": 4},
+    "esmc": {"num_key_value_heads": 4, "vocab_size": VOCABULARY},
     "falcon_h1": {**MAMBA2, "mamba_d_ssm": 64},
     "gemma3n_text": {"num_hidden_layers": 4, "layer_types": SHARED, "num_kv_shared_layers": 2, "laurel_rank": 8}
     | {"activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0], "intermediate_size": [48] * 4},

@@ -1,14 +1,18 @@
 """Every architecture that transformers knows, as a player and as a reward model: it agrees, or is refused."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
 from architecture_table import (
     ADAPTERS,
     WrongResult,
+    adapter_by_turns,
     check_player,
+    check_reward,
     verdict,
+    verdicts_in_docs,
 )
 from architectures import KINDS, REWARD_KINDS, UNBUILT, config_of
 
@@ -34,3 +38,30 @@ def test_a_sampler_that_is_wrong_is_seen(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Plain, "_read", late)
     with pytest.raises(WrongResult, match="gpt2 with None at first"):
         check_player("gpt2", None)
+
+
+# --- all of them ------------------------------------------------------------------------------------------------------
+
+PLAYERS, REWARDS = verdicts_in_docs()
+
+
+def test_the_committed_tables_have_every_kind_and_none_that_is_wrong() -> None:
+    assert set(PLAYERS) == set(KINDS) and set(REWARDS) == set(REWARD_KINDS)
+    assert not [kind for table in (PLAYERS, REWARDS) for kind, said in table.items() if "wrong" in said]
+    assert {kind for table in (PLAYERS, REWARDS) for kind, said in table.items() if "not tried" in said} == set(UNBUILT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in UNBUILT])
+def test_a_player_of_every_kind_agrees_or_is_refused_as_the_table_says(kind: str) -> None:
+    said = verdict(partial(check_player, kind, None))
+    assert (said == "agrees") == PLAYERS[kind].startswith("agrees")
+    if said == "agrees":
+        said = verdict(partial(check_player, kind, adapter_by_turns(kind)))
+        assert (said == "agrees") == (PLAYERS[kind] == "agrees")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [kind for kind in REWARD_KINDS if kind not in UNBUILT])
+def test_a_reward_model_of_every_kind_agrees_or_is_refused_as_the_table_says(kind: str) -> None:
+    assert (verdict(partial(check_reward, kind)) == "agrees") == (REWARDS[kind] == "agrees")

@@ -63,7 +63,7 @@ def _check_gradient(model: PreTrainedModel, ids: Tensor, kind: str) -> None:
 
     def leaf(module: Any, tokens: tuple[Tensor, ...], output: Tensor) -> Tensor:
         given.append(output.detach().requires_grad_())
-        return given[-1]
+        return given[-1].clone()  # some change it in place
 
     handle = model.get_input_embeddings().register_forward_hook(leaf)
     try:

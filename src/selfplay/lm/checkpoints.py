@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import Module
 from transformers import PreTrainedModel
+from transformers.initialization import guard_torch_init_functions
 
 from selfplay.core import SelfplayError
 from selfplay.lm.load import lacking, quiet, some
@@ -52,7 +53,8 @@ def _initialised(owner: PreTrainedModel, module: Module) -> str:
             value.add_(1.0)
             value._is_hf_initialized = True  # type: ignore[attr-defined]
         planted = {name: value.clone() for name, value in held.items()}
-        owner._init_weights(module)
+        with guard_torch_init_functions():  # as transformers does it while it reads
+            owner._init_weights(module)
         return next((name for name, value in held.items() if not torch.equal(value, planted[name])), "")
     finally:
         for name, value in held.items():
