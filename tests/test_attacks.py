@@ -119,9 +119,12 @@ while True: pass
 
 
 def pss(pid: int) -> int:
-    """The memory of a process in MiB, what it shares counted by its share."""
+    """The memory of a process in MiB, what it shares counted by its share; 0 while it is still this one, about to start
+    another program in its place."""
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        if Path(f"/proc/{pid}/cmdline").read_bytes() == Path("/proc/self/cmdline").read_bytes():
+            return 0
     except OSError:
         return 0
     return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")), 0) >> 10

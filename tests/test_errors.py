@@ -36,7 +36,7 @@ BEFORE: dict[str, tuple[list[str], list[str]]] = {
     "learning rate": (["update.optimizer.lr=-1"], ["update.optimizer.lr is -1", "above 0"]),
     "dtype": (["player.dtype=float99"], ["player.dtype is 'float99'", "one of float32"]),
     "device": (["device=nowhere"], ["'player' cannot be made", "nowhere"]),
-    "LoRA target": (["player=tiny_lora", "player.lora.target_modules=[nope]"], ["'player' cannot", "'nope'"]),
+    "LoRA target": (["player=tiny_lora", "player.lora.target_modules=[nope]"], ["'nope'", "change player.lora"]),
     "unknown parameter": (["+game.anwsers=4"], ["'game' cannot be made", "'anwsers'", "yaml under conf/"]),
     "unknown weight": (["+update.role_weights.jury=2"], ["update.role_weights names 'jury'", "challenger, solver"]),
     "unknown class": (["game._target_=selfplay.games.chess.Chess"], ["'game' cannot be made", "chess"]),
@@ -85,19 +85,19 @@ def test_a_mistake_in_the_first_step_is_kept_with_the_run(case: str, tmp_path: P
     assert (written["status"], written["steps"]) == ("failed", 0) and told == f"error: {written['reason']}\n"
 
 
-HYDRA = {
-    "reward=nope": ["'reward/nope'", "rm", "selfjudge", "verifier"],
-    "game=chess": ["'game/chess'", "dataset", "lsp"],
+MISSPELT = {
+    "reward=nope": ["reward has no choice 'nope'", "rm", "selfjudge", "verifier"],
+    "game=chess": ["game has no choice 'chess'", "dataset", "lsp"],
     "rewrad=rm": ["'rewrad'"],
     "game.anwsers=4": ["'game.anwsers'", "not in struct"],
 }
 
 
-@pytest.mark.parametrize("override", HYDRA)
+@pytest.mark.parametrize("override", MISSPELT)
 def test_a_mistaken_option_is_named_with_what_there_is(override: str, tmp_path: Path) -> None:
     ended = cli.run(f"hydra.run.dir={tmp_path / 'run'}", override)
     assert ended.code == 1 and "Traceback" not in ended.err
-    assert all(word in ended.err for word in HYDRA[override]), ended.err
+    assert all(word in ended.err for word in MISSPELT[override]), ended.err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import cli
+import conftest
 import pytest
 from omegaconf import DictConfig
 
@@ -33,7 +34,7 @@ def shrunk(choice: str) -> list[str]:
         args += ["game=dataset", f"reward={'rm' if choice == 'task=alpaca' else 'verifier'}"]
     if not choice.startswith(("eval=", "experiment=")):
         args.append("eval=none")
-    config = cli.composed(*args)
+    config = conftest.config(*args)
     args += ["steps=1", "episodes=2"]
     args += ["player.max_tokens=12"] if "max_tokens" in config.player else []
     args += ["game.answers=2"] if "answers" in config.game else []
@@ -67,7 +68,7 @@ def check_names(config: DictConfig, metrics: dict[str, Any], roles: set[str]) ->
 @pytest.mark.parametrize("choice", cli.choices(*GROUPS))
 def test_a_step(choice: str, tmp_path: Path) -> None:
     args = shrunk(choice)
-    config = cli.composed(*args)
+    config = conftest.config(*args)
     if choice == "reward=none":
         ended = cli.run(f"hydra.run.dir={tmp_path / 'run'}", *args)
         assert ended.code == 1 and "the game needs the score 'reward' of a solver turn" in ended.err

@@ -33,6 +33,16 @@ def started(folder: Path, *args: str, own: bool = False) -> Iterator[Process]:
             process.wait()
 
 
+@contextmanager
+def heeding_hangups() -> Iterator[None]:
+    """Processes that start in the block do not inherit that the tests themselves may run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def until(reached: Callable[[], object]) -> None:
     """Wait."""
     end = time.monotonic() + PATIENCE
@@ -94,7 +104,7 @@ def test_a_second_signal_ends_a_step_that_never_would(
         return play(*args, key=key, **seats)  # type: ignore[arg-type]
 
     monkeypatch.setattr(selfplay.outcomes, "play", endless)
-    with started(folder, *TABLE, f"hydra.run.dir={folder}") as process:
+    with heeding_hangups(), started(folder, *TABLE, f"hydra.run.dir={folder}") as process:
         until(lambda: logged(folder) == 2)
         time.sleep(0.3)
         os.kill(process.pid, signal.Signals[first])

@@ -85,6 +85,12 @@ def held_out(per_cell: int = 12, seed: int = 0) -> list[Question]:
     Raises:
         SelfplayError: a family and level has not so many.
     """
+    return list(_held_out(per_cell, seed))
+
+
+@lru_cache(maxsize=8)
+def _held_out(per_cell: int, seed: int) -> tuple[Question, ...]:
+    """Drawn once for all the tasks, probes and evaluations of a run."""
     questions: dict[str, Question] = {}
     for family in FAMILIES:
         for level in LEVELS:
@@ -101,4 +107,4 @@ def held_out(per_cell: int = 12, seed: int = 0) -> list[Question]:
                     f"held-out questions; lower it, to 20 for example"
                 )
             questions |= cell
-    return list(questions.values())
+    return tuple(questions.values())
