@@ -35,7 +35,11 @@ BEFORE: dict[str, tuple[list[str], list[str]]] = {
     "no checkpoints": (["checkpoint.every=0"], ["checkpoint.every is 0", "at least 1"]),
     "learning rate": (["update.optimizer.lr=-1"], ["update.optimizer.lr is -1", "above 0"]),
     "dtype": (["player.dtype=float99"], ["player.dtype is 'float99'", "one of float32"]),
-    "device": (["device=nowhere"], ["'player' cannot be made", "nowhere"]),
+    "device": (["device=nowhere"], ["device is 'nowhere'", "cpu, cuda, cuda:0"]),
+    "device of nobody": (
+        ["game=kuhn", "player=tabular", "device=nowhere"],
+        ["device is 'nowhere'", "cpu, cuda, cuda:0"],
+    ),
     "LoRA target": (["player=tiny_lora", "player.lora.target_modules=[nope]"], ["'nope'", "change player.lora"]),
     "unknown parameter": (["+game.anwsers=4"], ["'game' cannot be made", "'anwsers'", "yaml under conf/"]),
     "unknown weight": (["+update.role_weights.jury=2"], ["update.role_weights names 'jury'", "challenger, solver"]),

@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 from selfplay.core import Episode, Game, Player, Policy, Referee, SelfplayError, Update
 from selfplay.loggers.logger import Logger
 from selfplay.opponents.seating import Seating
-from selfplay.options import Count, Name, Period, Seed, Steps, Whole
+from selfplay.options import Count, Device, Name, Period, Seed, Steps, Whole
 from selfplay.signature import Walk
 
 PAID = ("reward", "quality")  # scores that a game may pay, so no probe may write them
@@ -27,7 +27,7 @@ OPTIONS: dict[str, Any] = {
     "seed": Seed,
     "steps": Steps,
     "episodes": Count,
-    "device": Name,
+    "device": Device,
     "resume": str | None,
     "sweep": str | None,
     "trust": str | Sequence[str] | None,

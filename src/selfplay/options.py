@@ -99,6 +99,19 @@ class Holding:
         return f"a text with the place {missing[0]}" if missing else None
 
 
+class OfTorch:
+    """A device of torch's: cpu, cuda, cuda:1, mps. Whether this machine has it is seen where something is put there."""
+
+    def fault(self, value: object) -> str | None:
+        import torch  # here, since classes of one's own may be read without it
+
+        try:
+            torch.device(str(value))
+        except RuntimeError:
+            return "a device of torch's (cpu, cuda, cuda:0, mps, ...)"
+        return None
+
+
 class NotEmpty:
     """A text of one character at least, or a list or mapping of one entry."""
 
@@ -106,6 +119,7 @@ class NotEmpty:
         return None if len(value) else "not empty"  # type: ignore[arg-type]
 
 
+Device = Annotated[str, OfTorch()]
 Count = Annotated[int, Range(1, MOST)]
 Whole = Annotated[int, Range(0, MOST)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]
