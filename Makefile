@@ -45,10 +45,11 @@ smollm2: $(READY)
 clean:
 	rm -rf .venv
 
-# torch first and by itself, so that pip does not replace a CPU build by the registry's CUDA one
+# torch first and by itself, so that pip does not replace a CPU build by the registry's CUDA one; modules are compiled
+# when they are first imported, which most never are
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"selfplay needs Python 3.11 or newer, this is {v.major}.{v.minor}: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile torch==2.13.0
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)

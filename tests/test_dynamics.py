@@ -36,15 +36,15 @@ def test_the_latest_self_cycles_outwards(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("experiment", "key"),
+    ("experiment", "key", "more"),
     [
-        ("rps_fictitious", "mixture_nash_conv"),
-        ("rps_magnet", "nash_conv"),
-        ("rps_psro", "mixture_nash_conv"),
+        ("rps_fictitious", "mixture_nash_conv", ["steps=150"]),  # a step costs in proportion to the past selves
+        ("rps_magnet", "nash_conv", []),
+        ("rps_psro", "mixture_nash_conv", []),
     ],
 )
-def test_what_arrives_at_the_equilibrium(experiment: str, key: str, tmp_path: Path) -> None:
-    found = evals(experiment, tmp_path / "run", "eval.every=50")
+def test_what_arrives_at_the_equilibrium(experiment: str, key: str, more: list[str], tmp_path: Path) -> None:
+    found = evals(experiment, tmp_path / "run", "eval.every=50", *more)
     assert found[0][key] > 0.5
     assert found[-1][key] < 0.01
 
