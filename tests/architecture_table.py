@@ -19,9 +19,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from architectures import ASKS, KINDS, REWARD_KINDS, UNBUILT, apart, model_of, player_of, reward_of, saved, step
+from architectures import ASKS, KINDS, REWARD_KINDS, UNBUILT, apart, player_of, reward_of, saved, step
 from language_models import batch_for
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
 from selfplay.core import SelfplayError
@@ -38,9 +38,8 @@ class WrongResult(AssertionError):
     """Something differs that must not."""
 
 
-def adapter_of(kind: str, name: str) -> dict[str, Any]:
-    """The LoRA options of an adapter on a kind."""
-    model = model_of(kind)
+def adapter_of(model: PreTrainedModel, name: str) -> dict[str, Any]:
+    """The LoRA options of an adapter on a model."""
     linear = [n for n, module in model.named_modules() if type(module) is torch.nn.Linear and "layer" in n]
     mlp = sorted({n.rsplit(".", 1)[-1] for n in linear if re.search(r"mlp|ffn|feed_forward|\bfc|intermediate", n)})
     attention = sorted({n.rsplit(".", 1)[-1] for n in linear if re.search("att|mixer", n)} - set(mlp))
@@ -86,10 +85,10 @@ def check_player(kind: str, adapter: str | None) -> None:
         SelfplayError: the player is refused.
         WrongResult: something differs.
     """
-    lora = None if adapter is None else adapter_of(kind, adapter)
     with TemporaryDirectory() as place:
         folder, kept = Path(place) / "model", Path(place) / "checkpoint"
-        saved(kind, folder)
+        model = saved(kind, folder)
+        lora = None if adapter is None else adapter_of(model, adapter)
         player = player_of(folder, lora=lora)
         try:
             _agree(f"{kind} with {adapter} at first", player)
@@ -180,8 +179,11 @@ def written(rows: dict[str, dict[str, str]]) -> str:
     for kind, row in players.items():
         said = row["full"]
         if said == "agrees":
-            other = {name: text for name, text in row.items() if name not in ("full", "reward") and text != said}
-            said = "agrees" + "".join(f"; with {name}: {text}" for name, text in other.items())
+            refused: dict[str, list[str]] = defaultdict(list)
+            for name, text in row.items():
+                if name not in ("full", "reward") and text != "agrees":
+                    refused[_general(text)].append(name)
+            said += "".join(f"; with {', '.join(names)}: {text}" for text, names in refused.items())
         groups[_general(said)].append(kind)
     lines = [f"{len(players)} kinds of causal language model", "", "| as a player | kinds |", "| --- | --- |"]
     lines += _rows(groups)
@@ -193,8 +195,11 @@ def written(rows: dict[str, dict[str, str]]) -> str:
 
 
 def _general(sentence: str) -> str:
-    """A refusal without the name of the class, so that kinds refused alike share a row."""
-    return re.sub(r"(architecture|reward model) \w+", r"\1 ...", sentence).replace("|", "/").replace("\n", " ")
+    """A refusal without the names of classes, so that kinds refused alike share a row."""
+    said = re.sub(r"(architecture|reward model|adapter into) \w+", r"\1 ...", sentence)
+    said = re.sub(r"'\w+(Experts)'", r"'...\1'", said)
+    said = re.sub(r"\{('[\w, ']+')\}", lambda found: "{" + ", ".join(sorted(found[1].split(", "))) + "}", said)
+    return said.replace("|", "/").replace("\n", " ")
 
 
 def _rows(groups: dict[str, list[str]]) -> list[str]:

@@ -73,11 +73,16 @@ def finished(folder: Path, *args: str) -> Path:
 
 def composed(*args: str) -> DictConfig:
     """What `python run.py ARGS --cfg job` shows."""
-    ended = run(*args, "--cfg", "job")
-    assert ended.code == 0, ended.err
-    config = OmegaConf.create(ended.out)
+    config = OmegaConf.create(_shown(args))
     assert isinstance(config, DictConfig)
     return config
+
+
+@cache
+def _shown(args: tuple[str, ...]) -> str:
+    ended = run(*args, "--cfg", "job")
+    assert ended.code == 0, ended.err
+    return ended.out
 
 
 def process(*args: str, script: str | None = None, path: Path | None = None) -> Ended:

@@ -36,7 +36,6 @@ BEFORE: dict[str, tuple[list[str], list[str]]] = {
     "learning rate": (["update.optimizer.lr=-1"], ["update.optimizer.lr is -1", "above 0"]),
     "dtype": (["player.dtype=float99"], ["player.dtype is 'float99'", "one of float32"]),
     "device": (["device=nowhere"], ["device is 'nowhere'", "cpu, cuda, cuda:0"]),
-    "device of nobody": (
         ["game=kuhn", "player=tabular", "device=nowhere"],
         ["device is 'nowhere'", "cpu, cuda, cuda:0"],
     ),

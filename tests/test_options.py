@@ -147,6 +147,13 @@ def test_what_is_read_is_not(overrides: list[str]) -> None:
     check_effect(cfg, overrides, check_config(cfg))
 
 
+def test_a_device_is_one_of_torchs_even_where_nobody_uses_it() -> None:
+    for device in ("cpu", "cuda", "cuda:1", "mps"):
+        check_config(config("game=kuhn", "player=tabular", f"device={device}"))
+    with pytest.raises(SelfplayError, match=r"device is 'nowhere', but it must be a device of torch's \(cpu, cuda"):
+        check_config(config("game=kuhn", "player=tabular", "device=nowhere"))
+
+
 def test_an_unknown_experiment_is_refused_with_the_names(tmp_path: Path) -> None:
     ended = cli.run(f"hydra.run.dir={tmp_path / 'run'}", "experiment=headrom")
     assert ended.code == 1 and "'headrom'; did you mean headroom? it has grpo_paper, headroom" in ended.err

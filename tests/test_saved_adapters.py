@@ -218,6 +218,24 @@ def test_what_could_not_be_saved_is_refused_at_once(lora: dict[str, Any], told: 
         made(lora={**LINEAR, **lora})
 
 
+@pytest.mark.parametrize(
+    ("kind", "lora", "told"),
+    [
+        ("falcon_mamba", {}, r"peft cannot put this adapter into FalconMambaForCausalLM \(.*'out_proj'"),
+        ("olmoe", {"use_dora": True}, r"peft cannot put this adapter into OlmoeForCausalLM \(.*use_dora=True"),
+        ("laguna", {}, r"peft could not read this adapter again as it saves it \(missing: .*shared_experts"),
+    ],
+)
+def test_what_peft_cannot_make_or_keep_is_refused_at_once(
+    kind: str, lora: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    import architectures
+
+    architectures.saved(kind, tmp_path)
+    with pytest.raises(SelfplayError, match=f"{told}.*change player.lora"):
+        architectures.player_of(tmp_path, lora={"r": 4, "target_modules": "all-linear", **lora})
+
+
 def test_a_residual_of_coarse_weights_is_refused() -> None:
     with pytest.raises(SelfplayError, match="which bfloat16 would round"):
         made(lora={**LINEAR, "init_lora_weights": "pissa"}, dtype="bfloat16")

@@ -335,3 +335,18 @@ def test_who_cannot_read_is_told_by_name(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(model, "get_output_embeddings", lambda: None)
     with pytest.raises(SelfplayError, match="has no output layer"):
         check_architecture(model, "x")
+
+
+def test_who_gives_no_gradient_in_eval_mode_is_told_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reformer computes its gradient from hashes that only the train mode draws. The embedding is left as it was."""
+    import architectures
+
+    with pytest.raises(SelfplayError, match=r"ReformerModelWithLMHead of 'x' gives no gradient in eval mode \(If"):
+        check_architecture(architectures.model_of("reformer"), "x")
+    model = of(LlamaConfig(**SIZES))
+    check_architecture(model, "x")
+    assert not model.get_input_embeddings()._forward_hooks and all(p.grad is None for p in model.parameters())
+    whole = model.forward
+    monkeypatch.setattr(model, "forward", torch.no_grad()(whole))
+    with pytest.raises(SelfplayError, match=r"gives no gradient in eval mode \(element 0 of tensors does not require"):
+        check_architecture(model, "x")
