@@ -107,12 +107,14 @@ def eat():
     while True:
         try: kept.append(bytearray(1 << 20))
         except MemoryError: break
-for _ in range(3): threading.Thread(target=eat).start()
-i = 0
+block, i = bytes(1 << 20), 0
 while True:
-    try: open(str(i), 'wb').write(bytes(1 << 20))
+    try: open(str(i), 'wb').write(block)
     except OSError: break
     i += 1
+for _ in range(3):
+    try: threading.Thread(target=eat).start()
+    except (RuntimeError, MemoryError): break  # no memory is left for a stack
 eat()
 while True: pass
 """
