@@ -1,6 +1,7 @@
 # Each target sets up all that it needs: an environment in .venv with exactly the versions of constraints.txt.
 PYTHON ?= python3
 export HF_HUB_OFFLINE = 1
+MAKEFLAGS += --jobs=2
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -10,7 +11,7 @@ run: $(READY)
 
 # with CI set (CI=1 make test), also the tests marked slow; some of them need SmolLM2
 test: lint $(if $(CI),smollm2)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 $(if $(CI),,-m "not slow")
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(if $(CI),,-m "not slow")
 
 lint: $(READY)
 	$(BIN)/ruff check .
