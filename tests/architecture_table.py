@@ -91,6 +91,8 @@ def check_player(kind: str, adapter: str | None) -> None:
         lora = None if adapter is None else adapter_of(model, adapter)
         player = player_of(folder, lora=lora)
         try:
+            if adapter is None:
+                _as_saved(kind, player, model)
             _agree(f"{kind} with {adapter} at first", player)
             before = player.snapshot()
             step(player)
@@ -116,6 +118,12 @@ def _agree(what: str, player: LanguageModel) -> None:
     found = apart(player)
     if not found.agrees:
         raise WrongResult(f"{what}: {found}")
+
+
+def _as_saved(kind: str, player: LanguageModel, model: PreTrainedModel) -> None:
+    now, then = player.model.state_dict(), model.state_dict()
+    if other := [name for name in then if name in now and not torch.equal(now[name], then[name])]:
+        raise WrongResult(f"{kind} begins with other weights than its folder holds: {other[:3]}")
 
 
 def _same(what: str, one: torch.Tensor, other: torch.Tensor) -> None:

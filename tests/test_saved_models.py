@@ -240,7 +240,18 @@ def test_what_transformers_would_draw_anew_at_each_reading_is_told(kind: str, lo
     with pytest.raises(SelfplayError, match=rf"transformers draws model\..*{lost} of .*anew.*train an adapter"):
         checkpoints.check_kept(model, "x")
     assert all(same(value, kept[name]) for name, value in model.state_dict().items())
-    checkpoints.check_kept(architectures.model_of("qwen3"), "x")
+
+
+@pytest.mark.parametrize("kind", ["mamba", "mamba2", "nemotron_h", "qwen3_next", "gemma3", "bart", "qwen3"])
+def test_that_trial_leaves_every_weight_as_it_was(kind: str) -> None:
+    """Initialising a mixer initialises the layers within it; here no weight says that it was read from a file."""
+    import architectures
+
+    model = architectures.model_of(kind)
+    kept = {name: value.clone() for name, value in model.state_dict().items()}
+    checkpoints.check_kept(model, "x")
+    assert all(same(value, kept[name]) for name, value in model.state_dict().items())
+    assert not any(hasattr(p, "_is_hf_initialized") for p in model.parameters())
 
 
 @pytest.mark.parametrize("kind", ["youtu", "zaya"])

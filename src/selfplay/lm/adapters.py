@@ -82,6 +82,8 @@ class Adapter:
             torch.manual_seed(seed)
             try:
                 self.model: Any = get_peft_model(base, config).eval()
+            except torch.OutOfMemoryError:
+                raise
             except (ValueError, TypeError, AttributeError, RuntimeError, NotImplementedError, LookupError) as error:
                 reason = str(error).strip().split("\n")[0]
                 raise SelfplayError(

@@ -4,12 +4,13 @@ transformers converts the weights of many architectures when it loads them (the 
 and back when it saves them, so names in a file are not names in the model. They are left to it.
 """
 
+import copy
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.nn import Module
+from torch.nn import Module, ModuleDict, ModuleList, Sequential
 from transformers import PreTrainedModel
 from transformers.initialization import guard_torch_init_functions
 
@@ -17,24 +18,29 @@ from selfplay.core import SelfplayError
 from selfplay.lm.load import lacking, quiet, some
 
 REMEDY = "resume with the player it was made with"
+CONTAINERS = (ModuleList, ModuleDict, Sequential)  # which no architecture initialises by themselves
 
 
 def check_kept(model: PreTrainedModel, path: str) -> None:
     """Raise SelfplayError where transformers would read other weights than a checkpoint of the model holds.
 
     While it reads a file it initialises what the file lacks. Some architectures initialise more than that, such as the
-    padding token's embedding. One module of each type is tried, with weights of chance that are marked as read; then
-    its weights are put back.
+    padding token's embedding. A copy of one module of each type is tried; the model itself is not touched, for a
+    module's initialisation may reach into the modules within it.
     """
     seen: set[tuple[type, bool]] = set()
-    owners = [(name, module) for name, module in model.named_modules() if isinstance(module, PreTrainedModel)]
+    owners = {name: module for name, module in model.named_modules() if isinstance(module, PreTrainedModel)}
     for name, module in model.named_modules():
         kind = (type(module), getattr(module, "padding_idx", None) is not None)
-        if kind in seen or isinstance(module, PreTrainedModel):
+        if (
+            kind in seen
+            or isinstance(module, CONTAINERS)
+            or any(isinstance(m, PreTrainedModel) for m in module.modules())
+        ):
             continue
         seen.add(kind)
-        owner = max((n, m) for n, m in owners if f"{name}.".startswith(f"{n}." if n else ""))[1]
-        if lost := _initialised(owner, module):
+        owner = owners[max((n for n in owners if not n or name.startswith(f"{n}.")), key=len)]
+        if lost := _initialised(owner, copy.deepcopy(module)):
             raise SelfplayError(
                 f"transformers draws {name}.{lost} of {type(model).__name__} ('{path}') anew whenever it reads a "
                 "checkpoint, so what is learnt would be lost; train an adapter of it (player.lora), or another "
@@ -44,22 +50,20 @@ def check_kept(model: PreTrainedModel, path: str) -> None:
 
 @torch.no_grad()
 def _initialised(owner: PreTrainedModel, module: Module) -> str:
-    """The name of a weight of this module alone that its owner initialises although it was read; "" for none."""
-    state = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
-    held = {name: value for name, value in state.items() if name in module.state_dict() and value.is_floating_point()}
-    before = {name: value.clone() for name, value in held.items()}
-    try:
-        for value in held.values():
-            value.add_(1.0)
-            value._is_hf_initialized = True  # type: ignore[attr-defined]
-        planted = {name: value.clone() for name, value in held.items()}
-        with guard_torch_init_functions():  # as transformers does it while it reads
-            owner._init_weights(module)
-        return next((name for name, value in held.items() if not torch.equal(value, planted[name])), "")
-    finally:
-        for name, value in held.items():
-            value.copy_(before[name])
-            del value._is_hf_initialized  # type: ignore[attr-defined]
+    """The name of a weight in this module that its owner initialises although it was read; "" for none.
+
+    Args:
+        owner: the model to whose architecture the module belongs.
+        module: to be thrown away.
+    """
+    held = {name: value for name, value in module.state_dict(keep_vars=True).items() if value.is_floating_point()}
+    for value in held.values():
+        value.add_(1.0)  # away from whatever it may be initialised with
+        value._is_hf_initialized = True  # type: ignore[attr-defined]
+    read = {name: value.clone() for name, value in held.items()}
+    with guard_torch_init_functions():  # as transformers does it while it reads
+        owner._init_weights(module)
+    return next((name for name, value in held.items() if not torch.equal(value, read[name])), "")
 
 
 def save(model: PreTrainedModel, folder: Path) -> None:

@@ -100,7 +100,7 @@ class Scorer:
             for there, here in zip(beside, one, strict=True):
                 if here.shape[1] == len(text) and there.shape[1] == width:  # one state a token
                     moved = (there[row, : len(text)] - here[0]).abs().max()
-                    if moved > self._rounding * here.abs().max():
+                    if not moved <= self._rounding * here.abs().max():  # NaN, too
                         return False
         return True
 
