@@ -123,10 +123,10 @@ while True: pass
 def pss(pid: int) -> int:
     """The memory of a process in MiB, what it shares counted by its share; 0 while it is still this one, about to start
     another program in its place."""
-    try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    try:  # the name first: between the two readings a process may become another, and never the same again
         if Path(f"/proc/{pid}/cmdline").read_bytes() == Path("/proc/self/cmdline").read_bytes():
             return 0
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:
         return 0
     return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")), 0) >> 10
