@@ -1,9 +1,11 @@
 """Starting a process of the sandbox: with bubblewrap, with namespaces by hand, or without isolation.
 
-Its program comes with its job, as text: of the host's files it sees the libraries of Python and C alone.
+Its program comes with its job, compiled: of the host's files it sees the libraries of Python and C alone.
 """
 
+import base64
 import json
+import marshal
 import os
 import shutil
 import subprocess
@@ -18,16 +20,16 @@ ISOLATIONS = ("auto", "bubblewrap", "namespaces", "none")
 MODULES = ("wire", "names", "confine", "seccomp", "namespaces", "child", "judge", "cell")  # each after what it imports
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 BOOT = """
-import json, sys, types
+import base64, json, marshal, sys, types
 with open(int(sys.argv[1]), "rb") as file:
     job = json.loads(file.read())
 for name in ("selfplay", "selfplay.sandbox"):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = []
-for name, source in job.pop("modules"):
+for name, program in job.pop("modules"):
     module = sys.modules["selfplay.sandbox." + name] = types.ModuleType("selfplay.sandbox." + name)
     setattr(sys.modules["selfplay.sandbox"], name, module)
-    exec(compile(source, "<selfplay.sandbox." + name + ">", "exec"), module.__dict__)
+    exec(marshal.loads(base64.b64decode(program)), module.__dict__)
 del sys.argv[1:]
 module.main(job)
 """
@@ -45,7 +47,7 @@ def launch(job: Mapping[str, object], pipes: tuple[int, ...], folder: str | None
     by_bubblewrap = isolation == "bubblewrap"
     source = os.memfd_create("job")
     try:
-        whole = {**job, "modules": _sources(), "library": libraries(), "beside": 1}
+        whole = {**job, "modules": _programs(), "library": libraries(), "beside": 1}
         with open(source, "wb", closefd=False) as file:
             file.write(json.dumps(whole).encode())
         os.lseek(source, 0, os.SEEK_SET)
@@ -101,8 +103,14 @@ def libraries() -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def _sources() -> list[tuple[str, str]]:
-    return [(name, Path(__file__).with_name(f"{name}.py").read_text()) for name in MODULES]
+def _programs() -> list[tuple[str, str]]:
+    """Each module by name, compiled once by the same Python that runs it: compiling took a sixth of a process's time."""
+    found = []
+    for name in MODULES:
+        source = Path(__file__).with_name(f"{name}.py").read_text()
+        compiled = compile(source, f"<selfplay.sandbox.{name}>", "exec")
+        found.append((name, base64.b64encode(marshal.dumps(compiled)).decode()))
+    return found
 
 
 def check_isolation(isolation: object) -> None:
