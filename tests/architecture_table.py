@@ -19,12 +19,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from architectures import ASKS, KINDS, REWARD_KINDS, UNBUILT, apart, player_of, reward_of, saved, step
-from language_models import batch_for
+from architectures import KINDS, REWARD_KINDS, UNBUILT, apart, player_of, reward_of, saved, step
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
-from selfplay.core import SelfplayError
+from selfplay.core import Batch, SelfplayError
 from selfplay.players.language_model import LanguageModel
 
 DOCS = Path(__file__).parent.parent / "docs" / "players.md"
@@ -93,11 +92,10 @@ def check_player(kind: str, adapter: str | None) -> None:
         try:
             if adapter is None:
                 _as_saved(kind, player, model)
-            _agree(f"{kind} with {adapter} at first", player)
+            batch = _agree(f"{kind} with {adapter} at first", player)
             before = player.snapshot()
-            step(player)
-            _agree(f"{kind} with {adapter} after a step", player)
-            batch = batch_for(player, ASKS)
+            step(player, batch)
+            batch = _agree(f"{kind} with {adapter} after a step", player)
             now = player.logprobs(batch).detach()
             player.save(kept)
             fresh = player_of(folder, lora=lora)
@@ -114,10 +112,12 @@ def check_player(kind: str, adapter: str | None) -> None:
             raise WrongResult(f"{kind} with {adapter} is refused too late: {error}") from error
 
 
-def _agree(what: str, player: LanguageModel) -> None:
+def _agree(what: str, player: LanguageModel) -> Batch:
+    """The batch on which the player agrees."""
     found = apart(player)
     if not found.agrees:
         raise WrongResult(f"{what}: {found}")
+    return found.batch
 
 
 def _as_saved(kind: str, player: LanguageModel, model: PreTrainedModel) -> None:

@@ -233,6 +233,7 @@ def alone(model: Any, batch: Batch) -> Tensor:
 class Apart:
     """How far it is from plain forward passes: what is sampled, what is learnt, and the gradient (relative)."""
 
+    batch: Batch = dataclasses.field(repr=False)
     sampler: float
     learner: float
     gradient: float
@@ -248,7 +249,7 @@ def apart(player: LanguageModel) -> Apart:
     learnt, right = player.logprobs(batch), alone(player.model, batch)
     slopes, wanted = _gradient(player, learnt), _gradient(player, right)
     far = [float((x.detach() - right.detach())[batch.mask].abs().max()) for x in (batch.logprobs, learnt)]
-    return Apart(*far, float((slopes - wanted).norm() / wanted.norm()))
+    return Apart(batch, *far, float((slopes - wanted).norm() / wanted.norm()))
 
 
 def _gradient(player: LanguageModel, logprobs: Tensor) -> Tensor:
@@ -258,9 +259,8 @@ def _gradient(player: LanguageModel, logprobs: Tensor) -> Tensor:
     return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in pairs])
 
 
-def step(player: LanguageModel) -> None:
-    """A step of an optimizer, far enough to be seen."""
-    batch = batch_for(player, ASKS)
+def step(player: LanguageModel, batch: Batch) -> None:
+    """A step of an optimizer on a batch of `ASKS`, far enough to be seen."""
     optimizer = torch.optim.Adam(player.parameters(), lr=0.02)
     (player.logprobs(batch) * torch.linspace(-1, 1, len(ASKS))[:, None]).sum().backward()
     optimizer.step()

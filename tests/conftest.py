@@ -5,7 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is fetched by a test
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -44,6 +44,14 @@ class Fixed(Referee):
     def score(self, turns: Sequence[Turn], players: Mapping[str, Policy]) -> Tensor:
         self.seen = list(turns)
         return self.scores
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_picture() -> Iterator[None]:
+    """The curves cost more than the steps of a small run; the tests that look at them draw them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("selfplay.runs.session.draw_curves", lambda metrics, path: path.touch())
+        yield
 
 
 def config(*overrides: str) -> DictConfig:

@@ -75,19 +75,21 @@ def test_the_first_token_comes_once(name: str, tmp_path: Path) -> None:
 
 def test_greedy_play_is_generate(player: LanguageModel) -> None:
     """Token for token, for prompts of different lengths side by side, with all that may end a reply."""
-    asks = [Ask("solver", user(text), key=text) for text in TEXTS]
+    asks, wanted = [Ask("solver", user(text), key=text) for text in TEXTS], []
+    for ask in asks:
+        prompt = torch.tensor([player.render(ask.messages)])
+        out = player.model.generate(
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            do_sample=False,
+            max_new_tokens=player.max_tokens,
+            pad_token_id=player.pad_id,
+        )
+        wanted.append(out[0, prompt.shape[1] :].tolist())
     for rows in (1, 5):
         player.rows = rows
-        for ask, reply in zip(asks, player.at(0).act(asks), strict=True):
-            prompt = torch.tensor([player.render(ask.messages)])
-            out = player.model.generate(
-                input_ids=prompt,
-                attention_mask=torch.ones_like(prompt),
-                do_sample=False,
-                max_new_tokens=player.max_tokens,
-                pad_token_id=player.pad_id,
-            )
-            assert list(reply.reply_ids) == out[0, prompt.shape[1] :].tolist()
+        for ids, reply in zip(wanted, player.at(0).act(asks), strict=True):
+            assert list(reply.reply_ids) == ids
             with torch.no_grad():
                 right = plain_logprobs(player.model, reply.prompt_ids, reply.reply_ids)
             assert reply.logprobs == pytest.approx(right.tolist(), abs=1e-4)

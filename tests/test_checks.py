@@ -18,11 +18,6 @@ from selfplay.players.tabular import Tabular
 KUHN = ("game=kuhn", "player=tabular", "eval=none", "episodes=8", "steps=2", "optimized_metric=loss")
 
 
-@pytest.fixture(autouse=True)
-def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selfplay.runs.session.draw_curves", lambda metrics, path: None)
-
-
 def refused(folder: Path, *args: str) -> str:
     ended = cli.run(f"hydra.run.dir={folder}", *args)
     assert ended.code == 1 and re.fullmatch(r"error: [^\n]+[^.\n]\n", ended.err), ended.err

@@ -22,11 +22,6 @@ from selfplay.players.tabular import Tabular
 KUHN = ("game=kuhn", "player=tabular", "eval=none", "episodes=8", "optimized_metric=loss")
 
 
-@pytest.fixture(autouse=True)
-def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selfplay.runs.session.draw_curves", lambda metrics, path: None)
-
-
 def shifted(replies: list[Reply], by: float) -> list[Reply]:
     return [replace(r, logprobs=(*r.logprobs[:-1], r.logprobs[-1] - by)) for r in replies]
 

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +50,6 @@ DURING: dict[str, tuple[list[str], list[str]]] = {
     "missing reward": (["reward=none"], ["needs the score 'reward' of a solver turn", "choose one", "reward=verifier"]),
     "long reply": (["player.max_tokens=100000"], ["player.max_tokens=100000", "context of", "lower player.max_tokens"]),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_picture() -> Iterator[None]:
-    """The curves cost more than the steps."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("selfplay.runs.session.draw_curves", lambda metrics, path: None)
-        yield
 
 
 def sentence(ended: cli.Ended) -> str:

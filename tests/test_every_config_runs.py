@@ -1,7 +1,6 @@
 """Every yaml plays, scores and learns a step, and leaves the metrics that analysis and dashboards read."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,6 @@ GROUPS = (
     "opponent", "meta_solver", "schedule", "outcomes", "logger", "task",
 )  # fmt: skip
 TIMES = {"time/play", "time/score", "time/update"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_picture() -> Iterator[None]:
-    """The curves cost more than the steps."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("selfplay.runs.session.draw_curves", lambda metrics, path: None)
-        yield
 
 
 def shrunk(choice: str) -> list[str]:

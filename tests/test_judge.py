@@ -529,11 +529,6 @@ def args(url: str, folder: Path) -> list[str]:
     return [*small, "reward=judge", f"reward.endpoint.url={url}", f"reward.endpoint.cache={folder / 'c.sqlite'}", *wait]
 
 
-@pytest.fixture(autouse=True)
-def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selfplay.runs.session.draw_curves", lambda metrics, path: None)
-
-
 def test_a_server_that_dies_half_way_through_a_step(tmp_path: Path) -> None:
     """The run ends with a sentence; once the server is back, `resume=` asks for what is missing alone."""
     with serving(fair) as server:

@@ -19,6 +19,7 @@ import selfplay.loggers.logger
 from selfplay.core import SelfplayError
 from selfplay.loggers import Logger, Loggers
 from selfplay.loggers.logger import figures, flat, require
+from selfplay.runs.plots import draw_curves
 
 BACKENDS = ("tensorboard", "wandb", "mlflow", "trackio")
 KUHN = ("game=kuhn", "player=tabular", "episodes=4", "steps=3", "eval.every=1")
@@ -39,6 +40,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with every logger: three steps, the last of them lost with its checkpoint, then resumed to four."""
     folder = tmp_path_factory.mktemp("loggers") / "run"
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("selfplay.runs.session.draw_curves", draw_curves)
         for name, value in SECRETS.items():
             patch.setenv(name, value)
         for args in (
@@ -218,9 +220,8 @@ class Broken(Logger):
             raise {"bug": KeyError("no key"), "disk": OSError(28, "No space left"), "exit": SystemExit(3)}[self.how]
 
 
-@pytest.fixture
-def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selfplay.runs.session.draw_curves", lambda metrics, path: None)
+@pytest.fixture(autouse=True)
+def no_calls() -> None:
     CALLS.clear()
 
 
@@ -238,7 +239,7 @@ BROKEN = "+logger.broken={{_target_:test_loggers.Broken,when:{},how:{}}}"
 @pytest.mark.parametrize("when", TOLD)
 @pytest.mark.parametrize("how", ["bug", "disk", "exit", "hang"])
 def test_a_broken_logger_is_told_of_once_and_left_out(
-    how: str, when: str, plain: Path, tmp_path: Path, no_picture: None, monkeypatch: pytest.MonkeyPatch
+    how: str, when: str, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if how == "hang":
         monkeypatch.setattr(selfplay.loggers.guard, "PATIENCE", 0.2)
@@ -255,15 +256,13 @@ def test_a_broken_logger_is_told_of_once_and_left_out(
     assert spied == [("start", 3), ("log", 1), ("log", 2), ("log", 3), ("finish", "finished")]
 
 
-def test_a_run_that_fails_is_closed_too(tmp_path: Path, no_picture: None) -> None:
+def test_a_run_that_fails_is_closed_too(tmp_path: Path) -> None:
     ended = cli.run(*QUIET, "optimized_metric=nope", SPY, f"hydra.run.dir={tmp_path}")
     assert ended.code == 1 and "nope" in ended.err
     assert CALLS == [("start", 3), ("finish", "failed")]
 
 
-def test_an_interrupt_goes_through_a_logger_that_hangs(
-    tmp_path: Path, no_picture: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupt_goes_through_a_logger_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 

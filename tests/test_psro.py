@@ -1,7 +1,6 @@
 """A run with a population, a magnet or a baseline that is stopped and resumed equals one that never stopped."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +26,6 @@ def die(self, folder, store=League.store):
 League.store = die
 runpy.run_path({run!r}, run_name="__main__")
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_picture() -> Iterator[None]:
-    """The curves cost more than the steps."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("selfplay.runs.session.draw_curves", lambda metrics, path: None)
-        yield
 
 
 @pytest.fixture(scope="module")

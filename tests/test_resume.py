@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import cli
@@ -35,14 +34,6 @@ def die(path, records, append=folder.append):
 folder.append = die
 """
 RUN = "import os, runpy, signal, sys\nsys.argv[0] = {run!r}\n{patch}\nrunpy.run_path({run!r}, run_name='__main__')"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_picture() -> Iterator[None]:
-    """The curves cost more than the steps."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("selfplay.runs.session.draw_curves", lambda metrics, path: None)
-        yield
 
 
 @pytest.fixture(scope="module")

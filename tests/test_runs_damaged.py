@@ -20,6 +20,7 @@ from selfplay.core import SelfplayError
 from selfplay.report.__main__ import main
 from selfplay.runs import RunFolder, load
 from selfplay.runs.claim import Claim, remove_if_empty
+from selfplay.runs.plots import draw_curves
 
 TABLE = ("game=kuhn", "player=tabular", "episodes=2", "steps=3", "eval=none", "optimized_metric=loss")
 
@@ -113,7 +114,7 @@ def test_a_full_disk_is_one_sentence_and_what_was_done_is_gone_on_with(
                 raise OSError(errno.ENOSPC, "No space left on device")
         return real(self, mode, *args, **options)
 
-    save, draw = torch.save, selfplay.runs.session.draw_curves
+    save, draw = torch.save, draw_curves
 
     def full_save(state: object, file: Path) -> None:
         with file.open("wb"):

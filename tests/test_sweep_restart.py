@@ -1,7 +1,6 @@
 """A sweep that is stopped at any instant and started again equals one that never stopped."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import cli
@@ -59,14 +58,6 @@ def killed(root: Path, times: int, *args: str) -> list[Path]:
     ended = cli.process(str(cli.ROOT / "run.py"), str(root), str(times), "0", *args, script=KILLER)
     assert ended.code == 0, ended.err
     return sorted(root.glob("killed-*"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_picture() -> Iterator[None]:
-    """The curves cost more than the steps."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("selfplay.runs.session.draw_curves", lambda metrics, path: path.touch())
-        yield
 
 
 @pytest.mark.slow

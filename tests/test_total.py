@@ -104,7 +104,6 @@ def test_parts_are_chosen_on_the_command_line() -> None:
 
 
 def test_a_run_logs_what_the_parts_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selfplay.runs.session.draw_curves", lambda metrics, path: None)
     small = [arg for arg in cli.SMALL if not arg.startswith("reward=")]
     more = ["reward=total", "+reward@reward.parts.truth=verifier", "+reward.weights.truth=3"]
     folder = cli.finished(tmp_path / "run", *small, *more)

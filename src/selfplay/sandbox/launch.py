@@ -104,7 +104,7 @@ def libraries() -> list[str]:
 
 @lru_cache(maxsize=1)
 def _programs() -> list[tuple[str, str]]:
-    """Each module by name, compiled once by the same Python that runs it: compiling took a sixth of a process's time."""
+    """Each module by name, compiled once by the Python that runs it: that was a sixth of a process's time."""
     found = []
     for name in MODULES:
         source = Path(__file__).with_name(f"{name}.py").read_text()
