@@ -49,6 +49,16 @@ def _deed(
     return head + "def f(n):\n" + "".join(f"    {line}\n" for line in lines) + "    return n + 41\n"
 
 
+GUESSES = """
+import os
+def f(n):
+    for guess in range(64):
+        child = os.fork()
+        if child == 0: return guess
+        os.waitpid(child, 0)
+    os._exit(0)
+"""
+
 FORGERIES = [
     Attack("equal to everything", _always("def __eq__(self, other): return True\n    __hash__ = None"), JUDGE),
     Attack("an integer that equals everything", "class C(int):\n    def __eq__(self, o): return True\n    def __sub__(self, o): return 0\n    __hash__ = int.__hash__\ndef f(n): return C(7)\n", JUDGE),
@@ -176,6 +186,7 @@ DEEDS = [
     Attack("ten gigabytes in pieces", _deed("x = [bytes(1 << 20) for _ in range(10 << 10)]"), MEMORY),
     Attack("a stack without end", _deed("sys.setrecursionlimit(1 << 30)", "g = lambda: [g()]", "g()", head="import sys\n"), MEMORY),
     Attack("locked memory", _deed("p = mmap.mmap(-1, 1 << 20)", "assert not libc.mlockall(3)"), FILTER),
+    Attack("a child for each guess", GUESSES, FILTER),
     Attack("a second process", _deed("os.fork() or os._exit(0)"), FILTER),
     Attack("a second process of vfork", _deed("assert libc.syscall(58) > 0"), FILTER),
     Attack("a second process of clone", _deed("assert libc.syscall(56, 17, 0, 0, 0, 0) > 0"), FILTER),

@@ -6,7 +6,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import cli
@@ -115,6 +115,21 @@ def test_a_second_signal_ends_a_step_that_never_would(
         code, _ = ended(process, folder)
     assert code == 128 + signal.Signals[second or first]
     assert cli.summary(folder)["status"] == "interrupted" and cli.summary(folder)["steps"] == 2
+
+
+def test_ctrl_c_twice_at_work(tmp_path: Path) -> None:
+    """The second may come before the first is seen, or while the run closes its files."""
+    for number, apart in enumerate((0.001, 0.02, 0.1)):
+        folder = tmp_path / str(number)
+        with started(folder, *TABLE, f"hydra.run.dir={folder}") as process:
+            until(lambda folder=folder: logged(folder) >= 2)  # type: ignore[misc]
+            os.kill(process.pid, signal.SIGINT)
+            time.sleep(apart)
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGINT)
+            code, said = ended(process, folder)
+        assert code in (130, -signal.SIGINT) and "Traceback" not in said, said
+        assert cli.summary(folder)["status"] == "interrupted"
 
 
 @pytest.mark.slow

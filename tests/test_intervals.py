@@ -77,7 +77,7 @@ def trinomial(better: NDArray[np.int64], worse: NDArray[np.int64], count: int, p
     return np.exp(ways + special.xlogy(better, p) + special.xlogy(worse, q) + special.xlogy(rest, max(1 - p - q, 0.0)))
 
 
-CHANGES = (0.0, 0.0002, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.99)
+CHANGES = (0.0, 0.0002, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.99, 0.995, 1.0)
 WORSE = (0.0, 0.0005, 0.002, 0.01, 0.05, 0.1, 0.2, 0.3, 0.45)
 
 

@@ -9,6 +9,8 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from selfplay.runs.plots import draw_curves
+
 RETURNED: list[object] = []
 FILES = {"config.yaml", "metrics.jsonl", "episodes.jsonl", "summary.json", "curves.png", "checkpoints"}
 
@@ -26,9 +28,19 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     RETURNED.clear()
     spy = "+hydra.callbacks.spy._target_=test_sweep.Spy"
     sizes = [arg for arg in cli.SMALL if not arg.startswith("reward=")]
-    ended = cli.run("-m", "game=lsp", "reward=verifier,selfjudge", *sizes, spy, f"hydra.sweep.dir={folder}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("selfplay.runs.session.draw_curves", draw_curves)
+        ended = cli.run("-m", "game=lsp", "reward=verifier,selfjudge", *sizes, spy, f"hydra.sweep.dir={folder}")
     assert ended.code == 0, ended.err
     return folder
+
+
+def test_two_sweeps_of_one_second_have_folders_of_their_own() -> None:
+    ended = cli.run("-m", "game=kuhn", "seed=0,1", "--cfg", "hydra")
+    assert ended.code == 1 and "two things to do" in ended.err
+    shown = OmegaConf.create(cli.run("game=kuhn", "--cfg", "hydra").out).hydra
+    for folder in (shown.run.dir, shown.sweep.dir):
+        assert "%f" in folder, "microseconds"
 
 
 def test_a_sweep_leaves_whole_folders(swept: Path) -> None:

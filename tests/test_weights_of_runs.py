@@ -7,6 +7,7 @@ from typing import Any
 import cli
 import pytest
 import torch
+from architectures import saved
 from conftest import config
 from language_models import batch_of, logprobs, made, same
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -76,6 +77,22 @@ def test_adapters_of_every_kind_resume_and_meet_again(player: tuple[str, ...], t
     lines = [logprobs(players[name], batch) for name in ("base", "population/step-000001", "step-000003")]  # type: ignore[arg-type]
     assert not same(lines[0], lines[1]) and not same(lines[1], lines[2])
     assert same(logprobs(last_policy(found, {}), batch), lines[2])  # type: ignore[arg-type]
+
+
+def test_a_mixture_of_experts_resumes_and_meets_again(tmp_path: Path) -> None:
+    """Its weights are converted as they are saved."""
+    saved("qwen3_moe", tmp_path / "model")
+    args = (*KUHN, "player=hf", f"player.path={tmp_path / 'model'}", "opponent=uniform", "opponent.every=1")
+    whole = cli.finished(tmp_path / "whole", *args, "steps=3")
+    run = cli.finished(tmp_path / "run", *args, "steps=2")
+    ended = cli.run(f"resume={run}", "steps=3")
+    assert ended.code == 0, ended.err
+    assert cli.metrics(run) == cli.metrics(whole)
+    states = [torch.load(folder / "checkpoints/step-000003/state.pt", weights_only=True) for folder in (run, whole)]
+    assert alike(*states)
+    crossplay.main([str(run), "--population", "--games", "2"])
+    names = json.loads((run / "crossplay" / "crossplay.json").read_text())["names"]
+    assert {"base", "step-000003", "population/step-000001"} <= set(names)
 
 
 def test_constructors_get_plain_python(tmp_path: Path) -> None:

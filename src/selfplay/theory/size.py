@@ -27,9 +27,10 @@ def check_size(game: Game, limit: int) -> None:
         if size <= 2 * limit and sum(s <= 10 * limit for s in found) > DESCENTS // 2:
             return
     if min(found) > 2 * limit or median(found) > 10 * limit:
+        sizes = ", ".join(f"{name}={value}" for name, value in vars(game).items() if type(value) is int)
         raise SelfplayError(
-            f"{type(game).__name__} has more than {limit} nodes, too many to enumerate; raise `limit`, or choose a "
-            "smaller game (fewer rounds, say) or another evaluation"
+            f"{type(game).__name__}({sizes}) has more than {limit} nodes, too many to enumerate; raise `limit`, or "
+            "choose a smaller game or another evaluation"
         )
 
 
