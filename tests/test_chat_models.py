@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerBase
 from selfplay.core import Ask, Episode, Message, SelfplayError, Turn, user
 from selfplay.lm.chat import Chat
 from selfplay.lm.load import SMOLLM2
-from selfplay.lm.packing import can_pack
+from selfplay.lm.packing import obeys_masks
 from selfplay.lm.smollm2 import folder as smollm2
-from selfplay.lm.trunk import has_trunk
+from selfplay.lm.trunk import can_pack, has_trunk
 from selfplay.play import collate
 from selfplay.players.language_model import LanguageModel
 
@@ -264,14 +264,14 @@ def test_recomputing_runs_layers_twice_and_only_for_a_gradient(tmp_path: Path, m
     [reply] = player.act([Ask("s", user("?"))])
     assert not any(calls)
     batch = collate([(Episode(0, []), Turn(Ask("s"), reply, {}, 0.0))])
-    assert can_pack(player.model) and has_trunk(player.model)  # found out by running it
+    assert obeys_masks(player.model) and has_trunk(player.model)  # found out by running it
     calls.clear()
     out = player.logprobs(batch)
     assert len(calls) == 2
     out.sum().backward()
     assert len(calls) == 4
     snapshot = player.snapshot()
-    assert can_pack(snapshot.model) and has_trunk(snapshot.model)
+    assert obeys_masks(snapshot.model) and has_trunk(snapshot.model)
     calls.clear()
     assert torch.equal(snapshot.logprobs(batch), out.detach())
     assert len(calls) == 2

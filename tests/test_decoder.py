@@ -27,10 +27,10 @@ from selfplay.core import Ask, user
 from selfplay.lm import decoder as decoders
 from selfplay.lm import sample as samplers
 from selfplay.lm.decoder import Decoder, Product, _lays_out, can_decode, forget_writer, writer
-from selfplay.lm.packing import can_pack
 from selfplay.lm.plain import Plain
 from selfplay.lm.sample import Sampled, sample
 from selfplay.lm.threads import Shared
+from selfplay.lm.trunk import can_pack
 from selfplay.players.language_model import LanguageModel
 
 SIZES = {

@@ -134,7 +134,7 @@ t.league(learner, 1)
 ask(learner)
 before = t.resident()
 opponent = t.league(learner)
-for member in opponent.population.values():
+for member in list(opponent.population.values())[::5]:
     ask(member)
 print(json.dumps([before, t.resident(), len(opponent.population)]))
 """

@@ -64,7 +64,7 @@ def gradient(*args: str, episodes: int, step: int = 1) -> torch.Tensor:
 )
 def test_drawn_gradients_go_to_the_one_of_all_outcomes(rule: tuple[str, ...]) -> None:
     exact = gradient("outcomes=every", *rule, episodes=32)
-    few, many = (torch.dist(gradient(*rule, episodes=n), exact).item() for n in (100, 20000))
+    few, many = (torch.dist(gradient(*rule, episodes=n), exact).item() for n in (100, 10_000))
     assert many < 0.25 * few and many < 0.1 * float(exact.norm())
 
 

@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from selfplay.lm.logprobs import plain_logprobs, reply_logprobs
-from selfplay.lm.packing import Packed, _fill, can_pack, pack
-from selfplay.lm.trunk import has_trunk
+from selfplay.lm.packing import Packed, _fill, pack
+from selfplay.lm.trunk import can_pack, has_trunk
 from selfplay.players.language_model import LanguageModel
 
 PROMPTS = ([5, 6, 7], [5, 6, 7], [5, 6, 7], [8], [5, 6, 7])

@@ -30,10 +30,10 @@ from selfplay.core import SelfplayError
 from selfplay.lm import decoder, packing, trunk
 from selfplay.lm.architecture import check_architecture
 from selfplay.lm.decoder import Decoder, can_decode
-from selfplay.lm.packing import can_pack
+from selfplay.lm.packing import obeys_masks
 from selfplay.lm.structure import body_of
 from selfplay.lm.trial import forget, moved_adapters
-from selfplay.lm.trunk import can_branch, has_trunk
+from selfplay.lm.trunk import can_branch, can_pack, has_trunk
 from selfplay.players.language_model import LanguageModel
 
 SIZES: dict[str, Any] = {
@@ -205,7 +205,7 @@ TRIALS = {
     "decoder": (can_decode, Decoder, "embed"),
     "own layers": (has_trunk, trunk, "_masked"),
     "branches": (can_branch, trunk, "_branched"),
-    "packed": (can_pack, packing, "under_mask"),
+    "packed": (obeys_masks, packing, "under_mask"),
 }
 
 

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from selfplay.lm.packing import can_pack
 from selfplay.lm.structure import body_of
-from selfplay.lm.trunk import lay, states_at
+from selfplay.lm.trunk import can_pack, lay, states_at
 
 Text = tuple[int, ...]
 DEEP = 64  # beginnings within beginnings that are told apart

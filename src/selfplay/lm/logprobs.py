@@ -10,10 +10,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from selfplay.lm.endings import last_states
-from selfplay.lm.packing import can_pack
 from selfplay.lm.structure import body_of, is_plain
 from selfplay.lm.truncation import ALL, Truncation
-from selfplay.lm.trunk import lay, states_at
+from selfplay.lm.trunk import can_pack, lay, states_at
 
 Menu = tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]  # a prompt and what may be said after it, as token ids
 CHUNK = 1 << 22  # logits in memory at once (entries), 16 MiB in float32 ...

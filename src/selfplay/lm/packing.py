@@ -70,7 +70,7 @@ class Packed:
         return replace(self, **moved)
 
 
-def can_pack(model: PreTrainedModel) -> bool:
+def obeys_masks(model: PreTrainedModel) -> bool:
     """Whether the model obeys a mask and positions of ours: by its parts, and by a trial of a few hundred tokens."""
     return full_attention(model) and _takes_masks(model) and passes(model, "packed", lambda m: trial(m, under_mask))
 
@@ -128,10 +128,10 @@ def _is_alone(model: PreTrainedModel, states_at: Callable[..., Tensor], most: in
     there = packed.mask
     ours = states_at(model, packed, packed.rows[there], packed.columns[there]).split(list(map(len, said)))
     texts = [torch.cat([p, r]) for p, r in zip(prompts, said, strict=True)]
-    plain = body_of(model)(input_ids=pad_sequence(texts, batch_first=True).to(model.device), use_cache=False)
+    plain = [body_of(model)(input_ids=text[None].to(model.device), use_cache=False) for text in texts]
     alone = [
-        states[len(p) - 1 : len(p) + len(r) - 1]
-        for states, p, r in zip(plain.last_hidden_state, prompts, said, strict=True)
+        out.last_hidden_state[0, len(p) - 1 : len(p) + len(r) - 1]
+        for out, p, r in zip(plain, prompts, said, strict=True)
     ]
     return all(alike(a, b, model.dtype) for a, b in zip(ours, alone, strict=True))
 

@@ -19,7 +19,16 @@ from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 from selfplay.lm.branches import Tree, attend
-from selfplay.lm.packing import Forest, Packed, branched_cost, full_attention, masked_cost, trial, under_mask
+from selfplay.lm.packing import (
+    Forest,
+    Packed,
+    branched_cost,
+    full_attention,
+    masked_cost,
+    obeys_masks,
+    trial,
+    under_mask,
+)
 from selfplay.lm.recompute import runs_again
 from selfplay.lm.structure import body_of, has_llama_body
 from selfplay.lm.trial import passes
@@ -62,6 +71,11 @@ def has_trunk(model: PreTrainedModel) -> bool:
         and has_llama_body(model)
         and passes(model, "own layers", lambda m: trial(m, _masked))
     )
+
+
+def can_pack(model: PreTrainedModel) -> bool:
+    """Whether prompts can be read once for all their replies: by the layers here, or by the model's under our mask."""
+    return _is_ours(model) or obeys_masks(model)
 
 
 def can_branch(model: PreTrainedModel) -> bool:

@@ -20,14 +20,13 @@ from selfplay.lm.base_model import load_base, tokenizer_at
 from selfplay.lm.chat import Chat
 from selfplay.lm.decoder import can_decode, forget_writer, writer
 from selfplay.lm.logprobs import Menu, choice_logprobs, next_logprobs, reply_logprobs
-from selfplay.lm.packing import can_pack
 from selfplay.lm.plain import way_of
 from selfplay.lm.rounding import of_menus, of_replies
 from selfplay.lm.sample import choose as draw
 from selfplay.lm.sample import dice, sample
 from selfplay.lm.trial import forget
 from selfplay.lm.truncation import Truncation
-from selfplay.lm.trunk import has_trunk
+from selfplay.lm.trunk import can_pack, has_trunk
 from selfplay.options import Count, Dtype, Expression, Name, OneOf, Range, Seed, Temperature, Unlike, Whole, applies
 
 CHOOSE = ("likelihood", "text")
