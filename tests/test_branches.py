@@ -6,9 +6,9 @@ from random import Random
 import pytest
 import torch
 
-from selfplay.lm import packing
-from selfplay.lm.branches import Tree, attend
-from selfplay.lm.packing import Forest, Packed, branched_cost, masked_cost
+from selfplay.engines import packing
+from selfplay.engines.llama.tree_attention import Tree, attend
+from selfplay.engines.packing import Forest, Packed, branched_cost, masked_cost
 
 
 def replies_to(lengths: list[int], most: int, seed: int = 0) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:

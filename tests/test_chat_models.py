@@ -12,11 +12,11 @@ from language_models import made
 from transformers import PreTrainedTokenizerBase
 
 from selfplay.core import Ask, Episode, Message, SelfplayError, Turn, user
-from selfplay.lm.chat import Chat
-from selfplay.lm.load import SMOLLM2
-from selfplay.lm.packing import obeys_masks
-from selfplay.lm.smollm2 import folder as smollm2
-from selfplay.lm.trunk import can_pack, has_trunk
+from selfplay.engines.llama.layers import can_pack, has_trunk
+from selfplay.engines.packing import obeys_masks
+from selfplay.models.chat import Chat
+from selfplay.models.load import SMOLLM2
+from selfplay.models.smollm2 import folder as smollm2
 from selfplay.play import collate
 from selfplay.players.language_model import LanguageModel
 

@@ -24,13 +24,13 @@ from transformers import (
 )
 
 from selfplay.core import Ask, user
-from selfplay.lm import decoder as decoders
-from selfplay.lm import sample as samplers
-from selfplay.lm.decoder import Decoder, Product, _lays_out, can_decode, forget_writer, writer
-from selfplay.lm.plain import Plain
-from selfplay.lm.sample import Sampled, sample
-from selfplay.lm.threads import Shared
-from selfplay.lm.trunk import can_pack
+from selfplay.engines import sampling as samplers
+from selfplay.engines.llama import decoder as decoders
+from selfplay.engines.llama.decoder import Decoder, Product, _lays_out, can_decode, forget_writer, writer
+from selfplay.engines.llama.kv_sharing import Shared
+from selfplay.engines.llama.layers import can_pack
+from selfplay.engines.sampling import Sampled, sample
+from selfplay.engines.transformers.decode import Plain
 from selfplay.players.language_model import LanguageModel
 
 SIZES = {
@@ -101,7 +101,7 @@ def right(model: PreTrainedModel, texts: Sequence[Sequence[int]], got: Sequence[
 @pytest.mark.parametrize("name", TAKEN)
 def test_families_that_are_taken(name: str, large: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ragged prompts, some with several replies, and one that leaves early: what is said is what `Plain` says."""
-    monkeypatch.setattr("selfplay.lm.decoder.LARGE", large)
+    monkeypatch.setattr("selfplay.engines.llama.decoder.LARGE", large)
     model = model_of(TAKEN[name])
     assert can_decode(model)
     one, two, three = prompts(5, 17, 9)
@@ -121,7 +121,7 @@ def test_products_and_what_follows_them(
     large: int, biased: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Laid out or not, of one row or of many, a product with silu, a factor or a sum behind it is what it says."""
-    monkeypatch.setattr("selfplay.lm.decoder.LARGE", large)
+    monkeypatch.setattr("selfplay.engines.llama.decoder.LARGE", large)
     torch.manual_seed(0)
     weight, bias = torch.randn(24, 16).to(dtype), torch.randn(24).to(dtype) if biased else None
     product, tolerance = Product(weight, bias, dtype), 1e-5 if dtype == torch.float32 else 0.2
@@ -175,7 +175,7 @@ def test_replies_take_the_places_of_those_that_ended(monkeypatch: pytest.MonkeyP
 
 
 def test_prompts_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    from selfplay.lm import threads
+    from selfplay.engines.llama import kv_sharing as threads
 
     model, texts = model_of(TAKEN["qwen 3"]), prompts(5, 17, 9, 30)
     args = (texts, list("abcd"), 1.0, 8, [], 0, 64)

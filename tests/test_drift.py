@@ -13,9 +13,10 @@ from language_models import batch_for, batch_of, logprobs, made, moved
 
 from selfplay.checks import LIMIT, FirstUpdate, Mismatch
 from selfplay.core import Ask, Batch, Reply, SelfplayError, user
-from selfplay.lm import decoder, rounding
-from selfplay.lm.rounding import FACTOR, finer
-from selfplay.lm.truncation import Truncation
+from selfplay.engines import rounding
+from selfplay.engines.llama import decoder
+from selfplay.engines.rounding import FACTOR, finer
+from selfplay.engines.truncation import Truncation
 from selfplay.players.language_model import LanguageModel
 from selfplay.players.tabular import Tabular
 

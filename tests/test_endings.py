@@ -17,9 +17,9 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer
 
-from selfplay.lm import endings
-from selfplay.lm.cache import BLOCK, Growing, new_cache
-from selfplay.lm.endings import beginnings, last_states, shares_enough
+from selfplay.engines import last_hidden as endings
+from selfplay.engines.last_hidden import beginnings, last_states, shares_enough
+from selfplay.engines.transformers.kv_cache import BLOCK, Growing, new_cache
 from selfplay.players.language_model import LanguageModel
 
 Text = tuple[int, ...]
@@ -54,7 +54,7 @@ def test_the_states_are_those_of_each_text_alone(learner: LanguageModel, seed: i
 
 
 def test_a_leak_between_texts_would_be_seen(learner: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selfplay.lm.trunk.can_branch", lambda model: False)
+    monkeypatch.setattr("selfplay.engines.llama.layers.can_branch", lambda model: False)
     found = texts(Random(0), families=5, members=4)
     right = last_states(learner.model, found, 100)
     monkeypatch.setattr(endings, "beginnings", lambda some: [len(text) - 2 for text in some])

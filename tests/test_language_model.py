@@ -10,7 +10,7 @@ from language_models import ASKS, adapted, batch_of, logprobs, made, moved, same
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from selfplay.core import Ask, user
-from selfplay.lm.load import resolve
+from selfplay.models.load import resolve
 from selfplay.players.language_model import LanguageModel
 
 # --- the embedded model -----------------------------------------------------------------------------------------------

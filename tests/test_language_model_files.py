@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from selfplay.build import make
 from selfplay.core import SelfplayError, user
-from selfplay.lm.architecture import check_architecture
+from selfplay.models.architecture import check_architecture
 from selfplay.players.language_model import LanguageModel
 
 # --- on disk ----------------------------------------------------------------------------------------------------------

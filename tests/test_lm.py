@@ -11,12 +11,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from selfplay.core import Ask, Batch, Episode, Reply, SelfplayError, Turn, user
-from selfplay.lm import logprobs as ours
-from selfplay.lm.decoder import writer
-from selfplay.lm.logprobs import next_logprobs, reply_logprobs
-from selfplay.lm.plain import Plain, way_of
-from selfplay.lm.sample import choose, dice, sample
-from selfplay.lm.threads import Shared
+from selfplay.engines import logprobs as ours
+from selfplay.engines.llama.decoder import writer
+from selfplay.engines.llama.kv_sharing import Shared
+from selfplay.engines.logprobs import next_logprobs, reply_logprobs
+from selfplay.engines.sampling import choose, dice, sample
+from selfplay.engines.transformers.decode import Plain, way_of
 from selfplay.play import collate
 from selfplay.players.language_model import LanguageModel
 

@@ -57,7 +57,7 @@ def test_a_checkpoint_is_scored_alike(player: str, tmp_path: Path, monkeypatch: 
     )
     path = run / "checkpoints" / "step-000003"
     base = config().player.path
-    from selfplay.lm.load import resolve
+    from selfplay.models.load import resolve
 
     model = f"pretrained={path}" if player == "tiny" else f"pretrained={resolve(base)},peft={path}"
     before, *_, after = (line["eval"]["correct"] for line in cli.metrics(run) if "eval" in line)

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from selfplay.core import Player
 from selfplay.games.matrix import matrix_game
-from selfplay.lm.load import resolve
+from selfplay.models.load import resolve
 from selfplay.opponents.league import League
 from selfplay.opponents.rules import uniform
 from selfplay.players.language_model import LanguageModel

@@ -17,9 +17,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from selfplay.lm.logprobs import plain_logprobs, reply_logprobs
-from selfplay.lm.packing import Packed, _fill, pack
-from selfplay.lm.trunk import can_pack, has_trunk
+from selfplay.engines.llama.layers import can_pack, has_trunk
+from selfplay.engines.logprobs import plain_logprobs, reply_logprobs
+from selfplay.engines.packing import Packed, _fill, pack
 from selfplay.players.language_model import LanguageModel
 
 PROMPTS = ([5, 6, 7], [5, 6, 7], [5, 6, 7], [8], [5, 6, 7])
@@ -36,7 +36,7 @@ def ragged(prompts: object, replies: object) -> tuple[list[torch.Tensor], torch.
 
 def test_the_layout_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two prompts, with 4 and 9 tokens in all: a tree has 6, so the first prompt's three replies take two."""
-    monkeypatch.setattr("selfplay.lm.packing.WIDER", (1.0,))
+    monkeypatch.setattr("selfplay.engines.packing.WIDER", (1.0,))
     packed = pack(*ragged(PROMPTS, REPLIES))
     assert packed.ids.tolist() == [[5, 6, 7, 1, 2, 3], [5, 6, 7, 9, 9, 9], [8, 4, 4, 4, 0, 0]]
     assert packed.positions.tolist() == [[0, 1, 2, 3, 4, 3], [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 0, 0]]
@@ -57,7 +57,7 @@ def test_trees_share_a_row_where_that_is_less_padding(monkeypatch: pytest.Monkey
     assert packed.roots.tolist() == [[0] * 6 + [3] * 6 + [5] * 4]
     assert packed.positions.tolist() == [[0, 1, 2, 3, 4, 3, 0, 1, 2, 3, 4, 5, 0, 1, 2, 3]]
     assert packed.columns[packed.mask].tolist() == [2, 3, 2, 12, 13, 14, 8, 9, 10]
-    monkeypatch.setattr("selfplay.lm.packing.EVEN", 10)  # now attention costs more than padding
+    monkeypatch.setattr("selfplay.engines.packing.EVEN", 10)  # now attention costs more than padding
     assert pack(*ragged(PROMPTS, REPLIES)).ids.shape == (3, 6)
 
 
@@ -80,7 +80,7 @@ def test_who_looks_at_whom_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     for column, (root, segment) in enumerate(zip(together.roots[0], together.segments[0], strict=True)):
         assert set(together.roots[0][look[column]].tolist()) == {int(root)}, "another tree in the row"
         assert set(together.segments[0][look[column]].tolist()) <= {int(root), int(segment)}
-    monkeypatch.setattr("selfplay.lm.packing.WIDER", (1.0,))
+    monkeypatch.setattr("selfplay.engines.packing.WIDER", (1.0,))
     look = pack(*ragged(PROMPTS, REPLIES)).attention(torch.float32)[0, 0] == 0
     assert look.int().tolist() == [
         [1, 0, 0, 0, 0, 0],
@@ -209,7 +209,7 @@ def test_a_mask_that_leaks_would_be_seen(learner: LanguageModel, monkeypatch: py
         return torch.full((width, width), torch.finfo(dtype).min).triu(1).expand(rows, 1, width, width)
 
     assert has_trunk(model)
-    monkeypatch.setattr("selfplay.lm.trunk.can_branch", lambda model: False)
-    monkeypatch.setattr("selfplay.lm.packing.Packed.attention", causal)
+    monkeypatch.setattr("selfplay.engines.llama.layers.can_branch", lambda model: False)
+    monkeypatch.setattr("selfplay.engines.packing.Packed.attention", causal)
     (plain, _), (packed, _) = both(model, 0, 1.0)
     assert float((packed - plain).abs().max()) > 1e-3

@@ -8,9 +8,9 @@ from architectures import apart, model_of, player_of, saved, step
 from transformers import DynamicCache
 
 from selfplay.core import Ask, SelfplayError, user
-from selfplay.lm import plain
-from selfplay.lm.cache import new_cache
-from selfplay.lm.plain import WAYS, Way, way_of
+from selfplay.engines.transformers import decode as plain
+from selfplay.engines.transformers.decode import WAYS, Way, way_of
+from selfplay.engines.transformers.kv_cache import new_cache
 from selfplay.players.mixture import GeometricMixture
 
 RAGGED, EVEN, ANEW = WAYS

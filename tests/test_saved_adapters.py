@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, OlmoeConfig, OlmoeForCausalLM, PreTrainedModel
 
 from selfplay.core import SelfplayError
-from selfplay.lm.load import resolve
+from selfplay.models.load import resolve
 from selfplay.players.language_model import LanguageModel
 
 LINEAR = {"r": 4, "target_modules": "all-linear"}

@@ -17,8 +17,8 @@ from transformers import (
 )
 
 from selfplay.core import SelfplayError
-from selfplay.lm import checkpoints
-from selfplay.lm.adapters import Adapter
+from selfplay.models import checkpoints
+from selfplay.models.adapters import Adapter
 from selfplay.referees.reward_model import RewardModel
 
 SIZES: dict[str, Any] = {

@@ -9,7 +9,7 @@ from architectures import model_of, reward_of, saved
 from torch import Tensor
 
 from selfplay.core import SelfplayError
-from selfplay.lm.scores import Scorer, context_of
+from selfplay.engines.scores import Scorer, context_of
 from selfplay.referees.reward_model import RewardModel
 
 PAIRS = [("add 3 and 4", "7"), ("", "x"), ("reverse abcd", "it is dcba"), ("add 3 and 4", "8"), ("q" * 90, "a" * 60)]

@@ -11,8 +11,8 @@ from gguf import GGMLQuantizationType, GGUFWriter, quants
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from selfplay.core import SelfplayError
-from selfplay.lm import smollm2
-from selfplay.lm.load import SMOLLM2, resolve
+from selfplay.models import smollm2
+from selfplay.models.load import SMOLLM2, resolve
 
 HIDDEN, INNER, HEADS = 64, 96, 4
 MERGES = ["a b", "Ġ Ġ"]
@@ -109,14 +109,14 @@ def test_a_broken_file_is_told(package: Path, cache: Path) -> None:
 
 
 def test_without_the_package(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selfplay.lm.smollm2.find_spec", lambda name: None)
+    monkeypatch.setattr("selfplay.models.smollm2.find_spec", lambda name: None)
     with pytest.raises(SelfplayError, match="install it with: make smollm2"):
         smollm2.main()
 
 
 def test_without_the_reader(package: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = smollm2.find_spec
-    monkeypatch.setattr("selfplay.lm.smollm2.find_spec", lambda name: None if name == "gguf" else plain(name))
+    monkeypatch.setattr("selfplay.models.smollm2.find_spec", lambda name: None if name == "gguf" else plain(name))
     with pytest.raises(SelfplayError, match=r"pip install 'selfplay\[smollm2\]'"):
         smollm2.main()
 

@@ -27,13 +27,15 @@ from transformers import (
 )
 
 from selfplay.core import SelfplayError
-from selfplay.lm import decoder, packing, trunk
-from selfplay.lm.architecture import check_architecture
-from selfplay.lm.decoder import Decoder, can_decode
-from selfplay.lm.packing import obeys_masks
-from selfplay.lm.structure import body_of
-from selfplay.lm.trial import forget, moved_adapters
-from selfplay.lm.trunk import can_branch, can_pack, has_trunk
+from selfplay.engines import packing
+from selfplay.engines.llama import decoder
+from selfplay.engines.llama import layers as trunk
+from selfplay.engines.llama.decoder import Decoder, can_decode
+from selfplay.engines.llama.layers import can_branch, can_pack, has_trunk
+from selfplay.engines.packing import obeys_masks
+from selfplay.models.architecture import check_architecture
+from selfplay.models.structure import body_of
+from selfplay.models.trial import forget, moved_adapters
 from selfplay.players.language_model import LanguageModel
 
 SIZES: dict[str, Any] = {

@@ -19,7 +19,7 @@ from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, KTOTrainer, RLOO
 
 from selfplay.build import make
 from selfplay.core import Batch
-from selfplay.lm.load import load_tokenizer, resolve
+from selfplay.models.load import load_tokenizer, resolve
 from selfplay.players.language_model import LanguageModel
 from selfplay.updates.losses import clipped, reinforce
 from selfplay.updates.preferences import dpo, kl_baseline, kto, sppo

@@ -7,8 +7,8 @@ from language_models import batch_for, made
 from transformers import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from selfplay.core import Ask, SelfplayError, user
-from selfplay.lm.sample import choose
-from selfplay.lm.truncation import ALL, Truncation
+from selfplay.engines.sampling import choose
+from selfplay.engines.truncation import ALL, Truncation
 
 RULES = [(5, 1.0, 0.0), (0, 0.6, 0.0), (0, 1.0, 0.1), (9, 0.8, 0.05), (500, 0.05, 0.0), (1, 1.0, 0.0)]
 

@@ -22,10 +22,10 @@ from transformers import (
     Qwen3Config,
 )
 
-from selfplay.lm import trunk
-from selfplay.lm.logprobs import plain_logprobs, reply_logprobs
-from selfplay.lm.packing import pack, under_mask
-from selfplay.lm.trunk import _Gated, _norm, _Turned, _Written, can_branch, has_trunk, lay, states_at
+from selfplay.engines.llama import layers as trunk
+from selfplay.engines.llama.layers import _Gated, _norm, _Turned, _Written, can_branch, has_trunk, lay, states_at
+from selfplay.engines.logprobs import plain_logprobs, reply_logprobs
+from selfplay.engines.packing import pack, under_mask
 from selfplay.players.language_model import LanguageModel
 
 SIZES: dict[str, Any] = {

@@ -168,7 +168,7 @@ def vocabulary(size: int, folder: Path) -> str:
     """A model of chance with so many words, in the folder."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    from selfplay.lm.load import resolve
+    from selfplay.models.load import resolve
 
     sizes = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 4}
     where = folder / str(size)

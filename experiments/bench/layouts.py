@@ -3,7 +3,7 @@
     python experiments/bench/layouts.py                 layouts.json beside this file; two minutes on two cores
 
 A forward and a backward pass of four layers of SmolLM2-135M's size with weights of chance, by turns; what the costs say
-that decide between the two (`selfplay.lm.packing`) stands beside what was measured.
+that decide between the two (`selfplay.engines.packing`) stands beside what was measured.
 """
 
 import json
@@ -16,9 +16,9 @@ import torch
 from bench import machine
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
-from selfplay.lm.memory import keep_freed_memory
-from selfplay.lm.packing import Forest, Packed, branched_cost, masked_cost
-from selfplay.lm.trunk import can_branch, has_trunk, states_at
+from selfplay.engines.llama.layers import can_branch, has_trunk, states_at
+from selfplay.engines.memory import keep_freed_memory
+from selfplay.engines.packing import Forest, Packed, branched_cost, masked_cost
 
 ROUNDS = 5
 UNEVEN = random.Random(0)

@@ -52,7 +52,7 @@ def ours(args: argparse.Namespace) -> None:
     from hydra.utils import instantiate
 
     from selfplay.core import Ask, Episode, Turn, user
-    from selfplay.lm.memory import keep_freed_memory
+    from selfplay.engines.memory import keep_freed_memory
     from selfplay.play import collate
 
     keep_freed_memory()

@@ -10,7 +10,7 @@ from stage import LORA, RATE, peak, prompts_of, ready, serve, synchronise, tell,
 from transformers import AutoModelForCausalLM
 
 from selfplay.core import SelfplayError
-from selfplay.lm.load import load_model, load_tokenizer, resolve
+from selfplay.models.load import load_model, load_tokenizer, resolve
 
 
 def trl_settings(args: argparse.Namespace) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from scipy import stats
 
 from selfplay.core import Ask, Turn, user
-from selfplay.lm.memory import keep_freed_memory
+from selfplay.engines.memory import keep_freed_memory
 from selfplay.players.language_model import LanguageModel
 from selfplay.referees.reward_model import RewardModel
 from selfplay.referees.verifier import Verifier

@@ -20,7 +20,7 @@ from tokenizer import build
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from selfplay.lm.memory import keep_freed_memory
+from selfplay.engines.memory import keep_freed_memory
 
 
 def model(vocabulary: int, end: int, pad: int) -> LlamaForCausalLM:

@@ -17,7 +17,7 @@ from tokenizer import build
 from torch.nn.functional import logsigmoid
 from transformers import LlamaForSequenceClassification
 
-from selfplay.lm.memory import keep_freed_memory
+from selfplay.engines.memory import keep_freed_memory
 from selfplay.world import Question, draw
 
 CENTRE = 0.01  # weight of (r_right + r_wrong)^2, which keeps logits near 0 (Eisenstein et al. 2023)

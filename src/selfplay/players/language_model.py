@@ -13,20 +13,21 @@ from torch.nn import Parameter
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from selfplay.core import Ask, Batch, Message, Policy, Reply, SelfplayError, at_least, place_of
-from selfplay.lm import checkpoints, recompute
-from selfplay.lm.adapters import Adapter
-from selfplay.lm.architecture import check_architecture
-from selfplay.lm.base_model import load_base, tokenizer_at
-from selfplay.lm.chat import Chat
-from selfplay.lm.decoder import can_decode, forget_writer, writer
-from selfplay.lm.logprobs import Menu, choice_logprobs, next_logprobs, reply_logprobs
-from selfplay.lm.plain import way_of
-from selfplay.lm.rounding import of_menus, of_replies
-from selfplay.lm.sample import choose as draw
-from selfplay.lm.sample import dice, sample
-from selfplay.lm.trial import forget
-from selfplay.lm.truncation import Truncation
-from selfplay.lm.trunk import can_pack, has_trunk
+from selfplay.engines.llama.decoder import can_decode, forget_writer, writer
+from selfplay.engines.llama.layers import can_pack, has_trunk
+from selfplay.engines.logprobs import Menu, choice_logprobs, next_logprobs, reply_logprobs
+from selfplay.engines.rounding import of_menus, of_replies
+from selfplay.engines.sampling import choose as draw
+from selfplay.engines.sampling import dice, sample
+from selfplay.engines.transformers import gradient_checkpointing as recompute
+from selfplay.engines.transformers.decode import way_of
+from selfplay.engines.truncation import Truncation
+from selfplay.models import checkpoints
+from selfplay.models.adapters import Adapter
+from selfplay.models.architecture import check_architecture
+from selfplay.models.base_model import load_base, tokenizer_at
+from selfplay.models.chat import Chat
+from selfplay.models.trial import forget
 from selfplay.options import Count, Dtype, Expression, Name, OneOf, Range, Seed, Temperature, Unlike, Whole, applies
 
 CHOOSE = ("likelihood", "text")
@@ -41,7 +42,7 @@ class LanguageModel(Policy):
         path: hub id, folder, `asset:<name>` or `cache:smollm2`: a model, or a LoRA adapter, which goes on where it was
             over the model that it names.
         temperature: of sampling; log-probabilities are those of the tempered and truncated distribution.
-        top_k, top_p, min_p: which tokens may be said, see `selfplay.lm.truncation`.
+        top_k, top_p, min_p: which tokens may be said, see `selfplay.engines.truncation`.
         stop: texts that end a reply; the text that the game reads ends before the first of them.
         max_tokens: longest reply.
         rows: replies sampled side by side; lower it when memory runs out.
@@ -55,7 +56,7 @@ class LanguageModel(Policy):
             it is.
         chat: what the chat template is told beside the messages.
         attention: the kernel: "sdpa", "eager" or "flash_attention_2". The last knows no mask of ours, so replies to one
-            prompt do not share its reading there (see `selfplay.lm.packing`).
+            prompt do not share its reading there (see `selfplay.engines.packing`).
         checkpointing: whether layers are run again in the backward pass instead of remembered: less memory, more time.
         dtype: of the weights, a name such as "float32".
         compute: of the products of float32 weights, "bfloat16" where the processor has it (learning keeps float32
@@ -289,7 +290,7 @@ class LanguageModel(Policy):
             return out
 
     def rounding(self, batch: Batch) -> Tensor:
-        """Measured, see `selfplay.lm.rounding`."""
+        """Measured, see `selfplay.engines.rounding`."""
         chosen = torch.tensor([bool(c) for c in batch.choices], dtype=torch.bool)
         found, mask = torch.zeros(batch.replies.shape), batch.mask & ~chosen[:, None]
         with self._passes():

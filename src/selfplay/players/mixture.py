@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 
 from selfplay.core import Ask, Player, Policy, Reply, SelfplayError
-from selfplay.lm.mixture import MixedModel
-from selfplay.lm.sample import choose, dice
+from selfplay.engines.mixture import MixedModel
+from selfplay.engines.sampling import choose, dice
 from selfplay.players.language_model import LanguageModel
 
 

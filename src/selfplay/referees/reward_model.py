@@ -8,10 +8,10 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from selfplay.core import Policy, Referee, SelfplayError, Turn, at_least
-from selfplay.lm.adapters import judging
-from selfplay.lm.base_model import config_at, load_base, tokenizer_at
-from selfplay.lm.chat import Chat
-from selfplay.lm.scores import LONG, Scorer, context_of
+from selfplay.engines.scores import LONG, Scorer, context_of
+from selfplay.models.adapters import judging
+from selfplay.models.base_model import config_at, load_base, tokenizer_at
+from selfplay.models.chat import Chat
 from selfplay.options import Count, Dtype, Name
 from selfplay.referees.distinct import Pair, score_distinct
 
@@ -31,7 +31,7 @@ class RewardModel(Referee):
 
     Raises:
         SelfplayError: it cannot be loaded, has not one label, or scores a pair otherwise in company than alone (see
-            `selfplay.lm.scores`).
+            `selfplay.engines.scores`).
     """
 
     def __init__(

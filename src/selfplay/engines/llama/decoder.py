@@ -8,7 +8,7 @@ and 3), with what sampling many replies to few prompts needs:
   multiplies sixteen rows by them about twice as fast), adapters are merged into them;
 * rotary positions are one complex product, so the two halves of a head are interleaved in the weights.
 
-Whether a model is of this family is read off its modules (`selfplay.lm.structure`), then tried out: `can_decode`
+Whether a model is of this family is read off its modules (`selfplay.models.structure`), then tried out: `can_decode`
 compares a decoder with the model's own forward pass. One that is in use takes about as much memory as the weights.
 """
 
@@ -25,10 +25,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from selfplay.lm.mixture import MixedModel
-from selfplay.lm.packing import full_attention
-from selfplay.lm.structure import base_of, body_of, is_llama, is_product
-from selfplay.lm.trial import alike, passes
+from selfplay.engines.mixture import MixedModel
+from selfplay.engines.packing import full_attention
+from selfplay.models.structure import base_of, body_of, is_llama, is_product
+from selfplay.models.trial import alike, passes
 
 TRIAL = (12, 5, 9)  # tokens of each text of a trial
 LOUD = 100.0  # standard deviation of logits which shows whether they are bounded
@@ -267,7 +267,7 @@ def _agrees(model: PreTrainedModel) -> bool:
 
     The last norm is scaled up meanwhile: the small logits of an untrained head would hide what bounds them.
     """
-    from selfplay.lm.threads import Shared
+    from selfplay.engines.llama.kv_sharing import Shared
 
     vocabulary = model.get_output_embeddings().weight.shape[0]
     texts = [tuple(i % vocabulary for i in range(7, 7 + n)) for n in TRIAL]

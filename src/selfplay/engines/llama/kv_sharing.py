@@ -1,7 +1,7 @@
 """Texts that are being written side by side: what was read of each, and the logits of what comes next.
 
 `Shared` is for models of the Llama family: rows that follow one prompt look at one copy of its keys and values.
-`selfplay.lm.plain.Plain` is for any other, with transformers' own modules and a copy a row.
+`selfplay.engines.transformers.decode.Plain` is for any other, with transformers' own modules and a copy a row.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfplay.lm.decoder import Decoder
-from selfplay.lm.plain import Prompt
+from selfplay.engines.llama.decoder import Decoder
+from selfplay.engines.transformers.decode import Prompt
 
 READ = 8192  # tokens of prompts read at once
 LEAST, MOST = 4, 32  # columns that are taken at once: as many again as there are, within these

@@ -4,7 +4,7 @@ Weights are used where they are, by the modules that hold them (adapters include
 here: a norm, a rotation and a gate that each remember as little as their gradient needs, states that are brought to the
 precision of the products once for all that read them, and of the last layer the states that are asked for alone.
 
-Whether a model is of this family is read off its modules (`selfplay.lm.structure`), then tried out, see `has_trunk`.
+Whether a model is of this family is read off its modules (`selfplay.models.structure`), then tried out: `has_trunk`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
-from selfplay.lm.branches import Tree, attend
-from selfplay.lm.packing import (
+from selfplay.engines.llama.tree_attention import Tree, attend
+from selfplay.engines.packing import (
     Forest,
     Packed,
     branched_cost,
@@ -29,9 +29,9 @@ from selfplay.lm.packing import (
     trial,
     under_mask,
 )
-from selfplay.lm.recompute import runs_again
-from selfplay.lm.structure import body_of, has_llama_body
-from selfplay.lm.trial import passes
+from selfplay.engines.transformers.gradient_checkpointing import runs_again
+from selfplay.models.structure import body_of, has_llama_body
+from selfplay.models.trial import passes
 
 SMALL = 1 << 23  # bytes that the attention of a layer may have, written out: then it is faster than the kernel ...
 SHORT = {torch.float32: 160, torch.bfloat16: 512}  # ... in rows of so many tokens

@@ -21,9 +21,9 @@ from transformers import PreTrainedModel
 
 from selfplay import digests
 from selfplay.core import SelfplayError
-from selfplay.lm.base_model import CONFIG, config_at
-from selfplay.lm.load import resolve, some
-from selfplay.lm.residual import A, B, doubled, halved, leaves_residual, publish
+from selfplay.models.base_model import CONFIG, config_at
+from selfplay.models.load import resolve, some
+from selfplay.models.residual import A, B, doubled, halved, leaves_residual, publish
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -58,7 +58,7 @@ class Adapter:
         weights: the adapter's own, by their names in the model: what it adds, modules that it trains whole, biases, and
             buffers of these. They stay the same objects.
         start: the adapter's first weights, by their names in a file, where they were taken out of the base model's (see
-            `selfplay.lm.residual`).
+            `selfplay.models.residual`).
 
     Raises:
         SelfplayError: the options make an adapter that cannot be kept, or another one than that at `path`; or weights

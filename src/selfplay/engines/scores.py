@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from selfplay.core import SelfplayError
-from selfplay.lm.endings import last_states
-from selfplay.lm.plain import NEAR
+from selfplay.engines.last_hidden import last_states
+from selfplay.engines.transformers.decode import NEAR
 
 Text = tuple[int, ...]
 UNREADABLE = (AssertionError, AttributeError, LookupError, RuntimeError, SelfplayError, TypeError, ValueError)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from selfplay.lm.structure import body_of
-from selfplay.lm.trunk import can_pack, lay, states_at
+from selfplay.engines.llama.layers import can_pack, lay, states_at
+from selfplay.models.structure import body_of
 
 Text = tuple[int, ...]
 DEEP = 64  # beginnings within beginnings that are told apart
@@ -20,7 +20,7 @@ def last_states(model: PreTrainedModel, texts: Sequence[Text], rows: int) -> Ten
     """[N, H] the hidden state of each text's last token, `rows` texts at a time.
 
     Where the model takes it and it is worth while, texts with a common beginning share its reading (see
-    `selfplay.lm.packing`).
+    `selfplay.engines.packing`).
     """
     packs = can_pack(model) and shares_enough(texts)
     order = sorted(range(len(texts)), key=texts.__getitem__ if packs else lambda i: len(texts[i]))

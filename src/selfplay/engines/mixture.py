@@ -10,14 +10,14 @@ from torch import Tensor
 from transformers import Cache
 
 from selfplay.core import SelfplayError
-from selfplay.lm.cache import new_cache
+from selfplay.engines.transformers.kv_cache import new_cache
 
 if TYPE_CHECKING:
     from selfplay.players.language_model import LanguageModel
 
 
 class MixedModel:
-    """Called like a causal language model by `selfplay.lm.sample.sample`; each model keeps a cache of its own.
+    """Called like a causal language model by `selfplay.engines.sampling.sample`; each model keeps a cache of its own.
 
     Its logits are (1 - c) logits_1 + c logits_2: with any temperature the mixture of the tempered distributions.
 
@@ -35,7 +35,7 @@ class MixedModel:
         self.config, self.generation_config, self.device = model.config, model.generation_config, model.device
 
     def new_cache(self, room: int) -> Caches:
-        """An empty cache for both, see `selfplay.lm.cache`."""
+        """An empty cache for both, see `selfplay.engines.transformers.kv_cache`."""
         return Caches([new_cache(player.model, room) for player, _ in self.parts])
 
     def __call__(self, past_key_values: Caches | None = None, **inputs: Any) -> SimpleNamespace:

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import Module, ModuleList
 from transformers import PreTrainedModel
 
-from selfplay.lm.logprobs import CHUNK, Menu, right_padded
-from selfplay.lm.structure import body_of
-from selfplay.lm.truncation import Truncation
+from selfplay.engines.logprobs import CHUNK, Menu, right_padded
+from selfplay.engines.truncation import Truncation
+from selfplay.models.structure import body_of
 
 FACTOR = 4.0
 

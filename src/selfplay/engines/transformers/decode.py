@@ -18,9 +18,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from selfplay.core import SelfplayError
-from selfplay.lm.cache import new_cache
-from selfplay.lm.mixture import MixedModel
-from selfplay.lm.structure import bare
+from selfplay.engines.mixture import MixedModel
+from selfplay.engines.transformers.kv_cache import new_cache
+from selfplay.models.structure import bare
 
 Prompt = tuple[int, ...]
 KNOWN = {"full_attention", "sliding_attention", "linear_attention", "conv", "hybrid", "hybrid_sliding", "moe", "mlp"}
@@ -46,7 +46,7 @@ _ways: WeakKeyDictionary[PreTrainedModel, Way] = WeakKeyDictionary()
 
 
 class Plain:
-    """B rows, each behind a prompt; they grow by one token at a time. See `selfplay.lm.threads.Threads`."""
+    """B rows, each behind a prompt; they grow by one token at a time; see `kv_sharing.Threads`."""
 
     refills = False
 

@@ -1,9 +1,9 @@
 """What a language model is made of: which of its modules may be read past, because what they compute is known.
 
-`lm/decoder.py`, `lm/trunk.py` and `lm/logprobs.py` use weights without calling the modules that hold them. That is
-right only where each such module is exactly what it is taken for: of the very class, without a hook, a wrapper (of an
-adapter, a quantiser, an offloader) or a forward method of its own. Everything here is read off the modules, never
-tried out.
+`decoder.py`, `layers.py` and `logprobs.py` under `engines/` use weights without calling the modules that hold them.
+That is right only where each such module is exactly what it is taken for: of the very class, without a hook, a wrapper
+(of an adapter, a quantiser, an offloader) or a forward method of its own. Everything here is read off the modules,
+never tried out.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _is_harmless(hook: Any) -> bool:
 
 
 def has_llama_body(model: Any) -> bool:
-    """Whether the layers are those of the Llama family, each part that `lm/trunk.py` reads past being plain.
+    """Whether the layers are those of the Llama family, each part that `llama/layers.py` reads past being plain.
 
     The products (q_proj, ..., down_proj) and the embedding are called as modules there, so they may be anything.
     """

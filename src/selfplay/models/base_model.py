@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from selfplay.core import SelfplayError
-from selfplay.lm.load import lacking, load_incomplete, load_model, load_tokenizer, resolve
+from selfplay.models.load import lacking, load_incomplete, load_model, load_tokenizer, resolve
 
 if TYPE_CHECKING:
     from peft import LoraConfig

@@ -9,10 +9,10 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from selfplay.lm.endings import last_states
-from selfplay.lm.structure import body_of, is_plain
-from selfplay.lm.truncation import ALL, Truncation
-from selfplay.lm.trunk import can_pack, lay, states_at
+from selfplay.engines.last_hidden import last_states
+from selfplay.engines.llama.layers import can_pack, lay, states_at
+from selfplay.engines.truncation import ALL, Truncation
+from selfplay.models.structure import body_of, is_plain
 
 Menu = tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]  # a prompt and what may be said after it, as token ids
 CHUNK = 1 << 22  # logits in memory at once (entries), 16 MiB in float32 ...

@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from selfplay import digests
 from selfplay.core import SelfplayError
-from selfplay.lm import smollm2
+from selfplay.models import smollm2
 
 ASSET, SMOLLM2 = "asset:", "cache:smollm2"
 ATTENTION = ("sdpa", "eager", "flash_attention_2")

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from selfplay.lm.structure import bare
+from selfplay.models.structure import bare
 
 BLOCK = 128  # places that are kept free at most, so that what leaves early does not hold the memory of the longest
 

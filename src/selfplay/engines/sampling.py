@@ -13,11 +13,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from selfplay.core import SelfplayError
-from selfplay.lm.decoder import Decoder
-from selfplay.lm.mixture import MixedModel
-from selfplay.lm.plain import Plain, Prompt
-from selfplay.lm.threads import Shared, Threads
-from selfplay.lm.truncation import ALL, Truncation
+from selfplay.engines.llama.decoder import Decoder
+from selfplay.engines.llama.kv_sharing import Shared, Threads
+from selfplay.engines.mixture import MixedModel
+from selfplay.engines.transformers.decode import Plain, Prompt
+from selfplay.engines.truncation import ALL, Truncation
 
 BLOCK = 256  # tokens of the vocabulary whose probabilities are added up first
 MANY = 1 << 32  # more than there are tokens
@@ -111,7 +111,7 @@ def sample(
     A reply depends on its prompt, its key and the model alone (up to the rounding of batched arithmetic).
 
     Args:
-        model: see `selfplay.lm.threads`; a `Decoder` is faster.
+        model: see `selfplay.engines.llama.kv_sharing`; a `Decoder` is faster.
         rows: replies that are written side by side; where a decoder writes, others take the place of those that end.
         ended: a reply's tokens so far -> whether it ends here.
     """

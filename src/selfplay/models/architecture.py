@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from selfplay.core import SelfplayError
-from selfplay.lm.structure import body_of
-from selfplay.lm.trial import alike
+from selfplay.models.structure import body_of
+from selfplay.models.trial import alike
 
 READ, SEEN = 8, 5  # tokens that are read, and of these the first ones, read alone
 LOUD = (

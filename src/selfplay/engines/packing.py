@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from selfplay.lm.structure import body_of
-from selfplay.lm.trial import alike, passes
+from selfplay.models.structure import body_of
+from selfplay.models.trial import alike, passes
 
 SHARE = 0.75  # the share of prompts that fit into one tree with all their replies; longer ones take several
 CAP = 512  # tokens of a tree of several replies, unless two of the longest need more: attention grows with the square

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.initialization import guard_torch_init_functions
 
 from selfplay.core import SelfplayError
-from selfplay.lm.load import lacking, quiet, some
+from selfplay.models.load import lacking, quiet, some
 
 REMEDY = "resume with the player it was made with"
 CONTAINERS = (ModuleList, ModuleDict, Sequential)  # which no architecture initialises by themselves

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from selfplay.lm.structure import bare
+from selfplay.models.structure import bare
 
 MOVED = 0.1  # of its root mean square, how far each adapter weight is moved; where that is 0, LEAST
 LEAST = 0.05

@@ -1,0 +1,1 @@
+"""The embedded engine: the layers of the Llama family, computed here."""

@@ -1,1 +1,0 @@
-"""What a language model needs: loading, sampling, log-probabilities, adapters."""
