@@ -28,11 +28,11 @@ from omegaconf import DictConfig
 from selfplay.commandline import mistake
 
 if TYPE_CHECKING:
-    from selfplay.build import Cast
+    from selfplay.experiment import Experiment
     from selfplay.runs.session import Session
 
 
-def loop(cast: Cast, cfg: DictConfig, session: Session) -> None:
+def loop(experiment: Experiment, cfg: DictConfig, session: Session) -> None:
     """Learn until `cfg.steps` steps are done; the session keeps the records and knows where to go on."""
     from selfplay.checks import FirstUpdate
     from selfplay.comparisons import Silence, check_batch
@@ -40,26 +40,26 @@ def loop(cast: Cast, cfg: DictConfig, session: Session) -> None:
     from selfplay.play import collate, settle, spelled, turns_of
     from selfplay.runs.console import say
 
-    first = FirstUpdate(cast.learner, fresh=session.done == 0, tell=say)
+    first = FirstUpdate(experiment.learner, fresh=session.done == 0, tell=say)
     silence = Silence()
     for step in session.remaining():
         start = time.perf_counter()
-        cast.opponent.before(step)
-        episodes = cast.outcomes(cast.game, cast.opponent, step, cfg.episodes, f"{cfg.seed}/{step}")
+        experiment.opponent.before(step)
+        episodes = experiment.outcomes(experiment.game, experiment.opponent, step, cfg.episodes, f"{cfg.seed}/{step}")
         played = time.perf_counter()
         if step == session.done + 1:
-            check_batch(episodes, turns_of(episodes, "learner"), cast.update)
-        settle(cast.game, episodes, cast.referees, cast.players)
+            check_batch(episodes, turns_of(episodes, "learner"), experiment.update)
+        settle(experiment.game, episodes, experiment.referees, experiment.players)
         scored = time.perf_counter()
-        turns = turns_of(episodes, "learner", *cast.update.teachers)
+        turns = turns_of(episodes, "learner", *experiment.update.teachers)
         first.before()
-        metrics = cast.update.step(collate(spelled(turns, "learner", cast.learner), "learner"))
+        metrics = experiment.update.step(collate(spelled(turns, "learner", experiment.learner), "learner"))
         first.after(metrics)
         session.note(silence.after(metrics))
         learnt = time.perf_counter()
         times = {"time/play": played - start, "time/score": scored - played, "time/update": learnt - scored}
-        metrics = of_episodes(episodes) | of_referees(cast.referees) | metrics | times
-        metrics |= cast.opponent.after(step, episodes)
+        metrics = of_episodes(episodes) | of_referees(experiment.referees) | metrics | times
+        metrics |= experiment.opponent.after(step, episodes)
         session.record(step, episodes, [turn for _, turn in turns], metrics)
 
 
@@ -69,7 +69,7 @@ def run(cfg: DictConfig) -> float:
     try:
         import torch
 
-        from selfplay.build import cast
+        from selfplay.build import build
         from selfplay.engines.memory import keep_freed_memory
         from selfplay.openmp import fit_threads
         from selfplay.runs.console import say
@@ -83,14 +83,14 @@ def run(cfg: DictConfig) -> float:
             if start.result is not None:
                 return start.result
             torch.manual_seed(start.cfg.seed)
-            players = cast(start.cfg)
-            if told := note(start.folder, start.cfg, players.learner, players.update):
+            experiment = build(start.cfg)
+            if told := note(start.folder, start.cfg, experiment.learner, experiment.update):
                 say(told)
             if loading:
                 gc.freeze()
             gc.enable()
-            with Session(start.folder, start.cfg, players, start.goes_on) as session:
-                loop(session.cast, start.cfg, session)
+            with Session(start.folder, start.cfg, experiment, start.goes_on) as session:
+                loop(session.experiment, start.cfg, session)
             return session.optimized
     finally:
         gc.enable()

@@ -13,8 +13,9 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 from peft import LoraConfig
 
-from selfplay.build import Cast, cast
+from selfplay.build import build
 from selfplay.config import check_config
+from selfplay.experiment import Experiment
 
 SOURCES = [*sorted((cli.ROOT / "src").rglob("*.py")), cli.ROOT / "run.py"]
 
@@ -23,8 +24,8 @@ SOURCES = [*sorted((cli.ROOT / "src").rglob("*.py")), cli.ROOT / "run.py"]
 def test_every_yaml_builds(choice: str) -> None:
     config = cli.composed(*cli.needing(choice))
     check_config(config)
-    made = cast(config)
-    assert isinstance(made, Cast) and "learner" in made.opponent.seated.values()
+    made = build(config)
+    assert isinstance(made, Experiment) and "learner" in made.opponent.seated.values()
     assert ("quality" in made.referees, "reward" in made.referees) == (bool(config.quality), bool(config.reward))
 
 

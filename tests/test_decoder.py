@@ -25,10 +25,11 @@ from transformers import (
 
 from selfplay.core import Ask, user
 from selfplay.engines import sampling as samplers
-from selfplay.engines.llama import decoder as decoders
-from selfplay.engines.llama.decoder import Decoder, Product, _lays_out, can_decode, forget_writer, writer
+from selfplay.engines.llama import writer as writers
+from selfplay.engines.llama.decoder import Decoder, Product, _lays_out
 from selfplay.engines.llama.kv_sharing import Shared
 from selfplay.engines.llama.layers import can_pack
+from selfplay.engines.llama.writer import can_decode, forget_writer, writer
 from selfplay.engines.sampling import Sampled, sample
 from selfplay.engines.transformers.decode import Plain
 from selfplay.players.language_model import LanguageModel
@@ -283,7 +284,7 @@ def test_the_layout_follows_the_weights(fused: bool) -> None:
     first = writer(policy.model, None)
     assert writer(policy.model, None) is first
     policy.logprobs(batch).sum().backward()
-    assert not decoders._kept, "its memory is needed for the gradient"
+    assert not writers._kept, "its memory is needed for the gradient"
     optimizer.step()
     before, [reply] = batch.logprobs, policy.act([ask])
     got = torch.tensor(reply.logprobs)
@@ -294,7 +295,7 @@ def test_the_layout_follows_the_weights(fused: bool) -> None:
     assert policy.act([ask])[0].logprobs == snapshot.act([ask])[0].logprobs
     assert writer(policy.model, torch.bfloat16).dtype == torch.bfloat16
     forget_writer()
-    assert not decoders._kept
+    assert not writers._kept
 
 
 def test_the_layout_is_its_models_alone() -> None:
@@ -304,7 +305,7 @@ def test_the_layout_is_its_models_alone() -> None:
     for p, q in zip(other.parameters(), one.parameters(), strict=True):
         p.data = q.data
     assert [p.data_ptr() for p in one.parameters()] == [p.data_ptr() for p in other.parameters()]
-    decoders._kept["weights"] = (torch.float32, *((p.data_ptr(), p._version) for p in other.parameters()))
+    writers._kept["weights"] = (torch.float32, *((p.data_ptr(), p._version) for p in other.parameters()))
     assert writer(other, None) is not kept
 
 

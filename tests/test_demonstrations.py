@@ -9,7 +9,7 @@ import torch
 from conftest import config
 from test_updates_exact import ASK, table
 
-from selfplay.build import cast
+from selfplay.build import build
 from selfplay.core import Ask, Episode, Reply, SelfplayError, Turn, user
 from selfplay.games.contest import Contest
 from selfplay.games.demonstrations import Demonstrations
@@ -120,7 +120,7 @@ def test_supervised_learning_needs_no_reward_and_no_solver(tmp_path: Path) -> No
 
 def test_a_teacher_is_learnt() -> None:
     """Three steps on one lesson make it likelier than it was, and the learner's own answers are only measured."""
-    made = cast(config("game=demonstrations", "update=sft", "update.optimizer.lr=1e-3", "reward=verifier"))
+    made = build(config("game=demonstrations", "update=sft", "update.optimizer.lr=1e-3", "reward=verifier"))
     lesson = [made.learner.spell(FREE, "zzz")]
     turns = [(Episode(0, []), Turn(FREE, reply, payoff=0.0, player="teacher")) for reply in lesson]
     losses = [made.update.step(collate(turns, "learner"))["loss"] for _ in range(4)]
@@ -129,7 +129,7 @@ def test_a_teacher_is_learnt() -> None:
 
 def test_a_teacher_who_sits_nowhere_is_told() -> None:
     with pytest.raises(SelfplayError, match=r"update\.teachers names 'teacher', who sits nowhere.*game=demonstrations"):
-        cast(config("game=dataset", "update=spin"))
+        build(config("game=dataset", "update=spin"))
 
 
 def test_the_games_figures(tmp_path: Path) -> None:

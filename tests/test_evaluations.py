@@ -10,7 +10,7 @@ import torch
 from conftest import Script, config
 from torch import Tensor
 
-from selfplay.build import cast, make
+from selfplay.build import build, make
 from selfplay.core import Ask, Game, Play, Policy, Referee, Reply, SelfplayError, Turn
 from selfplay.evaluations.answers import answers
 from selfplay.evaluations.versus import Versus
@@ -139,7 +139,7 @@ def test_the_untouched_learner_ties_with_the_reference_and_learning_shows(tmp_pa
 
 
 def test_mistakes_of_a_win_rate() -> None:
-    made = cast(config("eval=win_rate", "eval.opponent=nobody", *TINY))
+    made = build(config("eval=win_rate", "eval.opponent=nobody", *TINY))
     with pytest.raises(SelfplayError, match=r"eval\.opponent is 'nobody', but the players are learner, reference"):
         made.evaluation(made)
     for override, message in (("temperature=-1", "eval.temperature is -1"), ("every=0", "every is 0")):
@@ -170,8 +170,8 @@ def test_several_evaluations_at_once(tmp_path: Path) -> None:
 def test_further_evaluations_need_a_first_and_a_name_of_their_own() -> None:
     gym = ("+eval@evals.accuracy=reasoning_gym", "evals.accuracy.task.held_out=1", "evals.accuracy.task.size=4")
     with pytest.raises(SelfplayError, match="evals has accuracy, but eval is none"):
-        cast(config("eval=none", *gym))
-    made = cast(config(*gym, *TINY))
+        build(config("eval=none", *gym))
+    made = build(config(*gym, *TINY))
     with pytest.raises(SelfplayError, match=r"evals\.accuracy has the name of a figure"):
         made.evaluation(made)
 

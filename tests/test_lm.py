@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 
 from selfplay.core import Ask, Batch, Episode, Reply, SelfplayError, Turn, user
 from selfplay.engines import logprobs as ours
-from selfplay.engines.llama.decoder import writer
 from selfplay.engines.llama.kv_sharing import Shared
+from selfplay.engines.llama.writer import writer
 from selfplay.engines.logprobs import next_logprobs, reply_logprobs
 from selfplay.engines.sampling import choose, dice, sample
 from selfplay.engines.transformers.decode import Plain, way_of

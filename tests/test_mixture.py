@@ -11,7 +11,7 @@ from language_models import made
 from test_updates_exact import ASK, table
 from torch import Tensor
 
-from selfplay.build import cast
+from selfplay.build import build
 from selfplay.core import Ask, SelfplayError, user
 from selfplay.outcomes import sampled
 from selfplay.players.language_model import LanguageModel
@@ -122,7 +122,7 @@ def test_what_is_no_mixture_is_refused() -> None:
 
 
 def test_the_mixture_sits_where_an_opponent_does() -> None:
-    cast_ = cast(config("game=contest", "game.answers=2", "opponent=mixture", "player.max_tokens=6"))
+    cast_ = build(config("game=contest", "game.answers=2", "opponent=mixture", "player.max_tokens=6"))
     episodes = sampled(cast_.game, cast_.opponent, 1, 4, "k")
     seats = [{turn.ask.role: turn.player for turn in e.turns} for e in episodes]
     assert seats == 2 * [

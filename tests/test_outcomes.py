@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import config
 
-from selfplay.build import cast
+from selfplay.build import build
 from selfplay.core import Episode, SelfplayError
 from selfplay.outcomes import every, sampled
 from selfplay.play import collate, settle, turns_of
@@ -26,7 +26,7 @@ def returns(episodes: list[Episode], role: str) -> float:
 
 
 def test_kuhn_has_thirty_outcomes_and_their_mean_is_the_trees() -> None:
-    made = cast(config(*KUHN))
+    made = build(config(*KUHN))
     episodes = every(made.game, made.opponent, 1, 7, "k", 100)
     assert len(episodes) == 30
     assert sum(e.weight for e in episodes) == pytest.approx(7)
@@ -38,7 +38,7 @@ def test_kuhn_has_thirty_outcomes_and_their_mean_is_the_trees() -> None:
 
 def gradient(*args: str, episodes: int, step: int = 1) -> torch.Tensor:
     """What one step of plain gradient descent at rate 1 moves."""
-    made = cast(config(*KUHN, "update.optimizer.lr=1", f"episodes={episodes}", *args))
+    made = build(config(*KUHN, "update.optimizer.lr=1", f"episodes={episodes}", *args))
     every(
         made.game, made.opponent, 1, 1, "", 100
     )  # so that a state has the same row, and the same initial logits, always
@@ -87,18 +87,18 @@ def test_the_number_of_episodes_changes_nothing(args: tuple[str, ...]) -> None:
 
 def test_three_players_meet_each_combination_of_members() -> None:
     args = ("game=openspiel", 'game.name="kuhn_poker(players=3)"', "+seats.player_2=learner", "player=tabular")
-    made = cast(config(*args, "opponent=uniform", "opponent.every=1"))
+    made = build(config(*args, "opponent=uniform", "opponent.every=1"))
     made.opponent.after(1, [])
     shares = [(tuple(s[f"player_{i}"] for i in range(3)), w) for s, w in made.opponent.lineups(2)]
     assert len({names for names, _ in shares}) == len(shares) == 3 * 2 * 2
     assert all(names.count("learner") == 1 for names, _ in shares)
     assert [w for _, w in shares] == pytest.approx([1 / 12] * 12)
-    against = cast(config(*args, "opponent=reference")).opponent.lineups(1)
+    against = build(config(*args, "opponent=reference")).opponent.lineups(1)
     assert [(list(s.values()).count("learner"), w) for s, w in against] == [(1, pytest.approx(1 / 3))] * 3
 
 
 def test_a_league_is_met_by_its_weights() -> None:
-    made = cast(config(*KUHN, "opponent=uniform", "opponent.every=1", "opponent.latest=0.25"))
+    made = build(config(*KUHN, "opponent=uniform", "opponent.every=1", "opponent.latest=0.25"))
     made.opponent.after(1, [])
     shares = {tuple(sorted(s.items())): w for s, w in made.opponent.lineups(2)}
     assert sum(shares.values()) == pytest.approx(1.0)
@@ -113,7 +113,7 @@ def test_a_league_is_met_by_its_weights() -> None:
 
 
 def test_a_language_model_s_outcomes(learner: LanguageModel) -> None:
-    made = cast(config("game=kuhn", "player=tiny", "player.temperature=10"))
+    made = build(config("game=kuhn", "player=tiny", "player.temperature=10"))
     episodes = every(made.game, made.opponent, 1, 3, "k", 100)
     assert len(episodes) == 30
     batch = collate(turns_of(episodes, "learner"))
@@ -125,7 +125,7 @@ def test_a_language_model_s_outcomes(learner: LanguageModel) -> None:
 
 
 def test_drawn_is_play() -> None:
-    made = cast(config(*KUHN))
+    made = build(config(*KUHN))
     episodes = sampled(made.game, made.opponent, 1, 5, "k")
     assert [e.index for e in episodes] == [0, 1, 2, 3, 4] and all(e.weight == 1 for e in episodes)
 
@@ -140,7 +140,7 @@ def test_weighed_groups_by_hand() -> None:
 def test_what_has_no_outcomes_is_told(tmp_path: Path) -> None:
     ended = cli.run(*cli.SMALL, "outcomes=every", f"hydra.run.dir={tmp_path / 'run'}")
     assert ended.code == 1 and "outcomes=every needs options, but the role 'challenger'" in ended.err
-    made = cast(config(*KUHN))
+    made = build(config(*KUHN))
     with pytest.raises(SelfplayError, match=r"Kuhn has more than 29 outcomes; raise outcomes\.limit"):
         every(made.game, made.opponent, 1, 1, "k", 29)
 

@@ -11,7 +11,7 @@ from conftest import config
 from scipy.optimize import brentq
 from torch import Tensor
 
-from selfplay.build import cast, make
+from selfplay.build import build, make
 from selfplay.core import Ask, Batch, Episode, SelfplayError, Turn, Update, user
 from selfplay.play import collate, settle, spelled, turns_of
 from selfplay.players.tabular import Tabular
@@ -278,7 +278,7 @@ def test_ktos_baseline_is_in_the_loss() -> None:
 
 def test_a_student_becomes_its_teacher() -> None:
     """Kuhn poker, the first seat a teacher's: supervised learning of all outcomes ends at the teacher's strategy."""
-    made = cast(
+    made = build(
         config(
             "game=kuhn", "player=tabular", "outcomes=every", "update=sft", "update.teachers=[expert]",
             "seats.first=expert", "~update.role_weights.first",
@@ -330,7 +330,7 @@ def fixed_point(pays: np.ndarray, reference: Sequence[np.ndarray], beta: float, 
 def test_the_last_iterate_against_the_mixture_arrives(share: float) -> None:
     """Rock-paper-scissors with an uneven reference: the fixed point of Nash-MD, for no share the quantal response."""
     beta = 0.3
-    made = cast(
+    made = build(
         config(
             "game=matrix", "player=tabular", "player.spread=1", "outcomes=every", "opponent=mixture",
             f"opponent.coefficient={share}", f"regularizer.beta={beta}", "update.optimizer.lr=0.5",

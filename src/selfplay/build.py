@@ -1,8 +1,7 @@
 """From a composed config to the things of a run; the one place where `_target_`s become objects."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -13,8 +12,9 @@ from omegaconf.errors import MissingMandatoryValue
 from selfplay.checks import Mismatch, check_trainable
 from selfplay.comparisons import check_answers
 from selfplay.config import PAID
-from selfplay.core import Episode, Game, Player, Policy, Referee, SelfplayError, Update
+from selfplay.core import Game, Player, Policy, Referee, SelfplayError, Update
 from selfplay.evaluations.several import Several
+from selfplay.experiment import Experiment
 from selfplay.opponents.seating import Seating
 from selfplay.partials import check_partials
 from selfplay.play import check_seats
@@ -30,33 +30,7 @@ MISTAKES = (
 )  # of a constructor, about its arguments
 
 
-@dataclass(frozen=True)
-class Cast:
-    """Everybody who takes part in a run.
-
-    Attributes:
-        opponent: who sits where, episode by episode; it knows all players by name.
-        players: "learner" and "reference", for the referees.
-        referees: score name -> referee.
-        outcomes: (game, opponent, step, episodes, key) -> a step's episodes, see `selfplay.outcomes`.
-        evaluation: cast -> an evaluation, see `selfplay.evaluations`; or None.
-    """
-
-    game: Game
-    opponent: Seating
-    players: Mapping[str, Policy]
-    referees: Mapping[str, Referee]
-    update: Update
-    outcomes: Callable[[Game, Seating, int, int, str], list[Episode]]
-    evaluation: Any
-
-    @property
-    def learner(self) -> Policy:
-        """The player that learns."""
-        return self.players["learner"]
-
-
-def cast(cfg: DictConfig) -> Cast:
+def build(cfg: DictConfig) -> Experiment:
     """Build everything that the config names.
 
     Raises:
@@ -98,7 +72,7 @@ def cast(cfg: DictConfig) -> Cast:
         opponent: Seating = _instance(cfg.opponent)(
             seated=seated, players=everybody, game=game, referees=referees, update=update
         )
-    return Cast(game, opponent, policies, referees, update, make(cfg.outcomes, "outcomes"), evaluation_of(cfg))
+    return Experiment(game, opponent, policies, referees, update, make(cfg.outcomes, "outcomes"), evaluation_of(cfg))
 
 
 def evaluation_of(cfg: DictConfig) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,8 +13,13 @@ from transformers import Cache
 from selfplay.core import SelfplayError
 from selfplay.engines.transformers.kv_cache import new_cache
 
-if TYPE_CHECKING:
-    from selfplay.players.language_model import LanguageModel
+
+class Weighted(Protocol):
+    """A language model that puts its own weights in place while it is read."""
+
+    model: Any
+
+    def _passes(self) -> AbstractContextManager[None]: ...
 
 
 class MixedModel:
@@ -29,7 +35,7 @@ class MixedModel:
         SelfplayError: the models have different vocabularies.
     """
 
-    def __init__(self, first: LanguageModel, second: LanguageModel, coefficient: float) -> None:
+    def __init__(self, first: Weighted, second: Weighted, coefficient: float) -> None:
         self.parts = ((first, 1 - coefficient), (second, coefficient))
         model = first.model
         self.config, self.generation_config, self.device = model.config, model.generation_config, model.device

@@ -17,7 +17,7 @@ from selfplay.tasks.task import Item, Task
 from selfplay.theory import intervals
 
 if TYPE_CHECKING:
-    from selfplay.build import Cast
+    from selfplay.experiment import Experiment
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class HeldOut:
             raise SelfplayError(f"{type(task).__name__} holds no questions out; use eval=none, or give it some")
         self.nature = Deal([item.question for item in self.items])
 
-    def __call__(self, cast: Cast) -> dict[str, object]:
-        return self.score(cast.opponent.main).summary()
+    def __call__(self, experiment: Experiment) -> dict[str, object]:
+        return self.score(experiment.opponent.main).summary()
 
     def gain(self, before: Mapping[str, object], after: Mapping[str, object]) -> dict[str, object]:
         return gain(before, after)

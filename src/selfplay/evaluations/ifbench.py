@@ -15,7 +15,7 @@ from selfplay.tasks.ifbench import IFBench, Verdict
 from selfplay.theory import intervals
 
 if TYPE_CHECKING:
-    from selfplay.build import Cast
+    from selfplay.experiment import Experiment
 
 
 class InstructionFollowing:
@@ -43,8 +43,8 @@ class InstructionFollowing:
             raise SelfplayError(f"eval.task is {type(task).__name__}, but eval=ifbench takes IFBench; use eval=heldout")
         self.task, self.temperature, self.every = task, temperature, every
 
-    def __call__(self, cast: Cast) -> dict[str, object]:
-        player = cast.opponent.main.at(self.temperature)
+    def __call__(self, experiment: Experiment) -> dict[str, object]:
+        player = experiment.opponent.main.at(self.temperature)
         return self.summary(answers(player, [prompt.text for prompt in self.task.asked], "eval/ifbench"))
 
     def gain(self, before: Mapping[str, object], after: Mapping[str, object]) -> dict[str, object]:

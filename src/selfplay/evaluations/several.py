@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from selfplay.core import SelfplayError
 
 if TYPE_CHECKING:
-    from selfplay.build import Cast
+    from selfplay.experiment import Experiment
 
 
 class Several:
@@ -27,12 +27,12 @@ class Several:
     def __init__(self, first: Any, further: Mapping[str, Any]) -> None:
         self.first, self.further, self.every = first, further, first.every
 
-    def __call__(self, cast: Cast) -> dict[str, object]:
-        found: dict[str, object] = self.first(cast)
+    def __call__(self, experiment: Experiment) -> dict[str, object]:
+        found: dict[str, object] = self.first(experiment)
         if taken := set(found) & set(self.further):
             name = min(taken)
             raise SelfplayError(f"evals.{name} has the name of a figure of the run's eval; call it otherwise")
-        return {**found, **{name: evaluation(cast) for name, evaluation in self.further.items()}}
+        return {**found, **{name: evaluation(experiment) for name, evaluation in self.further.items()}}
 
     def gain(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, object]:
         gains = {name: part.gain(before[name], after[name]) for name, part in self.further.items()}

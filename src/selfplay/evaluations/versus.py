@@ -14,7 +14,7 @@ from selfplay.play import play, settle
 from selfplay.theory import intervals
 
 if TYPE_CHECKING:
-    from selfplay.build import Cast
+    from selfplay.experiment import Experiment
 
 
 class Versus:
@@ -39,20 +39,20 @@ class Versus:
         at_least(1, every=every)
         self.name, self.episodes, self.every, self.seed = name, episodes, every, seed
 
-    def __call__(self, cast: Cast) -> dict[str, object]:
-        opponent = cast.opponent
+    def __call__(self, experiment: Experiment) -> dict[str, object]:
+        opponent = experiment.opponent
         check_contested(opponent.contested)
         if self.name not in opponent.players:
             raise SelfplayError(f"eval.name is '{self.name}', but the players are {', '.join(opponent.players)}")
         players = {**opponent.players, "learner": opponent.main}
         episodes = play(
-            cast.game,
+            experiment.game,
             players,
             range(self.episodes),
             f"{self.seed}/versus",
             lambda index: rotated(opponent.seated, opponent.contested, index, lambda role: self.name),
         )
-        settle(cast.game, episodes, cast.referees, cast.players)
+        settle(experiment.game, episodes, experiment.referees, experiment.players)
         gained, signed, paid = [], [], []
         for episode in episodes:
             mine = [r for r in results(episode, opponent.contested) if r[:2] == ("learner", self.name)]

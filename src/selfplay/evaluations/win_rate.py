@@ -16,7 +16,7 @@ from selfplay.tasks.task import Task
 from selfplay.theory import intervals
 
 if TYPE_CHECKING:
-    from selfplay.build import Cast
+    from selfplay.experiment import Experiment
 
 
 class WinRate:
@@ -59,15 +59,15 @@ class WinRate:
             )
         self.referee, self.opponent, self.temperature, self.every = referee, opponent, temperature, every
 
-    def __call__(self, cast: Cast) -> dict[str, object]:
-        players = cast.opponent.players
+    def __call__(self, experiment: Experiment) -> dict[str, object]:
+        players = experiment.opponent.players
         if self.opponent not in players:
             raise SelfplayError(f"eval.opponent is '{self.opponent}', but the players are {', '.join(players)}")
         other = players[self.opponent]
-        ours = answers(cast.opponent.main.at(self.temperature), self.questions, "eval/win_rate")
+        ours = answers(experiment.opponent.main.at(self.temperature), self.questions, "eval/win_rate")
         cooler = other.at(self.temperature) if isinstance(other, Policy) else other
         theirs = answers(cooler, self.questions, "eval/win_rate")
-        return self.summary(ours, theirs, cast.players)
+        return self.summary(ours, theirs, experiment.players)
 
     def gain(self, before: Mapping[str, object], after: Mapping[str, object]) -> dict[str, object]:
         changes = {k: float(after[k]) - float(before[k]) for k in ("win_rate", "length")}  # type: ignore[arg-type]

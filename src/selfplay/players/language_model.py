@@ -13,8 +13,8 @@ from torch.nn import Parameter
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from selfplay.core import Ask, Batch, Message, Policy, Reply, SelfplayError, at_least, place_of
-from selfplay.engines.llama.decoder import can_decode, forget_writer, writer
 from selfplay.engines.llama.layers import can_pack, has_trunk
+from selfplay.engines.llama.writer import can_decode, forget_writer, writer
 from selfplay.engines.logprobs import Menu, choice_logprobs, next_logprobs, reply_logprobs
 from selfplay.engines.rounding import of_menus, of_replies
 from selfplay.engines.sampling import choose as draw

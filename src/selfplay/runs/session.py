@@ -11,8 +11,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from selfplay import interrupts
-from selfplay.build import Cast, make
+from selfplay.build import make
 from selfplay.core import Episode, SelfplayError, Turn
+from selfplay.experiment import Experiment
 from selfplay.loggers import Loggers
 from selfplay.runs import checkpoint
 from selfplay.runs.console import Progress, closing_figures, closing_table, only_figures, say
@@ -29,7 +30,7 @@ class Session:
     Args:
         path: the run's folder, which the caller has claimed.
         cfg: the whole config.
-        cast: who takes part.
+        experiment: who takes part.
         goes_on: the folder holds this run already.
 
     Raises:
@@ -37,8 +38,8 @@ class Session:
             holds one already.
     """
 
-    def __init__(self, path: Path, cfg: DictConfig, cast: Cast, goes_on: bool) -> None:
-        self.cfg, self.cast = cfg, cast
+    def __init__(self, path: Path, cfg: DictConfig, experiment: Experiment, goes_on: bool) -> None:
+        self.cfg, self.experiment = cfg, experiment
         self.done = 0
         self.summary: dict[str, Any] = {}
         self.loggers = Loggers({str(name): make(node, f"logger.{name}") for name, node in cfg.logger.items()})
@@ -65,11 +66,11 @@ class Session:
                     f"steps={2 * self.done}"
                 )
             try:
-                state, frozen = checkpoint.load(path, self.cast.learner)
-                self.cast.update.load_state_dict(state["update"])  # type: ignore[arg-type]
-                opponent = self.cast.opponent
+                state, frozen = checkpoint.load(path, self.experiment.learner)
+                self.experiment.update.load_state_dict(state["update"])  # type: ignore[arg-type]
+                opponent = self.experiment.opponent
                 opponent.load_state_dict(state["opponent"], self.folder.population, frozen)  # type: ignore[arg-type]
-                self.cast.update.frozen = {n: p for n, p in frozen.items() if n not in opponent.frozen}
+                self.experiment.update.frozen = {n: p for n, p in frozen.items() if n not in opponent.frozen}
                 torch.set_rng_state(state["rng"])  # type: ignore[arg-type]
             except (KeyError, TypeError, ValueError, RuntimeError) as error:
                 reason = str(error).strip().split("\n")[0]
@@ -86,7 +87,7 @@ class Session:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.enter_context(interrupts.at_work(self._last_words))
-            self.ways = dict(self.cast.learner.ways())
+            self.ways = dict(self.experiment.learner.ways())
             self._summarise("running")
             if self.ways:
                 say("how the learner computes: " + "; ".join(f"{what}: {way}" for what, way in self.ways.items()))
@@ -100,7 +101,7 @@ class Session:
         """The numbers of the steps still to be done; before the first of all, the untouched model is evaluated."""
         config: Any = OmegaConf.to_container(self.cfg, resolve=True)
         self.loggers.start(config, self.folder.path, self.done)
-        if self.cast.evaluation is not None and 0 not in self.evals:
+        if self.experiment.evaluation is not None and 0 not in self.evals:
             say("evaluating the untouched learner ...")
             with interrupts.nothing_to_save():
                 found = self._evaluate(0)
@@ -130,10 +131,10 @@ class Session:
         self._optimized({**metrics, "eval": self.evals.get(0, {})})  # a wrong name is told now, not after the last step
         self._check_watch(metrics)
         last = step == self.cfg.steps
-        advantages = self.cast.update.last_advantages
+        advantages = self.experiment.update.last_advantages
         by_turn = {} if advantages is None else {id(t): a for t, a in zip(learnt, advantages.tolist(), strict=True)}
         self.folder.transcribe(step, episodes, by_turn)
-        due = self.cast.evaluation is not None and (last or step % self.cast.evaluation.every == 0)
+        due = self.experiment.evaluation is not None and (last or step % self.experiment.evaluation.every == 0)
         self._log(step, {**metrics, **(self._evaluate(step) if due else {})})
         if last or step % self.cfg.checkpoint.every == 0:
             self._save(step)
@@ -142,21 +143,21 @@ class Session:
 
     def _save(self, step: int) -> None:
         """Write the checkpoint of the step that was done last."""
-        opponent, kept = self.cast.opponent, self.cfg.checkpoint
+        opponent, kept = self.experiment.opponent, self.cfg.checkpoint
         with to_disk(self.folder.checkpoints):
             opponent.store(self.folder.population)
             state = {
-                "update": self.cast.update.state_dict(),
+                "update": self.experiment.update.state_dict(),
                 "opponent": opponent.state_dict(),
                 "rng": torch.get_rng_state(),
             }
-            frozen = {**self.cast.update.frozen, **opponent.frozen}
-            checkpoint.save(self.folder, step, self.cast.learner, state, kept.keep, kept.keep_every, frozen)
+            frozen = {**self.experiment.update.frozen, **opponent.frozen}
+            checkpoint.save(self.folder, step, self.experiment.learner, state, kept.keep, kept.keep_every, frozen)
         self._saved = step
 
     def _check_watch(self, metrics: Mapping[str, object]) -> None:
         """Raise SelfplayError where somebody wants to watch what is not there; a role may be asked later."""
-        watch, roles = str(self.cfg.watch), self.cast.game.roles
+        watch, roles = str(self.cfg.watch), self.experiment.game.roles
         role, _, rest = watch.partition("/")
         known = watch in metrics or (role in roles and any(key.partition("/")[2] == rest for key in metrics))
         if not known and any(str(override).startswith("watch=") for override in self.cfg.overrides):
@@ -175,7 +176,7 @@ class Session:
 
     def _evaluate(self, step: int) -> dict[str, Any]:
         start = time.perf_counter()
-        self.evals[step] = self.cast.evaluation(self.cast)
+        self.evals[step] = self.experiment.evaluation(self.experiment)
         return {"eval": self.evals[step], "time/eval": time.perf_counter() - start}
 
     def __exit__(
@@ -229,7 +230,7 @@ class Session:
             before, after = self.evals[0], self.evals[self.done]
             show = closing_table if "accuracy" in after else closing_figures
             first, last = ({k: v for k, v in found.items() if k not in self.cfg.evals} for found in (before, after))
-            gains = self.cast.evaluation.gain(before, after)
+            gains = self.experiment.evaluation.gain(before, after)
             show(first, last, gains)
             for name in self.cfg.evals:
                 closing_figures(before[name], after[name], gains[name], title=str(name))
@@ -249,7 +250,7 @@ class Session:
             summary["reason"] = reason
         if 0 in self.evals and self.done > 0 and self.done in self.evals:
             before, after = self.evals[0], self.evals[self.done]
-            summary["eval"] = {"before": before, "after": after, "gain": self.cast.evaluation.gain(before, after)}
+            summary["eval"] = {"before": before, "after": after, "gain": self.experiment.evaluation.gain(before, after)}
         elif 0 in self.evals and self.cfg.steps == 0:
             summary["eval"] = {"before": self.evals[0]}
         if status == "finished":

@@ -8,8 +8,9 @@ and 3), with what sampling many replies to few prompts needs:
   multiplies sixteen rows by them about twice as fast), adapters are merged into them;
 * rotary positions are one complex product, so the two halves of a head are interleaved in the weights.
 
-Whether a model is of this family is read off its modules (`selfplay.models.structure`), then tried out: `can_decode`
-compares a decoder with the model's own forward pass. One that is in use takes about as much memory as the weights.
+Whether a model is of this family is read off its modules (`selfplay.models.structure`), then tried out:
+`writer.can_decode` compares a decoder with the model's own forward pass. One that is in use takes about as much memory
+as the weights.
 """
 
 from __future__ import annotations
@@ -17,24 +18,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from weakref import ref
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from selfplay.engines.mixture import MixedModel
-from selfplay.engines.packing import full_attention
-from selfplay.models.structure import base_of, body_of, is_llama, is_product
-from selfplay.models.trial import alike, passes
+from selfplay.models.structure import base_of, body_of
 
-TRIAL = (12, 5, 9)  # tokens of each text of a trial
-LOUD = 100.0  # standard deviation of logits which shows whether they are bounded
 LARGE = 1 << 17  # entries of a matrix from which on oneDNN's call, 15 microseconds dearer, is repaid by its layout
-_kept: dict[str, Any] = {}  # one decoder, for a layout takes as much memory as the weights
-STATIC = ("default", "linear", "llama3", "yarn")  # rotary positions that do not depend on the longest text
 
 
 class Product:
@@ -217,72 +209,3 @@ def _weights(module: Any) -> tuple[Tensor, Tensor | None]:
         a, b = module.lora_A[adapter].weight, module.lora_B[adapter].weight
         weight = torch.addmm(weight.float(), b.float(), a.float(), alpha=module.scaling[adapter])
     return weight, base.bias
-
-
-def writer(model: Any, compute: torch.dtype | None, keep: bool = True) -> Any:
-    """What `sample` writes fastest with: a decoder of the model's weights as they are, or where none fits the model.
-
-    Args:
-        compute: the precision of its products; None: the model's.
-        keep: whether the decoder is kept for the next call, and used again if the weights are then the same. Weights
-            that are swapped in for a while cannot be told apart, so theirs is not kept.
-    """
-    if isinstance(model, MixedModel) or not can_decode(model):
-        return model
-    dtype = compute or model.dtype
-    if not keep:
-        return Decoder(model, dtype)
-    weights = (dtype, *((p.data_ptr(), p._version) for p in model.parameters()))
-    if "model" not in _kept or _kept["model"]() is not model or _kept["weights"] != weights:
-        _kept.clear()
-        _kept.update(model=ref(model), weights=weights, decoder=Decoder(model, dtype))
-    return _kept["decoder"]
-
-
-def forget_writer() -> None:
-    """Give the memory of the decoder that `writer` has kept back."""
-    _kept.clear()
-
-
-def can_decode(model: PreTrainedModel) -> bool:
-    """Whether `Decoder` reads and writes like the model: by its parts, and by a trial."""
-    return full_attention(model) and _has_parts(model) and passes(model, "decoder", _agrees)
-
-
-def _has_parts(model: PreTrainedModel) -> bool:
-    if not is_llama(model) or body_of(model).rotary_emb.rope_type not in STATIC:
-        return False
-    layers: Any = body_of(model).layers
-    read = [[getattr(layer.self_attn, f"{name}_proj") for name in "qkv"] for layer in layers]
-    rest = [
-        [layer.self_attn.o_proj, *(getattr(layer.mlp, f"{n}_proj") for n in ("gate", "up", "down"))] for layer in layers
-    ]
-    parts = [model.get_output_embeddings(), *(module for some in (*read, *rest) for module in some)]
-    alike = all(len({base_of(module).bias is None for module in three}) == 1 for three in read)
-    return alike and all(map(is_product, parts))
-
-
-def _agrees(model: PreTrainedModel) -> bool:
-    """Whether it predicts what the model predicts, after prompts of different lengths and after a token more of each.
-
-    The last norm is scaled up meanwhile: the small logits of an untrained head would hide what bounds them.
-    """
-    from selfplay.engines.llama.kv_sharing import Shared
-
-    vocabulary = model.get_output_embeddings().weight.shape[0]
-    texts = [tuple(i % vocabulary for i in range(7, 7 + n)) for n in TRIAL]
-    ends = torch.tensor([len(text) - 1 for text in texts])
-    ids = pad_sequence([torch.tensor(text) for text in texts], batch_first=True).to(model.device)
-    norm = body_of(model).norm.weight
-    kept = norm.data
-    try:
-        norm.data = kept * (LOUD / model(input_ids=ids, use_cache=False).logits.float().std())
-        threads = Shared(Decoder(model, model.dtype), 1)
-        begun = threads.admit([text[:-1] for text in texts])
-        after = threads.step(torch.tensor([text[-1] for text in texts], device=model.device))
-        logits = model(input_ids=ids, use_cache=False).logits
-    finally:
-        norm.data = kept
-    rows = torch.arange(len(texts))
-    theirs = torch.cat([logits[rows, ends - 1], logits[rows, ends]]).float()
-    return alike(torch.cat([begun, after]), theirs, model.dtype)
