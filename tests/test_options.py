@@ -205,7 +205,7 @@ def test_an_unknown_experiment_is_refused_with_the_names(tmp_path: Path) -> None
     ],
 )
 def test_a_name_that_a_group_lacks_is_refused_with_the_nearest(arguments: list[str], told: str | None) -> None:
-    found = mistake(arguments, cli.CONF)
+    found = mistake(arguments, [cli.CONF])
     assert found is None if told is None else found is not None and told in found
 
 
@@ -273,17 +273,17 @@ KEYS = [
 @pytest.mark.parametrize("key", KEYS)
 def test_a_key_is_not_taken_for_the_name_of_a_variable(key: str) -> None:
     assert not is_variable(key) and holds_secret("reward.endpoint.key", key)
-    told = mistake([f"reward.endpoint.key={key}"], cli.CONF)
+    told = mistake([f"reward.endpoint.key={key}"], [cli.CONF])
     assert told is not None and key not in told and "reward.endpoint.key" in told
     for argument in (f"reward.endpoint.key={key},JUDGE_KEY", f"+reward.endpoint={{key: {key}}}", f"++a.api_key={key}"):
-        assert mistake(["-m", argument], cli.CONF) is not None
+        assert mistake(["-m", argument], [cli.CONF]) is not None
 
 
 @pytest.mark.parametrize(
     "text", ["reward.endpoint.key=JUDGE_API_KEY", "reward.endpoint.key=null", "reward=rm,selfjudge"]
 )
 def test_names_are_not_keys(text: str) -> None:
-    assert mistake([text], cli.CONF) is None
+    assert mistake([text], [cli.CONF]) is None
     assert not any(map(suspicious, ("asset:tiny-rm", "/tmp/task-arithmetic-levels-1-2", "mask-and-more-of-the-same")))
 
 

@@ -1,0 +1,77 @@
+"""Train language models by self-play: games, players, referees and updates, composed by Hydra.
+
+Everything here is imported when it is first used, so that `import selfplay` takes no time.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from selfplay.api import compose, train
+    from selfplay.build import build, make
+    from selfplay.core import (
+        Ask,
+        Batch,
+        Episode,
+        Game,
+        Player,
+        Policy,
+        Referee,
+        Reply,
+        SelfplayError,
+        Turn,
+        Update,
+        user,
+    )
+    from selfplay.experiment import Experiment
+    from selfplay.play import collate, play, settle, turns_of
+    from selfplay.runs import load
+
+_HOMES = {
+    **dict.fromkeys(("compose", "train"), "api"),
+    **dict.fromkeys(("build", "make"), "build"),
+    **dict.fromkeys(
+        (
+            *("Ask", "Batch", "Episode", "Game", "Player", "Policy"),
+            *("Referee", "Reply", "Turn", "Update", "user"),
+        ),
+        "core",
+    ),
+    "SelfplayError": "errors",
+    "Experiment": "experiment",
+    **dict.fromkeys(("collate", "play", "settle", "turns_of"), "play"),
+    "load": "runs",
+}
+
+__all__ = [  # what follows the version numbers; everything else may move
+    "Ask",
+    "Batch",
+    "Episode",
+    "Experiment",
+    "Game",
+    "Player",
+    "Policy",
+    "Referee",
+    "Reply",
+    "SelfplayError",
+    "Turn",
+    "Update",
+    "build",
+    "collate",
+    "compose",
+    "load",
+    "make",
+    "play",
+    "settle",
+    "train",
+    "turns_of",
+    "user",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"selfplay.{_HOMES[name]}"), name)

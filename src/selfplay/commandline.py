@@ -1,5 +1,6 @@
 """What is wrong with a command line before anything is composed, made or written. Nothing heavy is imported here."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,14 +16,14 @@ ACTIONS = {  # flags of which Hydra takes one
 }
 
 
-def mistake(arguments: Sequence[str], conf: Path) -> str | None:
+def mistake(arguments: Sequence[str], folders: Sequence[Path]) -> str | None:
     """The first thing that Hydra would write down although it is a secret, or fail at without a sentence.
 
     Args:
         arguments: as typed, without the program.
-        conf: the folder whose folders are the groups.
+        folders: of configs; their folders are the groups.
     """
-    groups = {path.name for path in conf.iterdir() if path.is_dir()}
+    groups = {path.name for conf in folders for path in conf.iterdir() if path.is_dir()}
     flags = [argument.partition("=")[0] for argument in arguments]
     if len(asked := [flag for flag in flags if flag in ACTIONS]) > 1 and len({ACTIONS[flag] for flag in asked}) > 1:
         return f"{' and '.join(dict.fromkeys(asked))} are two things to do; give one of them"
@@ -36,9 +37,14 @@ def mistake(arguments: Sequence[str], conf: Path) -> str | None:
     if any(map(_brings_configs, arguments)):
         return None  # choices that only Hydra finds
     for argument in arguments:
-        if (fault := _unknown_choice(argument, groups, conf)) is not None:
+        if (fault := _unknown_choice(argument, groups, folders)) is not None:
             return fault
     return None
+
+
+def program() -> str:
+    """How the program was started: `python run.py` in a clone, `selfplay` where it is installed."""
+    return "selfplay" if Path(sys.argv[0]).name.startswith("selfplay") else "python run.py"
 
 
 def assignments(argument: str) -> Iterator[tuple[str, object]]:
@@ -81,13 +87,13 @@ def _brings_configs(argument: str) -> bool:
     return argument.startswith(("--config", "-cd", "-cp", "-cn")) or "hydra.searchpath" in argument
 
 
-def _unknown_choice(argument: str, groups: set[str], conf: Path) -> str | None:
+def _unknown_choice(argument: str, groups: set[str], folders: Sequence[Path]) -> str | None:
     """A name that a group does not have, with the nearest ones and then all that it has."""
     override = _parsed(argument)
     group = argument.partition("=")[0].partition("@")[0].lstrip("+")
     if override is None or group not in groups:
         return None
-    known = sorted(path.stem for path in (conf / group).glob("*.yaml"))
+    known = sorted({path.stem for conf in folders for path in (conf / group).glob("*.yaml")})
     for _, value in assignments(argument):
         for name in value if isinstance(value, list) else [value]:
             name = name.strip("'\"") if isinstance(name, str) else name

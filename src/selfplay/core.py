@@ -19,12 +19,10 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from selfplay.errors import SelfplayError as SelfplayError
+
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": ...}
 Play = Generator[list["Ask"], list["Reply"], dict[str, float] | None]
-
-
-class SelfplayError(Exception):
-    """A user's mistake, told in one sentence: the thing, its value, the remedy. Shown without a traceback."""
 
 
 def at_least(least: int, **options: object) -> None:

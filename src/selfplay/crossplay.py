@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     found = argparse.ArgumentParser(
-        prog="python -m selfplay.crossplay",
+        prog="selfplay crossplay",
         description="Play every checkpoint of the given runs against every other one, each in each role, and say who "
         "is how good: ratings, mean returns, the meta-game's Nash equilibrium, exploitability, cycles.",
         epilog="The runs must play one game; their players may differ. Scripted players and referees are those of the "

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     found = argparse.ArgumentParser(
-        prog="python -m selfplay.export_alpaca_eval",
+        prog="selfplay export-alpaca-eval",
         description="Write a model's answers to AlpacaEval's questions in the format that alpaca_eval reads.",
     )
     add = found.add_argument

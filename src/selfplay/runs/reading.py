@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 
+from selfplay.commandline import program
 from selfplay.core import SelfplayError
 from selfplay.runs.files import lines
 from selfplay.runs.folder import RunFolder
@@ -199,7 +200,7 @@ def _reason(
         return str(summary.get("reason") or "it did not say why")
     last = max((line["step"] for line in metrics), default=0)
     after = f"after step {last}" if total is None else f"after step {last} of {total}"
-    resume = f"python run.py resume={path}"
+    resume = f"{program()} resume={path}"
     if status == "interrupted":
         return f"stopped by a signal {after}; go on with: {resume}"
     return f"no end was written {after}: it is at work, or was killed; then go on with: {resume}"

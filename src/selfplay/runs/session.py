@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from selfplay import interrupts
 from selfplay.build import make
+from selfplay.commandline import program
 from selfplay.core import Episode, SelfplayError, Turn
 from selfplay.experiment import Experiment
 from selfplay.loggers import Loggers
@@ -202,11 +203,11 @@ class Session:
         elif isinstance(error, KeyboardInterrupt | interrupts.Stopped):
             self._summarise("interrupted")
             why = "" if isinstance(error, KeyboardInterrupt) else f" by {error}"
-            say(f"interrupted{why} after step {self.done}; go on with: python run.py resume={self.folder.path}")
+            say(f"interrupted{why} after step {self.done}; go on with: {program()} resume={self.folder.path}")
         elif isinstance(error, DiskError):
             with suppress(DiskError):  # where it can be written
                 self._summarise("failed", str(error))
-            say(f"stopped after step {self.done}; go on with: python run.py resume={self.folder.path}")
+            say(f"stopped after step {self.done}; go on with: {program()} resume={self.folder.path}")
         elif isinstance(error, MemoryError) or (
             isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
         ):

@@ -1,0 +1,10 @@
+"""`python run.py ARGUMENTS` is `selfplay ARGUMENTS`, with the configs of this folder's conf/."""
+
+from selfplay import interrupts
+
+interrupts.watch()  # before the imports, which take seconds
+
+from selfplay.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Where configs come from: selfplay's own conf/, the user's project, and installed packages that bring some."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+
+from selfplay.errors import SelfplayError
+
+CONF = Path(__file__).with_name("conf").resolve()
+ENTRY_POINTS = "selfplay.conf"  # the group under which a package names its package of yaml files
+
+
+def config_folders() -> dict[str, Path]:
+    """Folders of configs beside selfplay's own, in the order in which they are searched: provider -> folder.
+
+    They are ./conf, and those of packages with an entry point of the group `selfplay.conf`, say
+    `[project.entry-points."selfplay.conf"] mine = "my_package.conf"`.
+
+    Raises:
+        SelfplayError: an entry point names a package that cannot be found.
+    """
+    found = {}
+    here = Path.cwd() / "conf"
+    if here.is_dir() and here.resolve() != CONF.resolve():
+        found["./conf"] = here
+    for entry in entry_points(group=ENTRY_POINTS):
+        spec = find_spec(entry.value)
+        if spec is None or not spec.submodule_search_locations:
+            raise SelfplayError(
+                f"the entry point {entry.name} ({ENTRY_POINTS}) names {entry.value}, which is no package; mend or "
+                f"uninstall the package that declares it"
+            )
+        found[entry.value] = Path(next(iter(spec.submodule_search_locations)))
+    return found
+
+
+def import_from_here() -> None:
+    """Let `_target_`s name modules of the current folder, behind everything that is installed."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)

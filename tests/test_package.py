@@ -1,0 +1,157 @@
+"""selfplay as a package: its command, its configs beside a user's own, its API; and all of it from the wheel."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import cli
+import pytest
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+
+import selfplay
+from hydra_plugins.selfplay_search_path import SelfplaySearchPath
+from selfplay import project
+from selfplay.core import SelfplayError
+
+GAME = '''"""Matching pennies."""
+from selfplay import Ask, Game
+
+
+class Coins(Game):
+    roles, zero_sum = ("even", "odd"), True
+
+    def play(self):
+        even, odd = yield [Ask(role, options=("heads", "tails")) for role in self.roles]
+        win = 1.0 if even.text == odd.text else -1.0
+        return {"even": win, "odd": -win}
+'''
+YAML = """# @package _global_
+defaults: [override /reward: none, override /probes: none, override /eval: none]
+game: {_target_: coins.Coins}
+seats: {even: learner, odd: learner}
+watch: even/payoff
+optimized_metric: even/payoff
+"""
+DOCS = (cli.ROOT / "docs" / "package.md").read_text()
+RUN = ("game=coins", "player=tabular", "steps=2", "episodes=8")
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A user's project: one game and its yaml."""
+    (tmp_path / "conf" / "game").mkdir(parents=True)
+    (tmp_path / "conf" / "game" / "coins.yaml").write_text(YAML)
+    (tmp_path / "coins.py").write_text(GAME)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    sys.modules.pop("coins", None)
+
+
+def searched(provider: str, path: str) -> list[str]:
+    search_path = ConfigSearchPathImpl()
+    search_path.append(provider, path)
+    SelfplaySearchPath().manipulate_search_path(search_path)
+    return [element.path for element in search_path.get_path()[1:]]
+
+
+def test_a_project_elsewhere_needs_two_files(mine: Path) -> None:
+    ended = cli.run(*RUN)
+    assert ended.code == 0, ended.err
+    [run] = (mine / "outputs").glob("*/*")
+    assert [line["step"] for line in cli.metrics(run)] == [1, 2]
+    wrong = cli.run("game=coin")
+    assert wrong.code == 1 and "game has no choice 'coin'; did you mean coins" in wrong.err
+
+
+def test_other_programs_find_what_they_always_found(mine: Path) -> None:
+    assert searched("main", f"file://{project.CONF}") == searched("main", str(project.CONF)) == [f"file://{mine}/conf"]
+    assert searched("main", "file:///another/conf") == searched("other", str(project.CONF)) == []
+
+
+def test_in_the_clone_nothing_is_searched_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(cli.ROOT)
+    assert project.config_folders() == {}
+
+
+def test_an_installed_package_brings_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "brought" / "conf" / "game").mkdir(parents=True)
+    (tmp_path / "brought" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    entries = [EntryPoint("mine", "brought.conf", "selfplay.conf")]
+    monkeypatch.setattr(project, "entry_points", lambda group: entries if group == "selfplay.conf" else [])
+    assert project.config_folders() == {"brought.conf": tmp_path / "brought" / "conf"}
+    entries[0] = EntryPoint("mine", "brought.nothing", "selfplay.conf")
+    with pytest.raises(SelfplayError, match=r"the entry point mine \(selfplay.conf\) names brought.nothing, which"):
+        project.config_folders()
+
+
+def test_a_run_from_python(mine: Path) -> None:
+    run = selfplay.train("update.optimizer.lr=2", game="coins", player="tabular", steps=2, folder="run")
+    assert run.metrics["step"].tolist() == [1, 2] and run.runs["status"].tolist() == ["finished"]
+    again = selfplay.train("update.optimizer.lr=2", game="coins", player="tabular", steps=2, folder="again")
+    assert again.metrics["loss"].tolist() == run.metrics["loss"].tolist()
+    assert cli.lines(mine / "run" / "episodes.jsonl") == cli.lines(mine / "again" / "episodes.jsonl")
+    for wrong, words in ({"game": "coin"}, "did you mean coins"), ({"game": "coins", "steps": -1}, "steps is -1"):
+        with pytest.raises(SelfplayError, match=words):
+            selfplay.train(folder="wrong", **wrong)
+    with pytest.raises(SelfplayError, match="already holds a run"):
+        selfplay.train(game="coins", player="tabular", steps=2, folder="run")
+
+
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL))
+def test_the_code_of_the_docs_runs(code: str, mine: Path) -> None:
+    exec(code, {})
+    runs = [path.name for path in mine.glob("outputs/*")]
+    assert runs == (["kuhn"] if "train" in code else [])
+
+
+def test_every_public_name_is_there() -> None:
+    for name in selfplay.__all__:
+        assert getattr(selfplay, name).__doc__, name
+    with pytest.raises(AttributeError, match="'selfplay' has no attribute 'nothing'"):
+        selfplay.nothing  # noqa: B018
+
+
+def command(*args: str) -> "subprocess.CompletedProcess[str]":
+    done = subprocess.run([sys.executable, "-m", "selfplay", *args], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def test_the_command_has_a_version_and_a_usage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command("--version").stdout.startswith("selfplay 0.")
+    usage = command("--help").stdout
+    assert "selfplay crossplay FOLDERS" in usage and "== Configuration groups ==" in usage
+    assert "usage: selfplay report" in command("report", "--help").stdout
+    assert command("gam=lsp").returncode == 1
+
+
+@pytest.mark.slow
+def test_the_wheel_is_enough(mine: Path) -> None:
+    """Built, unpacked beside the dependencies, and used from a folder that holds a game and its yaml."""
+    pip = [sys.executable, "-m", "pip", "--quiet"]
+    subprocess.run(
+        [*pip, "wheel", "--no-deps", "--wheel-dir", mine / "dist", cli.ROOT], check=True, capture_output=True
+    )
+    [wheel] = (mine / "dist").glob("selfplay-*.whl")
+    site = mine.parent / f"{mine.name}-site"
+    subprocess.run([*pip, "install", "--no-deps", "--target", site, wheel], check=True, capture_output=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(site))
+        where = subprocess.run(
+            [sys.executable, "-c", "import selfplay; print(selfplay.__file__)"], capture_output=True, text=True
+        )
+        assert where.stdout.strip() == str(site / "selfplay" / "__init__.py")
+        script = [str(site / "bin" / "selfplay"), *RUN, "hydra.run.dir=run"]
+        done = subprocess.run([sys.executable, *script], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert len(cli.metrics(mine / "run")) == 2
+        reported = command("report", "run")
+        assert reported.returncode == 0 and (mine / "report" / "report.html").is_file(), reported.stdout
+        assert command("steps=0", "hydra.run.dir=zero").returncode == 0, "the embedded models are there"
