@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from selfplay.core import Ask, Batch, Episode, Turn, user
-from selfplay.play import collate
 from selfplay.players.language_model import LanguageModel
+from selfplay.rollout import collate
 
 ASKS = [Ask("solver", user(text), key=text) for text in ("add 3 and 4", "reverse abc", "")]
 

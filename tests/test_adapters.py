@@ -19,8 +19,8 @@ from conftest import Script
 from selfplay.core import Ask, Episode, Player, Reply, SelfplayError
 from selfplay.games.openspiel import OpenSpiel, _names
 from selfplay.games.textarena import TextArena, _Luck
-from selfplay.play import play
 from selfplay.players.nature import Nature
+from selfplay.rollout import play
 from selfplay.theory.exploitability import nash_conv
 from selfplay.theory.tree import enumerate_game
 

@@ -5,7 +5,7 @@ import math
 import pytest
 from conftest import CONF, config
 
-from selfplay.build import make
+from selfplay.building import make
 from selfplay.core import SelfplayError
 from selfplay.games import challenger_pay as pay
 

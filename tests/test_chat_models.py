@@ -17,8 +17,8 @@ from selfplay.engines.packing import obeys_masks
 from selfplay.models.chat import Chat
 from selfplay.models.load import SMOLLM2
 from selfplay.models.smollm2 import folder as smollm2
-from selfplay.play import collate
 from selfplay.players.language_model import LanguageModel
+from selfplay.rollout import collate
 
 DATE = {"date_string": "26 Jul 2024"}
 TALK: tuple[Message, ...] = (

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from selfplay.core import Ask, Batch, Episode, Game, Play, SelfplayError, Turn, user
 from selfplay.games.matrix import MatrixGame
-from selfplay.play import collate, play, settle, turns_of
 from selfplay.players.language_model import LanguageModel
+from selfplay.rollout import collate, play, settle, turns_of
 from selfplay.updates.advantages import centred
 from selfplay.updates.aggregations import whole
 from selfplay.updates.losses import reinforce

@@ -13,7 +13,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 from peft import LoraConfig
 
-from selfplay.build import build
+from selfplay.building import build
 from selfplay.config import check_config
 from selfplay.experiment import Experiment
 
@@ -128,7 +128,7 @@ def test_no_default_hides_in_the_code() -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("file", ["run.py", "src/selfplay/core.py", "src/selfplay/play.py"])
+@pytest.mark.parametrize("file", ["src/selfplay/main.py", "src/selfplay/core.py", "src/selfplay/rollout.py"])
 def test_the_core_names_no_component(file: str) -> None:
     folders = ("games", "players", "referees", "updates")
     sources = [p for f in folders for p in sorted((cli.ROOT / "src/selfplay" / f).glob("*.py"))]

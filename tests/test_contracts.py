@@ -10,12 +10,12 @@ import pytest
 import torch
 from conftest import Fixed, config
 
-from selfplay.build import make
+from selfplay.building import make
 from selfplay.core import Ask, Episode, Game, Play, Referee, Reply, SelfplayError, Turn
 from selfplay.games.openspiel import OpenSpiel
 from selfplay.partials import check_partials
-from selfplay.play import settle
 from selfplay.referees.total import WeightedSum
+from selfplay.rollout import settle
 from selfplay.updates.losses import clipped
 
 SWAP = "update.objective._target_=selfplay.updates.losses"

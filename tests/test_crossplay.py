@@ -13,7 +13,7 @@ from conftest import config
 from omegaconf import DictConfig, OmegaConf
 from scipy.stats import binom
 
-from selfplay.build import make
+from selfplay.building import make
 from selfplay.core import Ask, Game, Play, Player, Reply, SelfplayError, user
 from selfplay.crossplay import main
 from selfplay.games.matrix import matrix_game

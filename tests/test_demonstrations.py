@@ -9,14 +9,14 @@ import torch
 from conftest import config
 from test_updates_exact import ASK, table
 
-from selfplay.build import build
+from selfplay.building import build
 from selfplay.core import Ask, Episode, Reply, SelfplayError, Turn, user
 from selfplay.games.contest import Contest
 from selfplay.games.demonstrations import Demonstrations
-from selfplay.play import collate, play, spelled, turns_of
 from selfplay.players.language_model import LanguageModel
 from selfplay.players.nature import Deal
 from selfplay.players.scripted import Scripted, known, right
+from selfplay.rollout import collate, play, spelled, turns_of
 from selfplay.tasks.tiny_world import TinyWorld
 
 RIGHT = partial(right, task=TinyWorld(per_cell=1, seed=0))

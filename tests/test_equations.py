@@ -9,10 +9,10 @@ from conftest import Fixed, Script, config, perturb, plain_logprobs
 from torch import Tensor
 from torch.nn import Parameter
 
-from selfplay.build import make
+from selfplay.building import make
 from selfplay.core import Ask, Batch, Episode, Reply
-from selfplay.play import collate, play, settle
 from selfplay.players.language_model import LanguageModel
+from selfplay.rollout import collate, play, settle
 
 N, G, ALPHA, BETA = 3, 4, 0.7, 0.05
 QUESTIONS = ("add 3 and 4", "sort cab", "how long is a river, and who would measure it?")

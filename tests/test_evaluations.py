@@ -10,7 +10,7 @@ import torch
 from conftest import Script, config
 from torch import Tensor
 
-from selfplay.build import build, make
+from selfplay.building import build, make
 from selfplay.core import Ask, Game, Play, Policy, Referee, Reply, SelfplayError, Turn
 from selfplay.evaluations.answers import answers
 from selfplay.evaluations.versus import Versus

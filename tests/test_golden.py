@@ -23,9 +23,9 @@ from conftest import CONF, config
 from omegaconf import DictConfig
 from torch import Tensor
 
-from selfplay.build import make
+from selfplay.building import make
 from selfplay.core import Ask, Episode, Game, Player, Policy, Referee, Reply, Turn
-from selfplay.play import play, settle
+from selfplay.rollout import play, settle
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = sorted(path.stem for path in (CONF / "game").glob("*.yaml"))

@@ -10,7 +10,7 @@ from conftest import config
 from language_models import adapted, batch_of, logprobs, made, moved, same
 from transformers import AutoTokenizer, PreTrainedModel
 
-from selfplay.build import make
+from selfplay.building import make
 from selfplay.core import SelfplayError, user
 from selfplay.models.architecture import check_architecture
 from selfplay.players.language_model import LanguageModel

@@ -17,8 +17,8 @@ from selfplay.engines.llama.writer import writer
 from selfplay.engines.logprobs import next_logprobs, reply_logprobs
 from selfplay.engines.sampling import choose, dice, sample
 from selfplay.engines.transformers.decode import Plain, way_of
-from selfplay.play import collate
 from selfplay.players.language_model import LanguageModel
+from selfplay.rollout import collate
 
 PROMPTS = [(2, 30, 31, 1, 3), (2, 8, 9, 10, 11, 12, 13, 14, 1, 3), (2, 30, 31, 1, 3), (3,)]
 KEYS = ["a/0", "a/1", "a/2", "b"]

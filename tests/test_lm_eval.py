@@ -8,7 +8,7 @@ import cli
 import pytest
 from conftest import config
 
-from selfplay.build import make
+from selfplay.building import make
 
 TASK = """
 task: tiny_world

@@ -8,12 +8,12 @@ import cli
 import pytest
 from conftest import Script
 
-from selfplay.build import make
+from selfplay.building import make
 from selfplay.core import Ask, Reply, SelfplayError
 from selfplay.games.challenger_pay import lsp
 from selfplay.games.lsp import LSP, question
-from selfplay.play import play
 from selfplay.players.nature import Nature, numbers
+from selfplay.rollout import play
 
 PLACED = "Task '{task}'.\n[Start Generation]\n{template}\n[End Generation] {curly}"
 

@@ -11,7 +11,7 @@ from language_models import made
 from test_updates_exact import ASK, table
 from torch import Tensor
 
-from selfplay.build import build
+from selfplay.building import build
 from selfplay.core import Ask, SelfplayError, user
 from selfplay.outcomes import sampled
 from selfplay.players.language_model import LanguageModel

@@ -23,9 +23,9 @@ from selfplay.opponents.league import BASE, League
 from selfplay.opponents.rules import meta, prioritised, recent, uniform
 from selfplay.opponents.seating import Against, Seating, rotated
 from selfplay.opponents.table import Table, earned, pairs, results
-from selfplay.play import collate, play, settle, turns_of
 from selfplay.players.nature import Nature
 from selfplay.players.tabular import Tabular
+from selfplay.rollout import collate, play, settle, turns_of
 from selfplay.theory.meta import alpha_rank, nash, replicator
 from selfplay.theory.meta import uniform as solve_uniform
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from conftest import config
 
-from selfplay.build import build
+from selfplay.building import build
 from selfplay.core import Episode, SelfplayError
 from selfplay.outcomes import every, sampled
-from selfplay.play import collate, settle, turns_of
 from selfplay.players.language_model import LanguageModel
+from selfplay.rollout import collate, settle, turns_of
 from selfplay.theory.strategies import expected_returns, strategy_of
 from selfplay.theory.tree import enumerate_game
 from selfplay.updates.advantages import centred, group_std, standardised

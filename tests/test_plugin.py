@@ -10,7 +10,7 @@ import pytest
 import test_games
 from safetensors.torch import load_file
 
-from selfplay.build import make
+from selfplay.building import make
 
 GAME = '''
 """Two players speak at once, twice; who said more in all takes a point from the other."""

@@ -11,7 +11,7 @@ import pytest
 import stored
 from conftest import config
 
-from selfplay.build import make
+from selfplay.building import make
 from selfplay.core import SelfplayError
 from selfplay.players.scripted import right
 from selfplay.tasks.match import exact

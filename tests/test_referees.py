@@ -16,17 +16,17 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from selfplay.build import make
+from selfplay.building import make
 from selfplay.core import Ask, Episode, Policy, Referee, Reply, SelfplayError, Turn, user
 from selfplay.games.challenger_pay import lsp
 from selfplay.games.lsp import LSP
 from selfplay.metrics import of_referees
-from selfplay.play import settle
 from selfplay.players.language_model import LanguageModel
 from selfplay.referees.distinct import Pair, score_distinct
 from selfplay.referees.reward_model import RewardModel
 from selfplay.referees.selfjudge import ExpectedScore, WrittenScore, judge_prompt
 from selfplay.referees.verifier import Invalid, Verifier
+from selfplay.rollout import settle
 from selfplay.tasks.tiny_world import TinyWorld
 
 RM = {"chat": {}, "truncate": False, "attention": "sdpa", "dtype": "float32", "device": "cpu"}

@@ -8,7 +8,7 @@ import torch
 from conftest import CONF, config
 from torch import Tensor
 
-from selfplay.build import make
+from selfplay.building import make
 from selfplay.updates.losses import reinforce
 from selfplay.updates.regularizers import Regularizer, forward_cost, k2, k3, log_ratio, reverse_cost
 

@@ -12,7 +12,7 @@ import pytest
 from confined import isolations
 from conftest import config
 
-from selfplay.build import make
+from selfplay.building import make
 from selfplay.core import Ask, Reply, SelfplayError, Turn, user
 from selfplay.metrics import of_referees
 from selfplay.referees.code import Code

@@ -8,7 +8,7 @@ from math import comb
 import pytest
 from conftest import config
 
-from selfplay.build import make
+from selfplay.building import make
 from selfplay.core import Ask, Game, Message, Reply, SelfplayError
 
 SMALL = {

@@ -17,7 +17,7 @@ TINY = ("game=lsp", "reward=verifier", "eval=none", "episodes=2", "steps=2", "ga
 # with its whole process group just before one of these acts, drawn at random.
 KILLER = """
 import os, random, runpy, signal, sys
-import selfplay.runs.session, selfplay.play, selfplay.players.language_model
+import selfplay.runs.session, selfplay.rollout, selfplay.players.language_model
 run, root, times, seed, *args = sys.argv[1:]
 selfplay.runs.session.draw_curves = lambda metrics, path: path.touch()
 acts = 0

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from scipy import stats
 
 from selfplay.core import Ask, Batch, Episode, SelfplayError, Turn, user
-from selfplay.play import collate
 from selfplay.players.tabular import STATES, WEIGHTS, Tabular, uniform
+from selfplay.rollout import collate
 
 TWO, THREE, ONE = (Ask("a", user(text), options=options) for text, options in (("x", "pq"), ("y", "pqr"), ("z", "s")))
 

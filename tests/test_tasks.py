@@ -10,7 +10,7 @@ import pytest
 import stored
 from conftest import CONF, config
 
-from selfplay.build import make
+from selfplay.building import make
 from selfplay.core import SelfplayError
 from selfplay.tasks.task import Task
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import pytest
 from conftest import Fixed, Script, config
 
-from selfplay.build import make
+from selfplay.building import make
 from selfplay.core import Ask, Episode, Game, Player, Reply, SelfplayError
 from selfplay.games.debate import Debate
 from selfplay.games.taboo import Taboo
-from selfplay.play import play, settle
+from selfplay.rollout import play, settle
 from selfplay.world import parse
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, KTOTrainer, RLOOTrainer
 
-from selfplay.build import make
+from selfplay.building import make
 from selfplay.core import Batch
 from selfplay.models.load import load_tokenizer, resolve
 from selfplay.players.language_model import LanguageModel

@@ -87,7 +87,7 @@ def test_a_text_that_ends_a_reply() -> None:
     ],
 )
 def test_numbers_out_of_range(override: str, words: str) -> None:
-    from selfplay.build import make
+    from selfplay.building import make
 
     with pytest.raises(SelfplayError, match=words):
         make(config(override).player, "player")

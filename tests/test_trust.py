@@ -29,7 +29,7 @@ TARGETS = [
     "builtins.eval",
     "hydra.utils.get_method",
     "hydra.utils.instantiate",
-    "selfplay.build.make",
+    "selfplay.building.make",
     "selfplay.crossplay.main",
     "selfplay.games.kuhn.random.seed",
     "selfplay.referees.cell.main",

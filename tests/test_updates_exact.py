@@ -11,10 +11,10 @@ from conftest import config
 from scipy.optimize import brentq
 from torch import Tensor
 
-from selfplay.build import build, make
+from selfplay.building import build, make
 from selfplay.core import Ask, Batch, Episode, SelfplayError, Turn, Update, user
-from selfplay.play import collate, settle, spelled, turns_of
 from selfplay.players.tabular import Tabular
+from selfplay.rollout import collate, settle, spelled, turns_of
 from selfplay.theory.quantal import quantal_response
 from selfplay.theory.strategies import strategy_of
 from selfplay.theory.tree import enumerate_game

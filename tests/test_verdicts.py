@@ -11,7 +11,7 @@ import pytest
 from conftest import CONF, config
 from omegaconf import OmegaConf
 
-from selfplay.build import make
+from selfplay.building import make
 from selfplay.core import SelfplayError
 from selfplay.referees.judge import Bench
 from selfplay.referees.selfjudge import LABEL, TAG, judge_prompt

@@ -13,7 +13,7 @@ from language_models import batch_of, logprobs, made, same
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from selfplay import crossplay, export_alpaca_eval
-from selfplay.build import make, others_of
+from selfplay.building import make, others_of
 from selfplay.core import SelfplayError
 from selfplay.evaluations.answers import answers
 from selfplay.runs import RunFolder

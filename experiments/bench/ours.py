@@ -53,7 +53,7 @@ def ours(args: argparse.Namespace) -> None:
 
     from selfplay.core import Ask, Episode, Turn, user
     from selfplay.engines.memory import keep_freed_memory
-    from selfplay.play import collate
+    from selfplay.rollout import collate
 
     keep_freed_memory()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):

@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from omegaconf import OmegaConf
 
-from selfplay.build import make
+from selfplay.building import make
 from selfplay.report.families import markdown
 from selfplay.report.statistics import told
 from selfplay.runs import load

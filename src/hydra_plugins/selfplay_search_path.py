@@ -6,7 +6,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from selfplay.project import CONF, config_folders
 
 
-class SelfplaySearchPath(SearchPathPlugin):
+class SelfplaySearchPath(SearchPathPlugin):  # type: ignore[misc]
     """Appends the folders of `selfplay.project.config_folders`; programs with other configs are left alone."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:

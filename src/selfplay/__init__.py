@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from selfplay.api import compose, train
-    from selfplay.build import build, make
+    from selfplay.building import build, make
     from selfplay.core import (
         Ask,
         Batch,
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
         user,
     )
     from selfplay.experiment import Experiment
-    from selfplay.play import collate, play, settle, turns_of
+    from selfplay.rollout import collate, play, settle, turns_of
     from selfplay.runs import load
 
 _HOMES = {
     **dict.fromkeys(("compose", "train"), "api"),
-    **dict.fromkeys(("build", "make"), "build"),
+    **dict.fromkeys(("build", "make"), "building"),
     **dict.fromkeys(
         (
             *("Ask", "Batch", "Episode", "Game", "Player", "Policy"),
@@ -41,7 +41,7 @@ _HOMES = {
     ),
     "SelfplayError": "errors",
     "Experiment": "experiment",
-    **dict.fromkeys(("collate", "play", "settle", "turns_of"), "play"),
+    **dict.fromkeys(("collate", "play", "settle", "turns_of"), "rollout"),
     "load": "runs",
 }
 

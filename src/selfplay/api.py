@@ -45,7 +45,8 @@ def train(*overrides: str, folder: str | Path = "outputs/run", **options: object
         del cfg["hydra"]
     folder.mkdir(parents=True, exist_ok=True)
     run(cfg)
-    return load(folder)
+    found: Sweep = load(folder)
+    return found
 
 
 def compose(*overrides: str, **options: object) -> DictConfig:
@@ -70,4 +71,5 @@ def _composed(arguments: list[str], with_hydra: bool = False) -> DictConfig:
     from selfplay.project import CONF
 
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return hydra.compose("config", arguments, return_hydra_config=with_hydra)
+        cfg: DictConfig = hydra.compose("config", arguments, return_hydra_config=with_hydra)
+    return cfg

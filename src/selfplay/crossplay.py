@@ -51,7 +51,7 @@ def crossplay(args: argparse.Namespace) -> None:
     Raises:
         SelfplayError: no run, no checkpoint, a broken one, different games, or fewer than two players or roles.
     """
-    from selfplay.build import make
+    from selfplay.building import make
     from selfplay.core import SelfplayError, at_least
     from selfplay.opponents.round_robin import enumerated, played
     from selfplay.runs.console import say
@@ -91,7 +91,7 @@ def crossplay(args: argparse.Namespace) -> None:
 
 def _arena(config: Any, game: Any, base: Any) -> Arena:
     """The first run's game and all in it but the learner."""
-    from selfplay.build import others_of, referees_of
+    from selfplay.building import others_of, referees_of
     from selfplay.opponents.round_robin import Arena
     from selfplay.opponents.seating import LEARNER
 

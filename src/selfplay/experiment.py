@@ -1,4 +1,4 @@
-"""What a run is made of, ready to be played; `selfplay.build` makes one from a config."""
+"""What a run is made of, ready to be played; `selfplay.building` makes one from a config."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

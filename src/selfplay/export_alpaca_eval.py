@@ -71,7 +71,7 @@ def policy_of(
     """
     from omegaconf import OmegaConf
 
-    from selfplay.build import make
+    from selfplay.building import make
     from selfplay.runs.players import last_policy, trusted_run
 
     sizes = {"max_tokens": max_tokens, "rows": rows}

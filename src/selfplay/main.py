@@ -36,7 +36,7 @@ def loop(experiment: Experiment, cfg: DictConfig, session: Session) -> None:
     from selfplay.checks import FirstUpdate
     from selfplay.comparisons import Silence, check_batch
     from selfplay.metrics import of_episodes, of_referees
-    from selfplay.play import collate, settle, spelled, turns_of
+    from selfplay.rollout import collate, settle, spelled, turns_of
     from selfplay.runs.console import say
 
     first = FirstUpdate(experiment.learner, fresh=session.done == 0, tell=say)
@@ -68,7 +68,7 @@ def run(cfg: DictConfig) -> float:
     try:
         import torch
 
-        from selfplay.build import build
+        from selfplay.building import build
         from selfplay.engines.memory import keep_freed_memory
         from selfplay.openmp import fit_threads
         from selfplay.runs.console import say

@@ -14,7 +14,7 @@ from typing import Annotated
 from selfplay.core import Ask, Episode, Game, Player, Reply, SelfplayError, Turn, at_least
 from selfplay.opponents.seating import Seating, Seats
 from selfplay.options import Range
-from selfplay.play import check_seats, play
+from selfplay.rollout import check_seats, play
 
 Choice = tuple[Reply, float]  # a reply and how likely it is
 

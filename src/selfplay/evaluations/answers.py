@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from selfplay.core import Player
 from selfplay.games.dataset import Dataset
-from selfplay.play import play
 from selfplay.players.nature import Deal
+from selfplay.rollout import play
 
 
 def answers(player: Player, questions: Sequence[str], key: str) -> list[str]:

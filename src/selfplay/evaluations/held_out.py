@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 from selfplay.core import Policy, SelfplayError, at_least
 from selfplay.games.dataset import Dataset
 from selfplay.options import Period, Range
-from selfplay.play import play, settle
 from selfplay.players.nature import Deal
 from selfplay.referees.verifier import Verifier
+from selfplay.rollout import play, settle
 from selfplay.tasks.task import Item, Task
 from selfplay.theory import intervals
 

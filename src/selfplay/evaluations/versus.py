@@ -10,7 +10,7 @@ from selfplay.core import SelfplayError, at_least
 from selfplay.opponents.seating import check_contested, rotated
 from selfplay.opponents.table import earned, results
 from selfplay.options import Name, Period, Range, Seed
-from selfplay.play import play, settle
+from selfplay.rollout import play, settle
 from selfplay.theory import intervals
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from torch import Tensor
 from selfplay.core import Ask, Policy, Referee, Reply, SelfplayError, Turn, at_least, user
 from selfplay.evaluations.answers import answers
 from selfplay.options import Name, Period, Range
-from selfplay.play import wrong_scores
+from selfplay.rollout import wrong_scores
 from selfplay.tasks.task import Task
 from selfplay.theory import intervals
 

@@ -19,7 +19,7 @@ from selfplay.opponents.rules import Rule
 from selfplay.opponents.seating import LEARNER, Seating, Seats, check_contested, rotated
 from selfplay.opponents.table import Table, pairs, results
 from selfplay.options import Period, Seed, Share, Steps, Whole
-from selfplay.play import play, settle
+from selfplay.rollout import play, settle
 from selfplay.theory.strategies import expected_returns, strategy_of
 from selfplay.theory.tree import Tree, enumerate_game
 

@@ -9,7 +9,7 @@ import numpy as np
 from selfplay.core import Episode, Game, Player, Policy, Referee, SelfplayError, at_least
 from selfplay.opponents.seating import Seats, check_contested
 from selfplay.opponents.table import earned
-from selfplay.play import play, settle
+from selfplay.rollout import play, settle
 from selfplay.theory.exploitability import nash_conv
 from selfplay.theory.meta_game import Meeting, MetaGame, from_expectations, from_games
 from selfplay.theory.strategies import flat, histories, strategy_of, unflat

@@ -12,7 +12,7 @@ from scipy import stats
 from torch import Tensor
 
 from selfplay.core import Policy, Referee, SelfplayError, Turn
-from selfplay.play import wrong_scores
+from selfplay.rollout import wrong_scores
 
 
 class _Parts:

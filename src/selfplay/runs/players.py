@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from selfplay import digests
-from selfplay.build import make
+from selfplay.building import make
 from selfplay.core import Game, Policy, SelfplayError
 from selfplay.runs.folder import RunFolder, difference
 from selfplay.runs.trust import check_targets

@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from selfplay import interrupts
-from selfplay.build import make
+from selfplay.building import make
 from selfplay.commandline import program
 from selfplay.core import Episode, SelfplayError, Turn
 from selfplay.experiment import Experiment

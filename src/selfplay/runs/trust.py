@@ -1,6 +1,6 @@
 """Which code the config.yaml of a run's folder may name: a folder can come from anybody.
 
-A `_target_` is a name that `selfplay.build` imports and calls. Of a folder's config it must name a component of
+A `_target_` is a name that `selfplay.building` imports and calls. Of a folder's config it must name a component of
 selfplay, an optimizer of torch.optim, or something in a package that the user trusts by name on the command line. What
 counts is where the named object was defined, not how it is spelled: `selfplay.games.kuhn.os.system` is os.system.
 """

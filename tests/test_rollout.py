@@ -12,9 +12,9 @@ from selfplay.core import Ask, Episode, Game, Play, Reply, SelfplayError, Turn, 
 from selfplay.games.challenger_pay import lsp
 from selfplay.games.dataset import Dataset
 from selfplay.games.lsp import LSP
-from selfplay.play import collate, play, settle, turns_of
 from selfplay.players.language_model import LanguageModel
 from selfplay.players.nature import Nature
+from selfplay.rollout import collate, play, settle, turns_of
 
 
 def game(answers: int = 4) -> LSP:

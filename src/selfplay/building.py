@@ -17,7 +17,7 @@ from selfplay.evaluations.several import Several
 from selfplay.experiment import Experiment
 from selfplay.opponents.seating import Seating
 from selfplay.partials import check_partials
-from selfplay.play import check_seats
+from selfplay.rollout import check_seats
 from selfplay.updates.descent import Descent
 
 MISTAKES = (
