@@ -3,10 +3,12 @@ PYTHON ?= python3
 export HF_HUB_OFFLINE = 1
 MAKEFLAGS += --jobs=2
 BIN := .venv/bin
+TORCH := .venv/.torch
+CORE := .venv/.core
 READY := .venv/.ready
 
 .PHONY: run test lint report paper-table bench notebooks smollm2 clean
-run: $(READY)
+run: $(CORE)
 	$(BIN)/python run.py
 
 # with CI set (CI=1 make test), also the tests marked slow; some of them need SmolLM2
@@ -19,12 +21,12 @@ lint: $(READY)
 	$(BIN)/mypy
 
 # make report RUNS=multirun/x: a page on these runs in report/, needs no browser to be made
-report: $(READY)
+report: $(CORE)
 	@test -n "$(RUNS)" || { echo 'error: RUNS is empty; give folders of runs: make report RUNS="multirun/x outputs/y"' >&2; exit 1; }
 	$(BIN)/python -m selfplay.report $(RUNS)
 
 # the paper's comparison on the embedded model, from nothing; started again, it goes on
-paper-table: $(READY)
+paper-table: $(CORE)
 	experiments/paper_table/run.sh $(BIN)/python
 	$(BIN)/python experiments/paper_table/summarise.py multirun/paper_table
 
@@ -48,9 +50,18 @@ clean:
 
 # torch first and by itself, so that pip does not replace a CPU build by the registry's CUDA one; modules are compiled
 # when they are first imported, which most never are
-$(READY): pyproject.toml constraints.txt
+$(TORCH):
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"selfplay needs Python 3.11 or newer, this is {v.major}.{v.minor}: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --no-compile torch==2.13.0
+	touch $(TORCH)
+
+# what a run needs
+$(CORE): $(TORCH) pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable .
+	touch $(CORE)
+
+# what every option, test, notebook and benchmark needs; of several gigabytes
+$(READY): $(TORCH) pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
-	touch $(READY)
+	touch $(CORE) $(READY)

@@ -143,6 +143,8 @@ def _behind(choice: str) -> list[str]:
         reward = choice if group == "reward" else "reward=verifier"
         where = "reward" if reward == "reward=code" else "task.sandbox"
         return ["game=dataset", "task=programs", reward, f"{where}.isolation={isolation()}"]
+    if choice == "reward=function":
+        return [choice, "reward.function=stored.by_length"]
     if choice.startswith("reward=judge"):  # somebody must be there to judge
         return [choice, f"reward.endpoint.url={judges.stand_in()}", "reward.endpoint.cache=null"]
     if group == "task":

@@ -60,3 +60,8 @@ def needed(name: str) -> list[str]:
     if name in ("records", "huggingface", "gsm8k", "math"):
         return [f"task.source.path={path(name)}"]
     return {"ifbench": ["task.longest=200"], "reasoning_gym": ["task.size=8", "task.held_out=2"]}.get(name, [])
+
+
+def by_length(completions: list[str], **_: Any) -> list[float]:
+    """A reward."""
+    return [float(len(text)) for text in completions]

@@ -9,6 +9,9 @@ import conftest
 import pytest
 from omegaconf import DictConfig
 
+from selfplay.runs import RunFolder
+from selfplay.runs.trust import check_targets
+
 GROUPS = (
     "game", "experiment", "player", "prompts", "update", "regularizer", "challenger", "quality", "reward", "eval",
     "opponent", "meta_solver", "schedule", "outcomes", "logger", "task",
@@ -65,6 +68,11 @@ def test_a_step(choice: str, tmp_path: Path) -> None:
         assert ended.code == 1 and "the game needs the score 'reward' of a solver turn" in ended.err
         return  # only a game that pays by itself can do without; one that does is in test_plugin.py
     folder = cli.finished(tmp_path / "run", *args)
+    if cli.isolation() != "none" or "isolation=none" not in " ".join(args):
+        trusted = ["stored"] if choice == "reward=function" else []
+        check_targets(
+            RunFolder.open(folder).config, folder / "config.yaml", trusted
+        )  # it can be resumed without trust=
     *before, last = cli.lines(folder / "metrics.jsonl")
     assert [line["step"] for line in before] == ([] if config.eval is None else [0]) and last["step"] == 1
     assert set(last) >= TIMES and all(last[name] > 0 for name in TIMES)

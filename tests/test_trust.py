@@ -18,7 +18,7 @@ from selfplay import crossplay, export_alpaca_eval
 from selfplay.core import SelfplayError
 from selfplay.runs import load
 from selfplay.runs.safe_yaml import read_mapping
-from selfplay.runs.trust import COMPONENTS, ENDPOINT, MACHINERY, SANDBOX, check_targets
+from selfplay.runs.trust import COMPONENTS, ENDPOINT, FUNCTION, MACHINERY, SANDBOX, check_targets
 
 SOURCE = Path(cli.ROOT, "src")
 TABLE = ("game=kuhn", "player=tabular", "episodes=2", "steps=2", "eval=none", "optimized_metric=loss")
@@ -90,18 +90,34 @@ def test_what_is_no_component_is_refused_wherever_it_is(target: object) -> None:
 def test_all_that_the_configs_name_is_allowed() -> None:
     named = {
         found for file in cli.CONF.rglob("*.yaml") for found in re.findall(r"_target_: ([\w.]+)", file.read_text())
-    } - {"selfplay.runs.jobs.Jobs"}
+    } - {"selfplay.runs.jobs.Jobs", FUNCTION}
     assert len(named) > 80
     for target in named:
-        node = {"_target_": target, "isolated": True, "key": None}
+        node = {"_target_": target, "isolation": "auto", "key": None}
         check_targets(OmegaConf.create({"x": [node]}), Path("config.yaml"))
     check_targets(OmegaConf.create({"x": {"_target_": "torch.optim.SGD", "lr": 1.0}}), Path("config.yaml"))
 
 
+def test_a_function_as_a_reward_is_code_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_reward.py").write_text("import os\n\ndef f(prompts, completions):\n    return [0.0]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("os.system", "my_reward.f", "my_reward.os.system", None):
+        node = OmegaConf.create({"reward": {"_target_": FUNCTION, "function": name}})
+        with pytest.raises(SelfplayError, match=r"config.yaml has reward.function call"):
+            check_targets(node, Path("config.yaml"))
+    mine = OmegaConf.create({"reward": {"_target_": FUNCTION, "function": "my_reward.f"}})
+    check_targets(mine, Path("config.yaml"), ["my_reward"])
+    with pytest.raises(SelfplayError, match=r"reward.function call my_reward.os.system"):
+        node = OmegaConf.create({"reward": {"_target_": FUNCTION, "function": "my_reward.os.system"}})
+        check_targets(node, Path("config.yaml"), ["my_reward"])
+
+
 def test_what_reaches_beyond_this_process_needs_a_word() -> None:
-    code = {"_target_": SANDBOX, "isolated": False}
     secret = {"_target_": ENDPOINT, "key": "AWS_SECRET_ACCESS_KEY", "url": "http://evil"}
-    for node, word in ((code, "without isolation"), (secret, "AWS_SECRET_ACCESS_KEY to http://evil")):
+    code = [
+        {"_target_": SANDBOX, **how} for how in ({}, {"isolation": "none"}, {"isolation": "${x}"}, {"isolated": True})
+    ]
+    for node, word in (*((c, "without isolation") for c in code), (secret, "AWS_SECRET_ACCESS_KEY to http://evil")):
         with pytest.raises(SelfplayError, match=word):
             check_targets(OmegaConf.create({"task": node}), Path("config.yaml"))
         module = str(node["_target_"]).rpartition(".")[0]

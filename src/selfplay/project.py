@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from selfplay.errors import SelfplayError
 
@@ -42,3 +45,22 @@ def import_from_here() -> None:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
+
+
+def function_named(path: str) -> Callable[..., Any]:
+    """The function that a path with dots leads to.
+
+    Raises:
+        SelfplayError: no module of that name can be imported, or it has no such function.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SelfplayError(
+            f"reward.function is '{path}', which cannot be imported ({error}); give <module>.<function>, where "
+            "<module>.py is in the current folder or installed"
+        ) from error
+    if not callable(found):
+        raise SelfplayError(f"reward.function is '{path}', which is a {type(found).__name__}; name a function")
+    return found  # type: ignore[no-any-return]

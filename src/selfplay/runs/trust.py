@@ -35,6 +35,7 @@ MACHINERY = (  # inside them, but no component: what isolates processes, speaks 
     "selfplay.referees.transport",
 )
 SANDBOX, ENDPOINT = "selfplay.sandbox.sandbox.Sandbox", "selfplay.referees.endpoint.Endpoint"
+FUNCTION = "selfplay.referees.function.Function"  # its option `function` is called like a `_target_`
 
 
 def check_targets(config: DictConfig, file: Path, trusted: Sequence[str] = ()) -> None:
@@ -77,6 +78,8 @@ def _nodes(node: Any, key: str) -> Iterator[tuple[str, Mapping[Any, Any]]]:
     if isinstance(node, dict):
         if "_target_" in node:
             yield key, node
+        if node.get("_target_") == FUNCTION:
+            yield f"{key}.function", {"_target_": node.get("function")}
         for name, inner in node.items():
             yield from _nodes(inner, f"{key}.{name}" if key else str(name))
     elif isinstance(node, list):
@@ -103,7 +106,7 @@ def _forbidden(target: object, node: Mapping[Any, Any], trusted: Sequence[str]) 
     own = callable(found) and getattr(found, "__module__", None) == module
     if not own or target.rpartition(".")[2].startswith("_"):
         return "which is no component of selfplay"
-    if target == SANDBOX and node.get("isolated") is not True:
+    if target == SANDBOX and node.get("isolation") not in ("auto", "bubblewrap", "namespaces"):
         return "which would run code without isolation"
     if target == ENDPOINT and node.get("key") is not None:
         return f"which would send the value of the environment variable {node['key']} to {node.get('url')}"
