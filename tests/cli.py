@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import conftest
 import judges
 import stored
 from chat_models import stand_in
@@ -109,7 +110,7 @@ def needing(choice: str) -> list[str]:
     and Alpaca a few lines of its form.
     """
     args = _behind(choice)
-    config = composed(*args)
+    config = conftest.config(*args)
     args += [f"++{where}.path={stand_in(reward)}" for where, reward in _elsewhere(OmegaConf.to_container(config))]
     if OmegaConf.select(config, "task.source.path") == "tatsu-lab/alpaca":
         args += [f"task.source.path={stored.path('alpaca')}", "task.held_out_share=0.2"]

@@ -6,6 +6,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is fetched by a test
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,11 @@ def no_picture() -> Iterator[None]:
 
 def config(*overrides: str) -> DictConfig:
     """The config as `run.py` would compose it."""
+    return copy.deepcopy(_composed(overrides))
+
+
+@cache
+def _composed(overrides: tuple[str, ...]) -> DictConfig:
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return compose("config", list(overrides))
 
