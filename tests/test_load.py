@@ -182,8 +182,7 @@ def test_a_killed_run_keeps_all_but_its_torn_lines(run: Path) -> None:
     assert found["status"] == "running" and found["steps"] == 2 and math.isnan(found["optimized"])
     assert found["tokens"] == sum(line["tokens/generated"] for line in kept)
     assert found["reason"] == (
-        f"no end was written after step 2 of 2: it is at work, or was killed; then go on with: "
-        f"python run.py resume={run}"
+        f"no end was written after step 2 of 2: it is at work, or was killed; then go on with: selfplay resume={run}"
     )
     assert loaded.metrics["step"].tolist() == [1, 2] and len(loaded.turns) == turns
     assert loaded.problems["run"].tolist() == ["run"]
@@ -193,7 +192,7 @@ def test_an_interrupted_run_says_how_to_go_on(run: Path) -> None:
     written(run / "summary.json", status="interrupted")
     found = row(load(run), "run")
     assert found["status"] == "interrupted"
-    assert found["reason"] == f"stopped by a signal after step 2 of 2; go on with: python run.py resume={run}"
+    assert found["reason"] == f"stopped by a signal after step 2 of 2; go on with: selfplay resume={run}"
 
 
 def test_a_failed_job_is_named_with_its_reason(tmp_path: Path) -> None:

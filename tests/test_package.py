@@ -14,7 +14,9 @@ from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 import selfplay
 from hydra_plugins.selfplay_search_path import SelfplaySearchPath
 from selfplay import project
+from selfplay.commandline import program
 from selfplay.core import SelfplayError
+from selfplay.runs.jobs import _command
 
 GAME = '''"""Matching pennies."""
 from selfplay import Ask, Game
@@ -67,6 +69,15 @@ def test_a_project_elsewhere_needs_two_files(mine: Path) -> None:
     assert wrong.code == 1 and "game has no choice 'coin'; did you mean coins" in wrong.err
 
 
+def test_it_says_what_to_type_as_it_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"run.py": "python run.py", "/a/run.py": "python run.py"}
+    for argv, words in {**told, "/bin/selfplay": "selfplay", "/site/selfplay/__main__.py": "selfplay"}.items():
+        monkeypatch.setattr(sys, "argv", [argv, "-m", "seed=0,1"])
+        assert program() == words
+        again = f"python {argv} -m seed=0,1" if "run.py" in argv else "selfplay -m seed=0,1"
+        assert _command("multirun/x") == f"{again} hydra.sweep.dir=multirun/x"
+
+
 def test_other_programs_find_what_they_always_found(mine: Path) -> None:
     assert searched("main", f"file://{project.CONF}") == searched("main", str(project.CONF)) == [f"file://{mine}/conf"]
     assert searched("main", "file:///another/conf") == searched("other", str(project.CONF)) == []
@@ -99,6 +110,9 @@ def test_a_run_from_python(mine: Path) -> None:
     for wrong, words in ({"game": "coin"}, "did you mean coins"), ({"game": "coins", "steps": -1}, "steps is -1"):
         with pytest.raises(SelfplayError, match=words):
             selfplay.train(folder="wrong", **wrong)
+        assert not (mine / "wrong").exists()
+    with pytest.raises(SelfplayError, match="train begins a run"):
+        selfplay.train(resume="run")
     with pytest.raises(SelfplayError, match="already holds a run"):
         selfplay.train(game="coins", player="tabular", steps=2, folder="run")
 

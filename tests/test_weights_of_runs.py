@@ -47,6 +47,21 @@ def flip(file: Path) -> None:
     file.write_bytes(data)
 
 
+def resumed_and_met(folder: Path, args: tuple[str, ...]) -> tuple[Path, Path]:
+    """A run of two steps resumed to three, which equals one of three, and whose past selves meet; both runs."""
+    whole = cli.finished(folder / "whole", *args, "steps=3")
+    run = cli.finished(folder / "run", *args, "steps=2")
+    ended = cli.run(f"resume={run}", "steps=3")
+    assert ended.code == 0, ended.err
+    assert cli.metrics(run) == cli.metrics(whole)
+    states = [torch.load(path / "checkpoints/step-000003/state.pt", weights_only=True) for path in (run, whole)]
+    assert alike(*states)
+    crossplay.main([str(run), "--population", "--games", "2"])
+    names = json.loads((run / "crossplay" / "crossplay.json").read_text())["names"]
+    assert {"base", "step-000003", "population/step-000001"} <= set(names)
+    return run, whole
+
+
 @pytest.mark.parametrize(
     "player",
     [
@@ -57,20 +72,11 @@ def flip(file: Path) -> None:
 )
 def test_adapters_of_every_kind_resume_and_meet_again(player: tuple[str, ...], tmp_path: Path) -> None:
     args = (*KUHN, *player, "opponent=uniform", "opponent.every=1")
-    whole = cli.finished(tmp_path / "whole", *args, "steps=3")
-    run = cli.finished(tmp_path / "run", *args, "steps=2")
-    ended = cli.run(f"resume={run}", "steps=3")
-    assert ended.code == 0, ended.err
-    assert cli.metrics(run) == cli.metrics(whole)
-    states = [torch.load(folder / "checkpoints/step-000003/state.pt", weights_only=True) for folder in (run, whole)]
-    assert alike(*states)
+    run, whole = resumed_and_met(tmp_path, args)
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         assert (run / "checkpoints/step-000003" / name).read_bytes() == (
             whole / "checkpoints/step-000003" / name
         ).read_bytes()
-    crossplay.main([str(run), "--population", "--games", "2"])
-    names = json.loads((run / "crossplay" / "crossplay.json").read_text())["names"]
-    assert {"base", "step-000003", "population/step-000001"} <= set(names)
     found = RunFolder.open(run)
     _, players = policies(found, "", Choice(population=True))
     batch = batch_of(players["base"])  # type: ignore[arg-type]
@@ -83,16 +89,7 @@ def test_a_mixture_of_experts_resumes_and_meets_again(tmp_path: Path) -> None:
     """Its weights are converted as they are saved."""
     saved("qwen3_moe", tmp_path / "model")
     args = (*KUHN, "player=hf", f"player.path={tmp_path / 'model'}", "opponent=uniform", "opponent.every=1")
-    whole = cli.finished(tmp_path / "whole", *args, "steps=3")
-    run = cli.finished(tmp_path / "run", *args, "steps=2")
-    ended = cli.run(f"resume={run}", "steps=3")
-    assert ended.code == 0, ended.err
-    assert cli.metrics(run) == cli.metrics(whole)
-    states = [torch.load(folder / "checkpoints/step-000003/state.pt", weights_only=True) for folder in (run, whole)]
-    assert alike(*states)
-    crossplay.main([str(run), "--population", "--games", "2"])
-    names = json.loads((run / "crossplay" / "crossplay.json").read_text())["names"]
-    assert {"base", "step-000003", "population/step-000001"} <= set(names)
+    resumed_and_met(tmp_path, args)
 
 
 def test_constructors_get_plain_python(tmp_path: Path) -> None:

@@ -33,9 +33,12 @@ def train(*overrides: str, folder: str | Path = "outputs/run", **options: object
 
     from selfplay.main import run
     from selfplay.runs import load
+    from selfplay.runs.claim import remove_if_empty
 
     folder = Path(folder).absolute()
     arguments = _arguments(overrides, options)
+    if any(argument.startswith("resume=") for argument in arguments):
+        raise SelfplayError("train begins a run; to go on with one, type: selfplay resume=<its folder>")
     cfg = _composed([*arguments, f"hydra.run.dir={folder}", "hydra.mode=RUN"], with_hydra=True)
     with open_dict(cfg):
         cfg.hydra.runtime.output_dir = str(folder)
@@ -44,7 +47,11 @@ def train(*overrides: str, folder: str | Path = "outputs/run", **options: object
     with open_dict(cfg):
         del cfg["hydra"]
     folder.mkdir(parents=True, exist_ok=True)
-    run(cfg)
+    try:
+        run(cfg)
+    except SelfplayError:
+        remove_if_empty(folder)
+        raise
     found: Sweep = load(folder)
     return found
 

@@ -43,8 +43,8 @@ def mistake(arguments: Sequence[str], folders: Sequence[Path]) -> str | None:
 
 
 def program() -> str:
-    """How the program was started: `python run.py` in a clone, `selfplay` where it is installed."""
-    return "selfplay" if Path(sys.argv[0]).name.startswith("selfplay") else "python run.py"
+    """How to start a run, as the user does it: `python run.py` by whoever typed that, else `selfplay`."""
+    return "python run.py" if Path(sys.argv[0]).name == "run.py" else "selfplay"
 
 
 def assignments(argument: str) -> Iterator[tuple[str, object]]:

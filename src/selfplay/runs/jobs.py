@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from selfplay import interrupts
+from selfplay.commandline import program
 from selfplay.core import SelfplayError
 from selfplay.runs.claim import Claim
 from selfplay.runs.console import plain, say
@@ -225,4 +226,5 @@ def _records(config: DictConfig) -> list[dict[str, Any]]:
 def _command(sweep: str) -> str:
     """What was typed, with the folder of the sweep where that had been left to the clock."""
     given = any(arg.startswith(("sweep=", "hydra.sweep.dir=")) for arg in sys.argv)
-    return shlex.join(["python", *sys.argv, *([] if given else [f"hydra.sweep.dir={sweep}"])])
+    start = ["python", sys.argv[0]] if program() != "selfplay" else ["selfplay"]
+    return shlex.join([*start, *sys.argv[1:], *([] if given else [f"hydra.sweep.dir={sweep}"])])
