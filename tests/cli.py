@@ -103,13 +103,13 @@ def choices(*groups: str) -> list[str]:
     return [f"{path.parent.name}={path.stem}" for path in found]
 
 
-def needing(choice: str) -> list[str]:
-    """The choice, behind the others without which it means nothing: who solves a meta-game, say, needs a population.
+def needing(choice: str, *more: str) -> list[str]:
+    """The choice, behind the others without which it means nothing, and `more`: a meta-solver needs a population.
 
     Whatever model lies on a hub, or is made on the user's machine, has a small one of weights of chance in its place,
     and Alpaca a few lines of its form.
     """
-    args = _behind(choice)
+    args = [*_behind(choice), *more]
     config = conftest.config(*args)
     args += [f"++{where}.path={stand_in(reward)}" for where, reward in _elsewhere(OmegaConf.to_container(config))]
     if OmegaConf.select(config, "task.source.path") == "tatsu-lab/alpaca":

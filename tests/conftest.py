@@ -8,10 +8,12 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra._internal.hydra import Hydra
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -52,6 +54,20 @@ def no_picture() -> Iterator[None]:
     """The curves cost more than the steps of a small run; the tests that look at them draw them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("selfplay.runs.session.draw_curves", lambda metrics, path: path.touch())
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_composition() -> Iterator[None]:
+    """Hydra composes a config a second time to see whether it sets `hydra.mode`, which only a command line here would;
+    the runs in processes of their own leave it as it is."""
+    real = Hydra.get_mode
+
+    def get_mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+        return real(self, config_name, overrides) if any("hydra.mode" in o for o in overrides) else None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Hydra, "get_mode", get_mode)
         yield
 
 

@@ -21,13 +21,14 @@ TIMES = {"time/play", "time/score", "time/update"}
 
 def shrunk(choice: str) -> list[str]:
     """The choice and what makes its run small, from what its own config holds."""
-    args = cli.needing(choice)
+    more = []
     if choice.startswith("challenger="):
-        args.append("reward=verifier")  # some of them need rewards in [0, 1]
+        more.append("reward=verifier")  # some of them need rewards in [0, 1]
     if choice.startswith("task="):
-        args += ["game=dataset", f"reward={'rm' if choice == 'task=alpaca' else 'verifier'}"]
+        more += ["game=dataset", f"reward={'rm' if choice == 'task=alpaca' else 'verifier'}"]
     if not choice.startswith(("eval=", "experiment=")):
-        args.append("eval=none")
+        more.append("eval=none")
+    args = cli.needing(choice, *more)
     config = conftest.config(*args)
     args += ["steps=1", "episodes=2"]
     args += ["player.max_tokens=12"] if "max_tokens" in config.player else []
@@ -62,17 +63,15 @@ def check_names(config: DictConfig, metrics: dict[str, Any], roles: set[str]) ->
 @pytest.mark.parametrize("choice", cli.choices(*GROUPS))
 def test_a_step(choice: str, tmp_path: Path) -> None:
     args = shrunk(choice)
-    config = conftest.config(*args)
     if choice == "reward=none":
         ended = cli.run(f"hydra.run.dir={tmp_path / 'run'}", *args)
         assert ended.code == 1 and "the game needs the score 'reward' of a solver turn" in ended.err
         return  # only a game that pays by itself can do without; one that does is in test_plugin.py
     folder = cli.finished(tmp_path / "run", *args)
+    config = RunFolder.open(folder).config
     if cli.isolation() != "none" or "isolation=none" not in " ".join(args):
         trusted = ["stored"] if choice == "reward=function" else []
-        check_targets(
-            RunFolder.open(folder).config, folder / "config.yaml", trusted
-        )  # it can be resumed without trust=
+        check_targets(config, folder / "config.yaml", trusted)  # it can be resumed without trust=
     *before, last = cli.lines(folder / "metrics.jsonl")
     assert [line["step"] for line in before] == ([] if config.eval is None else [0]) and last["step"] == 1
     assert set(last) >= TIMES and all(last[name] > 0 for name in TIMES)

@@ -95,6 +95,7 @@ def test_an_installed_package_brings_configs(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     entries = [EntryPoint("mine", "brought.conf", "selfplay.conf")]
     monkeypatch.setattr(project, "entry_points", lambda group: entries if group == "selfplay.conf" else [])
+    monkeypatch.setattr(project, "_declared", project._declared.__wrapped__)  # what is installed is read once
     assert project.config_folders() == {"brought.conf": tmp_path / "brought" / "conf"}
     entries[0] = EntryPoint("mine", "brought.nothing", "selfplay.conf")
     with pytest.raises(SelfplayError, match=r"the entry point mine \(selfplay.conf\) names brought.nothing, which"):
