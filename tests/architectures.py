@@ -203,7 +203,7 @@ def player_of(folder: Path, **changes: Any) -> LanguageModel:
 
 def reward_of(folder: Path) -> RewardModel:
     """A reward model of such a folder."""
-    options: dict[str, Any] = {"rows": 3, "chat": {}, "truncate": False, "dtype": "float32", "device": "cpu"}
+    options: dict[str, Any] = {"batch_size": 3, "chat": {}, "truncate": False, "dtype": "float32", "device": "cpu"}
     try:
         return RewardModel(str(folder), attention="sdpa", **options)
     except SelfplayError as error:

@@ -152,7 +152,7 @@ def _behind(choice: str) -> list[str]:
         return [choice, *stored.needed(choice.removeprefix("task="))]
     if choice == "eval=ifbench":
         return [choice, "eval.task.longest=200"]  # what the embedded model's context holds
-    if group == "opponent" or choice in ("player=tabular", "eval=exploitability", "eval=versus", "outcomes=every"):
+    if group == "opponent" or choice in ("player=tabular", "eval=exploitability", "eval=versus", "rollout=exact"):
         return ["game=kuhn", choice]
     return [choice]
 

@@ -100,26 +100,7 @@ def perturb(model: PreTrainedModel, scale: float, seed: int = 0) -> None:
 @pytest.fixture(scope="session")
 def tiny() -> LanguageModel:
     """The embedded model, for everybody: not to be changed."""
-    return LanguageModel(
-        "asset:tiny",
-        temperature=1.0,
-        max_tokens=48,
-        rows=512,
-        choose="likelihood",
-        pattern=None,
-        lora=None,
-        chat={},
-        attention="sdpa",
-        checkpointing=False,
-        compute=None,
-        top_k=0,
-        top_p=1.0,
-        min_p=0.0,
-        stop=(),
-        dtype="float32",
-        device="cpu",
-        seed=0,
-    )
+    return LanguageModel("asset:tiny", max_tokens=48, batch_size=512)
 
 
 @pytest.fixture

@@ -184,7 +184,7 @@ def _advantages(episode: Episode) -> Iterator[tuple[Turn, float]]:
 
 def _learnt(episodes: Sequence[Episode], step: int, done: float, rng: Random) -> dict[str, Any]:
     roles = dict.fromkeys(turn.ask.role for e in episodes for turn in e.turns if turn.ask.role != "chance")
-    out: dict[str, Any] = {"loss": rng.gauss(0, 0.01), "grad_norm": 14 + rng.gauss(0, 2), "drift": 5e-6}
+    out: dict[str, Any] = {"loss": rng.gauss(0, 0.01), "grad_norm": 14 + rng.gauss(0, 2), "logprob_mismatch": 5e-6}
     for role in roles:
         out[f"{role}/entropy"] = 0.9 - 0.6 * done + abs(rng.gauss(0, 0.03))
         out[f"{role}/kl"] = 0.8 * done * step / 60 + abs(rng.gauss(0, 0.02))

@@ -45,7 +45,7 @@ KINDS = {
         *("game=kuhn", "player=tiny", "opponent=league", "opponent.every=2", "opponent.exploit=1"),
         *("steps=6", "episodes=4", "eval=none", "optimized_metric=loss"),
     ),
-    "every": (*KUHN, "outcomes=every", "checkpoint.every=2", "logger=trackio"),
+    "every": (*KUHN, "rollout=exact", "checkpoint.every=2", "logger=trackio"),
 }
 MOMENTS = ("any", "begun", "begun", "checkpoint")  # begun: after the folder was; checkpoint: while one is written
 IMPORTS = 6.0  # seconds, about

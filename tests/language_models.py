@@ -11,25 +11,7 @@ ASKS = [Ask("solver", user(text), key=text) for text in ("add 3 and 4", "reverse
 
 
 def made(**changes: object) -> LanguageModel:
-    options = {
-        "temperature": 1.0,
-        "top_k": 0,
-        "top_p": 1.0,
-        "min_p": 0.0,
-        "stop": (),
-        "max_tokens": 8,
-        "rows": 512,
-        "choose": "likelihood",
-        "pattern": None,
-        "lora": None,
-        "chat": {},
-        "attention": "sdpa",
-        "checkpointing": False,
-        "dtype": "float32",
-        "compute": None,
-        "device": "cpu",
-    }
-    return LanguageModel(**{"path": "asset:tiny", **options, "seed": 0, **changes})  # type: ignore[arg-type]
+    return LanguageModel(**{"path": "asset:tiny", "max_tokens": 8, "batch_size": 512, **changes})  # type: ignore[arg-type]
 
 
 def adapted(seed: int = 0) -> LanguageModel:

@@ -17,7 +17,7 @@ from architecture_table import (
 )
 from architectures import KINDS, REWARD_KINDS, UNBUILT, config_of
 
-from selfplay.engines.transformers.decode import Plain
+from selfplay.engines.transformers.decode import HFDecodeState
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
@@ -31,12 +31,12 @@ def test_what_is_left_out_needs_what_is_not_here() -> None:
 
 
 def test_a_sampler_that_is_wrong_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    read = Plain._read
+    read = HFDecodeState._read
 
-    def late(self: Plain, new: torch.Tensor) -> torch.Tensor:
+    def late(self: HFDecodeState, new: torch.Tensor) -> torch.Tensor:
         return read(self, new) + (1e-2 * torch.arange(128) if self.ids.shape[1] > 13 else 0.0)  # beyond the trial
 
-    monkeypatch.setattr(Plain, "_read", late)
+    monkeypatch.setattr(HFDecodeState, "_read", late)
     with pytest.raises(WrongResult, match="gpt2 with None at first"):
         check_player("gpt2", None)
 

@@ -73,7 +73,7 @@ def test_the_bench_runs(tmp_path: Path) -> None:
     assert {"device", "commit", "torch", "trl"} <= results.keys()
     step, sampling = results["cases"]["tiny"], results["cases"]["sampling, tiny"]
     assert step["sides"]["TRL"]["used"]["beta"] == 0 and step["sides"]["TRL"]["tokens"] == 16
-    assert step["sides"]["ours"]["update_share"] > 0 and step["sides"]["ours"]["drift"] < 1e-3
+    assert step["sides"]["ours"]["update_share"] > 0 and step["sides"]["ours"]["logprob_mismatch"] < 1e-3
     assert step["ratios"]["TRL"]["ratio"] > 0 and sampling["ratios"]["generate"]["ratio"] > 0
     assert results["growth"].keys() == {"queries of 8 answers", "vocabulary"} and all(results["growth"].values())
     assert step["commit"] == results["commit"]

@@ -12,7 +12,7 @@ from language_models import made
 from transformers import PreTrainedTokenizerBase
 
 from selfplay.core import Ask, Episode, Message, SelfplayError, Turn, user
-from selfplay.engines.llama.layers import can_pack, has_trunk
+from selfplay.engines.llama.layers import can_pack, has_own_layers
 from selfplay.engines.packing import obeys_masks
 from selfplay.models.chat import Chat
 from selfplay.models.load import SMOLLM2
@@ -87,8 +87,8 @@ def test_greedy_play_is_generate(player: LanguageModel) -> None:
         )
         wanted.append(out[0, prompt.shape[1] :].tolist())
     for rows in (1, 5):
-        player.rows = rows
-        for ids, reply in zip(wanted, player.at(0).act(asks), strict=True):
+        player.batch_size = rows
+        for ids, reply in zip(wanted, player.with_temperature(0).act(asks), strict=True):
             assert list(reply.reply_ids) == ids
             with torch.no_grad():
                 right = plain_logprobs(player.model, reply.prompt_ids, reply.reply_ids)
@@ -102,13 +102,13 @@ def test_every_end_ends(tmp_path: Path) -> None:
     eot, eos = player.tokenizer.convert_tokens_to_ids(["<|eot_id|>", "<|end_of_text|>"])
     assert player.tokenizer.eos_token_id == eot and player.stop_ids == sorted([eot, eos])
     head = player.model.get_output_embeddings().weight
-    [plain] = player.at(0).act([Ask("s", user("?"))])
+    [plain] = player.with_temperature(0).act([Ask("s", user("?"))])
     assert not {eot, eos} & set(plain.reply_ids)
     for end in (eot, eos):
         with torch.no_grad():
             kept = head[end].clone()
             head[end] = 2 * head[plain.reply_ids[2]]  # likelier than the third token wherever that is likely
-        [reply] = player.at(0).act([Ask("s", user("?"))])
+        [reply] = player.with_temperature(0).act([Ask("s", user("?"))])
         assert reply.reply_ids[-1] == end and len(reply.reply_ids) <= 3
         assert player.tokenizer.decode([end]) not in reply.text
         with torch.no_grad():
@@ -240,7 +240,7 @@ def learnt(player: LanguageModel) -> tuple[torch.Tensor, torch.Tensor]:
     return out.detach(), torch.cat([g.flatten() for g in found])
 
 
-@pytest.mark.parametrize("changes", [{"attention": "eager"}, {"checkpointing": True}], ids=str)
+@pytest.mark.parametrize("changes", [{"attention": "eager"}, {"gradient_checkpointing": True}], ids=str)
 @pytest.mark.parametrize("lora", [None, {"r": 4, "target_modules": "all-linear", "init_lora_weights": False}], ids=str)
 def test_kernels_and_recomputing_change_nothing(
     changes: dict[str, Any], lora: dict[str, Any] | None, tmp_path: Path
@@ -256,7 +256,7 @@ def test_kernels_and_recomputing_change_nothing(
 
 def test_recomputing_runs_layers_twice_and_only_for_a_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved("qwen3", tmp_path)
-    player = made(path=str(tmp_path), checkpointing=True, max_tokens=3)
+    player = made(path=str(tmp_path), gradient_checkpointing=True, max_tokens=3)
     calls: list[bool] = []
     block = type(player.model.model.layers[0].mlp)
     forward = block.forward
@@ -264,14 +264,14 @@ def test_recomputing_runs_layers_twice_and_only_for_a_gradient(tmp_path: Path, m
     [reply] = player.act([Ask("s", user("?"))])
     assert not any(calls)
     batch = collate([(Episode(0, []), Turn(Ask("s"), reply, {}, 0.0))])
-    assert obeys_masks(player.model) and has_trunk(player.model)  # found out by running it
+    assert obeys_masks(player.model) and has_own_layers(player.model)  # found out by running it
     calls.clear()
     out = player.logprobs(batch)
     assert len(calls) == 2
     out.sum().backward()
     assert len(calls) == 4
     snapshot = player.snapshot()
-    assert obeys_masks(snapshot.model) and has_trunk(snapshot.model)
+    assert obeys_masks(snapshot.model) and has_own_layers(snapshot.model)
     calls.clear()
     assert torch.equal(snapshot.logprobs(batch), out.detach())
     assert len(calls) == 2
@@ -330,6 +330,6 @@ def test_smollm2_is_itself() -> None:
     for text in ("<|im_start|>user\nHi<|im_end|>", "a  1 22 333\n\n\t", "é 日本語 😀 \x00\x07", "x=  12"):
         assert tokenizer.decode(tokenizer.encode(text)) == text
     assert tokenizer.tokenize("x  12") == ["x", "ĠĠ", "1", "2"]  # digits are cut off before spaces are looked at
-    [reply] = player.at(0).act([Ask("s", user("What is the capital of France?"))])
+    [reply] = player.with_temperature(0).act([Ask("s", user("What is the capital of France?"))])
     assert reply.text == "The capital of France is Paris." and reply.reply_ids[-1] == 2
     assert smollm2().name == "smollm2-135m-instruct"

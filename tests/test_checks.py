@@ -87,12 +87,12 @@ def test_a_reference_that_is_not_the_learner(args: Sequence[str], tmp_path: Path
 
 def test_how_far_rounding_goes() -> None:
     """k3 of a difference d is exp(d) - d - 1: of 0.1, 0.00517."""
-    check_reference({"solver/kl": 0.0051, "drift": 0.1})
+    check_reference({"solver/kl": 0.0051, "logprob_mismatch": 0.1})
     with pytest.raises(SelfplayError, match=r"solver/kl is 0\.0053"):
-        check_reference({"solver/kl": 0.0053, "drift": 0.1})
-    check_reference({"solver/kl": 1e-9, "drift": 0.0})
+        check_reference({"solver/kl": 0.0053, "logprob_mismatch": 0.1})
+    check_reference({"solver/kl": 1e-9, "logprob_mismatch": 0.0})
     with pytest.raises(SelfplayError, match="challenger/kl"):
-        check_reference({"solver/kl": 0.0, "challenger/kl": 1e-5, "drift": 1e-5})
+        check_reference({"solver/kl": 0.0, "challenger/kl": 1e-5, "logprob_mismatch": 1e-5})
     check_reference({"loss": 1.0})  # a rule that compares with nothing
 
 

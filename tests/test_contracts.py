@@ -14,8 +14,8 @@ from selfplay.building import make
 from selfplay.core import Ask, Episode, Game, Play, Referee, Reply, SelfplayError, Turn
 from selfplay.games.openspiel import OpenSpiel
 from selfplay.partials import check_partials
-from selfplay.referees.total import WeightedSum
-from selfplay.rollout import settle
+from selfplay.referees.ensemble import WeightedSum
+from selfplay.rollout import score_and_pay
 from selfplay.updates.losses import clipped
 
 SWAP = "update.objective._target_=selfplay.updates.losses"
@@ -49,7 +49,7 @@ class Gives(Referee):
 
 def settled(paid: object, scores: object) -> Turn:
     episode = Episode(0, [Turn(Ask("a"), Reply("x"))])
-    settle(Pays(paid), [episode], {"reward": Gives(scores)}, {})
+    score_and_pay(Pays(paid), [episode], {"reward": Gives(scores)}, {})
     return episode.turns[0]
 
 

@@ -19,8 +19,8 @@ from selfplay.crossplay import main
 from selfplay.games.matrix import matrix_game
 from selfplay.opponents.round_robin import Arena, enumerated, played
 from selfplay.players.tabular import Tabular
+from selfplay.runs.crossplay_table import show
 from selfplay.runs.folder import RunFolder
-from selfplay.runs.standings import show
 from selfplay.theory.intervals import bounded
 from selfplay.theory.meta_game import Meeting, analyse, from_expectations, from_games, record
 from selfplay.theory.tree import enumerate_game

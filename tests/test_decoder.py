@@ -27,11 +27,11 @@ from selfplay.core import Ask, user
 from selfplay.engines import sampling as samplers
 from selfplay.engines.llama import writer as writers
 from selfplay.engines.llama.decoder import Decoder, Product, _lays_out
-from selfplay.engines.llama.kv_sharing import Shared
+from selfplay.engines.llama.kv_sharing import PrefixShared
 from selfplay.engines.llama.layers import can_pack
 from selfplay.engines.llama.writer import can_decode, forget_writer, writer
 from selfplay.engines.sampling import Sampled, sample
-from selfplay.engines.transformers.decode import Plain
+from selfplay.engines.transformers.decode import HFDecodeState
 from selfplay.players.language_model import LanguageModel
 
 SIZES = {
@@ -101,7 +101,7 @@ def right(model: PreTrainedModel, texts: Sequence[Sequence[int]], got: Sequence[
 @pytest.mark.parametrize("large", [1, 1 << 17], ids=["laid out", "plain"])
 @pytest.mark.parametrize("name", TAKEN)
 def test_families_that_are_taken(name: str, large: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ragged prompts, some with several replies, and one that leaves early: what is said is what `Plain` says."""
+    """Ragged prompts, some with several replies, and one that leaves early: the tokens are those of `HFDecodeState`."""
     monkeypatch.setattr("selfplay.engines.llama.decoder.LARGE", large)
     model = model_of(TAKEN[name])
     assert can_decode(model)
@@ -149,7 +149,7 @@ def test_families_that_are_left_to_transformers(name: str) -> None:
     right(model, texts, sample(model, texts, ["a", "b"], 1.0, 6, [], 0, 64), 2e-5)
 
 
-@pytest.mark.parametrize("part", ["embed", "heads_of", "after", "logits"])
+@pytest.mark.parametrize("part", ["embed", "qkv", "after", "logits"])
 def test_a_decoder_that_is_off_is_not_taken(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The trial sees it, whatever is broken."""
     model, plain = model_of(TAKEN["llama"]), getattr(Decoder, part)
@@ -167,8 +167,8 @@ def test_replies_take_the_places_of_those_that_ended(monkeypatch: pytest.MonkeyP
         for t, k in zip(texts, keys, strict=True)
     ]
     joined: list[int] = []
-    plain = Shared._join
-    monkeypatch.setattr(Shared, "_join", lambda self, *a: joined.append(len(self.owner)) or plain(self, *a))
+    plain = PrefixShared._join
+    monkeypatch.setattr(PrefixShared, "_join", lambda self, *a: joined.append(len(self.owner)) or plain(self, *a))
     got = sample(writer(model, None), texts, keys, 1.0, 40, list(range(12)), 0, 8)
     assert [reply.ids for reply in got] == [reply.ids for reply in alone]
     right(model, texts, got, 2e-5)
@@ -311,7 +311,7 @@ def test_the_layout_is_its_models_alone() -> None:
 
 def test_products_in_bfloat16_over_weights_in_float32() -> None:
     """The sampler and the learner agree to the precision of bfloat16, and a step far below it is not lost."""
-    exact, rough = made(max_tokens=24), made(max_tokens=24, compute="bfloat16")
+    exact, rough = made(max_tokens=24), made(max_tokens=24, compute_dtype="bfloat16")
     asks = [Ask("solver", user(text), key=f"{text}/{i}") for text in ("add 3 and 4", "reverse abc") for i in range(6)]
     batch = batch_for(rough, asks)
     apart = (rough.logprobs(batch).detach() - batch.logprobs).abs()[batch.mask]
@@ -330,13 +330,13 @@ def test_products_in_bfloat16_over_weights_in_float32() -> None:
 
 def test_the_trials_are_in_the_models_own_precision() -> None:
     """Whoever asks first asks within a policy's precision."""
-    policy = made(compute="bfloat16")
+    policy = made(compute_dtype="bfloat16")
     with policy._passes():
         assert can_decode(policy.model) and can_pack(policy.model)
 
 
 def test_gradients_in_bfloat16_point_the_same_way() -> None:
-    exact, rough = made(max_tokens=24), made(max_tokens=24, compute="bfloat16")
+    exact, rough = made(max_tokens=24), made(max_tokens=24, compute_dtype="bfloat16")
     batch = batch_for(exact, [Ask("solver", user("add 3 and 4"), key=str(i)) for i in range(8)])
     found = []
     for policy in (exact, rough):
@@ -347,13 +347,13 @@ def test_gradients_in_bfloat16_point_the_same_way() -> None:
 
 
 def test_plain_rows_do_not_refill() -> None:
-    assert Shared.refills and not Plain.refills
+    assert PrefixShared.refills and not HFDecodeState.refills
 
 
 @torch.no_grad()
 def test_what_nobody_follows_is_not_kept() -> None:
     """The memory of replies that have all ended is free before others are read."""
-    threads = Shared(Decoder(model_of(TAKEN["llama"]), torch.float32), 4)
+    threads = PrefixShared(Decoder(model_of(TAKEN["llama"]), torch.float32), 4)
     begun = threads.admit(prompts(5, 9))
     threads.step(torch.tensor([1, 2]))
     threads.keep(torch.tensor([], dtype=torch.int64))

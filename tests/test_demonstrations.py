@@ -16,7 +16,7 @@ from selfplay.games.demonstrations import Demonstrations
 from selfplay.players.language_model import LanguageModel
 from selfplay.players.nature import Deal
 from selfplay.players.scripted import Scripted, known, right
-from selfplay.rollout import collate, play, spelled, turns_of
+from selfplay.rollout import collate, encode_replies, play, turns_of
 from selfplay.tasks.tiny_world import TinyWorld
 
 RIGHT = partial(right, task=TinyWorld(per_cell=1, seed=0))
@@ -41,26 +41,26 @@ def test_a_list_of_answers() -> None:
 
 def test_the_learner_spells_it(tiny: LanguageModel) -> None:
     """The learner's prompt, the text's tokens with the end; among options the place; no log-probs."""
-    reply = tiny.spell(FREE, "abc")
+    reply = tiny.encode_reply(FREE, "abc")
     assert reply.prompt_ids == tiny.render(FREE.messages) and reply.logprobs == ()
     assert reply.reply_ids == (*tiny.tokenizer.encode("abc", add_special_tokens=False), tiny.tokenizer.eos_token_id)
     assert tiny.tokenizer.decode(reply.reply_ids, skip_special_tokens=True) == "abc"
-    chosen = tiny.spell(PAIR, "no")
-    assert (chosen.reply_ids, chosen.logprobs, chosen.choices) == ((1,), (), tiny.take([PAIR], [1])[0].choices)
+    chosen = tiny.encode_reply(PAIR, "no")
+    assert (chosen.reply_ids, chosen.logprobs, chosen.choices) == ((1,), (), tiny.reply_with([PAIR], [1])[0].choices)
     with pytest.raises(SelfplayError, match="'maybe' is no reply to 'now'"):
-        tiny.spell(PAIR, "maybe")
+        tiny.encode_reply(PAIR, "maybe")
     with pytest.raises(SelfplayError, match=r"a reply of 61 tokens is to be learnt.*player\.max_tokens is 48"):
-        tiny.spell(FREE, "a" * 60)
+        tiny.encode_reply(FREE, "a" * 60)
     policy = table()
-    assert policy.spell(ASK, "r").reply_ids == (2,) and policy.spell(ASK, "r").logprobs == ()
+    assert policy.encode_reply(ASK, "r").reply_ids == (2,) and policy.encode_reply(ASK, "r").logprobs == ()
 
 
 def test_what_was_said_is_what_is_likely(tiny: LanguageModel) -> None:
     """The tokens of a sampled reply, spelled by the learner as a teacher's, have the probabilities that it sampled."""
     [own] = tiny.act([Ask("solver", user("sort cab"), key="k")])
     turn = Turn(FREE, own, payoff=0.0, player="somebody")
-    batch = collate(spelled([(Episode(0, []), turn)], "learner", tiny), "learner")
-    assert batch.taught == (True,) and batch.logprobs.tolist() == [[0.0] * batch.replies.shape[1]]
+    batch = collate(encode_replies([(Episode(0, []), turn)], "learner", tiny), "learner")
+    assert batch.off_policy == (True,) and batch.logprobs.tolist() == [[0.0] * batch.replies.shape[1]]
     with torch.no_grad():
         found = tiny.logprobs(batch)[0].tolist()
     assert found == pytest.approx(own.logprobs, abs=1e-5)
@@ -68,15 +68,15 @@ def test_what_was_said_is_what_is_likely(tiny: LanguageModel) -> None:
 
 def test_a_batch_marks_whose_turn_it_was() -> None:
     policy = table()
-    own = Turn(ASK, policy.take([ASK], [0])[0], payoff=1.0, player="learner")
+    own = Turn(ASK, policy.reply_with([ASK], [0])[0], payoff=1.0, player="learner")
     other = Turn(ASK, Reply("q"), payoff=2.0, player="teacher")
     episode = Episode(0, [own, other, Turn(ASK, Reply("s"), payoff=0.0, player="stranger")])
     turns = turns_of([episode], "learner", "teacher")
     assert [turn for _, turn in turns] == [own, other]
-    batch = collate(spelled(turns, "learner", policy), "learner")
-    assert batch.own.tolist() == [True, False] and batch.replies.tolist() == [[0], [1]]
+    batch = collate(encode_replies(turns, "learner", policy), "learner")
+    assert batch.on_policy.tolist() == [True, False] and batch.replies.tolist() == [[0], [1]]
     assert other.reply == Reply("q")  # the transcript keeps what was said
-    assert collate(spelled(turns[:1], "learner", policy), "learner").taught == ()
+    assert collate(encode_replies(turns[:1], "learner", policy), "learner").off_policy == ()
     with pytest.raises(SelfplayError, match="0 tokens and 0 log-probs"):
         collate(turns[1:])
 
@@ -109,7 +109,14 @@ def test_a_contest_by_hand() -> None:
 
 def test_supervised_learning_needs_no_reward_and_no_solver(tmp_path: Path) -> None:
     """The teacher alone: its answers become likelier, nobody else is asked."""
-    alone = ("game=demonstrations", "update=sft", "game.answers=0", "~seats.solver", "reward=none", "watch=loss")
+    alone = (
+        "game=demonstrations",
+        "update=sft",
+        "game.answers=0",
+        "~seats.solver",
+        "reward=none",
+        "progress_metric=loss",
+    )
     run = cli.finished(tmp_path, *alone, "eval=none", "optimized_metric=loss", "steps=3", "episodes=4")
     losses = [line["loss"] for line in cli.metrics(run)]
     assert len(losses) == 3 and min(losses) > 0
@@ -121,7 +128,7 @@ def test_supervised_learning_needs_no_reward_and_no_solver(tmp_path: Path) -> No
 def test_a_teacher_is_learnt() -> None:
     """Three steps on one lesson make it likelier than it was, and the learner's own answers are only measured."""
     made = build(config("game=demonstrations", "update=sft", "update.optimizer.lr=1e-3", "reward=verifier"))
-    lesson = [made.learner.spell(FREE, "zzz")]
+    lesson = [made.learner.encode_reply(FREE, "zzz")]
     turns = [(Episode(0, []), Turn(FREE, reply, payoff=0.0, player="teacher")) for reply in lesson]
     losses = [made.update.step(collate(turns, "learner"))["loss"] for _ in range(4)]
     assert losses[-1] < losses[0] - 0.1
@@ -138,6 +145,6 @@ def test_the_games_figures(tmp_path: Path) -> None:
         "steps=2", "episodes=3", "player.max_tokens=16", "reward=verifier",
     )  # fmt: skip
     first, second = cli.metrics(run)
-    assert first["pairs"] == 3 and first["drift"] < 1e-4 and second["drift"] < 1e-4
+    assert first["pairs"] == 3 and first["logprob_mismatch"] < 1e-4 and second["logprob_mismatch"] < 1e-4
     assert abs(first["solver/rewards/margins"]) < 1e-5 and first["loss"] == pytest.approx(0.6931, abs=1e-3)
     assert (run / "checkpoints" / "step-000002" / "magnet" / "model.safetensors").is_file()

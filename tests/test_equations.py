@@ -12,7 +12,7 @@ from torch.nn import Parameter
 from selfplay.building import make
 from selfplay.core import Ask, Batch, Episode, Reply
 from selfplay.players.language_model import LanguageModel
-from selfplay.rollout import collate, play, settle
+from selfplay.rollout import collate, play, score_and_pay
 
 N, G, ALPHA, BETA = 3, 4, 0.7, 0.05
 QUESTIONS = ("add 3 and 4", "sort cab", "how long is a river, and who would measure it?")
@@ -57,7 +57,7 @@ def played(policy: LanguageModel, *overrides: str) -> tuple[list[Episode], Batch
     script = turns_as_scripted(policy)
     episodes = play(game, {"challenger": script, "solver": script}, range(N), key="0")
     flat = {"reward": Fixed([r for row in R for r in row]), "quality": Fixed([q for row in Q for q in row])}
-    settle(game, episodes, flat, {})
+    score_and_pay(game, episodes, flat, {})
     return episodes, collate([(e, t) for e in episodes for t in e.turns])
 
 
@@ -117,7 +117,7 @@ def test_loss_and_gradient_are_the_papers(learner: LanguageModel, regularizer: s
         assert right.abs().max() > 1e-3, name  # each parameter has something to say
         torch.testing.assert_close(ours, right, atol=1e-5, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
     assert metrics["loss"] == pytest.approx(loss.item(), abs=1e-5)
-    assert metrics["drift"] < 1e-5
+    assert metrics["logprob_mismatch"] < 1e-5
 
 
 def test_the_reference_matters(learner: LanguageModel) -> None:

@@ -207,7 +207,7 @@ def test_learning_that_diverges_stops_at_the_last_good_checkpoint(tmp_path: Path
 def test_memory_that_runs_out(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LanguageModel, method, lambda *_: torch.empty(1 << 50))
     told = sentence(cli.run(f"hydra.run.dir={tmp_path}", *cli.SMALL))
-    assert told == "error: memory ran out in step 1; lower player.rows, update.micro_batch or episodes\n"
+    assert told == "error: memory ran out in step 1; lower player.batch_size, update.micro_batch or episodes\n"
     assert cli.summary(tmp_path)["status"] == "failed"
 
 
@@ -218,7 +218,7 @@ def test_memory_that_runs_out(method: str, tmp_path: Path, monkeypatch: pytest.M
         ("eval.every=0", "every is 0"),
         ("task.per_cell=22", "task.per_cell is 22"),
         ("eval.temperature=-1", "eval.temperature is -1"),
-        ("player.rows=0", "rows is 0"),
+        ("player.batch_size=0", "rows is 0"),
         ("update.micro_batch=0", "micro_batch is 0"),
         ("update.max_grad_norm=null", "update.max_grad_norm is null"),
         ("regularizer.beta=0.1x", "regularizer.beta is '0.1x'"),
@@ -253,7 +253,7 @@ def test_a_run_of_an_earlier_version_is_not_resumed(tmp_path: Path) -> None:
     small = ("game=kuhn", "player=tabular", "steps=1", "episodes=2", "eval=none", "optimized_metric=loss")
     folder = cli.finished(tmp_path / "run", *small)
     config = OmegaConf.load(folder / "config.yaml")
-    del config["outcomes"]
+    del config["rollout"]
     OmegaConf.save(config, folder / "config.yaml")
     ended = cli.run(f"resume={folder}", "steps=2")
-    assert ended.code == 1 and "has no 'outcomes' in its config.yaml" in ended.err
+    assert ended.code == 1 and "has no 'rollout' in its config.yaml" in ended.err

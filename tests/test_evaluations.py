@@ -109,7 +109,7 @@ class Bet(Game):
 def test_who_won_all_games_against_a_player_has_no_interval_of_width_0() -> None:
     seated, names = {"first": "learner", "second": "learner"}, {"rival": Script(lambda ask: Reply("weak"))}
     opponent = SimpleNamespace(
-        main=Script(lambda ask: Reply("strong")), players=names, seated=seated, contested=("first", "second")
+        main=Script(lambda ask: Reply("strong")), players=names, seated=seated, learner_roles=("first", "second")
     )
     cast_of = SimpleNamespace(game=Bet(), opponent=opponent, referees={}, players={})
     found = Versus("rival", 8, 1, 0)(cast_of)  # type: ignore[arg-type]
@@ -156,7 +156,7 @@ def test_answers_are_in_the_order_of_the_questions() -> None:
 
 
 def test_several_evaluations_at_once(tmp_path: Path) -> None:
-    more = ("+eval@evals.gym=reasoning_gym", "evals.gym.task.held_out=2", "evals.gym.task.size=4")
+    more = ("+eval@extra_evals.gym=reasoning_gym", "extra_evals.gym.task.held_out=2", "extra_evals.gym.task.size=4")
     alone = cli.finished(tmp_path / "a", "steps=1", "eval=heldout", *TINY)
     folder = cli.finished(tmp_path / "b", "steps=1", "eval=heldout", *more, *TINY, "optimized_metric=eval/gym/accuracy")
     for one, both in zip(cli.metrics(alone), cli.metrics(folder), strict=True):
@@ -168,11 +168,15 @@ def test_several_evaluations_at_once(tmp_path: Path) -> None:
 
 
 def test_further_evaluations_need_a_first_and_a_name_of_their_own() -> None:
-    gym = ("+eval@evals.accuracy=reasoning_gym", "evals.accuracy.task.held_out=1", "evals.accuracy.task.size=4")
-    with pytest.raises(SelfplayError, match="evals has accuracy, but eval is none"):
+    gym = (
+        "+eval@extra_evals.accuracy=reasoning_gym",
+        "extra_evals.accuracy.task.held_out=1",
+        "extra_evals.accuracy.task.size=4",
+    )
+    with pytest.raises(SelfplayError, match="extra_evals has accuracy, but eval is none"):
         build(config("eval=none", *gym))
     made = build(config(*gym, *TINY))
-    with pytest.raises(SelfplayError, match=r"evals\.accuracy has the name of a figure"):
+    with pytest.raises(SelfplayError, match=r"extra_evals\.accuracy has the name of a figure"):
         made.evaluation(made)
 
 

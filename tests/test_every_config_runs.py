@@ -14,7 +14,7 @@ from selfplay.runs.trust import check_targets
 
 GROUPS = (
     "game", "experiment", "player", "prompts", "update", "regularizer", "challenger", "quality", "reward", "eval",
-    "opponent", "meta_solver", "schedule", "outcomes", "logger", "task",
+    "opponent", "meta_solver", "schedule", "rollout", "logger", "task",
 )  # fmt: skip
 TIMES = {"time/play", "time/score", "time/update"}
 
@@ -57,7 +57,7 @@ def check_names(config: DictConfig, metrics: dict[str, Any], roles: set[str]) ->
         assert ("solver/quality" in metrics) == (config.quality is not None)
     if "challenger" in roles:
         assert ("challenger/invalid" in metrics) == (config.probes.invalid is not None)
-    assert {"tokens/generated", "drift", "loss", "grad_norm", "learning_rate"} <= set(metrics)
+    assert {"tokens/generated", "logprob_mismatch", "loss", "grad_norm", "learning_rate"} <= set(metrics)
 
 
 @pytest.mark.parametrize("choice", cli.choices(*GROUPS))
@@ -77,7 +77,7 @@ def test_a_step(choice: str, tmp_path: Path) -> None:
     assert set(last) >= TIMES and all(last[name] > 0 for name in TIMES)
     figures = {name: value for name, value in last.items() if name not in ("eval", "opponents")}
     assert all(math.isfinite(value) for value in figures.values()), figures
-    assert last["drift"] < (1e-4 if config.player.get("dtype", "float32") == "float32" else 0.05)
+    assert last["logprob_mismatch"] < (1e-4 if config.player.get("dtype", "float32") == "float32" else 0.05)
     turns = cli.lines(folder / "episodes.jsonl")
     said = [turn for turn in turns if turn["player"] == "learner"]
     check_names(config, last, {turn["role"] for turn in said})
@@ -89,6 +89,6 @@ def test_a_step(choice: str, tmp_path: Path) -> None:
 def test_a_name_that_is_missing_would_be_seen(tmp_path: Path) -> None:
     args = shrunk("game=lsp")
     *_, last = cli.lines(cli.finished(tmp_path / "run", *args) / "metrics.jsonl")
-    for name in ("solver/reward_std", "challenger/entropy", "solver/kl", "frac_reward_zero_std", "drift"):
+    for name in ("solver/reward_std", "challenger/entropy", "solver/kl", "frac_reward_zero_std", "logprob_mismatch"):
         with pytest.raises((AssertionError, KeyError)):
             check_names(cli.composed(*args), {k: v for k, v in last.items() if k != name}, {"challenger", "solver"})

@@ -45,7 +45,7 @@ def test_the_last_checkpoint_of_a_run(player: str, tmp_path: Path) -> None:
     from selfplay.evaluations.answers import answers
 
     assert [row["output"] for row in mine] == answers(
-        policy.at(0.01), [q["instruction"] for q in QUESTIONS], "alpaca_eval"
+        policy.with_temperature(0.01), [q["instruction"] for q in QUESTIONS], "alpaca_eval"
     )
     assert mine == exported(tmp_path, str(run), "--generator", "mine", "--temperature", "0.01")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from selfplay.building import make
 from selfplay.core import Ask, Episode, Game, Player, Policy, Referee, Reply, Turn
-from selfplay.rollout import play, settle
+from selfplay.rollout import play, score_and_pay
 
 NAMES = sorted(path.stem for path in (CONF / "game").glob("*.yaml"))
 PAYS = sorted(path.stem for path in (CONF / "challenger").glob("*.yaml"))
@@ -68,7 +68,7 @@ def seats(cfg: DictConfig, game: Game) -> dict[str, Player]:
 
 
 def settled(game: Game, episodes: list[Episode]) -> list[Episode]:
-    settle(game, episodes, {"reward": Dice(1.0), "quality": Dice(7.0)}, {})
+    score_and_pay(game, episodes, {"reward": Dice(1.0), "quality": Dice(7.0)}, {})
     return episodes
 
 

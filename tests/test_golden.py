@@ -25,7 +25,7 @@ from torch import Tensor
 
 from selfplay.building import make
 from selfplay.core import Ask, Episode, Game, Player, Policy, Referee, Reply, Turn
-from selfplay.rollout import play, settle
+from selfplay.rollout import play, score_and_pay
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = sorted(path.stem for path in (CONF / "game").glob("*.yaml"))
@@ -55,7 +55,7 @@ def playthrough(name: str) -> str:
     cfg = config(f"game={name}")
     game: Game = make(cfg.game, "game")
     episodes = play(game, seats(cfg, game), range(2), key="golden")
-    settle(game, episodes, {name: Dice(name) for name in ("reward", "quality")}, {})
+    score_and_pay(game, episodes, {name: Dice(name) for name in ("reward", "quality")}, {})
     lines = [f"game={name}", f"roles: {', '.join(game.roles)}", f"judged: {', '.join(game.judged) or 'nobody'}"]
     lines.append(f"zero-sum: {'yes' if game.zero_sum else 'not claimed'}")
     for episode in episodes:

@@ -12,7 +12,7 @@ from selfplay.core import SelfplayError
 from selfplay.evaluations.ifbench import InstructionFollowing
 from selfplay.tasks import ifbench
 from selfplay.tasks.ifbench import UNREADABLE, IFBench, Prompt
-from selfplay.tasks.luck import seeded
+from selfplay.tasks.seeding import seeded
 from selfplay.tasks.tiny_world import TinyWorld
 
 TASK = IFBench(held_out_share=1.0, longest=None)

@@ -14,7 +14,7 @@ import pytest
 import sweeps
 from kill_runs import Process
 
-import selfplay.outcomes
+import selfplay.enumeration
 from selfplay import interrupts
 
 TABLE = (*sweeps.TABLE[:-4], "steps=2000", "eval=none", "optimized_metric=loss", "checkpoint.every=500")
@@ -96,14 +96,14 @@ def test_a_step_is_finished_and_kept(name: str, tmp_path: Path) -> None:
 def test_a_second_signal_ends_a_step_that_never_would(
     first: str, second: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    play, folder = selfplay.outcomes.play, tmp_path / "run"
+    play, folder = selfplay.enumeration.play, tmp_path / "run"
 
     def endless(*args: object, key: str, **seats: object) -> object:
         while key.endswith("/3"):
             time.sleep(0.05)
         return play(*args, key=key, **seats)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(selfplay.outcomes, "play", endless)
+    monkeypatch.setattr(selfplay.enumeration, "play", endless)
     with heeding_hangups(), started(folder, *TABLE, f"hydra.run.dir={folder}") as process:
         until(lambda: logged(folder) == 2)
         time.sleep(0.3)
@@ -211,7 +211,7 @@ def test_a_preempted_job_of_submitit_is_queued_again_after_its_step(
         signal.signal(signal.SIGUSR2, requeue)
         watch(patient=True)
 
-    monkeypatch.setattr(interrupts, "watch", watching)
+    monkeypatch.setattr(interrupts, "progress_metric", watching)
     with started(folder, *TABLE, f"hydra.run.dir={folder}") as process:
         until(lambda: logged(folder) > 3)
         os.kill(process.pid, signal.SIGUSR2)

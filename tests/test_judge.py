@@ -29,7 +29,7 @@ from selfplay.players.language_model import LanguageModel
 from selfplay.referees.cache import Cache
 from selfplay.referees.endpoint import Endpoint, seconds_of
 from selfplay.referees.judge import ScoringJudge
-from selfplay.referees.marks import Form
+from selfplay.referees.judge_prompt import Form
 from selfplay.referees.pairwise import GroupJudge, ReferenceJudge, meetings
 
 KEY = "sk-the-key-of-a-test-0123456789"
@@ -256,7 +256,7 @@ def test_fewer_opponents_ask_less() -> None:
 class Reference(Script):
     """Says something fixed at temperature 0 alone."""
 
-    def at(self, temperature: float) -> "Reference":
+    def with_temperature(self, temperature: float) -> "Reference":
         assert temperature == 0.0
         return self
 
@@ -626,7 +626,7 @@ def test_a_real_server_says_what_the_model_says(served: tuple[str, str], tiny: L
     questions = ["add 3 and 4", "sort cab", "reverse abc", "is 3 more than 4?", "repeat ab 3 times"]
     asking = endpoint(url, model=model, parameters={"temperature": 0.0, "max_tokens": 24}, timeout=60.0)
     asks = [Ask("solver", user(question), key=question) for question in questions]
-    here = [reply.text for reply in tiny.at(0.0).act(asks)]
+    here = [reply.text for reply in tiny.with_temperature(0.0).act(asks)]
     assert asking.ask(questions) == here and len(set(here)) > 3
 
 

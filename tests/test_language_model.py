@@ -68,13 +68,13 @@ def test_stop_ids_are_the_tokenizers_and_the_configs(learner: LanguageModel) -> 
 
 
 def test_another_temperature_is_the_same_live_policy(learner: LanguageModel) -> None:
-    greedy = learner.at(0.0)
+    greedy = learner.with_temperature(0.0)
     before = greedy.act(ASKS)
     assert greedy.model is learner.model
     assert (greedy.temperature, learner.temperature) == (0.0, 1.0)
-    assert [r.reply_ids for r in learner.at(0.0).act([Ask("s", a.messages, key="other") for a in ASKS])] == [
-        r.reply_ids for r in before
-    ]
+    assert [
+        r.reply_ids for r in learner.with_temperature(0.0).act([Ask("s", a.messages, key="other") for a in ASKS])
+    ] == [r.reply_ids for r in before]
     perturb(learner.model, 0.1)
     assert [r.reply_ids for r in greedy.act(ASKS)] != [r.reply_ids for r in before]
 
@@ -98,7 +98,7 @@ def test_a_snapshot_stays_what_it_was(make_policy: Callable[[], LanguageModel]) 
     assert same(logprobs(first.snapshot(), batch), start)
     assert not first.logprobs(batch).requires_grad
     assert policy.logprobs(batch).requires_grad
-    assert first.at(0.5).temperature == 0.5
+    assert first.with_temperature(0.5).temperature == 0.5
     assert [r.logprobs for r in second.act(ASKS)] != [r.logprobs for r in first.act(ASKS)]
 
 

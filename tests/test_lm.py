@@ -12,11 +12,11 @@ from transformers import PreTrainedModel
 
 from selfplay.core import Ask, Batch, Episode, Reply, SelfplayError, Turn, user
 from selfplay.engines import logprobs as ours
-from selfplay.engines.llama.kv_sharing import Shared
+from selfplay.engines.llama.kv_sharing import PrefixShared
 from selfplay.engines.llama.writer import writer
 from selfplay.engines.logprobs import next_logprobs, reply_logprobs
-from selfplay.engines.sampling import choose, dice, sample
-from selfplay.engines.transformers.decode import Plain, way_of
+from selfplay.engines.sampling import choose, sample, uniforms
+from selfplay.engines.transformers.decode import HFDecodeState, way_of
 from selfplay.players.language_model import LanguageModel
 from selfplay.rollout import collate
 
@@ -49,7 +49,7 @@ def test_sampling_is_the_plain_loop(learner: LanguageModel, temperature: float) 
     stop = [1, *range(60, 75)]
     got = sample(learner.model, PROMPTS, KEYS, temperature, 20, stop, pad=0, rows=64)
     for prompt, key, s in zip(PROMPTS, KEYS, got, strict=True):
-        ids, logprobs = plain_sample(learner.model, prompt, dice(key, 20).tolist(), temperature, stop)
+        ids, logprobs = plain_sample(learner.model, prompt, uniforms(key, 20).tolist(), temperature, stop)
         assert list(s.ids) == ids
         assert list(s.logprobs) == pytest.approx(logprobs, abs=1e-5)
     assert len({len(s.ids) for s in got}) > 1
@@ -121,8 +121,8 @@ def test_logits_that_are_no_numbers(wrong: float) -> None:
 
 
 def test_dice_are_uniform_and_a_function_of_the_key() -> None:
-    throws = [dice(f"k/{i}", 3) for i in range(2000)]
-    assert dice("k/7", 3).tolist() == throws[7].tolist() == dice("k/7", 9)[:3].tolist()
+    throws = [uniforms(f"k/{i}", 3) for i in range(2000)]
+    assert uniforms("k/7", 3).tolist() == throws[7].tolist() == uniforms("k/7", 9)[:3].tolist()
     for column in range(3):
         assert stats.kstest([t[column] for t in throws], "uniform").pvalue > 0.01
 
@@ -236,7 +236,7 @@ def test_replies_that_say_the_same_are_one_row(
 ) -> None:
     """Greedy replies never part; others part where their dice make them, and are what each is alone."""
     model = writer(learner.model, None) if decodes else learner.model
-    kind, rows = Shared if decodes else Plain, []
+    kind, rows = PrefixShared if decodes else HFDecodeState, []
     decodes or way_of(model)  # tried out before steps are counted
     step = kind.step
     monkeypatch.setattr(kind, "step", lambda self, tokens: rows.append(len(tokens)) or step(self, tokens))

@@ -17,9 +17,9 @@ from omegaconf import OmegaConf
 from selfplay.core import SelfplayError
 from selfplay.runs import load
 from selfplay.runs import sweep as sweep_module
-from selfplay.runs.plan import planned
-from selfplay.runs.scratch import Scratch
+from selfplay.runs.notebook import Scratch
 from selfplay.runs.sweep import Sweep
+from selfplay.runs.sweep_plan import planned
 
 LSP = ("reward=verifier", "episodes=2", "steps=2", "task.per_cell=1", "game.answers=2", "player.max_tokens=12")
 KUHN = ("game=kuhn", "player=tabular", "eval=none", "episodes=4", "steps=2")

@@ -14,8 +14,8 @@ import pytest
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-import selfplay.loggers.guard
 import selfplay.loggers.logger
+import selfplay.loggers.safe_loggers
 from selfplay.core import SelfplayError
 from selfplay.loggers import Logger, Loggers
 from selfplay.loggers.logger import figures, flat, require
@@ -242,7 +242,7 @@ def test_a_broken_logger_is_told_of_once_and_left_out(
     how: str, when: str, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if how == "hang":
-        monkeypatch.setattr(selfplay.loggers.guard, "PATIENCE", 0.2)
+        monkeypatch.setattr(selfplay.loggers.safe_loggers, "PATIENCE", 0.2)
     ended = cli.run(*QUIET, BROKEN.format(when, how), SPY, f"hydra.run.dir={tmp_path / 'run'}")
     assert (ended.code, ended.err) == (0, "")
     [told] = [line for line in ended.out.splitlines() if line.startswith("note:")]

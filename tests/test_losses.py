@@ -23,7 +23,7 @@ from selfplay.updates.advantages import (
 )
 from selfplay.updates.aggregations import constant as constant_length
 from selfplay.updates.aggregations import per_reply, per_token, whole
-from selfplay.updates.descent import by_prompt, descend, frozen_logprobs, role_weights
+from selfplay.updates.gradient_step import by_prompt, descend, frozen_logprobs, role_weights
 from selfplay.updates.losses import clipped, likelihood, reinforce
 from selfplay.updates.policy_gradient import PolicyGradient
 from selfplay.updates.regularizers import Off
@@ -56,7 +56,7 @@ class Table(Policy):
     def restore(self, snapshot: Policy) -> None:
         raise NotImplementedError
 
-    def at(self, temperature: float) -> Player:
+    def with_temperature(self, temperature: float) -> Player:
         return self
 
     def save(self, folder: Path) -> None:
@@ -90,7 +90,7 @@ def sgd(policy: Policy, lr: float = 1.0) -> torch.optim.Optimizer:
 
 
 def made(policy: Policy, **changes: object) -> PolicyGradient:
-    """The update of Language Self-Play by plain gradient descent."""
+    """The update of Language Self-Play by plain gradient gradient_step."""
     arguments: dict[str, object] = {
         "optimizer": lambda p: torch.optim.SGD(p, lr=1.0),
         "advantage": centred,
@@ -330,10 +330,10 @@ def test_the_gradient_is_scaled_to_its_longest_norm() -> None:
     torch.testing.assert_close(moved / moved[2], torch.tensor([2.0, 3.0, 1.0]))
 
 
-def test_drift_is_the_farthest_token() -> None:
+def test_the_mismatch_is_of_the_farthest_token() -> None:
     policy = Table([-1.0, -2.25, -2.5])
     metrics = descend(policy, sgd(policy), batch(), torch.ones(3), lambda rows, lp: 0.0 * lp.sum(1), 1, 9.0)
-    assert metrics["drift"] == 0.5
+    assert metrics["logprob_mismatch"] == 0.5
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

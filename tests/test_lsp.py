@@ -10,7 +10,7 @@ from conftest import Script
 
 from selfplay.building import make
 from selfplay.core import Ask, Reply, SelfplayError
-from selfplay.games.challenger_pay import lsp
+from selfplay.games.challenger_rewards import lsp
 from selfplay.games.lsp import LSP, question
 from selfplay.players.nature import Nature, numbers
 from selfplay.rollout import play

@@ -41,7 +41,7 @@ def big(folder: Path) -> Path:
 
 def player(folder: Path) -> LanguageModel:
     lora = {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}
-    return made(path=str(folder), lora=lora, rows=8)
+    return made(path=str(folder), lora=lora, batch_size=8)
 
 
 def league(learner: LanguageModel, members: int = MEMBERS) -> League:

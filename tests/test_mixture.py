@@ -13,7 +13,7 @@ from torch import Tensor
 
 from selfplay.building import build
 from selfplay.core import Ask, SelfplayError, user
-from selfplay.outcomes import sampled
+from selfplay.enumeration import sampled
 from selfplay.players.language_model import LanguageModel
 from selfplay.players.mixture import GeometricMixture
 
@@ -83,13 +83,13 @@ def test_two_language_models_write_one_text(lora: bool, learner: LanguageModel) 
     for i, p in enumerate(learner.parameters()):
         p.data += (0.3 if lora else 0.05) * torch.randn(p.shape, generator=torch.Generator().manual_seed(i))
     asks = [FREE, Ask("solver", user("is 5 even?")), FREE, Ask("solver", user("add 30 and 41"))]
-    mixture = GeometricMixture(learner.at(0.0), reference, 0.5)
+    mixture = GeometricMixture(learner.with_temperature(0.0), reference, 0.5)
     texts = [
         learner.tokenizer.decode(greedy((learner, reference), (0.5, 0.5), a, 10), skip_special_tokens=True)
         for a in asks
     ]
     assert [reply.text for reply in mixture.act(asks)] == texts
-    alone = [[r.text for r in player.at(0.0).act(asks)] for player in (learner, reference)]
+    alone = [[r.text for r in player.with_temperature(0.0).act(asks)] for player in (learner, reference)]
     assert texts not in alone
 
 

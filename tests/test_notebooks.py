@@ -16,7 +16,7 @@ import pytest
 from scipy.stats import t
 
 from selfplay.core import SelfplayError
-from selfplay.runs.scratch import Scratch
+from selfplay.runs.notebook import Scratch
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "analysis").glob("*.ipynb"))

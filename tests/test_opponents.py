@@ -20,12 +20,12 @@ from selfplay.core import Ask, Batch, Episode, Game, Play, Player, Policy, Reply
 from selfplay.games.kuhn import Kuhn
 from selfplay.games.matrix import MatrixGame, matrix_game
 from selfplay.opponents.league import BASE, League
+from selfplay.opponents.matchmaker import Against, Matchmaker, rotated
 from selfplay.opponents.rules import meta, prioritised, recent, uniform
-from selfplay.opponents.seating import Against, Seating, rotated
 from selfplay.opponents.table import Table, earned, pairs, results
 from selfplay.players.nature import Nature
 from selfplay.players.tabular import Tabular
-from selfplay.rollout import collate, play, settle, turns_of
+from selfplay.rollout import collate, play, score_and_pay, turns_of
 from selfplay.theory.meta import alpha_rank, nash, replicator
 from selfplay.theory.meta import uniform as solve_uniform
 
@@ -71,7 +71,7 @@ def step(opponent: League, number: int, episodes: int = 4) -> dict[str, Any]:
     """As `run.py` does it."""
     opponent.before(number)
     played = play(opponent.game, opponent.players, range(episodes), f"k/{number}", opponent.seats(number))
-    settle(opponent.game, played, {}, {})
+    score_and_pay(opponent.game, played, {}, {})
     opponent.update.step(collate(turns_of(played, "learner")))
     return opponent.after(number, played)
 
@@ -109,9 +109,9 @@ def test_roles_take_turns() -> None:
 
 def test_the_latest_self_sits_everywhere() -> None:
     learner = table_player()
-    seating = Seating({"a": "learner", "n": "nature"}, {"learner": learner, "nature": NOBODY})
+    seating = Matchmaker({"a": "learner", "n": "nature"}, {"learner": learner, "nature": NOBODY})
     assert [seating.seats(step)(index) for step in (1, 9) for index in (0, 1)] == [seating.seated] * 4
-    assert seating.contested == ("a",) and seating.main is learner
+    assert seating.learner_roles == ("a",) and seating.main is learner
     assert (seating.mixture(), seating.state_dict(), seating.after(1, [])) == ({}, {}, {})
 
 
@@ -382,7 +382,7 @@ def test_an_exploiter_and_the_main_learner_take_turns() -> None:
             assert set(drawn(opponent, number)) == {newest}
             assert opponent.table.games[0].sum() == 0
         played = play(RPS, opponent.players, range(4), f"k/{number}", opponent.seats(number))
-        settle(RPS, played, {}, {})
+        score_and_pay(RPS, played, {}, {})
         opponent.update.step(collate(turns_of(played, "learner")))
         changed = logits(opponent.learner)
         opponent.after(number, played)

@@ -81,7 +81,7 @@ REFUSED = {  # in a sentence with these words, before anything is made
     "+probes.reward={_target_:selfplay.referees.verifier.Verifier,task:5}": ["probes.reward.task is 5"],
     "opponent=psro opponent.exact=no": ["opponent.exact is 'no'", "true or false"],
     "opponent=psro opponent.restart=no": ["opponent.restart is 'no'", "true or false"],
-    "player.checkpointing=no": ["player.checkpointing is 'no'", "true or false"],
+    "player.gradient_checkpointing=no": ["player.gradient_checkpointing is 'no'", "true or false"],
     "update=grpo update.objective.low=-0.2": ["update.objective.low is -0.2", "at least 0"],
     "update=grpo update.objective.high=1e12": ["update.objective.high is 1000000000000.0", "at most 1000"],
     "quality=selfjudge_written quality.temperature=-1": ["quality.temperature is -1", "at least 0"],
@@ -117,9 +117,11 @@ def test_a_probe_takes_no_place_of_what_is_paid() -> None:
 
 
 def test_a_metric_to_watch_that_is_not_there_is_refused_after_a_step(tmp_path: Path) -> None:
-    args = (*KUHN, "watch=nope", "optimized_metric=loss", "steps=2", "eval=none")
+    args = (*KUHN, "progress_metric=nope", "optimized_metric=loss", "steps=2", "eval=none")
     ended = cli.run(*args, f"hydra.run.dir={tmp_path / 'run'}")
-    assert ended.code == 1 and ended.err.startswith("error: watch is 'nope', which this run has not; choose one of ")
+    assert ended.code == 1 and ended.err.startswith(
+        "error: progress_metric is 'nope', which this run has not; choose one of "
+    )
 
 
 def test_a_class_of_ones_own_is_checked_as_well() -> None:
@@ -166,7 +168,7 @@ def test_what_is_typed_in_vain_is_refused(overrides: list[str]) -> None:
         ["regularizer=kl_forward", "regularizer.beta=0.2", "prompts=tiny", "challenger=spice", "task.seed=3"],
         ["update=kto", "regularizer=none"],
         ["+mine={rate:1e-3}", "update.optimizer.lr=${mine.rate}"],
-        ["schedule=cosine", "schedule.warmup=3", "+evals.more=null", "+players.x=null"],
+        ["schedule=cosine", "schedule.warmup=3", "+extra_evals.more=null", "+players.x=null"],
     ],
     ids=" ".join,
 )
@@ -194,13 +196,13 @@ def test_an_unknown_experiment_is_refused_with_the_names(tmp_path: Path) -> None
         (["player=tinny"], "player has no choice 'tinny'; did you mean tiny"),
         (["-m", "reward=rm,selfjugde"], "reward has no choice 'selfjugde'; did you mean selfjudge or"),
         (["-m", "reward=choice(rm,verifer)"], "'verifer'; did you mean verifier"),
-        (["+eval@evals.more=heldot"], "eval has no choice 'heldot'; did you mean heldout"),
+        (["+eval@extra_evals.more=heldot"], "eval has no choice 'heldot'; did you mean heldout"),
         (["logger=[wandb,tensorbord]"], "'tensorbord'; did you mean tensorboard"),
         (["game=''"], "game has no choice ''; it has blotto"),
         (["-m", "--cfg", "job"], "-m and --cfg are two things to do"),
         (["player=tinny", "--config-dir", "mine"], None),
         (["player=tinny", "hydra.searchpath=[file:///mine]"], None),
-        (["reward=verifier.yaml", "game=${mine}", "eval@evals.more=heldout", "logger=[wandb,mlflow]"], None),
+        (["reward=verifier.yaml", "game=${mine}", "eval@extra_evals.more=heldout", "logger=[wandb,mlflow]"], None),
         (["-m", "game=glob(k*)", "player=tiny,hf", "seed=range(3)", "~logger"], None),
     ],
 )
@@ -213,7 +215,7 @@ def test_a_name_that_a_group_lacks_is_refused_with_the_nearest(arguments: list[s
 def test_any_experiment_goes_without_an_evaluation(name: str) -> None:
     ended = cli.run(name, "eval=none", "--cfg", "job")
     assert ended.code == 0
-    assert OmegaConf.create(ended.out).optimized_metric == OmegaConf.create(ended.out).watch
+    assert OmegaConf.create(ended.out).optimized_metric == OmegaConf.create(ended.out).progress_metric
 
 
 def test_an_experiment_without_its_evaluation_runs(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ YAML = """# @package _global_
 defaults: [override /reward: none, override /probes: none, override /eval: none]
 game: {_target_: coins.Coins}
 seats: {even: learner, odd: learner}
-watch: even/payoff
+progress_metric: even/payoff
 optimized_metric: even/payoff
 """
 DOCS = (cli.ROOT / "docs" / "package.md").read_text()

@@ -17,7 +17,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from selfplay.engines.llama.layers import can_pack, has_trunk
+from selfplay.engines.llama.layers import can_pack, has_own_layers
 from selfplay.engines.logprobs import plain_logprobs, reply_logprobs
 from selfplay.engines.packing import Packed, _fill, pack
 from selfplay.players.language_model import LanguageModel
@@ -208,7 +208,7 @@ def test_a_mask_that_leaks_would_be_seen(learner: LanguageModel, monkeypatch: py
         rows, width = packed.ids.shape
         return torch.full((width, width), torch.finfo(dtype).min).triu(1).expand(rows, 1, width, width)
 
-    assert has_trunk(model)
+    assert has_own_layers(model)
     monkeypatch.setattr("selfplay.engines.llama.layers.can_branch", lambda model: False)
     monkeypatch.setattr("selfplay.engines.packing.Packed.attention", causal)
     (plain, _), (packed, _) = both(model, 0, 1.0)

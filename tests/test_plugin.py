@@ -81,7 +81,7 @@ def test_it_trains(plugin: Path, tmp_path: Path) -> None:
     assert ended.code == 0, ended.err
     first, second = cli.metrics(run)
     assert {"left/payoff", "right/payoff", "left/entropy", "right/kl", "tokens/generated"} <= set(second)
-    assert first["drift"] < 1e-4 and second["drift"] < 1e-4
+    assert first["logprob_mismatch"] < 1e-4 and second["logprob_mismatch"] < 1e-4
     assert cli.summary(run)["optimized"] == {"metric": "left/payoff", "value": second["left/payoff"]}
     turns = cli.lines(run / "episodes.jsonl")
     assert [turn["role"] for turn in turns[:4]] == ["left", "right", "left", "right"] and len(turns) == 32

@@ -124,7 +124,7 @@ def test_bradley_terry() -> None:
 
 def test_demonstrated() -> None:
     """What was said to one prompt, the teacher's over the learner's, whatever the roles, groups and pay-offs."""
-    turns = replace(five(), taught=(False, True, False, False, True), roles=("a", "t", "a", "a", "t"))
+    turns = replace(five(), off_policy=(False, True, False, False, True), roles=("a", "t", "a", "a", "t"))
     assert rows(demonstrated(turns, torch.arange(5))) == [(1, 0), (1, 2), (4, 3)]
     assert len(demonstrated(five(), five().groups)) == 0
 
@@ -157,13 +157,13 @@ def test_what_is_kept() -> None:
     assert kept(imitation.best(turns, turns.groups)) == [1]
     assert kept(imitation.above(turns, turns.groups, 1.5)) == [1, 2, 3, 4]
     assert kept(imitation.above(turns, turns.groups, 2.0)) == [1, 2]  # not what is paid as much
-    assert kept(imitation.taught(turns, turns.groups)) == []
-    shown = replace(turns, taught=(False, True, False, False, True))
-    assert kept(imitation.taught(shown, turns.groups)) == [1, 4]
+    assert kept(imitation.off_policy(turns, turns.groups)) == []
+    shown = replace(turns, off_policy=(False, True, False, False, True))
+    assert kept(imitation.off_policy(shown, turns.groups)) == [1, 4]
 
 
 def test_rows_keep_who_said_it() -> None:
-    shown = replace(five(), taught=(False, True, False, False, True))
-    assert shown.rows(torch.tensor([4, 0])).taught == (True, False)
+    shown = replace(five(), off_policy=(False, True, False, False, True))
+    assert shown.rows(torch.tensor([4, 0])).off_policy == (True, False)
     assert shown.rows(torch.tensor([4, 0])).own.tolist() == [False, True]
-    assert five().rows(torch.tensor([4, 0])).taught == () and batch().own.tolist() == [True] * 3
+    assert five().rows(torch.tensor([4, 0])).off_policy == () and batch().own.tolist() == [True] * 3

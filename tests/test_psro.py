@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import selfplay.outcomes
+import selfplay.enumeration
 
 TABULAR = ("game=kuhn", "player=tabular", "episodes=16", "steps=4")
 PSRO = (*TABULAR, "opponent=psro", "opponent.exact=true", "opponent.every=1", "eval.every=2")
@@ -65,7 +65,7 @@ def assert_same(run: Path, other: Path) -> None:
 
 def stopped(folder: Path, step: int, *args: str) -> Path:
     """A run that is interrupted while it plays a step."""
-    played = selfplay.outcomes.play
+    played = selfplay.enumeration.play
 
     def interrupted(*args: Any, key: str, **rest: Any) -> object:
         if key.endswith(f"/{step}"):
@@ -73,7 +73,7 @@ def stopped(folder: Path, step: int, *args: str) -> Path:
         return played(*args, key=key, **rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selfplay.outcomes, "play", interrupted)
+        patch.setattr(selfplay.enumeration, "play", interrupted)
         ended = cli.run(f"hydra.run.dir={folder}", *args)
     assert ended.code == 130 and f"after step {step - 1};" in ended.out, ended.err
     return folder

@@ -14,8 +14,8 @@ from reasoning_gym.factory import DATASETS
 
 from selfplay.core import SelfplayError
 from selfplay.tasks import reasoning_gym as ours
-from selfplay.tasks.guard import harmless
 from selfplay.tasks.reasoning_gym import ReasoningGym
+from selfplay.tasks.safe_eval import harmless
 from selfplay.tasks.scorers import reasoning_gym_set
 
 QUICK = {"chain_sum", "leg_counting", "list_functions", "pool_matrix"}  # the last two draw from the global generators

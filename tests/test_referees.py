@@ -18,15 +18,15 @@ from transformers import (
 
 from selfplay.building import make
 from selfplay.core import Ask, Episode, Policy, Referee, Reply, SelfplayError, Turn, user
-from selfplay.games.challenger_pay import lsp
+from selfplay.games.challenger_rewards import lsp
 from selfplay.games.lsp import LSP
 from selfplay.metrics import of_referees
 from selfplay.players.language_model import LanguageModel
-from selfplay.referees.distinct import Pair, score_distinct
+from selfplay.referees.deduplicate import Pair, score_deduplicated
 from selfplay.referees.reward_model import RewardModel
 from selfplay.referees.selfjudge import ExpectedScore, WrittenScore, judge_prompt
 from selfplay.referees.verifier import Invalid, Verifier
-from selfplay.rollout import settle
+from selfplay.rollout import score_and_pay
 from selfplay.tasks.tiny_world import TinyWorld
 
 RM = {"chat": {}, "truncate": False, "attention": "sdpa", "dtype": "float32", "device": "cpu"}
@@ -58,7 +58,9 @@ def test_the_probes_look_at_the_right_turns() -> None:
     """A challenger's turn is judged by what it says, a solver's by what it was asked."""
     probes = {str(name): make(node, str(name)) for name, node in config().probes.items()}
     asked, answered = turns([("Write one question.", "add 3 and 4")], "challenger"), turns([("add 3 and 4", "7")])
-    settle(LSP("", None, None, 1, lsp, 0.0), [Episode(0, asked + answered)], probes | {"reward": Verifier(WORLD)}, {})
+    score_and_pay(
+        LSP("", None, None, 1, lsp, 0.0), [Episode(0, asked + answered)], probes | {"reward": Verifier(WORLD)}, {}
+    )
     assert asked[0].scores == {"invalid": 0.0}
     assert answered[0].scores == {"truth": 1.0, "reward": 1.0}
 
@@ -71,7 +73,7 @@ def test_distinct_pairs_are_scored_once_and_shortest_first() -> None:
         return torch.tensor([10.0 * len(q) + len(a) for q, a in pairs], dtype=torch.float64)
 
     pairs = [("bb", "xyz"), ("a", ""), ("bb", "x"), ("a", ""), ("bb", "xyz"), ("x", "bb")]
-    scores = score_distinct(turns(pairs), lengths)
+    scores = score_deduplicated(turns(pairs), lengths)
     assert calls == [[("a", ""), ("bb", "x"), ("x", "bb"), ("bb", "xyz")]]
     assert scores.tolist() == [23, 10, 21, 10, 23, 12]
     assert scores.dtype == torch.float32
@@ -285,7 +287,7 @@ def one_by_one(tiny: LanguageModel, model: LlamaForSequenceClassification) -> li
 @pytest.mark.parametrize("rows", [1, 3, 100])
 def test_a_padded_batch_is_one_by_one(tiny: LanguageModel, tmp_path: Path, rows: int) -> None:
     model = saved_reward_model(tiny, tmp_path)
-    scores = RewardModel(str(tmp_path), rows=rows, **RM).score(turns(PAIRS), {})
+    scores = RewardModel(str(tmp_path), batch_size=rows, **RM).score(turns(PAIRS), {})
     right = one_by_one(tiny, model)
     assert scores.tolist() == pytest.approx(right, abs=1e-5)
     assert len({round(s, 3) for s in right}) == 4
@@ -294,19 +296,19 @@ def test_a_padded_batch_is_one_by_one(tiny: LanguageModel, tmp_path: Path, rows:
 def test_a_reward_model_that_names_no_padding(tiny: LanguageModel, tmp_path: Path) -> None:
     """Its config may have no pad token, as those of many Llama models: scores are the same."""
     model = saved_reward_model(tiny, tmp_path, pad_token_id=None)
-    scores = RewardModel(str(tmp_path), rows=100, **RM).score(turns(PAIRS), {})
+    scores = RewardModel(str(tmp_path), batch_size=100, **RM).score(turns(PAIRS), {})
     assert scores.tolist() == pytest.approx(one_by_one(tiny, model), abs=1e-5)
 
 
 def test_a_classifier_of_two_labels_is_refused(tiny: LanguageModel, tmp_path: Path) -> None:
     saved_reward_model(tiny, tmp_path, labels=2)
     with pytest.raises(SelfplayError, match=r"has 2 labels; use one trained on preference pairs"):
-        RewardModel(str(tmp_path), rows=8, **RM)
+        RewardModel(str(tmp_path), batch_size=8, **RM)
 
 
 def test_a_reward_model_that_is_nowhere_is_told() -> None:
     with pytest.raises(SelfplayError, match="'/nowhere/rm' cannot be loaded"):
-        RewardModel("/nowhere/rm", rows=8, **RM)
+        RewardModel("/nowhere/rm", batch_size=8, **RM)
 
 
 # --- the reward models of others --------------------------------------------------------------------------------------
@@ -347,7 +349,7 @@ def test_a_reward_model_is_transformers_own_one_by_one(name: str, rows: int, tmp
     """Padded on the left here; there each conversation alone with padding on the right that its config names."""
     saved(name, tmp_path, reward=True)
     chat = {"date_string": "26 Jul 2024"} if name == "llama3" else {}
-    scores = RewardModel(str(tmp_path), rows=rows, **{**RM, "chat": chat}).score(turns(SAID), {}).tolist()
+    scores = RewardModel(str(tmp_path), batch_size=rows, **{**RM, "chat": chat}).score(turns(SAID), {}).tolist()
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     pad = model.config.pad_token_id = 0 if name == "llama3" else tokenizer.pad_token_id
@@ -364,11 +366,11 @@ def test_a_padding_that_is_an_end_is_read_all_the_same(tmp_path: Path) -> None:
     """Many name their end as padding, and a conversation ends with it: its state is what counts."""
     saved("llama3", tmp_path, reward=True)
     chat = {"date_string": "26 Jul 2024"}
-    before = RewardModel(str(tmp_path), rows=3, **{**RM, "chat": chat}).score(turns(SAID), {})
+    before = RewardModel(str(tmp_path), batch_size=3, **{**RM, "chat": chat}).score(turns(SAID), {})
     settings = json.loads((tmp_path / "config.json").read_text())
     settings["pad_token_id"] = AutoTokenizer.from_pretrained(tmp_path).eos_token_id
     (tmp_path / "config.json").write_text(json.dumps(settings))
-    after = RewardModel(str(tmp_path), rows=3, **{**RM, "chat": chat}).score(turns(SAID), {})
+    after = RewardModel(str(tmp_path), batch_size=3, **{**RM, "chat": chat}).score(turns(SAID), {})
     assert torch.equal(before, after)
 
 
@@ -376,8 +378,8 @@ def test_what_exceeds_the_context_is_an_error_or_cut(tmp_path: Path) -> None:
     saved("qwen2", tmp_path, reward=True, max_position_embeddings=200)
     long = [("What is 7?", "Yes, 7. " + "1" * 100_000), ("2" * 100_000, "yes"), ("<|im_end|>" * 10_000, ""), ("a", "b")]
     with pytest.raises(SelfplayError, match=r"tokens exceed the reward model's context of 200; .*reward.truncate=true"):
-        RewardModel(str(tmp_path), rows=8, **RM).score(turns(long), {})
-    cutting = RewardModel(str(tmp_path), rows=8, **{**RM, "truncate": True})
+        RewardModel(str(tmp_path), batch_size=8, **RM).score(turns(long), {})
+    cutting = RewardModel(str(tmp_path), batch_size=8, **{**RM, "truncate": True})
     assert torch.isfinite(cutting.score(turns(long), {})).all()
     assert of_referees({"reward": cutting}) == {"reward/truncated": 0.75}
     for pair in long:

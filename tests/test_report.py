@@ -21,9 +21,9 @@ from scipy.special import expit, logit
 from selfplay import crossplay
 from selfplay.report import page as page_module
 from selfplay.report.__main__ import main
-from selfplay.report.album import Album
 from selfplay.report.comparison import comparison
 from selfplay.report.curves import POINTS, stretches
+from selfplay.report.figure_store import Album
 from selfplay.report.figures import spread, wrapped
 from selfplay.report.measures import important, measure, number, probability
 from selfplay.report.settings import Settings

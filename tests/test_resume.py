@@ -9,7 +9,7 @@ import kill_runs
 import pytest
 from omegaconf import OmegaConf
 
-import selfplay.outcomes
+import selfplay.enumeration
 
 ARGS = ("reward=verifier", "episodes=2", "game.answers=2", "steps=4", "player.max_tokens=12")
 EVAL = ("eval=heldout", "task.per_cell=1", "eval.every=2")
@@ -91,13 +91,13 @@ def test_the_same_seed_twice_is_the_same_and_another_is_not(whole: Path, tmp_pat
 def test_learner_and_sampler_agree_at_every_step(whole: Path) -> None:
     trained = [line for line in cli.metrics(whole) if line["step"] > 0]
     assert [line["step"] for line in trained] == [1, 2, 3, 4]
-    assert all(line["drift"] < 1e-4 for line in trained)
+    assert all(line["logprob_mismatch"] < 1e-4 for line in trained)
     assert trained[-1]["solver/kl"] > 1e-8, "the weights never moved"
 
 
 def test_interrupted_lora_resumes_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = cli.finished(tmp_path / "whole", *ARGS, *LORA)
-    play = selfplay.outcomes.play
+    play = selfplay.enumeration.play
 
     def interrupted(*args: object, key: str, **seats: object) -> object:
         if key.endswith("/3"):
@@ -106,7 +106,7 @@ def test_interrupted_lora_resumes_to_the_same(tmp_path: Path, monkeypatch: pytes
 
     folder = tmp_path / "stopped"
     with monkeypatch.context() as patch:
-        patch.setattr(selfplay.outcomes, "play", interrupted)
+        patch.setattr(selfplay.enumeration, "play", interrupted)
         ended = cli.run(f"hydra.run.dir={folder}", *ARGS, *LORA)
     assert (ended.code, ended.err) == (130, "")
     assert f"interrupted after step 2; go on with: python run.py resume={folder}" in ended.out

@@ -9,12 +9,12 @@ import torch
 from conftest import Fixed, Script
 
 from selfplay.core import Ask, Episode, Game, Play, Reply, SelfplayError, Turn, user
-from selfplay.games.challenger_pay import lsp
+from selfplay.games.challenger_rewards import lsp
 from selfplay.games.dataset import Dataset
 from selfplay.games.lsp import LSP
 from selfplay.players.language_model import LanguageModel
 from selfplay.players.nature import Nature
-from selfplay.rollout import collate, play, settle, turns_of
+from selfplay.rollout import collate, play, score_and_pay, turns_of
 
 
 def game(answers: int = 4) -> LSP:
@@ -192,7 +192,7 @@ def test_scores_and_payoffs_by_hand() -> None:
     played = episodes()
     reward, quality = Fixed([1.0, 0.0, 3.0, 1.0]), Fixed([2.0, 4.0, 6.0, 0.0])
     asked = Fixed([1.0, 0.0], roles=("challenger",))
-    settle(game(2), played, {"reward": reward, "quality": quality, "invalid": asked}, {})
+    score_and_pay(game(2), played, {"reward": reward, "quality": quality, "invalid": asked}, {})
     assert [[t.payoff for t in e.turns] for e in played] == [[1.5 - 0.5, 2.0, 2.0], [1.5 - 2.0, 6.0, 1.0]]
     assert [t.ask.role for t in reward.seen] == ["solver"] * 4
     assert [t.ask.role for t in asked.seen] == ["challenger"] * 2
@@ -212,7 +212,7 @@ def test_scores_and_payoffs_by_hand() -> None:
 def test_scores_that_are_none_are_refused(scores: torch.Tensor, told: str) -> None:
     played = episodes()
     with pytest.raises(SelfplayError, match=rf"'reward' \(Fixed\) gave {told}"):
-        settle(game(2), played, {"reward": Fixed(scores)}, {})
+        score_and_pay(game(2), played, {"reward": Fixed(scores)}, {})
     assert all(not t.scores and math.isnan(t.payoff) for e in played for t in e.turns)
 
 
@@ -223,18 +223,18 @@ def test_payoffs_that_are_none_are_refused(payoffs: list[float]) -> None:
             return payoffs
 
     with pytest.raises(SelfplayError, match=r"Miser\.payoffs gave .* for the 3 turns of episode 0"):
-        settle(Miser("?", None, None, 2, lsp, 1.0), episodes(), {}, {})
+        score_and_pay(Miser("?", None, None, 2, lsp, 1.0), episodes(), {}, {})
 
 
 def test_a_score_that_is_needed_is_asked_for() -> None:
     with pytest.raises(SelfplayError, match=r"needs the score 'reward' of a solver turn.*\(written: quality\)"):
-        settle(game(2), episodes(), {"quality": Fixed(torch.zeros(4))}, {})
+        score_and_pay(game(2), episodes(), {"quality": Fixed(torch.zeros(4))}, {})
 
 
 def test_default_payoffs_are_the_returns() -> None:
     a = Script(lambda ask: Reply("1"))
     played = play(Uneven(), {"a": a, "b": a}, range(1), key="k")
-    settle(Uneven(), played, {}, {})
+    score_and_pay(Uneven(), played, {}, {})
     assert [(t.ask.role, t.payoff) for t in played[0].turns] == [("a", 1.0), ("b", -1.0), ("a", 1.0)]
 
 
@@ -243,7 +243,7 @@ def test_default_payoffs_without_returns_are_rewards() -> None:
         payoffs = Game.payoffs
 
     played = play(Quiz(2, 0.0), {"chance": echo(), "solver": echo()}, range(1), key="k")
-    settle(Quiz(2, 0.0), played, {"reward": Fixed([0.25, 0.75])}, {})
+    score_and_pay(Quiz(2, 0.0), played, {"reward": Fixed([0.25, 0.75])}, {})
     assert [t.payoff for t in played[0].turns] == [0.0, 0.25, 0.75]
 
 

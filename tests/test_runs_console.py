@@ -14,7 +14,7 @@ from selfplay.runs.plots import draw_curves
 
 METRICS = {
     "solver/truth": 0.29,
-    "drift": 2.1e-6,
+    "logprob_mismatch": 2.1e-6,
     "solver/reward": 0.3111,
     "challenger/invalid": 0.03,
     "solver/kl": 9.0,
@@ -37,7 +37,7 @@ def test_plain_lines_where_nobody_watches(capsys: pytest.CaptureFixture[str]) ->
             progress.update(step, METRICS)
         console.say("[bold] saved " + "x" * 200)
     lines = capsys.readouterr().out.splitlines()
-    figures = "solver/reward 0.31  solver/truth 0.29  challenger/invalid 0.03  drift 2e-06"
+    figures = "solver/reward 0.31  solver/truth 0.29  challenger/invalid 0.03  logprob_mismatch 2e-06"
     assert re.fullmatch(re.escape(f"step 1/60  {figures}  ") + r"\d+\.\d s", lines[0])
     assert [int(re.split("[ /]", line)[1]) for line in lines[:-1]] == [1, *range(3, 61, 3)]
     assert lines[-1] == "[bold] saved " + "x" * 200
@@ -72,7 +72,7 @@ def test_a_live_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         console.say("a checkpoint")
     shown = re.sub(r"\x1b\[[\d;?]*\w", "", screen.getvalue())
     assert "11/60" in shown and "solver/reward 0.31  solver/truth 0.29  0.0 s/step" in shown
-    assert "a checkpoint\n" in shown.replace("\r", "") and "drift" not in shown
+    assert "a checkpoint\n" in shown.replace("\r", "") and "logprob_mismatch" not in shown
 
 
 def test_the_closing_table_is_plain_and_whole(capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,7 +62,7 @@ def test_a_broken_line_amid_whole_ones_is_an_error(run: RunFolder) -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_is_refused_by_name(run: RunFolder, value: float) -> None:
     with pytest.raises(SelfplayError, match=rf"'solver/kl' is {value} at step 5"):
-        run.log(5, {"drift": 0.0, "solver/kl": value})
+        run.log(5, {"logprob_mismatch": 0.0, "solver/kl": value})
     with pytest.raises(SelfplayError, match=r"'eval.interval\[1\]'"):
         run.log(5, {"eval": {"interval": [0.0, value]}})
     with pytest.raises(SelfplayError, match=r"'after.accuracy'"):
@@ -120,7 +120,7 @@ def test_rewind_forgets_later_steps_and_torn_lines(run: RunFolder) -> None:
     run.rewind(0)
     assert os.listdir(run.path) == ["config.yaml"]
     for step in (1, 2, 3):
-        run.log(step, {"drift": 0.0})
+        run.log(step, {"logprob_mismatch": 0.0})
         run.transcribe(step, episodes())
     for name in ("metrics.jsonl", "episodes.jsonl"):
         with (run.path / name).open("a") as file:
@@ -128,14 +128,14 @@ def test_rewind_forgets_later_steps_and_torn_lines(run: RunFolder) -> None:
     run.rewind(2)
     assert [line["step"] for line in run.metrics()] == [1, 2]
     assert [line["step"] for line in read(run.path / "episodes.jsonl")] == [1, 1, 2, 2]
-    run.log(3, {"drift": 1.0})
-    assert run.metrics()[2] == {"step": 3, "drift": 1.0}
+    run.log(3, {"logprob_mismatch": 1.0})
+    assert run.metrics()[2] == {"step": 3, "logprob_mismatch": 1.0}
     assert sorted(os.listdir(run.path)) == ["config.yaml", "episodes.jsonl", "metrics.jsonl"]
 
 
 def test_a_kill_while_rewinding_or_summarising_changes_nothing(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    run.log(1, {"drift": 0.0})
-    run.log(2, {"drift": 0.0})
+    run.log(1, {"logprob_mismatch": 0.0})
+    run.log(2, {"logprob_mismatch": 0.0})
     run.summarise({"status": "running"})
 
     def killed(*_: object) -> None:

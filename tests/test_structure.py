@@ -31,7 +31,7 @@ from selfplay.engines import packing
 from selfplay.engines.llama import decoder, writer
 from selfplay.engines.llama import layers as trunk
 from selfplay.engines.llama.decoder import Decoder
-from selfplay.engines.llama.layers import can_branch, can_pack, has_trunk
+from selfplay.engines.llama.layers import can_branch, can_pack, has_own_layers
 from selfplay.engines.llama.writer import can_decode
 from selfplay.engines.packing import obeys_masks
 from selfplay.models.architecture import check_architecture
@@ -91,7 +91,7 @@ def test_the_sampler_is_the_learner_under_every_adapter(name: str) -> None:
     assert apart(policy) < 1e-5
     moved(policy, 1)
     assert apart(policy) < 1e-5
-    assert (can_decode(policy.model), has_trunk(policy.model)) == (decodes, trunked)
+    assert (can_decode(policy.model), has_own_layers(policy.model)) == (decodes, trunked)
 
 
 PLACES: dict[str, Callable[[Any], Any]] = {
@@ -115,7 +115,7 @@ def test_a_module_that_does_more_is_not_read_past(place: str, how: str) -> None:
     policy = made()
     plain = logprobs(policy, batch_of(policy))
     module = PLACES[place](policy.model)
-    assert can_decode(policy.model) and has_trunk(policy.model)
+    assert can_decode(policy.model) and has_own_layers(policy.model)
 
     def more(out: Any) -> Any:
         if isinstance(out, Tensor):
@@ -131,7 +131,7 @@ def test_a_module_that_does_more_is_not_read_past(place: str, how: str) -> None:
         was = module.forward
         module.forward = lambda *args, **kwargs: more(was(*args, **kwargs))
     batch = batch_of(policy)
-    assert not can_decode(policy.model) and has_trunk(policy.model) is (place in BY_CALL)
+    assert not can_decode(policy.model) and has_own_layers(policy.model) is (place in BY_CALL)
     assert apart(policy) < 1e-5
     assert float((logprobs(policy, batch) - plain.new_zeros(())).abs().sum()) > 0
     texts = [torch.cat([p, r[m]]) for p, r, m in zip(batch.prompts, batch.replies, batch.mask, strict=True)]
@@ -144,7 +144,7 @@ def test_a_module_that_does_more_is_not_read_past(place: str, how: str) -> None:
 
 
 def test_hooks_for_recomputing_are_harmless() -> None:
-    policy = made(lora={"r": 4, "target_modules": "all-linear"}, checkpointing=True)
+    policy = made(lora={"r": 4, "target_modules": "all-linear"}, gradient_checkpointing=True)
     assert any(module._forward_hooks for module in policy.model.modules()) and can_decode(policy.model)
 
 
@@ -206,7 +206,7 @@ def test_what_a_trial_moves_comes_back(fails: bool) -> None:
 
 TRIALS = {
     "decoder": (can_decode, Decoder, "embed"),
-    "own layers": (has_trunk, trunk, "_masked"),
+    "own layers": (has_own_layers, trunk, "_masked"),
     "branches": (can_branch, trunk, "_branched"),
     "packed": (obeys_masks, packing, "under_mask"),
 }
@@ -231,7 +231,7 @@ def test_an_error_in_a_trial_is_an_error(name: str, error: Exception, monkeypatc
 
 def test_trials_can_be_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     model = of(LlamaConfig(**SIZES))
-    assert can_decode(model) and has_trunk(model)
+    assert can_decode(model) and has_own_layers(model)
     monkeypatch.setattr(Decoder, "embed", lambda self, ids: 2 * torch.nn.functional.embedding(ids, self.embedding))
     assert can_decode(model)
     assert forget(model) == {"decoder": True, "own layers": True}

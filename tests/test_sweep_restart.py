@@ -7,7 +7,7 @@ import cli
 import pytest
 import sweeps
 
-import selfplay.outcomes
+import selfplay.enumeration
 from selfplay.runs.claim import Claim
 
 SEEDS = "seed=0,1"
@@ -111,7 +111,7 @@ def test_a_finished_sweep_is_not_touched_and_returns_its_metrics(whole: Path, co
 def test_a_job_that_crashed_is_named_and_gone_on_with(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    play = selfplay.outcomes.play
+    play = selfplay.enumeration.play
 
     def broken(*args: object, key: str, **seats: object) -> object:
         if key == "0/6":
@@ -119,7 +119,7 @@ def test_a_job_that_crashed_is_named_and_gone_on_with(
         return play(*args, key=key, **seats)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(selfplay.outcomes, "play", broken)
+        patch.setattr(selfplay.enumeration, "play", broken)
         ended = sweeps.start(tmp_path, *sweeps.TABLE, SEEDS)
     assert ended.code == 1
     assert ended.err.startswith("error: job 0: ZeroDivisionError: no luck\nTraceback") and "in broken" in ended.err

@@ -45,7 +45,7 @@ def test_probabilities_by_hand() -> None:
     set_rows(policy, [0.0, math.log(3), math.log(4)], [math.log(4), 0.0, 99.0])
     assert policy.probabilities([THREE]) == [pytest.approx((1 / 8, 3 / 8, 4 / 8))]
     assert policy.probabilities([TWO, THREE])[0] == pytest.approx((4 / 5, 1 / 5))
-    assert policy.at(0.5).probabilities([THREE])[0] == pytest.approx((1 / 26, 9 / 26, 16 / 26))  # type: ignore[attr-defined]
+    assert policy.with_temperature(0.5).probabilities([THREE])[0] == pytest.approx((1 / 26, 9 / 26, 16 / 26))  # type: ignore[attr-defined]
 
 
 def test_what_is_beyond_the_options_is_never_taken() -> None:
@@ -108,8 +108,8 @@ def test_greedy_takes_the_likeliest() -> None:
     policy = made()
     policy.probabilities([THREE, TWO])
     set_rows(policy, [0.0, 2.0, 1.0], [1.0, 0.0])
-    assert [r.text for r in policy.at(0.0).act([*many(THREE, 9), *many(TWO, 9)])] == ["q"] * 9 + ["p"] * 9
-    assert policy.at(0.0).probabilities([THREE, TWO]) == [(0.0, 1.0, 0.0), (1.0, 0.0)]
+    assert [r.text for r in policy.with_temperature(0.0).act([*many(THREE, 9), *many(TWO, 9)])] == ["q"] * 9 + ["p"] * 9
+    assert policy.with_temperature(0.0).probabilities([THREE, TWO]) == [(0.0, 1.0, 0.0), (1.0, 0.0)]
 
 
 def test_a_state_is_the_role_and_all_that_it_sees() -> None:
@@ -148,13 +148,13 @@ def test_a_snapshot_stays_and_shares_the_rows() -> None:
     assert torch.equal(snapshot.logits, start) and not snapshot.logits.requires_grad
     assert snapshot.probabilities([TWO]) != policy.probabilities([TWO])
     assert (list(snapshot.parameters()), list(policy.parameters())) == ([], [policy.logits])
-    assert list(policy.at(0.5).parameters()) == [policy.logits]
+    assert list(policy.with_temperature(0.5).parameters()) == [policy.logits]
     assert torch.equal(snapshot.snapshot().logits, start)
 
 
 def test_another_temperature_is_the_same_live_table() -> None:
     policy = made()
-    hot = policy.at(2.0)
+    hot = policy.with_temperature(2.0)
     before = hot.probabilities([THREE])
     policy.logits.data *= 2
     assert hot.probabilities([THREE]) != before

@@ -9,7 +9,7 @@ from selfplay.building import make
 from selfplay.core import Ask, Episode, Game, Player, Reply, SelfplayError
 from selfplay.games.debate import Debate
 from selfplay.games.taboo import Taboo
-from selfplay.rollout import play, settle
+from selfplay.rollout import play, score_and_pay
 from selfplay.world import parse
 
 
@@ -54,13 +54,13 @@ def test_debaters_read_all_that_was_said_and_are_asked_the_question_last() -> No
 def test_the_last_statements_decide_a_debate() -> None:
     """The early scores 9 and 5 are no matter; 1 against 3 at last: -2 and 2 for every statement."""
     game, episode = Debate(2, "Other?"), debate()
-    settle(game, [episode], {"reward": Fixed([9.0, 5.0, 1.0, 3.0])}, {})
+    score_and_pay(game, [episode], {"reward": Fixed([9.0, 5.0, 1.0, 3.0])}, {})
     assert [turn.payoff for turn in episode.turns] == [0.0, -2.0, 2.0, -2.0, 2.0]
 
 
 def test_a_debate_needs_a_referee() -> None:
     with pytest.raises(SelfplayError, match="reward=verifier"):
-        settle(Debate(2, "Other?"), [debate()], {}, {})
+        score_and_pay(Debate(2, "Other?"), [debate()], {}, {})
     with pytest.raises(SelfplayError, match="rounds is 0"):
         Debate(0, "Other?")
 
@@ -74,7 +74,7 @@ def test_the_verifier_judges_debaters_answers() -> None:
     parsed = parse(question.text)
     assert parsed is not None
     episode = scripted(game, chance=[question.text], first=["no idea"], second=[parsed.answer])
-    settle(game, [episode], {"reward": make(cfg.reward, "reward")}, {})
+    score_and_pay(game, [episode], {"reward": make(cfg.reward, "reward")}, {})
     assert [turn.payoff for turn in episode.turns] == [0.0, -1.0, 1.0]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from selfplay import metrics
 from selfplay.core import Ask, Batch, Episode, Reply, Turn
 from selfplay.opponents.table import earned, results
-from selfplay.referees.total import spread
+from selfplay.referees.ensemble import spread
 from selfplay.updates.advantages import (
     Advantage,
     RoleBaseline,

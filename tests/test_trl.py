@@ -147,7 +147,7 @@ def test_grpo_is_trls(trainer: GRPOTrainer, tiny: LanguageModel, ours: str) -> N
     metrics = update.step(as_batch(made, rewards))
     trainer.model.load_state_dict(start)
     assert metrics["loss"] == pytest.approx(loss.item(), abs=1e-5)
-    assert metrics["drift"] > 0.01  # it has moved
+    assert metrics["logprob_mismatch"] > 0.01  # it has moved
     torch.testing.assert_close(update.last_advantages, made["advantages"], atol=1e-5, rtol=0)
     assert float(update.last_advantages.abs().max()) > 0.5
     for ours_, right in zip(found, expected.values(), strict=True):

@@ -83,7 +83,10 @@ def test_a_text_that_ends_a_reply() -> None:
         ("player.top_p=0", "player.top_p is 0, but it is a share above 0"),
         ("player.min_p=2", "player.min_p is 2, but it is a share"),
         ("player.stop=['']", "give texts of at least one character"),
-        ("player.compute=float16", "player.compute is float16 over player.dtype=float32; take compute=bfloat16"),
+        (
+            "player.compute_dtype=float16",
+            "player.compute_dtype is float16 over player.dtype=float32; take compute_dtype=bfloat16",
+        ),
     ],
 )
 def test_numbers_out_of_range(override: str, words: str) -> None:

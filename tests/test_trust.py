@@ -39,7 +39,7 @@ TARGETS = [
     "selfplay.runs.checkpoint._remove",
     "selfplay.runs.folder.subprocess.run",
     "selfplay.players.language_model.torch.load",
-    "selfplay.updates.descent._rows",
+    "selfplay.updates.gradient_step._rows",
     "selfplay.games.kuhn.Kuhn.play",
     "selfplay.games..Kuhn",
     "torch.load",
@@ -53,7 +53,7 @@ TARGETS = [
 PLACES: list[Callable[[Any], dict[str, Any]]] = [
     lambda node: {"player": node},
     lambda node: {"game": {"_target_": "selfplay.games.kuhn.Kuhn", "forfeit": node}},
-    lambda node: {"evals": {"x": [[1, {"y": [node]}]]}},
+    lambda node: {"extra_evals": {"x": [[1, {"y": [node]}]]}},
     lambda node: {"logger": {"x": {**node, "_partial_": True, "_args_": ["touch /tmp/x"], "_recursive_": False}}},
     lambda node: {"anything": {"else": {"_target_": "selfplay.games.kuhn.Kuhn", "_args_": [node]}}},
 ]

@@ -14,7 +14,7 @@ from torch import Tensor
 from selfplay.building import build, make
 from selfplay.core import Ask, Batch, Episode, SelfplayError, Turn, Update, user
 from selfplay.players.tabular import Tabular
-from selfplay.rollout import collate, settle, spelled, turns_of
+from selfplay.rollout import collate, encode_replies, score_and_pay, turns_of
 from selfplay.theory.quantal import quantal_response
 from selfplay.theory.strategies import strategy_of
 from selfplay.theory.tree import enumerate_game
@@ -41,9 +41,9 @@ def said(policy: Tabular, places: Sequence[int], pays: Sequence[float], weights:
     likely = weights or (1.0,) * len(places)
     return collate(
         [
-            (Episode(i, [], weight=w, drawn=weights is None), Turn(ask, reply, payoff=pay))
+            (Episode(i, [], weight=w, sampled=weights is None), Turn(ask, reply, payoff=pay))
             for i, (reply, pay, w) in enumerate(
-                zip(policy.take([ask] * len(places), places), pays, likely, strict=True)
+                zip(policy.reply_with([ask] * len(places), places), pays, likely, strict=True)
             )
         ]
     )
@@ -103,7 +103,8 @@ def test_a_mean_that_holds_the_turn_shrinks_the_gradient() -> None:
 
 
 def test_several_epochs_go_on_from_the_sampler() -> None:
-    """Two epochs of clipped steps are two steps on one batch, the second with the ratios of the first; drift is 0."""
+    """Two epochs of clipped steps are two steps on one batch, the second with the ratios of the first;
+    logprob_mismatch is 0."""
     twice, by_hand = table(), table()
     args = (
         "update.minibatches=1",
@@ -116,8 +117,8 @@ def test_several_epochs_go_on_from_the_sampler() -> None:
     said(by_hand, (0,), (0.0,), None)  # so that it knows the state
     first, second = one.step(batch), one.step(batch)
     assert torch.equal(twice.logits, by_hand.logits)
-    assert metrics["drift"] == first["drift"] < 1e-6
-    assert metrics["shift"] == second["drift"] > 0.1
+    assert metrics["logprob_mismatch"] == first["logprob_mismatch"] < 1e-6
+    assert metrics["shift"] == second["logprob_mismatch"] > 0.1
     assert metrics["loss"] == pytest.approx((first["loss"] + second["loss"]) / 2)
 
 
@@ -159,7 +160,9 @@ def test_sppos_optimum_of_two() -> None:
     policy = Tabular(states=1, actions=2, spread=0.0, temperature=1.0, seed=0)
     ask = Ask("solver", user("pull"), ("p", "q"))
     update = updated(policy, "sppo", "update.beta=0.5", "update.refresh=0", "update.optimizer.lr=0.2")
-    turns = [(Episode(i, []), Turn(ask, r, payoff=1.0 - i)) for i, r in enumerate(policy.take([ask, ask], (0, 1)))]
+    turns = [
+        (Episode(i, []), Turn(ask, r, payoff=1.0 - i)) for i, r in enumerate(policy.reply_with([ask, ask], (0, 1)))
+    ]
     for _ in range(300):
         metrics = update.step(collate(turns))
     goal = 2.0 * ((0.5 + float(torch.tensor(1.0).sigmoid())) / 2 - 0.5)
@@ -237,7 +240,7 @@ def test_ties_teach_nothing(name: str) -> None:
     batch = said(policy, (0, 1, 2), (2.0, 2.0, 2.0), None)
     metrics = updated(policy, name, "update.compare=group").step(batch)
     assert torch.equal(policy.logits.detach(), before)
-    assert (metrics["loss"], metrics["grad_norm"], metrics["drift"]) == (0, 0, 0)
+    assert (metrics["loss"], metrics["grad_norm"], metrics["logprob_mismatch"]) == (0, 0, 0)
     assert metrics.get("pairs", metrics.get("kept", 0.0)) == 0
     assert metrics.get("ties", 1.0) > 0 and metrics["solver/entropy"] > 0
 
@@ -280,16 +283,16 @@ def test_a_student_becomes_its_teacher() -> None:
     """Kuhn poker, the first seat a teacher's: supervised learning of all outcomes ends at the teacher's strategy."""
     made = build(
         config(
-            "game=kuhn", "player=tabular", "outcomes=every", "update=sft", "update.teachers=[expert]",
+            "game=kuhn", "player=tabular", "rollout=exact", "update=sft", "update.teachers=[expert]",
             "seats.first=expert", "~update.role_weights.first",
             "+players.expert={_target_: selfplay.players.tabular.Tabular, states: 12, actions: 2, spread: 1.0, "
             "temperature: 1.0, seed: 7}", "update.optimizer.lr=8",
         )
     )  # fmt: skip
     for step in range(1, 150):
-        episodes = made.outcomes(made.game, made.opponent, step, 1, "k")
-        settle(made.game, episodes, {}, made.players)
-        turns = spelled(turns_of(episodes, "learner", *made.update.teachers), "learner", made.learner)
+        episodes = made.rollout(made.game, made.opponent, step, 1, "k")
+        score_and_pay(made.game, episodes, {}, made.players)
+        turns = encode_replies(turns_of(episodes, "learner", *made.update.teachers), "learner", made.learner)
         made.update.step(collate(turns, "learner"))
     tree = enumerate_game(made.game)
     found, right = (
@@ -332,15 +335,15 @@ def test_the_last_iterate_against_the_mixture_arrives(share: float) -> None:
     beta = 0.3
     made = build(
         config(
-            "game=matrix", "player=tabular", "player.spread=1", "outcomes=every", "opponent=mixture",
+            "game=matrix", "player=tabular", "player.spread=1", "rollout=exact", "opponent=mixture",
             f"opponent.coefficient={share}", f"regularizer.beta={beta}", "update.optimizer.lr=0.5",
         )
     )  # fmt: skip
     tree = enumerate_game(made.game)
     start = strategy_of(tree, dict.fromkeys(("row", "column"), made.players["reference"]))
     for step in range(1, 500):
-        episodes = made.outcomes(made.game, made.opponent, step, 1, "k")
-        settle(made.game, episodes, {}, made.players)
+        episodes = made.rollout(made.game, made.opponent, step, 1, "k")
+        score_and_pay(made.game, episodes, {}, made.players)
         made.update.step(collate(turns_of(episodes, "learner")))
     found = strategy_of(tree, dict.fromkeys(("row", "column"), made.learner))
     rps = np.array([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from selfplay.building import make
 from selfplay.core import SelfplayError
-from selfplay.referees.judge import Bench
+from selfplay.referees.judge import VerdictReader
 from selfplay.referees.selfjudge import LABEL, TAG, judge_prompt
 from selfplay.tasks.match import exact, mathematics, number
 from selfplay.tasks.records import Records
@@ -114,8 +114,8 @@ def test_a_written_score(verdict: str, score: float | None) -> None:
     assert make(config("quality=selfjudge_written").quality, "quality").read(verdict) == score
 
 
-def bench(choice: str) -> Bench:
-    built: Bench = make(
+def bench(choice: str) -> VerdictReader:
+    built: VerdictReader = make(
         config(f"reward={choice}", "reward.endpoint.url=http://localhost:1/v1", "reward.endpoint.model=m").reward,
         "reward",
     ).bench
@@ -145,7 +145,7 @@ def test_a_judges_score(verdict: str, number: str | None) -> None:
 )  # fmt: skip
 def test_a_judges_winner(choice: str, verdict: str, winner: str | None) -> None:
     wanted = config(f"reward={choice}").reward
-    reader = Bench(None, wanted.pattern, 0.0, None)  # type: ignore[arg-type]
+    reader = VerdictReader(None, wanted.pattern, 0.0, None)  # type: ignore[arg-type]
     assert reader._read(verdict, lambda found: found) == winner  # type: ignore[arg-type,return-value]
 
 
@@ -187,7 +187,7 @@ import json, signal, sys
 from selfplay.games.lsp import question
 from selfplay.games.taboo import GUESS
 from selfplay.sandbox.sandbox import code_in
-from selfplay.referees.marks import last_match
+from selfplay.referees.judge_prompt import last_match
 from selfplay.referees.selfjudge import judge_prompt
 from selfplay.tasks.expression import find
 from selfplay.tasks.match import exact, number

@@ -149,7 +149,7 @@ def test_a_checkpoint_is_an_opponent(trained: Path) -> None:
     cfg = config(*KUHN)
     OmegaConf.update(cfg, "players.other", {**cfg.player, "path": str(trained), "lora": None}, force_add=True)
     other = others_of(cfg)["other"]
-    policy = made(path=str(trained), rows=other.rows)  # type: ignore[attr-defined]
+    policy = made(path=str(trained), batch_size=other.batch_size)  # type: ignore[attr-defined]
     batch = batch_of(policy)
     assert same(logprobs(other, batch), logprobs(policy, batch))  # type: ignore[arg-type]
 
@@ -159,7 +159,7 @@ def test_a_checkpoint_answers_for_alpaca_eval(trained: Path, tmp_path: Path) -> 
     questions.write_text(json.dumps([{"instruction": "add 3 and 4"}]))
     export_alpaca_eval.main([str(trained), "--questions", str(questions), "--out", str(out), "--max-tokens", "8"])
     [answer] = json.loads(out.read_text())
-    policy = made(path=str(trained), choose="text", max_tokens=8).at(0.0)
+    policy = made(path=str(trained), choose="text", max_tokens=8).with_temperature(0.0)
     assert answer["output"] == answers(policy, ["add 3 and 4"], "alpaca_eval")[0]
 
 

@@ -33,7 +33,7 @@ class Toy(Policy):
         assert isinstance(snapshot, Toy)
         self.weight.data.copy_(snapshot.weight)
 
-    def at(self, temperature: float) -> Player:
+    def with_temperature(self, temperature: float) -> Player:
         return self
 
     def save(self, folder: Path) -> None:

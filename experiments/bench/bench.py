@@ -92,7 +92,11 @@ def alternate(case: Case, pairs: int, device: str) -> dict[str, Any]:
 def of_side(steps: list[dict[str, Any]], facts: dict[str, Any]) -> dict[str, Any]:
     """Medians of what the steps took, and all seconds."""
     found: dict[str, Any] = {"seconds": [round(step["seconds"], 4) for step in steps]}
-    found |= {name: median(step[name] for step in steps) for name in ("play", "update", "drift") if name in steps[0]}
+    found |= {
+        name: median(step[name] for step in steps)
+        for name in ("play", "update", "logprob_mismatch")
+        if name in steps[0]
+    }
     more = {"median": median(found["seconds"]), "peak": max(s["peak"] for s in steps), "tokens": steps[0]["tokens"]}
     return found | more | {name: value for name, value in facts.items() if name != "ready"}
 

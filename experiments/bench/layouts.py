@@ -16,9 +16,9 @@ import torch
 from bench import machine
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
-from selfplay.engines.llama.layers import can_branch, has_trunk, states_at
+from selfplay.engines.llama.layers import can_branch, has_own_layers, states_at
 from selfplay.engines.memory import keep_freed_memory
-from selfplay.engines.packing import Forest, Packed, branched_cost, masked_cost
+from selfplay.engines.packing import Packed, PackingPlanner, branched_cost, masked_cost
 
 ROUNDS = 5
 UNEVEN = random.Random(0)
@@ -37,7 +37,7 @@ CASES: dict[str, Spec] = {
 }
 
 
-def of(spec: Spec) -> Forest:
+def of(spec: Spec) -> PackingPlanner:
     """Prompts and replies of so many tokens of chance."""
     prompts, said = [], []
     for length, lengths in spec:
@@ -45,7 +45,9 @@ def of(spec: Spec) -> Forest:
         prompts += [prompt] * len(lengths)
         said += [torch.randint(0, 1000, (n,)) for n in lengths]
     replies = torch.nn.utils.rnn.pad_sequence(said, batch_first=True)
-    return Forest(prompts, replies, torch.arange(replies.shape[1]) < torch.tensor(list(map(len, said)))[:, None])
+    return PackingPlanner(
+        prompts, replies, torch.arange(replies.shape[1]) < torch.tensor(list(map(len, said)))[:, None]
+    )
 
 
 def seconds(model: PreTrainedModel, packed: Packed) -> float:
@@ -61,7 +63,7 @@ def main() -> None:
     sizes = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3}
     config = LlamaConfig(**sizes, vocab_size=1000, num_hidden_layers=4, max_position_embeddings=8192)
     model = AutoModelForCausalLM.from_config(config).eval()
-    assert has_trunk(model) and can_branch(model)
+    assert has_own_layers(model) and can_branch(model)
     found = {}
     for name, spec in CASES.items():
         forest = of(spec)

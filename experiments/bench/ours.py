@@ -19,8 +19,8 @@ def overrides(args: argparse.Namespace) -> list[str]:
         f"player.path={args.model}",
         f"player.max_tokens={args.reply}",
         "player.dtype=float32",
-        f"player.compute={'bfloat16' if half else 'null'}",
-        f"player.rows={rows}",
+        f"player.compute_dtype={'bfloat16' if half else 'null'}",
+        f"player.batch_size={rows}",
         f"device={args.device}",
         f"update.micro_batch={args.micro_batch or rows}",
         f"update.optimizer.lr={RATE}",
@@ -87,7 +87,7 @@ def ours(args: argparse.Namespace) -> None:
         batch = collate([(episodes[i // args.answers], turn) for i, turn in enumerate(turns)], "learner")
         metrics = update.step(batch)
         synchronise(args.device)
-        return told | {"update": time.perf_counter() - played, "drift": metrics["drift"]}
+        return told | {"update": time.perf_counter() - played, "logprob_mismatch": metrics["logprob_mismatch"]}
 
     ready(player.model)
     serve(step, args.device)

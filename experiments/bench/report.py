@@ -31,7 +31,7 @@ def tables(results: dict[str, Any]) -> str:
     ]
     for name, case in results["cases"].items():
         ours = next(iter(case["sides"].values()))
-        drift = f"{ours['drift']:.1g}" if "drift" in ours else ""
+        drift = f"{ours['logprob_mismatch']:.1g}" if "logprob_mismatch" in ours else ""
         cells = [_rate(ours, part) for part in ("update", "play")]
         lines.append(f"| {name} | {' | '.join(cells)} | {drift} |")
     rates = results["ceilings"]

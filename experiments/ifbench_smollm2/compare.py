@@ -20,7 +20,7 @@ from hydra.utils import instantiate
 from selfplay.evaluations.answers import answers
 from selfplay.evaluations.ifbench import InstructionFollowing
 from selfplay.tasks.ifbench import UNREADABLE, IFBench, Prompt
-from selfplay.tasks.luck import seeded
+from selfplay.tasks.seeding import seeded
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,7 +29,9 @@ def said(task: IFBench, max_tokens: int, dtype: str) -> list[str]:
     """Greedy replies to the benchmark's prompts."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("config", ["player=smollm2", f"player.max_tokens={max_tokens}", f"player.dtype={dtype}"])
-    return answers(instantiate(cfg.player).at(0.0), [prompt.text for prompt in task.asked], "eval/ifbench")
+    return answers(
+        instantiate(cfg.player).with_temperature(0.0), [prompt.text for prompt in task.asked], "eval/ifbench"
+    )
 
 
 def by_the_benchmark(prompt: Prompt, reply: str, mode: str) -> list[bool] | None:

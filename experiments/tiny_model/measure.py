@@ -53,7 +53,7 @@ def auc(scores: list[float], right: list[bool]) -> float:
 def solver(player: LanguageModel) -> tuple[dict, Answers]:
     """Greedy accuracy, accuracy and pass@8 at temperature 1; over all, by level and by family."""
     questions = held_out()
-    greedy, sampled = answer(player.at(0), 1, "measure"), answer(player, SAMPLES, "measure")
+    greedy, sampled = answer(player.with_temperature(0), 1, "measure"), answer(player, SAMPLES, "measure")
     groups = [sampled.right[i * SAMPLES : (i + 1) * SAMPLES] for i in range(len(questions))]
     cells: dict[str, list[tuple[bool, float, bool]]] = defaultdict(list)
     for question, one, group in zip(questions, greedy.right, groups, strict=True):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         user,
     )
     from selfplay.experiment import Experiment
-    from selfplay.rollout import collate, play, settle, turns_of
+    from selfplay.rollout import collate, play, score_and_pay, turns_of
     from selfplay.runs import load
 
 _HOMES = {
@@ -41,7 +41,7 @@ _HOMES = {
     ),
     "SelfplayError": "errors",
     "Experiment": "experiment",
-    **dict.fromkeys(("collate", "play", "settle", "turns_of"), "rollout"),
+    **dict.fromkeys(("collate", "play", "score_and_pay", "turns_of"), "rollout"),
     "load": "runs",
 }
 
@@ -64,7 +64,7 @@ __all__ = [  # what follows the version numbers; everything else may move
     "load",
     "make",
     "play",
-    "settle",
+    "score_and_pay",
     "train",
     "turns_of",
     "user",

@@ -15,10 +15,10 @@ from selfplay.config import PAID
 from selfplay.core import Game, Player, Policy, Referee, SelfplayError, Update
 from selfplay.evaluations.several import Several
 from selfplay.experiment import Experiment
-from selfplay.opponents.seating import Seating
+from selfplay.opponents.matchmaker import Matchmaker
 from selfplay.partials import check_partials
 from selfplay.rollout import check_seats
-from selfplay.updates.descent import Descent
+from selfplay.updates.gradient_step import GradientStep
 
 MISTAKES = (
     TypeError,
@@ -64,15 +64,15 @@ def build(cfg: DictConfig) -> Experiment:
         update: Update = _instance(cfg["update"])(policy=learner, reference=policies["reference"], roles=roles)
         check_partials(cfg["update"], "update")
     _check_teachers(update, seated)
-    if isinstance(descent := getattr(update, "descent", None), Descent):
-        descent.compare = Mismatch(learner)
+    if isinstance(gradient_step := getattr(update, "gradient_step", None), GradientStep):
+        gradient_step.compare = Mismatch(learner)
     check_answers(game, update, roles)
     _check_judged(game, referees)
     with _making("opponent"):
-        opponent: Seating = _instance(cfg.opponent)(
+        opponent: Matchmaker = _instance(cfg.opponent)(
             seated=seated, players=everybody, game=game, referees=referees, update=update
         )
-    return Experiment(game, opponent, policies, referees, update, make(cfg.outcomes, "outcomes"), evaluation_of(cfg))
+    return Experiment(game, opponent, policies, referees, update, make(cfg.rollout, "rollout"), evaluation_of(cfg))
 
 
 def evaluation_of(cfg: DictConfig) -> Any:
@@ -81,10 +81,14 @@ def evaluation_of(cfg: DictConfig) -> Any:
     Raises:
         SelfplayError: there are further ones, but none of the run's own.
     """
-    further = {str(name): make(node, f"evals.{name}") for name, node in cfg.evals.items() if node is not None}
+    further = {
+        str(name): make(node, f"extra_evals.{name}") for name, node in cfg.extra_evals.items() if node is not None
+    }
     if cfg.eval is None:
         if further:
-            raise SelfplayError(f"evals has {', '.join(further)}, but eval is none; make one of them the run's eval")
+            raise SelfplayError(
+                f"extra_evals has {', '.join(further)}, but eval is none; make one of them the run's eval"
+            )
         return None
     first = make(cfg.eval, "eval")
     return Several(first, further) if further else first

@@ -53,7 +53,7 @@ class Mismatch:
         Raises:
             SelfplayError: they differ by more than rounding explains.
         """
-        own = batch.mask & batch.own[:, None]
+        own = batch.mask & batch.on_policy[:, None]
         apart = ((logprobs.detach().cpu() - batch.logprobs).abs() * own).double()
         if not bool((apart > self.limit).any()):
             return
@@ -63,7 +63,8 @@ class Mismatch:
             name = type(self.policy).__name__
             raise SelfplayError(
                 f"the learner ({name}) gives a token {float(apart.view(-1)[worst]):.3g} nats more or less than its "
-                f"sampler did (drift), and rounding explains at most {float(allowed.view(-1)[worst]):.2g}, so what is "
+                f"sampler did (logprob_mismatch), and rounding explains "
+                f"at most {float(allowed.view(-1)[worst]):.2g}, so what is "
                 "sampled is not what learns; look for what the model computes besides its plain layers (an adapter, a "
                 "cache, a mask), try player.attention=eager or another player.lora, or choose another architecture"
             )
@@ -125,11 +126,11 @@ class FirstUpdate:
 def check_reference(metrics: Mapping[str, float]) -> None:
     """Raise SelfplayError unless the divergence from the reference was 0 on the first batch.
 
-    The sampler's log-probabilities differ from the learner's by at most the drift d, so those of a reference that is
+    The sampler's log-probabilities differ from the learner's by at most the mismatch d, so those of a reference that is
     the learner do too, and no term of k3 exceeds exp(d) - d - 1.
     """
-    drift = metrics.get("drift", math.inf)
-    rounding = math.expm1(drift) - drift if drift < 1 else math.inf
+    mismatch = metrics.get("logprob_mismatch", math.inf)
+    rounding = math.expm1(mismatch) - mismatch if mismatch < 1 else math.inf
     for name, value in metrics.items():
         if name.endswith("/kl") and value > rounding + 1e-6:
             raise SelfplayError(

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from selfplay.renamed import refused
 from selfplay.secrets import holds_secret, told
 
 ACTIONS = {  # flags of which Hydra takes one
@@ -31,6 +32,10 @@ def mistake(arguments: Sequence[str], folders: Sequence[Path]) -> str | None:
         for key, value in assignments(argument):
             if holds_secret(key.split("@")[0], value):
                 return told(key)
+    for argument in arguments:
+        for key, value in assignments(argument):
+            if (fault := refused(key, value)) is not None:
+                return fault
     for argument in arguments:
         if (fault := _no_choice(argument, groups)) is not None:
             return fault

@@ -45,7 +45,7 @@ def check_batch(episodes: Sequence[Episode], turns: Sequence[tuple[Episode, Turn
         episodes: all of the batch.
         turns: what is learnt, with their episodes.
     """
-    if not compares(update) or not all(episode.drawn for episode in episodes):
+    if not compares(update) or not all(episode.sampled for episode in episodes):
         return
     for role in dict.fromkeys(turn.ask.role for _, turn in turns):
         if _weight(update, role) == 0:
@@ -77,7 +77,7 @@ class Silence:
 
 
 def _weight(update: Any, role: str) -> float:
-    weights: Mapping[str, float] = getattr(getattr(update, "descent", None), "role_weights", {})
+    weights: Mapping[str, float] = getattr(getattr(update, "gradient_step", None), "role_weights", {})
     return weights.get(role, 1.0)
 
 

@@ -8,7 +8,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from selfplay.core import Episode, Game, Player, Policy, Referee, SelfplayError, Update
 from selfplay.loggers.logger import Logger
-from selfplay.opponents.seating import Seating
+from selfplay.opponents.matchmaker import Matchmaker
 from selfplay.options import Count, Device, Name, Period, Seed, Steps, Whole
 from selfplay.signature import Walk
 
@@ -31,24 +31,24 @@ OPTIONS: dict[str, Any] = {
     "resume": str | None,
     "sweep": str | None,
     "trust": str | Sequence[str] | None,
-    "watch": Name,
+    "progress_metric": Name,
     "optimized_metric": Name,
     "checkpoint": Checkpoints,
     "seats": Mapping[str, str],
     "game": Game,
-    "outcomes": Callable[[Game, Seating, int, int, str], list[Episode]],
+    "rollout": Callable[[Game, Matchmaker, int, int, str], list[Episode]],
     "reward": Referee | None,
     "quality": Referee | None,
     "probes": Mapping[str, Referee | None],
     "player": Policy,
     "players": Mapping[str, Player | None],
     "eval": Callable[..., Any] | None,
-    "evals": Mapping[str, Callable[..., Any] | None],
+    "extra_evals": Mapping[str, Callable[..., Any] | None],
     "logger": Mapping[str, Logger | None],
 }
 LAST: dict[str, tuple[type, tuple[str, ...]]] = {  # parts that are given what was made before them
     "update": (Update, ("policy", "reference", "roles")),
-    "opponent": (Seating, ("seated", "players", "game", "referees", "update")),
+    "opponent": (Matchmaker, ("seated", "players", "game", "referees", "update")),
 }
 
 

@@ -37,7 +37,7 @@ def user(text: str) -> tuple[Message, ...]:
     return ({"role": "user", "content": text},)
 
 
-def place_of(ask: Ask, text: str) -> int:
+def option_index(ask: Ask, text: str) -> int:
     """Which of the ask's options the text is.
 
     Raises:
@@ -123,7 +123,7 @@ class Episode:
         turns: every turn in the order of asking.
         returns: role -> return, where the game itself knows who won; None where only referees can say.
         weight: how many episodes it stands for; 1 where it was drawn.
-        drawn: whether it was drawn, or is one of all outcomes.
+        sampled: whether it was drawn, or is one of all outcomes.
         seats: role -> name of the player in it, also of roles that were not asked.
     """
 
@@ -131,7 +131,7 @@ class Episode:
     turns: list[Turn]
     returns: dict[str, float] | None = None
     weight: float = 1.0
-    drawn: bool = True
+    sampled: bool = True
     seats: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -149,8 +149,8 @@ class Batch:
         weights: [B] float32, how often each turn counts; 1 where episodes were drawn.
         roles: B names.
         choices: B tuples, `Reply.choices` of each turn; empty where the reply was written word after word.
-        drawn: whether the turns were drawn, or are of all outcomes.
-        taught: B flags, true where somebody else than the learner said it: nothing is known of its sampling, so its
+        sampled: whether the turns were drawn, or are of all outcomes.
+        off_policy: B flags, true where somebody else than the learner said it: nothing is known of its sampling, so its
             `logprobs` are 0. Empty: the learner said all of it.
     """
 
@@ -163,16 +163,16 @@ class Batch:
     weights: Tensor
     roles: tuple[str, ...]
     choices: tuple[tuple[tuple[int, ...], ...], ...]
-    drawn: bool = True
-    taught: tuple[bool, ...] = ()
+    sampled: bool = True
+    off_policy: tuple[bool, ...] = ()
 
     def __len__(self) -> int:
         return len(self.prompts)
 
     @property
-    def own(self) -> Tensor:
+    def on_policy(self) -> Tensor:
         """[B] bool: the learner's own turns."""
-        return ~torch.tensor(self.taught or (False,) * len(self), dtype=torch.bool)
+        return ~torch.tensor(self.off_policy or (False,) * len(self), dtype=torch.bool)
 
     def rows(self, index: Tensor) -> Batch:
         """The turns at `index` (int64), with columns cut to their longest reply."""
@@ -187,8 +187,8 @@ class Batch:
             self.weights[index],
             tuple(self.roles[i] for i in index.tolist()),
             tuple(self.choices[i] for i in index.tolist()),
-            self.drawn,
-            tuple(self.taught[i] for i in index.tolist()) if self.taught else (),
+            self.sampled,
+            tuple(self.off_policy[i] for i in index.tolist()) if self.off_policy else (),
         )
 
 
@@ -265,7 +265,7 @@ class Player(ABC):
             "play episodes instead"
         )
 
-    def take(self, asks: Sequence[Ask], places: Sequence[int]) -> list[Reply]:
+    def reply_with(self, asks: Sequence[Ask], places: Sequence[int]) -> list[Reply]:
         """What `act` would give if it replied each ask's option at the given place."""
         return [Reply(ask.options[place]) for ask, place in zip(asks, places, strict=True)]
 
@@ -277,13 +277,13 @@ class Policy(Player):
     def logprobs(self, batch: Batch) -> Tensor:
         """[B, T] log-probabilities of the batch's reply tokens, with gradient, 0 off the mask."""
 
-    def spell(self, ask: Ask, text: str) -> Reply:
+    def encode_reply(self, ask: Ask, text: str) -> Reply:
         """What somebody else replied to the ask, in this policy's own tokens and without a sampler's log-probs.
 
         Raises:
             SelfplayError: the text is none of the ask's options, or the policy cannot say it.
         """
-        return replace(self.take([ask], [place_of(ask, text)])[0], logprobs=())
+        return replace(self.reply_with([ask], [option_index(ask, text)])[0], logprobs=())
 
     def rounding(self, batch: Batch) -> Tensor:
         """[B, T] how far two computations of the batch's log-probabilities may be apart by rounding alone.
@@ -313,7 +313,7 @@ class Policy(Player):
         """Take the weights of a snapshot of this policy, in place."""
 
     @abstractmethod
-    def at(self, temperature: float) -> Player:
+    def with_temperature(self, temperature: float) -> Player:
         """The same policy, live, sampled at another temperature (0 is greedy)."""
 
     @abstractmethod
@@ -356,7 +356,8 @@ class Update(ABC):
         optimizer: what changes the policy's parameters.
         last_advantages: [B] of the last step's batch, for the transcripts; None where there is no such thing.
         frozen: policies that the rule remembers between steps, by name; a checkpoint holds them beside the learner.
-        teachers: names of players, beside the learner, whose turns the rule is given, too: a batch marks them `taught`.
+        teachers: names of players, beside the learner, whose turns the rule is given, too; a batch marks them
+            `off_policy`.
     """
 
     optimizer: Optimizer

@@ -55,8 +55,8 @@ def crossplay(args: argparse.Namespace) -> None:
     from selfplay.core import SelfplayError, at_least
     from selfplay.opponents.round_robin import enumerated, played
     from selfplay.runs.console import say
+    from selfplay.runs.crossplay_table import show
     from selfplay.runs.players import Choice, check_same_game, policies, run_folders, short_names
-    from selfplay.runs.standings import show
     from selfplay.theory.meta_game import analyse
 
     at_least(1, every=args.every)
@@ -83,7 +83,7 @@ def crossplay(args: argparse.Namespace) -> None:
     about = {
         "runs": [str(run.path) for run in runs],
         "game": type(arena.game).__name__,
-        "roles": list(arena.contested),
+        "roles": list(arena.learner_roles),
         "seed": None if args.exact else args.seed,
     }
     _write(folder, about, meta, analysis, nash_convs)
@@ -92,13 +92,13 @@ def crossplay(args: argparse.Namespace) -> None:
 def _arena(config: Any, game: Any, base: Any) -> Arena:
     """The first run's game and all in it but the learner."""
     from selfplay.building import others_of, referees_of
+    from selfplay.opponents.matchmaker import LEARNER
     from selfplay.opponents.round_robin import Arena
-    from selfplay.opponents.seating import LEARNER
 
     seated = {role: str(config.seats[role]) for role in game.roles}
-    contested = tuple(role for role, name in seated.items() if name == LEARNER)
+    learner_roles = tuple(role for role, name in seated.items() if name == LEARNER)
     rest = {**others_of(config), "reference": base}
-    return Arena(game, seated, contested, rest, referees_of(config), {LEARNER: base, "reference": base})
+    return Arena(game, seated, learner_roles, rest, referees_of(config), {LEARNER: base, "reference": base})
 
 
 def _made(folder: Path) -> Path:

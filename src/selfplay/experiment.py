@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfplay.core import Episode, Game, Policy, Referee, Update
-from selfplay.opponents.seating import Seating
+from selfplay.opponents.matchmaker import Matchmaker
 
 
 @dataclass(frozen=True)
@@ -16,16 +16,16 @@ class Experiment:
         opponent: who sits where, episode by episode; it knows all players by name.
         players: "learner" and "reference", for the referees.
         referees: score name -> referee.
-        outcomes: (game, opponent, step, episodes, key) -> a step's episodes, see `selfplay.outcomes`.
+        rollout: (game, opponent, step, episodes, key) -> a step's episodes, see `selfplay.enumeration`.
         evaluation: experiment -> an evaluation, see `selfplay.evaluations`; or None.
     """
 
     game: Game
-    opponent: Seating
+    opponent: Matchmaker
     players: Mapping[str, Policy]
     referees: Mapping[str, Referee]
     update: Update
-    outcomes: Callable[[Game, Seating, int, int, str], list[Episode]]
+    rollout: Callable[[Game, Matchmaker, int, int, str], list[Episode]]
     evaluation: Any
 
     @property

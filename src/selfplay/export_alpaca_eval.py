@@ -108,7 +108,7 @@ def outputs(policy: "Policy", questions: Sequence[Mapping[str, Any]], generator:
     """One record a question, in their order."""
     from selfplay.evaluations.answers import answers
 
-    replies = answers(policy.at(temperature), [row["instruction"] for row in questions], "alpaca_eval")
+    replies = answers(policy.with_temperature(temperature), [row["instruction"] for row in questions], "alpaca_eval")
     return [
         {"instruction": row["instruction"], "output": reply, "generator": generator}
         | ({"dataset": row["dataset"]} if "dataset" in row else {})

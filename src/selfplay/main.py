@@ -1,4 +1,4 @@
-"""Train by self-play: compose the config, then play -> settle -> collate -> update, and keep what happened.
+"""Train by self-play: compose the config, then play -> score_and_pay -> collate -> update, and keep what happened.
 
     python run.py                                       Language Self-Play of the embedded model, a minute or two
     python run.py -m game=lsp reward=rm,selfjudge       a sweep; with sweep=<name>, one that can be started again
@@ -36,7 +36,7 @@ def loop(experiment: Experiment, cfg: DictConfig, session: Session) -> None:
     from selfplay.checks import FirstUpdate
     from selfplay.comparisons import Silence, check_batch
     from selfplay.metrics import of_episodes, of_referees
-    from selfplay.rollout import collate, settle, spelled, turns_of
+    from selfplay.rollout import collate, encode_replies, score_and_pay, turns_of
     from selfplay.runs.console import say
 
     first = FirstUpdate(experiment.learner, fresh=session.done == 0, tell=say)
@@ -44,15 +44,15 @@ def loop(experiment: Experiment, cfg: DictConfig, session: Session) -> None:
     for step in session.remaining():
         start = time.perf_counter()
         experiment.opponent.before(step)
-        episodes = experiment.outcomes(experiment.game, experiment.opponent, step, cfg.episodes, f"{cfg.seed}/{step}")
+        episodes = experiment.rollout(experiment.game, experiment.opponent, step, cfg.episodes, f"{cfg.seed}/{step}")
         played = time.perf_counter()
         if step == session.done + 1:
             check_batch(episodes, turns_of(episodes, "learner"), experiment.update)
-        settle(experiment.game, episodes, experiment.referees, experiment.players)
+        score_and_pay(experiment.game, episodes, experiment.referees, experiment.players)
         scored = time.perf_counter()
         turns = turns_of(episodes, "learner", *experiment.update.teachers)
         first.before()
-        metrics = experiment.update.step(collate(spelled(turns, "learner", experiment.learner), "learner"))
+        metrics = experiment.update.step(collate(encode_replies(turns, "learner", experiment.learner), "learner"))
         first.after(metrics)
         session.note(silence.after(metrics))
         learnt = time.perf_counter()

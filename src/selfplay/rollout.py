@@ -97,7 +97,7 @@ def _answer(
     return {index: [slots[i] for i in range(len(slots))] for index, slots in answers.items()}
 
 
-def settle(
+def score_and_pay(
     game: Game, episodes: Sequence[Episode], referees: Mapping[str, Referee], players: Mapping[str, Policy]
 ) -> None:
     """Let every referee score its turns and the game pay them, in place.
@@ -150,14 +150,17 @@ def turns_of(episodes: Sequence[Episode], *players: str) -> list[tuple[Episode, 
     return [(episode, turn) for episode in episodes for turn in episode.turns if turn.player in players]
 
 
-def spelled(turns: Sequence[tuple[Episode, Turn]], learner: str, policy: Policy) -> list[tuple[Episode, Turn]]:
+def encode_replies(turns: Sequence[tuple[Episode, Turn]], learner: str, policy: Policy) -> list[tuple[Episode, Turn]]:
     """The turns, those of others than the player `learner` in the tokens of its policy: what was said is theirs.
 
     Raises:
         SelfplayError: the policy cannot say what somebody said.
     """
     return [
-        (episode, turn if turn.player == learner else replace(turn, reply=policy.spell(turn.ask, turn.reply.text)))
+        (
+            episode,
+            turn if turn.player == learner else replace(turn, reply=policy.encode_reply(turn.ask, turn.reply.text)),
+        )
         for episode, turn in turns
     ]
 
@@ -175,8 +178,8 @@ def collate(turns: Sequence[tuple[Episode, Turn]], learner: str | None = None) -
     if not turns:
         raise SelfplayError("the learner had no turn in this step; seat it in a role, or play more episodes a step")
     lengths = [len(turn.reply.reply_ids) for _, turn in turns]
-    taught = tuple(learner is not None and turn.player != learner for _, turn in turns)
-    for (_, turn), length, other in zip(turns, lengths, taught, strict=True):
+    off_policy = tuple(learner is not None and turn.player != learner for _, turn in turns)
+    for (_, turn), length, other in zip(turns, lengths, off_policy, strict=True):
         if length == 0 or (not other and len(turn.reply.logprobs) != length):
             raise SelfplayError(
                 f"a {turn.ask.role} turn has {length} tokens and {len(turn.reply.logprobs)} log-probs; "
@@ -196,8 +199,8 @@ def collate(turns: Sequence[tuple[Episode, Turn]], learner: str | None = None) -
         groups=torch.tensor([numbers.setdefault(_group(e, t.ask), len(numbers)) for e, t in turns]),
         roles=tuple(turn.ask.role for _, turn in turns),
         choices=tuple(turn.reply.choices for _, turn in turns),
-        drawn=all(episode.drawn for episode, _ in turns),
-        taught=taught if any(taught) else (),
+        sampled=all(episode.sampled for episode, _ in turns),
+        off_policy=off_policy if any(off_policy) else (),
     )
 
 

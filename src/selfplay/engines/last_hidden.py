@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from selfplay.engines.llama.layers import can_pack, lay, states_at
+from selfplay.engines.llama.layers import can_pack, choose_layout, states_at
 from selfplay.models.structure import body_of
 
 Text = tuple[int, ...]
@@ -52,7 +52,7 @@ def _packed(model: PreTrainedModel, texts: Sequence[Text]) -> Tensor:
         replies[row, : len(rest)] = torch.tensor(rest)
     mask = torch.arange(replies.shape[1]) < lengths[:, None]
     prompts = [torch.tensor(text[:n], dtype=torch.int64) for text, n in zip(texts, shared, strict=True)]
-    packed = lay(model, prompts, replies, mask)
+    packed = choose_layout(model, prompts, replies, mask)
     ends = packed.mask.sum(1, keepdim=True) - 1
     columns = packed.columns.gather(1, ends)[:, 0] + 1  # behind the one that predicts the last token
     return states_at(model, packed, packed.rows[:, 0], columns)[packed.owner]

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from selfplay.engines.last_hidden import last_states
-from selfplay.engines.llama.layers import can_pack, lay, states_at
+from selfplay.engines.llama.layers import can_pack, choose_layout, states_at
 from selfplay.engines.truncation import ALL, Truncation
 from selfplay.models.structure import body_of, is_plain
 
@@ -51,7 +51,7 @@ def reply_logprobs(
     """
     if not can_pack(model):
         return plain_logprobs(model, prompts, replies, mask, temperature, truncation)
-    packed = lay(model, prompts, replies, mask)
+    packed = choose_layout(model, prompts, replies, mask)
     there = packed.mask
     states = states_at(model, packed, packed.rows[there], packed.columns[there])
     found = _of_states(model, states, packed.replies[there], temperature, truncation)

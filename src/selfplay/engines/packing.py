@@ -27,7 +27,10 @@ WIDER = (1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.5, 3.0)  # rows are so many time
 EVEN = 1024  # whichever costs least: a token costs as much as attention to so many places of its row
 LONG = 400  # tokens of a row that is read branch by branch; shorter ones are as fast under the mask, in bfloat16 faster
 WHOLE = 8192  # tokens of such a row at most
-PROBES = (320, 90)  # tokens: more than the local windows of older architectures, and few enough for `trunk._Written`
+PROBES = (
+    320,
+    90,
+)  # tokens: more than the local windows of older architectures, and few enough for `trunk._EagerAttention`
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ def _is_alone(model: PreTrainedModel, states_at: Callable[..., Tensor], most: in
     prompts, said = [prompt, prompt, short], [ids[length // 2 : -9], ids[-9:], ids[-16:-9]]
     replies = pad_sequence(said, batch_first=True)
     mask = torch.arange(replies.shape[1]) < torch.tensor(list(map(len, said)))[:, None]
-    forest = Forest(prompts, replies, mask)
+    forest = PackingPlanner(prompts, replies, mask)
     plan = forest.apart()
     if not branched:
         trees = [tree for row in plan.rows for tree in row]
@@ -145,8 +148,8 @@ def full_attention(model: PreTrainedModel) -> bool:
 
 
 def pack(prompts: Sequence[Tensor], replies: Tensor, mask: Tensor) -> Packed:
-    """Lay B replies behind their prompts, in the rows that cost least under a mask; see `Forest`."""
-    forest = Forest(prompts, replies, mask)
+    """Lay B replies behind their prompts, in the rows that cost least under a mask; see `PackingPlanner`."""
+    forest = PackingPlanner(prompts, replies, mask)
     return forest.laid(forest.close())
 
 
@@ -163,7 +166,7 @@ class Plan:
     branched: bool
 
 
-class Forest:
+class PackingPlanner:
     """Replies by their prompts; one that was given twice is there once.
 
     Args:

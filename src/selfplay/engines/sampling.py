@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 
 from selfplay.core import SelfplayError
 from selfplay.engines.llama.decoder import Decoder
-from selfplay.engines.llama.kv_sharing import Shared, Threads
+from selfplay.engines.llama.kv_sharing import DecodeState, PrefixShared
 from selfplay.engines.mixture import MixedModel
-from selfplay.engines.transformers.decode import Plain, Prompt
+from selfplay.engines.transformers.decode import HFDecodeState, Prompt
 from selfplay.engines.truncation import ALL, Truncation
 
 BLOCK = 256  # tokens of the vocabulary whose probabilities are added up first
@@ -32,7 +32,7 @@ class Sampled:
     logprobs: tuple[float, ...]
 
 
-def dice(key: str, count: int) -> np.ndarray:
+def uniforms(key: str, count: int) -> np.ndarray:
     """[count] uniforms in [0, 1), float64, a pure function of the key."""
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "little")
     return np.random.Generator(np.random.Philox(key=seed)).random(count)
@@ -145,9 +145,9 @@ class _Writing:
         self, model: Any, prompts: Sequence[Prompt], keys: Sequence[str], max_tokens: int, rows: int, pad: int
     ) -> None:
         shared = isinstance(model, Decoder)
-        self.threads: Threads = Shared(model, max_tokens) if shared else Plain(model, max_tokens, pad)
+        self.state: DecodeState = PrefixShared(model, max_tokens) if shared else HFDecodeState(model, max_tokens, pad)
         self.device, self.prompts, self.rows = model.device, prompts, rows
-        self.uniforms = torch.from_numpy(np.stack([dice(key, max_tokens) for key in keys]))
+        self.uniforms = torch.from_numpy(np.stack([uniforms(key, max_tokens) for key in keys]))
         self.said = torch.zeros(len(prompts), max_tokens, dtype=torch.int64)
         self.logps = torch.zeros(len(prompts), max_tokens)
         self.lengths = torch.zeros(len(prompts), dtype=torch.int64)
@@ -159,12 +159,12 @@ class _Writing:
     def logits(self) -> Tensor | None:
         """Of each reply's next token [W, V], after reading the last ones and taking in who waits; None at the end."""
         rows = len(self.tokens)
-        found = [self.threads.step(self.tokens.to(self.device))] if rows else []
+        found = [self.state.step(self.tokens.to(self.device))] if rows else []
         if self.queue and (not rows or self._has_room()):
             some = self._next()
             where: dict[Prompt, int] = {}
             behind = [rows + where.setdefault(self.prompts[i], len(where)) for i in some]
-            found.append(self.threads.admit(list(where)))
+            found.append(self.state.admit(list(where)))
             self.who = torch.cat([self.who, torch.tensor(some)])
             self.row = torch.cat([self.row, torch.tensor(behind)])
             self.tokens = torch.cat([self.tokens, torch.zeros(len(where), dtype=torch.int64)])
@@ -179,14 +179,14 @@ class _Writing:
         some = [self.queue.popleft()]
         length = len(self.prompts[some[0]])
         while self.queue and len(self.who) + len(some) < self.rows:
-            if not self.threads.together and len(self.prompts[self.queue[0]]) != length:
+            if not self.state.together and len(self.prompts[self.queue[0]]) != length:
                 break
             some.append(self.queue.popleft())
         return some
 
     def _has_room(self) -> bool:
         """Whether others are taken in beside those that are being written."""
-        return bool(self.queue) and self.threads.refills and 2 * len(self.who) <= self.rows
+        return bool(self.queue) and self.state.refills and 2 * len(self.who) <= self.rows
 
     def say(self, tokens: Tensor, logps: Tensor) -> None:
         """Write down each reply's next token [W]."""
@@ -205,7 +205,7 @@ class _Writing:
         source, said = pairs // MANY, pairs % MANY
         rows, followed = len(self.tokens), len(source.unique_consecutive())
         if followed < len(source) or (followed < rows and (self._has_room() or LEAVE * (rows - followed) >= rows)):
-            self.threads.keep(source.to(self.device))
+            self.state.keep(source.to(self.device))
             self.row, self.tokens = follows, said
         else:
             self.tokens = torch.zeros_like(self.tokens).index_copy_(0, source, said)

@@ -12,7 +12,7 @@ from selfplay.games.dataset import Dataset
 from selfplay.options import Period, Range
 from selfplay.players.nature import Deal
 from selfplay.referees.verifier import Verifier
-from selfplay.rollout import play, settle
+from selfplay.rollout import play, score_and_pay
 from selfplay.tasks.task import Item, Task
 from selfplay.theory import intervals
 
@@ -92,9 +92,9 @@ class HeldOut:
     def score(self, policy: Policy) -> Score:
         """The policy's answers to the held-out questions."""
         game, truth = Dataset(answers=1, quality_weight=0.0), Verifier(self.task)
-        seats = {"chance": self.nature, "solver": policy.at(self.temperature)}
+        seats = {"chance": self.nature, "solver": policy.with_temperature(self.temperature)}
         episodes = play(game, seats, range(len(self.items)), key="eval")
-        settle(game, episodes, {"reward": truth}, {})
+        score_and_pay(game, episodes, {"reward": truth}, {})
         return Score(tuple(e.turns[1].scores["reward"] >= 1 for e in episodes), self.items)
 
 

@@ -44,7 +44,7 @@ class InstructionFollowing:
         self.task, self.temperature, self.every = task, temperature, every
 
     def __call__(self, experiment: Experiment) -> dict[str, object]:
-        player = experiment.opponent.main.at(self.temperature)
+        player = experiment.opponent.main.with_temperature(self.temperature)
         return self.summary(answers(player, [prompt.text for prompt in self.task.asked], "eval/ifbench"))
 
     def gain(self, before: Mapping[str, object], after: Mapping[str, object]) -> dict[str, object]:

@@ -31,7 +31,7 @@ class Several:
         found: dict[str, object] = self.first(experiment)
         if taken := set(found) & set(self.further):
             name = min(taken)
-            raise SelfplayError(f"evals.{name} has the name of a figure of the run's eval; call it otherwise")
+            raise SelfplayError(f"extra_evals.{name} has the name of a figure of the run's eval; call it otherwise")
         return {**found, **{name: evaluation(experiment) for name, evaluation in self.further.items()}}
 
     def gain(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, object]:

@@ -7,10 +7,10 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Annotated
 
 from selfplay.core import SelfplayError, at_least
-from selfplay.opponents.seating import check_contested, rotated
+from selfplay.opponents.matchmaker import check_learner_roles, rotated
 from selfplay.opponents.table import earned, results
 from selfplay.options import Name, Period, Range, Seed
-from selfplay.rollout import play, settle
+from selfplay.rollout import play, score_and_pay
 from selfplay.theory import intervals
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Versus:
 
     def __call__(self, experiment: Experiment) -> dict[str, object]:
         opponent = experiment.opponent
-        check_contested(opponent.contested)
+        check_learner_roles(opponent.learner_roles)
         if self.name not in opponent.players:
             raise SelfplayError(f"eval.name is '{self.name}', but the players are {', '.join(opponent.players)}")
         players = {**opponent.players, "learner": opponent.main}
@@ -50,17 +50,17 @@ class Versus:
             players,
             range(self.episodes),
             f"{self.seed}/versus",
-            lambda index: rotated(opponent.seated, opponent.contested, index, lambda role: self.name),
+            lambda index: rotated(opponent.seated, opponent.learner_roles, index, lambda role: self.name),
         )
-        settle(experiment.game, episodes, experiment.referees, experiment.players)
+        score_and_pay(experiment.game, episodes, experiment.referees, experiment.players)
         gained, signed, paid = [], [], []
         for episode in episodes:
-            mine = [r for r in results(episode, opponent.contested) if r[:2] == ("learner", self.name)]
+            mine = [r for r in results(episode, opponent.learner_roles) if r[:2] == ("learner", self.name)]
             gained.append(
                 fmean(r[2] for r in mine)
             )  # several where there are more than two roles: one game all the same
             signed.append(2 * fmean(r[3] for r in mine) - 1)
-            paid += [earned(episode)[role] for role in opponent.contested]
+            paid += [earned(episode)[role] for role in opponent.learner_roles]
         better, worse = sum(max(x, 0.0) for x in signed), sum(max(-x, 0.0) for x in signed)
         low, high = intervals.change(better, worse, len(signed))
         return {

@@ -64,8 +64,8 @@ class WinRate:
         if self.opponent not in players:
             raise SelfplayError(f"eval.opponent is '{self.opponent}', but the players are {', '.join(players)}")
         other = players[self.opponent]
-        ours = answers(experiment.opponent.main.at(self.temperature), self.questions, "eval/win_rate")
-        cooler = other.at(self.temperature) if isinstance(other, Policy) else other
+        ours = answers(experiment.opponent.main.with_temperature(self.temperature), self.questions, "eval/win_rate")
+        cooler = other.with_temperature(self.temperature) if isinstance(other, Policy) else other
         theirs = answers(cooler, self.questions, "eval/win_rate")
         return self.summary(ours, theirs, experiment.players)
 

@@ -3,7 +3,7 @@
 import re
 
 from selfplay.core import Ask, Episode, Game, Play, SelfplayError, at_least, score, user
-from selfplay.games.challenger_pay import ChallengerPay
+from selfplay.games.challenger_rewards import ChallengerPay
 from selfplay.options import Count, Name, NotNegative
 
 SPARK = "{spark}"

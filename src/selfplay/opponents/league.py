@@ -15,11 +15,11 @@ import numpy as np
 
 from selfplay import digests
 from selfplay.core import Episode, Game, Player, Policy, Referee, SelfplayError, Update, at_least
+from selfplay.opponents.matchmaker import LEARNER, Matchmaker, Seats, check_learner_roles, rotated
 from selfplay.opponents.rules import Rule
-from selfplay.opponents.seating import LEARNER, Seating, Seats, check_contested, rotated
 from selfplay.opponents.table import Table, pairs, results
 from selfplay.options import Period, Seed, Share, Steps, Whole
-from selfplay.rollout import play, settle
+from selfplay.rollout import play, score_and_pay
 from selfplay.theory.strategies import expected_returns, strategy_of
 from selfplay.theory.tree import Tree, enumerate_game
 
@@ -27,7 +27,7 @@ BASE = "step-000000"  # the first member: the learner before the first step
 ASIDE = "main-"  # before the name of a policy that the main learner's update remembers, while an exploiter is learning
 
 
-class League(Seating):
+class League(Matchmaker):
     """The learner against its own past: in each episode it takes one of its roles, drawn members take the others.
 
     Every `every` steps a snapshot joins. With `restart` the learner then begins again from the base, as an oracle of
@@ -81,7 +81,7 @@ class League(Seating):
                 f"opponent.restart is true and opponent.exploit is {exploit}, but after an exploiter the main "
                 "learner goes on where it was; take one of the two"
             )
-        check_contested(self.contested)
+        check_learner_roles(self.learner_roles)
         self.game, self.referees, self.update, self.rule = game, referees, update, rule
         self.every, self.latest, self.restart, self.exploit = every, latest, restart, exploit
         self.matches, self.exact, self.memory, self.seed = matches, exact, memory, seed
@@ -94,7 +94,7 @@ class League(Seating):
         assert isinstance(base, Policy)
         self.base, self.fresh = base, copy.deepcopy(update.state_dict())
         self.population: dict[str, Policy] = {}
-        self.table = Table([LEARNER], len(self.contested))
+        self.table = Table([LEARNER], len(self.learner_roles))
         self.aside: tuple[Policy, dict[str, Any]] | None = None  # the main learner while an exploiter is learning
         self._tree: Tree | None = None
         self._join(BASE, base)
@@ -123,21 +123,21 @@ class League(Seating):
             rng = Random(f"{self.seed}/{step}/{index}/opponents")
             if rng.random() < alone:
                 return self.seated
-            return rotated(self.seated, self.contested, index, lambda role: rng.choices(names, weights)[0])
+            return rotated(self.seated, self.learner_roles, index, lambda role: rng.choices(names, weights)[0])
 
         return seat
 
-    def lineups(self, step: int) -> list[tuple[Seats, float]]:
+    def enumerate_seatings(self, step: int) -> list[tuple[Seats, float]]:
         names = list(self.population)
         weights, alone = self._draws(step, names)
         likely = [(name, weight) for name, weight in zip(names, weights, strict=True) if weight > 0]
         found: list[tuple[Seats, float]] = [(self.seated, alone)] if alone else []
-        for mine in self.contested if alone < 1 else ():
-            others = [role for role in self.contested if role != mine]
+        for mine in self.learner_roles if alone < 1 else ():
+            others = [role for role in self.learner_roles if role != mine]
             for members in product(likely, repeat=len(others)):
                 taken = dict(zip(others, (name for name, _ in members), strict=True))
                 share = math.prod(weight for _, weight in members)
-                found.append(({**self.seated, **taken}, (1 - alone) * share / len(self.contested)))
+                found.append(({**self.seated, **taken}, (1 - alone) * share / len(self.learner_roles)))
         return found
 
     def _draws(self, step: int, names: Sequence[str]) -> tuple[list[float], float]:
@@ -168,7 +168,7 @@ class League(Seating):
         self.table.fade(LEARNER, self.memory)
         met: dict[str, list[tuple[float, float]]] = {}
         for episode in episodes:
-            found = [r for r in results(episode, self.contested) if r[0] != r[1]]
+            found = [r for r in results(episode, self.learner_roles) if r[0] != r[1]]
             self.table.record([r for r in found if LEARNER in r[:2]], episode.weight)
             for name, other, gained, _ in found:
                 if name == LEARNER:
@@ -213,24 +213,24 @@ class League(Seating):
 
         count = len(others) * self.matches
         episodes = play(self.game, self.players, range(count), f"{self.seed}/{name}/matches", seat)
-        settle(self.game, episodes, self.referees, {LEARNER: self.learner, "reference": self.base})
+        score_and_pay(self.game, episodes, self.referees, {LEARNER: self.learner, "reference": self.base})
         for episode in episodes:
-            self.table.record(results(episode, self.contested))
+            self.table.record(results(episode, self.learner_roles))
 
     def _facing(self, name: str, other: str, index: int) -> Seats:
         """`name` in the index-th of the learner's roles, `other` in the rest of them."""
-        mine = self.contested[index % len(self.contested)]
-        return {r: (name if r == mine else other) if r in self.contested else n for r, n in self.seated.items()}
+        mine = self.learner_roles[index % len(self.learner_roles)]
+        return {r: (name if r == mine else other) if r in self.learner_roles else n for r, n in self.seated.items()}
 
     def _enumerate(self, name: str) -> None:
         """The same by enumeration: no game is played."""
         self._tree = self._tree or enumerate_game(self.game)
         for other in self.population:
-            for index in range(len(self.contested)):
+            for index in range(len(self.learner_roles)):
                 seats = self._facing(name, other, index)
                 strategy = strategy_of(self._tree, {role: self.players[n] for role, n in seats.items()})
                 paid = expected_returns(self._tree, strategy)
-                self.table.record(pairs({role: seats[role] for role in self.contested}, paid))
+                self.table.record(pairs({role: seats[role] for role in self.learner_roles}, paid))
 
     # --- on disk ------------------------------------------------------------------------------------------------------
 

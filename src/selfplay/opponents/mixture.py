@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from selfplay.core import Player, Policy
-from selfplay.opponents.seating import LEARNER, Against, Seats
+from selfplay.opponents.matchmaker import LEARNER, Against, Seats
 from selfplay.options import Share
 from selfplay.players.mixture import GeometricMixture
 

@@ -7,9 +7,9 @@ from statistics import mean
 import numpy as np
 
 from selfplay.core import Episode, Game, Player, Policy, Referee, SelfplayError, at_least
-from selfplay.opponents.seating import Seats, check_contested
+from selfplay.opponents.matchmaker import Seats, check_learner_roles
 from selfplay.opponents.table import earned
-from selfplay.rollout import play, settle
+from selfplay.rollout import play, score_and_pay
 from selfplay.theory.exploitability import nash_conv
 from selfplay.theory.meta_game import Meeting, MetaGame, from_expectations, from_games
 from selfplay.theory.strategies import flat, histories, strategy_of, unflat
@@ -24,44 +24,44 @@ class Arena:
 
     Attributes:
         game: the rules.
-        seated: role -> name; the roles of `contested` are the population's, the others belong to `others`.
-        contested: the roles that the population plays, at least two.
+        seated: role -> name; the roles of `learner_roles` are the population's, the others belong to `others`.
+        learner_roles: the roles that the population plays, at least two.
         others: name -> player, for the other roles.
         referees: score name -> referee, where the game pays by scores.
         judges: "learner" and "reference", for the referees.
 
     Raises:
-        SelfplayError: fewer than two roles are contested.
+        SelfplayError: fewer than two roles are learner_roles.
     """
 
     game: Game
     seated: Seats
-    contested: tuple[str, ...]
+    learner_roles: tuple[str, ...]
     others: Mapping[str, Player]
     referees: Mapping[str, Referee]
     judges: Mapping[str, Policy]
 
     def __post_init__(self) -> None:
-        check_contested(self.contested)
+        check_learner_roles(self.learner_roles)
 
 
 def played(arena: Arena, players: Mapping[str, Player], games: int, seed: int) -> MetaGame:
     """Play every ordered pairing, everybody against itself included, all side by side.
 
-    In the games of (i, j), i has one of the contested roles, which take turns, and j the rest of them.
+    In the games of (i, j), i has one of the learner_roles roles, which take turns, and j the rest of them.
 
     Args:
         players: the population, by name.
-        games: of each ordered pairing; rounded up to a multiple of the contested roles, so that none counts more.
+        games: of each ordered pairing; rounded up to a multiple of the learner_roles roles, so that none counts more.
         seed: of the luck.
 
     Raises:
-        SelfplayError: fewer than 2 games, or what `play` and `settle` raise.
+        SelfplayError: fewer than 2 games, or what `play` and `score_and_pay` raise.
     """
     at_least(2, games=games)
-    games += -games % len(arena.contested)
+    games += -games % len(arena.learner_roles)
     meetings = list(_meetings(arena, list(players.values()), games, seed))
-    return from_games(list(players), meetings, seed, len(arena.contested))
+    return from_games(list(players), meetings, seed, len(arena.learner_roles))
 
 
 def _meetings(arena: Arena, players: Sequence[Player], games: int, seed: int) -> Iterator[Meeting]:
@@ -70,16 +70,16 @@ def _meetings(arena: Arena, players: Sequence[Player], games: int, seed: int) ->
 
     def who(index: int) -> tuple[int, int, str]:
         pairing, turn = divmod(index, games)
-        return *divmod(pairing, n), arena.contested[turn % len(arena.contested)]
+        return *divmod(pairing, n), arena.learner_roles[turn % len(arena.learner_roles)]
 
     def seat(index: int) -> Seats:
         i, j, mine = who(index)
-        return {**arena.seated, **{role: _key(i if role == mine else j) for role in arena.contested}}
+        return {**arena.seated, **{role: _key(i if role == mine else j) for role in arena.learner_roles}}
 
     for start in range(0, count, SIDE_BY_SIDE):
         indices = range(start, min(start + SIDE_BY_SIDE, count))
         episodes = play(arena.game, everybody, indices, f"{seed}/crossplay", seat)
-        settle(arena.game, episodes, arena.referees, arena.judges)
+        score_and_pay(arena.game, episodes, arena.referees, arena.judges)
         for episode in episodes:
             yield _meeting(*who(episode.index), _paid(arena, episode))
 
@@ -91,13 +91,13 @@ def _key(place: int) -> str:
 
 def _paid(arena: Arena, episode: Episode) -> dict[str, float]:
     paid = earned(episode)
-    for role in arena.contested:
+    for role in arena.learner_roles:
         if role not in paid:
             raise SelfplayError(
                 f"{type(arena.game).__name__} paid the role '{role}' nothing in an episode, as it was not asked; "
                 "let the game return what every role gets"
             )
-    return {role: paid[role] for role in arena.contested}
+    return {role: paid[role] for role in arena.learner_roles}
 
 
 def _meeting(i: int, j: int, mine: str, paid: Mapping[str, float]) -> Meeting:
@@ -129,7 +129,7 @@ def enumerated(
     seats = [{role: fixed.get(role, player) for role in tree.roles} for player in players.values()]
     vectors = [flat(tree, strategy_of(tree, seat)) for seat in seats]
     owner = np.repeat(tree.owner, tree.sizes)
-    rows = [tree.roles.index(role) for role in arena.contested]
+    rows = [tree.roles.index(role) for role in arena.learner_roles]
     n, k = len(players), len(rows)
     alone, rest, scores = np.zeros((n, n)), np.zeros((n, n)), np.zeros((n, n))
     for i, j in np.ndindex(n, n):

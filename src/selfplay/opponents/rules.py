@@ -6,7 +6,7 @@ from typing import Annotated, Protocol
 import numpy as np
 
 from selfplay.core import SelfplayError, at_least
-from selfplay.opponents.seating import LEARNER
+from selfplay.opponents.matchmaker import LEARNER
 from selfplay.opponents.table import Table
 from selfplay.options import Count, Range
 

@@ -12,15 +12,15 @@ from torch import Tensor
 from torch.nn import Parameter
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from selfplay.core import Ask, Batch, Message, Policy, Reply, SelfplayError, at_least, place_of
-from selfplay.engines.llama.layers import can_pack, has_trunk
+from selfplay.core import Ask, Batch, Message, Policy, Reply, SelfplayError, at_least, option_index
+from selfplay.engines.llama.layers import can_pack, has_own_layers
 from selfplay.engines.llama.writer import can_decode, forget_writer, writer
 from selfplay.engines.logprobs import Menu, choice_logprobs, next_logprobs, reply_logprobs
 from selfplay.engines.rounding import of_menus, of_replies
 from selfplay.engines.sampling import choose as draw
-from selfplay.engines.sampling import dice, sample
-from selfplay.engines.transformers import gradient_checkpointing as recompute
+from selfplay.engines.sampling import sample, uniforms
 from selfplay.engines.transformers.decode import way_of
+from selfplay.engines.transformers.gradient_checkpointing import checkpointed, prepare
 from selfplay.engines.truncation import Truncation
 from selfplay.models import checkpoints
 from selfplay.models.adapters import Adapter
@@ -45,7 +45,7 @@ class LanguageModel(Policy):
         top_k, top_p, min_p: which tokens may be said, see `selfplay.engines.truncation`.
         stop: texts that end a reply; the text that the game reads ends before the first of them.
         max_tokens: longest reply.
-        rows: replies sampled side by side; lower it when memory runs out.
+        batch_size: replies sampled side by side; lower it when memory runs out.
         lora: arguments of `peft.LoraConfig`, or None for full fine-tuning; where `path` is an adapter, None takes it
             as it is. The adapter is in float32 whatever the weights under it are.
         choose: what is done with an ask's options: "likelihood" takes one of them, each as likely as the model finds it
@@ -57,9 +57,10 @@ class LanguageModel(Policy):
         chat: what the chat template is told beside the messages.
         attention: the kernel: "sdpa", "eager" or "flash_attention_2". The last knows no mask of ours, so replies to one
             prompt do not share its reading there (see `selfplay.engines.packing`).
-        checkpointing: whether layers are run again in the backward pass instead of remembered: less memory, more time.
+        gradient_checkpointing: whether layers are run again in the backward pass instead of remembered: less
+            memory, more time.
         dtype: of the weights, a name such as "float32".
-        compute: of the products of float32 weights, "bfloat16" where the processor has it (learning keeps float32
+        compute_dtype: of the products of float32 weights, "bfloat16" where the processor has it (learning keeps float32
             weights); None: as the weights.
         device: "cpu", "cuda", ...
         seed: of the adapter's initial weights.
@@ -71,27 +72,27 @@ class LanguageModel(Policy):
     def __init__(
         self,
         path: Name,
-        temperature: Temperature,
-        top_k: Annotated[Whole, Unlike(1, "0 for all tokens, or 2 or more: of one alone nothing could be learnt")],
-        top_p: Annotated[float, Range(0.01, 1)],
-        min_p: Annotated[float, Range(0, 1, below=True)],
-        stop: Sequence[Name],
-        max_tokens: Count,
-        rows: Count,
-        choose: Annotated[str, OneOf("likelihood", "text")],
-        pattern: Annotated[str, Expression()] | None,
-        lora: Mapping[str, Any] | None,
-        chat: Mapping[str, Any],
-        attention: str,
-        checkpointing: bool,
-        dtype: Dtype,
-        compute: str | None,
-        device: Name,
-        seed: Seed,
+        temperature: Temperature = 1.0,
+        top_k: Annotated[Whole, Unlike(1, "0 for all tokens, or 2 or more: of one alone nothing could be learnt")] = 0,
+        top_p: Annotated[float, Range(0.01, 1)] = 1.0,
+        min_p: Annotated[float, Range(0, 1, below=True)] = 0.0,
+        stop: Sequence[Name] = (),
+        max_tokens: Count = 256,
+        batch_size: Count = 64,
+        choose: Annotated[str, OneOf("likelihood", "text")] = "likelihood",
+        pattern: Annotated[str, Expression()] | None = None,
+        lora: Mapping[str, Any] | None = None,
+        chat: Mapping[str, Any] | None = None,
+        attention: str = "sdpa",
+        gradient_checkpointing: bool = False,
+        dtype: Dtype = "float32",
+        compute_dtype: str | None = None,
+        device: Name = "cpu",
+        seed: Seed = 0,
     ) -> None:
         if temperature <= 0:
             raise SelfplayError(f"player.temperature is {temperature}; a learner explores, so it must be above 0")
-        at_least(1, max_tokens=max_tokens, rows=rows)
+        at_least(1, max_tokens=max_tokens, batch_size=batch_size)
         if choose not in CHOOSE:
             raise SelfplayError(f"player.choose is '{choose}'; take one of {', '.join(CHOOSE)}")
         self.choose, self.pattern = choose, _compiled(pattern)
@@ -105,14 +106,14 @@ class LanguageModel(Policy):
         self.truncation, self.stop = Truncation(top_k, top_p, min_p), tuple(stop)
         if not all(isinstance(text, str) and text for text in stop):
             raise SelfplayError(f"player.stop is {list(stop)}; give texts of at least one character")
-        self.compute = _compute(compute, dtype)
+        self.compute_dtype = _compute(compute_dtype, dtype)
         self.tokenizer: PreTrainedTokenizerBase = tokenizer_at(path)
         base, saved, missing = load_base(AutoModelForCausalLM, path, dtype, device, attention)
         self.model: PreTrainedModel = base
         check_architecture(self.model, path)
-        self.chat, self.checkpointing = Chat(self.tokenizer, chat), checkpointing
-        if checkpointing:
-            recompute.prepare(self.model, path)
+        self.chat, self.gradient_checkpointing = Chat(self.tokenizer, chat or {}), gradient_checkpointing
+        if gradient_checkpointing:
+            prepare(self.model, path)
         self.adapter: Adapter | None = None
         if lora is not None or saved is not None:
             self.adapter = Adapter(base, lora, seed, None if saved is None else path, missing)
@@ -121,7 +122,7 @@ class LanguageModel(Policy):
             checkpoints.check_kept(base, path)
         if not can_decode(self.model):
             way_of(self.model)  # refused now, where none is right
-        self.temperature, self.max_tokens, self.rows = temperature, max_tokens, rows
+        self.temperature, self.max_tokens, self.batch_size = temperature, max_tokens, batch_size
         self.frozen_adapter: dict[str, Tensor] | None = None
         self._rendered: dict[tuple[tuple[str, str], ...], tuple[int, ...]] = {}
         self._encoded: dict[str, tuple[int, ...]] = {}
@@ -140,14 +141,14 @@ class LanguageModel(Policy):
         if written:
             with self._passes():
                 sampled = sample(
-                    writer(self.model, self.compute, keep=self.frozen_adapter is None),
+                    writer(self.model, self.compute_dtype, keep=self.frozen_adapter is None),
                     [prompts[i] for i in written],
                     [asks[i].key for i in written],
                     self.temperature,
                     self.max_tokens,
                     self.stop_ids,
                     self.pad_id,
-                    self.rows,
+                    self.batch_size,
                     self.truncation,
                     self._stopped if self.stop else None,
                 )
@@ -183,11 +184,11 @@ class LanguageModel(Policy):
         menus = [self._menu(ask, prompt) for ask, prompt in zip(asks, prompts, strict=True)]
         replies = []
         for ask, (prompt, choices), logp in zip(asks, menus, self._menu_logprobs(menus), strict=True):
-            token, taken = draw(logp[None], torch.from_numpy(dice(ask.key, 1)), float(self.temperature > 0))
+            token, taken = draw(logp[None], torch.from_numpy(uniforms(ask.key, 1)), float(self.temperature > 0))
             replies.append(Reply(ask.options[int(token)], prompt, (int(token),), (float(taken),), choices))
         return replies
 
-    def take(self, asks: Sequence[Ask], places: Sequence[int]) -> list[Reply]:
+    def reply_with(self, asks: Sequence[Ask], places: Sequence[int]) -> list[Reply]:
         menus = [self._menu(ask, self.render(ask.messages)) for ask in asks]
         return [
             Reply(ask.options[place], prompt, (place,), (float(logp[place]),), choices)
@@ -197,12 +198,12 @@ class LanguageModel(Policy):
     @torch.no_grad()
     def _menu_logprobs(self, menus: Sequence[Menu]) -> list[Tensor]:
         with self._passes():
-            return [p.cpu() for p in choice_logprobs(self.model, menus, self.temperature or 1.0, self.rows)]
+            return [p.cpu() for p in choice_logprobs(self.model, menus, self.temperature or 1.0, self.batch_size)]
 
-    def spell(self, ask: Ask, text: str) -> Reply:
+    def encode_reply(self, ask: Ask, text: str) -> Reply:
         prompt, ids = self.render(ask.messages), self._option(text)
         if ask.options and self.choose == "likelihood":
-            return Reply(text, prompt, (place_of(ask, text),), (), self._menu(ask, prompt)[1])
+            return Reply(text, prompt, (option_index(ask, text),), (), self._menu(ask, prompt)[1])
         if len(ids) > self.max_tokens:
             raise SelfplayError(
                 f"a reply of {len(ids)} tokens is to be learnt, '{text[:40]}...', but player.max_tokens is "
@@ -266,7 +267,7 @@ class LanguageModel(Policy):
     def next_token(self, prompts: Sequence[tuple[int, ...]]) -> Tensor:
         """[N, V] log-probabilities of the token after each prompt, at temperature 1."""
         with self._passes():
-            return next_logprobs(self.model, prompts, self.rows)
+            return next_logprobs(self.model, prompts, self.batch_size)
 
     # --- learning -----------------------------------------------------------------------------------------------------
 
@@ -274,13 +275,16 @@ class LanguageModel(Policy):
         chosen, how = torch.tensor([bool(c) for c in batch.choices]), (self.temperature, self.truncation)
         if torch.is_grad_enabled():
             forget_writer()  # its memory is needed now
-        with self._passes(), recompute.recomputing(self.model) if self.checkpointing else nullcontext():
+        with (
+            self._passes(),
+            checkpointed(self.model) if self.gradient_checkpointing else nullcontext(),
+        ):
             if not chosen.any():
                 return reply_logprobs(self.model, batch.prompts, batch.replies, batch.mask, *how)
             out = torch.zeros(batch.replies.shape, device=self.model.device)
             picks, texts = chosen.nonzero()[:, 0], (~chosen).nonzero()[:, 0]
             menus = [(tuple(batch.prompts[i].tolist()), batch.choices[i]) for i in picks.tolist()]
-            every = choice_logprobs(self.model, menus, self.temperature, self.rows)
+            every = choice_logprobs(self.model, menus, self.temperature, self.batch_size)
             taken = [p[i] for p, i in zip(every, batch.replies[picks, 0].tolist(), strict=True)]
             out[picks, 0] = torch.stack(taken)
             if len(texts):
@@ -310,7 +314,9 @@ class LanguageModel(Policy):
             forget(self.model)
         packed = can_pack(self.model)
         layers = (
-            "own layers" if packed and has_trunk(self.model) and not self.checkpointing else "transformers' modules"
+            "own layers"
+            if packed and has_own_layers(self.model) and not self.gradient_checkpointing
+            else "transformers' modules"
         )
         return {
             "sampling": "own layers" if can_decode(self.model) else "transformers' modules",
@@ -344,7 +350,7 @@ class LanguageModel(Policy):
         for name, p in self.adapter.weights.items():
             p.copy_(kept[name])
 
-    def at(self, temperature: float) -> "LanguageModel":
+    def with_temperature(self, temperature: float) -> "LanguageModel":
         twin = copy.copy(self)
         twin.temperature = temperature
         return twin
@@ -373,7 +379,10 @@ class LanguageModel(Policy):
     @contextmanager
     def _passes(self) -> Iterator[None]:
         """Forward passes with this policy's weights, in its precision."""
-        with self._weights(), torch.autocast(self.model.device.type, self.compute, enabled=self.compute is not None):
+        with (
+            self._weights(),
+            torch.autocast(self.model.device.type, self.compute_dtype, enabled=self.compute_dtype is not None),
+        ):
             yield
 
     # --- on disk ------------------------------------------------------------------------------------------------------
@@ -400,7 +409,8 @@ def _compute(name: str | None, dtype: str) -> torch.dtype | None:
         return None
     if (name, dtype) != ("bfloat16", "float32"):
         raise SelfplayError(
-            f"player.compute is {name} over player.dtype={dtype}; take compute=bfloat16 over float32, or leave it out"
+            f"player.compute_dtype is {name} over player.dtype={dtype}; take compute_dtype=bfloat16 over float32, or "
+            "leave it out"
         )
     return torch.bfloat16
 

@@ -7,7 +7,7 @@ import torch
 
 from selfplay.core import Ask, Player, Policy, Reply, SelfplayError
 from selfplay.engines.mixture import MixedModel
-from selfplay.engines.sampling import choose, dice
+from selfplay.engines.sampling import choose, uniforms
 from selfplay.players.language_model import LanguageModel
 
 
@@ -50,7 +50,7 @@ class GeometricMixture(Player):
         """One of the options each, by the luck of the ask."""
         places = []
         for ask, p in zip(asks, self.probabilities(asks), strict=True):
-            token, _ = choose(torch.tensor(p).log()[None], torch.from_numpy(dice(ask.key, 1)), 1.0)
+            token, _ = choose(torch.tensor(p).log()[None], torch.from_numpy(uniforms(ask.key, 1)), 1.0)
             places.append(int(token))
         return [Reply(ask.options[place]) for ask, place in zip(asks, places, strict=True)]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from selfplay.core import Ask, Player, Reply, SelfplayError, place_of
+from selfplay.core import Ask, Player, Reply, SelfplayError, option_index
 from selfplay.tasks.task import Task
 
 
@@ -23,7 +23,7 @@ class Scripted(Player):
         return [Reply(self._say(ask)) for ask in asks]
 
     def probabilities(self, asks: Sequence[Ask]) -> list[tuple[float, ...]]:
-        places = [place_of(ask, self._say(ask)) for ask in asks]
+        places = [option_index(ask, self._say(ask)) for ask in asks]
         return [
             tuple(float(i == place) for i in range(len(ask.options))) for ask, place in zip(asks, places, strict=True)
         ]
@@ -31,7 +31,7 @@ class Scripted(Player):
     def _say(self, ask: Ask) -> str:
         text = self.answer(ask.prompt)
         if ask.options:
-            place_of(ask, text)
+            option_index(ask, text)
         return text
 
 

@@ -64,9 +64,9 @@ class Tabular(Policy):
             cumulative = logp.double().exp().cumsum(-1)
             points = torch.tensor([uniform(ask.key) for ask in asks], dtype=torch.float64)[:, None]
             actions = torch.searchsorted(cumulative, points * cumulative[:, -1:], right=True)[:, 0]
-        return self.take(asks, actions.tolist())
+        return self.reply_with(asks, actions.tolist())
 
-    def take(self, asks: Sequence[Ask], places: Sequence[int]) -> list[Reply]:
+    def reply_with(self, asks: Sequence[Ask], places: Sequence[int]) -> list[Reply]:
         rows = [self._row(ask) for ask in asks]
         actions = torch.tensor(places)
         taken = self._log_softmax(torch.tensor(rows)).detach().gather(-1, actions[:, None])[:, 0]
@@ -129,7 +129,7 @@ class Tabular(Policy):
         return [] if self.frozen else [self.logits]
 
     def snapshot(self) -> "Tabular":
-        twin = self.at(self.temperature)
+        twin = self.with_temperature(self.temperature)
         twin.logits, twin.frozen = Parameter(self.logits.detach().clone(), requires_grad=False), True
         return twin
 
@@ -138,7 +138,7 @@ class Tabular(Policy):
         assert isinstance(snapshot, Tabular)
         self.logits.copy_(snapshot.logits)
 
-    def at(self, temperature: float) -> "Tabular":
+    def with_temperature(self, temperature: float) -> "Tabular":
         twin = object.__new__(type(self))
         twin.__dict__ |= self.__dict__ | {"temperature": temperature}
         return twin

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from selfplay.core import Policy, Referee, SelfplayError, Turn, at_least
 from selfplay.options import Range
-from selfplay.referees.distinct import Pair, score_distinct
+from selfplay.referees.deduplicate import Pair, score_deduplicated
 from selfplay.tasks.programs import Programs
 from selfplay.tasks.task import Task
 
@@ -44,7 +44,7 @@ class Code(Referee):
         self.sandbox = replace(task.sandbox, isolation=isolation)
 
     def score(self, turns: Sequence[Turn], players: Mapping[str, Policy]) -> Tensor:
-        return score_distinct(turns, self._shares)
+        return score_deduplicated(turns, self._shares)
 
     def _shares(self, pairs: list[Pair]) -> Tensor:
         with ThreadPoolExecutor(self.parallel) as pool:

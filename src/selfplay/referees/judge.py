@@ -13,13 +13,13 @@ from torch import Tensor
 
 from selfplay.core import Policy, Referee, SelfplayError, Turn
 from selfplay.options import Expression, Holding, Number, Range, Reward
-from selfplay.referees.distinct import Pair, score_distinct
+from selfplay.referees.deduplicate import Pair, score_deduplicated
 from selfplay.referees.endpoint import Endpoint
-from selfplay.referees.marks import Form, last_match
+from selfplay.referees.judge_prompt import Form, last_match
 from selfplay.thoughts import said
 
 
-class Bench:
+class VerdictReader:
     """Where a judge sits: what it is shown, how its verdicts are read, what an unreadable one is worth.
 
     Args:
@@ -113,11 +113,11 @@ class ScoringJudge(Referee):
     ) -> None:
         if not math.isfinite(best - worst) or best == worst:
             raise SelfplayError(f"the judge's scale goes from {worst} to {best}; give it two different ends")
-        self.bench = Bench(Form(prompt, ("question", "answer"), max_characters), pattern, unreadable, endpoint)
+        self.bench = VerdictReader(Form(prompt, ("question", "answer"), max_characters), pattern, unreadable, endpoint)
         self.worst, self.best = worst, best
 
     def score(self, turns: Sequence[Turn], players: Mapping[str, Policy]) -> Tensor:
-        return score_distinct(turns, self._judged)
+        return score_deduplicated(turns, self._judged)
 
     def _judged(self, pairs: list[Pair]) -> Tensor:
         verdicts = self.bench.verdicts(pairs, self.read)

@@ -16,8 +16,8 @@ from torch import Tensor
 from selfplay.core import Policy, Referee, SelfplayError, Turn, at_least
 from selfplay.options import Count, Expression, Holding, Range, Reward
 from selfplay.referees.endpoint import Endpoint
-from selfplay.referees.judge import Bench
-from selfplay.referees.marks import Form
+from selfplay.referees.judge import VerdictReader
+from selfplay.referees.judge_prompt import Form
 
 Match = tuple[str, str, str]  # a question and two answers
 POINTS = {"a": 1.0, "b": 0.0, "tie": 0.5}  # of the answer that is shown first
@@ -28,13 +28,13 @@ class Comparison:
 
     Two orders that name different winners make a tie; they are counted as `inconsistent` (share of the matches). Two
     equal answers are a tie and nobody is asked. `first` is the share of decided verdicts that go to the answer shown
-    first, ½ for a judge that is fair to both places. `abstained`, `cut`, `asked` and `retried` are of `Bench`.
+    first, ½ for a judge that is fair to both places. `abstained`, `cut`, `asked` and `retried` are of `VerdictReader`.
 
     Args:
         bench: with the places question, answer_a and answer_b; verdicts are A, B or tie.
     """
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: VerdictReader) -> None:
         self.bench = bench
         self.metrics: dict[str, float] = {}
 
@@ -137,7 +137,7 @@ class ReferenceJudge(Referee):
     def score(self, turns: Sequence[Turn], players: Mapping[str, Policy]) -> Tensor:
         seen = [json.dumps(turn.ask.messages) for turn in turns]
         asks = {text: replace(turn.ask, key="reference") for text, turn in zip(seen, turns, strict=True)}
-        replies = players["reference"].at(0.0).act(list(asks.values()))
+        replies = players["reference"].with_temperature(0.0).act(list(asks.values()))
         others = {text: reply.text for text, reply in zip(asks, replies, strict=True)}
         matches = [(turn.ask.prompt, turn.reply.text, others[text]) for text, turn in zip(seen, turns, strict=True)]
         points = self.comparison.points(matches)
@@ -162,4 +162,4 @@ def _comparison(
     prompt: str, pattern: str, unreadable: float | str, max_characters: int, endpoint: Endpoint
 ) -> Comparison:
     form = Form(prompt, ("question", "answer_a", "answer_b"), max_characters)
-    return Comparison(Bench(form, pattern, unreadable, endpoint))
+    return Comparison(VerdictReader(form, pattern, unreadable, endpoint))

@@ -13,7 +13,7 @@ from selfplay.models.adapters import judging
 from selfplay.models.base_model import config_at, load_base, tokenizer_at
 from selfplay.models.chat import Chat
 from selfplay.options import Count, Dtype, Name
-from selfplay.referees.distinct import Pair, score_distinct
+from selfplay.referees.deduplicate import Pair, score_deduplicated
 
 
 class RewardModel(Referee):
@@ -21,7 +21,7 @@ class RewardModel(Referee):
 
     Args:
         path: hub id, folder, or `asset:<name>`: a model, or a LoRA adapter.
-        rows: pairs read side by side.
+        batch_size: pairs read side by side.
         chat: what the chat template is told beside the messages.
         truncate: of a pair that exceeds the model's context, cut off the end of the answer, and then of the question;
             the share of such pairs is reported as `<score>/truncated`. Otherwise such a pair is an error.
@@ -37,14 +37,14 @@ class RewardModel(Referee):
     def __init__(
         self,
         path: Name,
-        rows: Count,
+        batch_size: Count,
         chat: Mapping[str, Any],
         truncate: bool,
         attention: str,
         dtype: Dtype,
         device: Name,
     ) -> None:
-        at_least(1, rows=rows)
+        at_least(1, batch_size=batch_size)
         self.tokenizer = tokenizer_at(path)
         heads = {} if config_at(path) is None else {"num_labels": 1}  # the base of an adapter may have none
         auto = AutoModelForSequenceClassification
@@ -57,10 +57,10 @@ class RewardModel(Referee):
             )
         self.context = context_of(self.model)
         self.chat, self.truncate = Chat(self.tokenizer, chat), truncate
-        self.scorer = Scorer(self.model, rows, self._pad, *self._examples())
+        self.scorer = Scorer(self.model, batch_size, self._pad, *self._examples())
 
     def score(self, turns: Sequence[Turn], players: Mapping[str, Policy]) -> Tensor:
-        return score_distinct(turns, self.logits)
+        return score_deduplicated(turns, self.logits)
 
     @torch.no_grad()
     def logits(self, pairs: list[Pair]) -> Tensor:

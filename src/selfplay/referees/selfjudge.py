@@ -15,8 +15,8 @@ from torch import Tensor
 from selfplay.core import Ask, Policy, Referee, SelfplayError, Turn, at_least, user
 from selfplay.options import Count, Expression, Holding, Range, Reward
 from selfplay.players.language_model import LanguageModel
-from selfplay.referees.distinct import Pair, score_distinct
-from selfplay.referees.marks import last_match
+from selfplay.referees.deduplicate import Pair, score_deduplicated
+from selfplay.referees.judge_prompt import last_match
 from selfplay.thoughts import said
 
 TOP = 7  # of the rubric
@@ -92,7 +92,7 @@ class ExpectedScore(Referee):
             mean = (p * torch.arange(TOP + 1.0, device=p.device)).sum(-1) / mass.clamp(min=1e-9)
             return torch.where(readable, mean, torch.full_like(mean, self.unreadable))
 
-        return score_distinct(turns, expectation)
+        return score_deduplicated(turns, expectation)
 
 
 class WrittenScore(Referee):
@@ -120,7 +120,7 @@ class WrittenScore(Referee):
         self.unreadable, self.temperature, self.max_tokens = unreadable, temperature, max_tokens
 
     def score(self, turns: Sequence[Turn], players: Mapping[str, Policy]) -> Tensor:
-        judge = reference_of(players).at(self.temperature)
+        judge = reference_of(players).with_temperature(self.temperature)
         if self.max_tokens is not None:
             judge.max_tokens = self.max_tokens
         luck = turns[0].ask.key
@@ -134,7 +134,7 @@ class WrittenScore(Referee):
             self.metrics = {"unreadable": sum(v is None for v in verdicts) / len(verdicts)}
             return torch.tensor([self.unreadable if v is None else v for v in verdicts])
 
-        return score_distinct(turns, written)
+        return score_deduplicated(turns, written)
 
     def read(self, verdict: str) -> float | None:
         """The score in a verdict, or None when there is none from 0 to 7: none in what the judge has only thought."""

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from selfplay.core import SelfplayError
-from selfplay.report.album import Album, Picture
+from selfplay.report.figure_store import Album, Picture
 from selfplay.report.figures import draw_intervals
 from selfplay.report.measures import Measure, bounds, measure, number, probability
 from selfplay.report.statistics import compare

@@ -24,7 +24,7 @@ WORDS = {
     "frac_reward_zero_std": "groups paid alike (no signal)",
     "length": "length",
 }
-LESS_IS_BETTER = {"nash_conv", "mixture_nash_conv", "exploitability", "loss", "invalid", "drift"}
+LESS_IS_BETTER = {"nash_conv", "mixture_nash_conv", "exploitability", "loss", "invalid", "logprob_mismatch"}
 FIRST = ("truth", "reward", "invalid", "payoff")  # of every role, before the health of the training
 THEN = ("kl", "entropy", "length", "distinct")
 MOST = 16  # panels of learning curves

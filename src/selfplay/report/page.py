@@ -14,10 +14,10 @@ from omegaconf import DictConfig
 
 from selfplay.core import SelfplayError
 from selfplay.report import crossplays
-from selfplay.report.album import Album, palette
-from selfplay.report.asking import NOTE, what_is_asked
 from selfplay.report.comparison import comparison
 from selfplay.report.curves import GOODHART_NOTE, learning_curves, reward_against_truth
+from selfplay.report.figure_store import Album, palette
+from selfplay.report.question_section import NOTE, what_is_asked
 from selfplay.report.settings import Settings
 from selfplay.report.transcripts import Sample, sample
 from selfplay.runs.files import replacing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from selfplay.report.album import COLOURS
+from selfplay.report.figure_store import COLOURS
 from selfplay.report.figures import look
 
 

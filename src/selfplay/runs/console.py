@@ -62,7 +62,7 @@ class Progress:
             live = "  ".join([*_figures(metrics, ("reward", "truth"), self._watch), f"{seconds:.1f} s/step"])
             self._bar.update(self._bar.task_ids[0], completed=step, live=live)
             return
-        figures = _figures(metrics, ("reward", "truth", "invalid", "drift"), self._watch)
+        figures = _figures(metrics, ("reward", "truth", "invalid", "logprob_mismatch"), self._watch)
         line = "  ".join([f"step {step}/{self._total}", *figures, f"{seconds:.1f} s"])
         due = self._first or step % self._every == 0 or step >= self._total
         self._first, self._unsaid = False, "" if due else line
@@ -187,7 +187,7 @@ def _figures(metrics: Mapping[str, object], names: Sequence[str], watch: str) ->
     for key in dict.fromkeys([watch, *keys]):
         value = metrics.get(key)
         if isinstance(value, int | float):
-            shown.append(f"{key} {value:.0e}" if key == "drift" else f"{key} {value:.2f}")
+            shown.append(f"{key} {value:.0e}" if key == "logprob_mismatch" else f"{key} {value:.2f}")
     if isinstance(evaluation, Mapping):
         shown += [f"eval/{k} {v:.4f}" for k, v in evaluation.items() if isinstance(v, float)]
     return shown

@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from selfplay.core import Episode, SelfplayError, Turn
+from selfplay.renamed import translated_config, translated_metrics
 from selfplay.runs.files import append, as_json, lines, mend, read_json, replacing, to_disk
 from selfplay.runs.safe_yaml import read_mapping
 
@@ -70,7 +71,7 @@ class RunFolder:
 
     @property
     def config(self) -> DictConfig:
-        """The resolved configuration, as the run was started or last resumed with: plain data.
+        """The resolved configuration, as the run was started or last resumed with: plain data, in the names of now.
 
         Whoever instantiates a part of it lets `trust.check_targets` look at it first.
 
@@ -79,7 +80,8 @@ class RunFolder:
         """
         config = read_mapping(self._config)
         config.pop("versions", None)
-        return config
+        plain = translated_config(OmegaConf.to_container(config, resolve=False))  # type: ignore[arg-type]
+        return OmegaConf.create(plain)
 
     @property
     def checkpoints(self) -> Path:
@@ -120,7 +122,7 @@ class RunFolder:
         """
         records = [
             {"step": step, "episode": episode.index}
-            | ({} if episode.drawn else {"weight": episode.weight})
+            | ({} if episode.sampled else {"weight": episode.weight})
             | _described(turn)
             | {"advantage": (advantages or {}).get(id(turn))}
             for episode in episodes
@@ -129,12 +131,12 @@ class RunFolder:
         append(self._episodes, records)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Every whole line of metrics.jsonl, in the order of writing.
+        """Every whole line of metrics.jsonl, in the order of writing and in the names of now.
 
         Raises:
             SelfplayError: a line other than the last is broken.
         """
-        return [record for _, record in lines(self._metrics)]
+        return [translated_metrics(record) for _, record in lines(self._metrics)]
 
     def rewind(self, step: int) -> None:
         """Forget every line that is later than `step`, and a torn last line, so that the run can go on from there.

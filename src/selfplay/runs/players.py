@@ -132,7 +132,7 @@ def last_policy(run: RunFolder, changes: Mapping[str, object]) -> Policy:
     """The policy of a run's last checkpoint.
 
     Args:
-        changes: to the player's config, of what is no part of its weights: "device", "rows", "max_tokens".
+        changes: to the player's config, of what is no part of its weights: "device", "batch_size", "max_tokens".
 
     Raises:
         SelfplayError: the run has no checkpoint, or it is broken.

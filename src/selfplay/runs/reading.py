@@ -23,11 +23,11 @@ NOT_SCIENCE = (
     "sweep",
     "device",
     "checkpoint",
-    "watch",
+    "progress_metric",
     "optimized_metric",
     "logger",
     "hydra",
-    "player.rows",
+    "player.batch_size",
     "update.micro_batch",
 )
 

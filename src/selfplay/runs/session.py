@@ -22,7 +22,7 @@ from selfplay.runs.files import DiskError, to_disk
 from selfplay.runs.folder import RunFolder
 from selfplay.runs.plots import draw_curves
 from selfplay.runs.reading import numbers
-from selfplay.updates.descent import OUT_OF_MEMORY
+from selfplay.updates.gradient_step import OUT_OF_MEMORY
 
 
 class Session:
@@ -49,7 +49,7 @@ class Session:
             self._restore()
         self.evals: dict[int, dict[str, Any]] = {m["step"]: m["eval"] for m in self.folder.metrics() if "eval" in m}
         self._saved = self.done
-        self.progress = Progress(cfg.steps, self.done, cfg.watch)
+        self.progress = Progress(cfg.steps, self.done, cfg.progress_metric)
 
     def _restore(self) -> None:
         found = checkpoint.latest(self.folder)
@@ -158,12 +158,12 @@ class Session:
 
     def _check_watch(self, metrics: Mapping[str, object]) -> None:
         """Raise SelfplayError where somebody wants to watch what is not there; a role may be asked later."""
-        watch, roles = str(self.cfg.watch), self.experiment.game.roles
+        watch, roles = str(self.cfg.progress_metric), self.experiment.game.roles
         role, _, rest = watch.partition("/")
         known = watch in metrics or (role in roles and any(key.partition("/")[2] == rest for key in metrics))
-        if not known and any(str(override).startswith("watch=") for override in self.cfg.overrides):
+        if not known and any(str(override).startswith("progress_metric=") for override in self.cfg.overrides):
             raise SelfplayError(
-                f"watch is '{watch}', which this run has not; choose one of {', '.join(sorted(metrics))}"
+                f"progress_metric is '{watch}', which this run has not; choose one of {', '.join(sorted(metrics))}"
             )
 
     def note(self, text: str | None) -> None:
@@ -211,7 +211,7 @@ class Session:
         elif isinstance(error, MemoryError) or (
             isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
         ):
-            reason = f"memory ran out in step {self.done + 1}; lower player.rows, update.micro_batch or episodes"
+            reason = f"memory ran out in step {self.done + 1}; lower player.batch_size, update.micro_batch or episodes"
             self._summarise("failed", reason)
             raise SelfplayError(reason) from error
         else:
@@ -230,10 +230,12 @@ class Session:
         elif 0 in self.evals and self.done in self.evals:
             before, after = self.evals[0], self.evals[self.done]
             show = closing_table if "accuracy" in after else closing_figures
-            first, last = ({k: v for k, v in found.items() if k not in self.cfg.evals} for found in (before, after))
+            first, last = (
+                {k: v for k, v in found.items() if k not in self.cfg.extra_evals} for found in (before, after)
+            )
             gains = self.experiment.evaluation.gain(before, after)
             show(first, last, gains)
-            for name in self.cfg.evals:
+            for name in self.cfg.extra_evals:
                 closing_figures(before[name], after[name], gains[name], title=str(name))
         say(f"run folder: {self.folder.path}")
 

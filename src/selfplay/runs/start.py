@@ -14,6 +14,7 @@ from selfplay import interrupts
 from selfplay.config import check_config, check_entry
 from selfplay.core import SelfplayError
 from selfplay.effect import check_effect, take_away
+from selfplay.renamed import refused_in
 from selfplay.runs.claim import Claim
 from selfplay.runs.console import say
 from selfplay.runs.folder import RunFolder, difference, resolved
@@ -25,13 +26,13 @@ RESUMABLE = (
     "checkpoint.every",
     "checkpoint.keep",
     "checkpoint.keep_every",
-    "player.rows",
+    "player.batch_size",
     "update.micro_batch",
 )
 NO_PART = ("resume", "sweep", "trust", "overrides")  # of what a run computes: how it was asked for
 PARTS = (  # of every config
     "game", "task", "player", "seats", "players", "reward", "quality", "probes", "regularizer", "schedule", "update",
-    "opponent", "outcomes", "eval", "evals", "logger", "checkpoint",
+    "opponent", "rollout", "eval", "extra_evals", "logger", "checkpoint",
 )  # fmt: skip
 
 
@@ -75,6 +76,8 @@ def settled(cfg: DictConfig) -> Iterator[Start]:
     with open_dict(cfg):
         cfg.overrides = overrides
         take_away(cfg, job.runtime.choices)
+    if told := refused_in(cfg):
+        raise SelfplayError(told)
     read = check_config(cfg)
     check_effect(cfg, overrides, read)
     if cfg.steps == 0 and cfg.eval is None:

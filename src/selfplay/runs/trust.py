@@ -21,7 +21,7 @@ COMPONENTS = (
     "selfplay.games",
     "selfplay.loggers",
     "selfplay.opponents",
-    "selfplay.outcomes",
+    "selfplay.enumeration",
     "selfplay.players",
     "selfplay.referees",
     "selfplay.sandbox.sandbox",

@@ -15,7 +15,7 @@ from typing import Any
 
 from selfplay.core import SelfplayError
 from selfplay.options import Count, Share
-from selfplay.tasks.luck import seeded
+from selfplay.tasks.seeding import seeded
 from selfplay.tasks.split import check_share, is_held_out
 from selfplay.tasks.task import Item, Task
 

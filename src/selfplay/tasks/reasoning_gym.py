@@ -12,9 +12,9 @@ from typing import Annotated, Any
 from selfplay.core import SelfplayError, at_least
 from selfplay.options import Count, Name, NotEmpty, Seed
 from selfplay.sandbox.bounded import Bounded, Exceeded
-from selfplay.tasks.guard import harmless
-from selfplay.tasks.luck import seeded
+from selfplay.tasks.safe_eval import harmless
 from selfplay.tasks.scorers import Options, reasoning_gym_set
+from selfplay.tasks.seeding import seeded
 from selfplay.tasks.task import Item, Task
 from selfplay.thoughts import said
 
@@ -32,7 +32,7 @@ class ReasoningGym(Task):
     train on and held-out ones come from different seeds; a question that comes up in both is held out. Scorers run in
     a process of their own within limits of processor time and memory (`selfplay.sandbox.bounded`); an answer that
     exceeds them earns 0. Some call eval on what they read: they are shown plain data and plain arithmetic alone
-    (`selfplay.tasks.guard`).
+    (`selfplay.tasks.safe_eval`).
 
     Args:
         names: of data sets: "chain_sum", "leg_counting", ... (`reasoning_gym.factory.DATASETS` has them all).

@@ -7,7 +7,7 @@ import logging
 from functools import lru_cache
 from typing import Any
 
-from selfplay.tasks.luck import seeded
+from selfplay.tasks.seeding import seeded
 
 SIX_DIGITS = 5e-6  # of a number: half a unit of its sixth significant digit is at most that
 Options = tuple[tuple[str, Any], ...]

@@ -9,7 +9,7 @@ from torch import Tensor
 from selfplay.core import Batch, Policy, Update
 from selfplay.options import Count, NotNegative, Number, OneOf, Range
 from selfplay.updates.aggregations import Aggregation
-from selfplay.updates.descent import Descent, MakeOptimizer, check_compare, check_teachers, groups_of
+from selfplay.updates.gradient_step import GradientStep, MakeOptimizer, check_compare, check_teachers, groups_of
 from selfplay.updates.losses import likelihood
 from selfplay.updates.measures import by_role
 from selfplay.updates.pairs import best_and_worst
@@ -22,9 +22,9 @@ class Keep(Protocol):
     def __call__(self, batch: Batch, groups: Tensor) -> Tensor: ...
 
 
-def taught(batch: Batch, groups: Tensor) -> Tensor:
+def off_policy(batch: Batch, groups: Tensor) -> Tensor:
     """What teachers said. [B]"""
-    return ~batch.own
+    return ~batch.on_policy
 
 
 def best(batch: Batch, groups: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class Imitation(Update):
         keep: which turns are learnt.
         compare: "group" or "prompt": within what `keep` compares.
         aggregation: see `selfplay.updates.aggregations`.
-        schedule, role_weights, micro_batch, max_grad_norm: see `selfplay.updates.descent.Descent`.
+        schedule, role_weights, micro_batch, max_grad_norm: see `selfplay.updates.gradient_step.GradientStep`.
     """
 
     def __init__(
@@ -76,13 +76,13 @@ class Imitation(Update):
         max_grad_norm: Annotated[float, Range(0, above=True)],
     ) -> None:
         check_compare(compare)
-        check_teachers(teachers, getattr(keep, "func", keep) is taught)
-        self.descent = Descent(policy, roles, optimizer, schedule, role_weights, micro_batch, max_grad_norm)
-        self.optimizer, self.teachers = self.descent.optimizer, tuple(teachers)
+        check_teachers(teachers, getattr(keep, "func", keep) is off_policy)
+        self.gradient_step = GradientStep(policy, roles, optimizer, schedule, role_weights, micro_batch, max_grad_norm)
+        self.optimizer, self.teachers = self.gradient_step.optimizer, tuple(teachers)
         self.reference, self.keep, self.compare, self.aggregation = reference, keep, compare, aggregation
 
     def step(self, batch: Batch) -> dict[str, float]:
-        rate = self.descent.begin()
+        rate = self.gradient_step.begin()
         kept = self.keep(batch, groups_of(batch, self.compare))
         self.last_advantages = kept.float()
         part = batch.rows(kept.nonzero()[:, 0])
@@ -90,18 +90,18 @@ class Imitation(Update):
         def losses(rows: Tensor, logprobs: Tensor) -> Tensor:
             return likelihood(logprobs, part.mask[rows, : logprobs.shape[1]].to(logprobs.device))
 
-        weights = self.descent.weights(part) * self.aggregation(part)
-        metrics = self.descent.descend(part, weights, losses)
-        own = batch.rows(batch.own.nonzero()[:, 0])
-        measured = by_role(own, self.descent.logprobs(self.reference, own)) if len(own) else {}
+        weights = self.gradient_step.weights(part) * self.aggregation(part)
+        metrics = self.gradient_step.descend(part, weights, losses)
+        own = batch.rows(batch.on_policy.nonzero()[:, 0])
+        measured = by_role(own, self.gradient_step.logprobs(self.reference, own)) if len(own) else {}
         return metrics | rate | measured | {"kept": float(len(part)), "tokens/kept": float(part.mask.sum())}
 
     def state_dict(self) -> dict[str, object]:
-        return {**super().state_dict(), "steps": self.descent.steps}
+        return {**super().state_dict(), "steps": self.gradient_step.steps}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         super().load_state_dict(state)
-        self.descent.steps = state["steps"]  # type: ignore[assignment]
+        self.gradient_step.steps = state["steps"]  # type: ignore[assignment]
 
 
 def _at(rows: Tensor, count: int) -> Tensor:

@@ -10,8 +10,8 @@ from torch import Tensor
 from selfplay.core import Batch, Policy, SelfplayError, Update, at_least
 from selfplay.options import Count, NotNegative, Number, OneOf, Positive, Range, Steps
 from selfplay.updates.advantages import centred
-from selfplay.updates.descent import (
-    Descent,
+from selfplay.updates.gradient_step import (
+    GradientStep,
     MakeOptimizer,
     check_compare,
     check_weights,
@@ -22,8 +22,8 @@ from selfplay.updates.descent import (
 from selfplay.updates.measures import by_role, roles_of
 from selfplay.updates.pairwise import check_beta
 from selfplay.updates.preferences import kl_baseline, kto
-from selfplay.updates.replies import descend_on_ratios, log_ratios
 from selfplay.updates.schedules import Schedule
+from selfplay.updates.sequence_loss import descend_on_ratios, log_ratios
 
 ROUNDING = 2.0**-22  # of the largest pay-off of a group: four times the relative rounding of a float32
 
@@ -40,7 +40,7 @@ def above_mean(batch: Batch, groups: Tensor) -> Tensor:
     A label is a sign, so a turn that is paid the mean, as every turn of a group that is paid alike, must not get one
     from the rounding of its pay-off.
     """
-    labels = centred(batch.payoffs, groups, (), None if batch.drawn else batch.weights)
+    labels = centred(batch.payoffs, groups, (), None if batch.sampled else batch.weights)
     size = torch.zeros(int(groups.max()) + 1).scatter_reduce(0, groups, batch.payoffs.abs(), "amax")[groups]
     return torch.where(labels.abs() > ROUNDING * size, labels, 0.0)
 
@@ -68,7 +68,7 @@ class KTO(Update):
         beta: as in `selfplay.updates.pairwise`.
         desirable, undesirable: lambda_D and lambda_U, the weights of the two kinds.
         refresh: as in `selfplay.updates.pairwise`.
-        schedule, role_weights, micro_batch, max_grad_norm: see `selfplay.updates.descent.Descent`.
+        schedule, role_weights, micro_batch, max_grad_norm: see `selfplay.updates.gradient_step.GradientStep`.
     """
 
     def __init__(
@@ -95,29 +95,29 @@ class KTO(Update):
         check_beta(beta)
         check_compare(compare)
         check_weights(role_weights, roles)
-        self.descent = Descent(policy, roles, optimizer, schedule, role_weights, micro_batch, max_grad_norm)
-        self.optimizer = self.descent.optimizer
+        self.gradient_step = GradientStep(policy, roles, optimizer, schedule, role_weights, micro_batch, max_grad_norm)
+        self.optimizer = self.gradient_step.optimizer
         self.policy, self.reference, self.refresh = policy, reference, refresh
         self.label, self.compare, self.beta = label, compare, beta
         self.desirable, self.undesirable = desirable, undesirable
 
     def step(self, batch: Batch) -> dict[str, float]:
-        rate = self.descent.begin()
+        rate = self.gradient_step.begin()
         magnet = self.frozen.get("magnet", self.reference)
-        reference = self.descent.logprobs(magnet, batch)
+        reference = self.gradient_step.logprobs(magnet, batch)
         labels = self.label(batch, groups_of(batch, self.compare))
         used = labels.nonzero()[:, 0]
         part, good = batch.rows(used), labels[used] > 0
         baselines = {role: self._baseline(batch, role, magnet) for role in roles_of(batch)}
         z = torch.tensor([baselines[role] for role in part.roles])
-        weights = self.descent.weights(part) * torch.where(good, self.desirable, self.undesirable)
+        weights = self.gradient_step.weights(part) * torch.where(good, self.desirable, self.undesirable)
 
         def losses(ratios: Tensor) -> tuple[Tensor, Tensor]:
             return kto(ratios, good, z, self.beta), weights
 
-        metrics, ratios, pull = descend_on_ratios(self.descent, part, reference[used], losses)
+        metrics, ratios, pull = descend_on_ratios(self.gradient_step, part, reference[used], losses)
         self.last_advantages = torch.zeros(len(batch)).index_add(0, used, pull)
-        if self.refresh and self.descent.steps % self.refresh == 0:
+        if self.refresh and self.gradient_step.steps % self.refresh == 0:
             self.frozen = {"magnet": self.policy.snapshot()}
         told = {"ties": float(len(batch) - len(used))} | {f"{r}/kl_baseline": value for r, value in baselines.items()}
         return metrics | rate | by_role(batch, reference) | told | self._rewards(part, good, ratios)
@@ -125,7 +125,7 @@ class KTO(Update):
     def _baseline(self, batch: Batch, role: str, reference: Policy) -> float:
         """z of a role."""
         pairs = mismatched(batch.rows(torch.tensor([i for i, r in enumerate(batch.roles) if r == role])))
-        ratios = log_ratios(self.descent, pairs, self.descent.logprobs(reference, pairs))
+        ratios = log_ratios(self.gradient_step, pairs, self.gradient_step.logprobs(reference, pairs))
         return float(kl_baseline(ratios, pairs.weights))
 
     def _rewards(self, part: Batch, good: Tensor, ratios: Tensor) -> dict[str, float]:
@@ -140,11 +140,11 @@ class KTO(Update):
         return out
 
     def state_dict(self) -> dict[str, object]:
-        return {**super().state_dict(), "steps": self.descent.steps}
+        return {**super().state_dict(), "steps": self.gradient_step.steps}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         super().load_state_dict(state)
-        self.descent.steps = state["steps"]  # type: ignore[assignment]
+        self.gradient_step.steps = state["steps"]  # type: ignore[assignment]
 
 
 def mismatched(batch: Batch) -> Batch:

@@ -15,7 +15,7 @@ def by_role(batch: Batch, reference: Tensor | None) -> dict[str, float]:
     """
     out = {}
     for role in roles_of(batch):
-        rows = torch.tensor([r == role for r in batch.roles]) & batch.own
+        rows = torch.tensor([r == role for r in batch.roles]) & batch.on_policy
         counts = batch.mask[rows] * batch.weights[rows][:, None]
         out[f"{role}/entropy"] = float(-(batch.logprobs[rows] * counts).sum() / counts.sum())
         if reference is None:
@@ -26,4 +26,4 @@ def by_role(batch: Batch, reference: Tensor | None) -> dict[str, float]:
 
 def roles_of(batch: Batch) -> list[str]:
     """The roles in which the learner spoke."""
-    return sorted({role for role, own in zip(batch.roles, batch.own.tolist(), strict=True) if own})
+    return sorted({role for role, own in zip(batch.roles, batch.on_policy.tolist(), strict=True) if own})

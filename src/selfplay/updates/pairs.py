@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from selfplay.core import Batch
-from selfplay.updates.descent import same_prompts
+from selfplay.updates.gradient_step import same_prompts
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ def demonstrated(batch: Batch, groups: Tensor) -> Pairs:
     found = [
         (int(i), int(j))
         for rows in _groups(seen)
-        for i in rows[~batch.own[rows]]
-        for j in rows[batch.own[rows]]
+        for i in rows[~batch.on_policy[rows]]
+        for j in rows[batch.on_policy[rows]]
     ]  # fmt: skip
     return _pairs(batch, found, 0)
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from selfplay.core import Batch, Policy, SelfplayError, Update, at_least
 from selfplay.options import Count, NotNegative, OneOf, Positive, Range, Steps
-from selfplay.updates.descent import (
-    Descent,
+from selfplay.updates.gradient_step import (
+    GradientStep,
     MakeOptimizer,
     check_compare,
     check_teachers,
@@ -20,8 +20,8 @@ from selfplay.updates.descent import (
 from selfplay.updates.measures import by_role
 from selfplay.updates.pairs import Pairing, Pairs, demonstrated
 from selfplay.updates.preferences import PairLoss, win_probabilities
-from selfplay.updates.replies import descend_on_ratios
 from selfplay.updates.schedules import Schedule
+from selfplay.updates.sequence_loss import descend_on_ratios
 
 
 class Pairwise(Update):
@@ -41,7 +41,7 @@ class Pairwise(Update):
         beta: how much reward a nat of log-ratio stands for; a small one lets the policy go far from the reference.
         refresh: steps after which the reference becomes the policy as it is then, the previous iterate of self-play; 0
             keeps the one of the start.
-        schedule, role_weights, micro_batch, max_grad_norm: see `selfplay.updates.descent.Descent`.
+        schedule, role_weights, micro_batch, max_grad_norm: see `selfplay.updates.gradient_step.GradientStep`.
     """
 
     def __init__(
@@ -66,40 +66,40 @@ class Pairwise(Update):
         check_teachers(teachers, getattr(pairs, "func", pairs) is demonstrated)
         check_compare(compare)
         check_weights(role_weights, roles)
-        self.descent = Descent(policy, roles, optimizer, schedule, role_weights, micro_batch, max_grad_norm)
-        self.optimizer, self.teachers = self.descent.optimizer, tuple(teachers)
+        self.gradient_step = GradientStep(policy, roles, optimizer, schedule, role_weights, micro_batch, max_grad_norm)
+        self.optimizer, self.teachers = self.gradient_step.optimizer, tuple(teachers)
         self.policy, self.reference, self.refresh = policy, reference, refresh
         self.pairs, self.compare, self.objective, self.beta = pairs, compare, objective, beta
 
     def step(self, batch: Batch) -> dict[str, float]:
-        rate = self.descent.begin()
-        reference = self.descent.logprobs(self.frozen.get("magnet", self.reference), batch)
+        rate = self.gradient_step.begin()
+        reference = self.gradient_step.logprobs(self.frozen.get("magnet", self.reference), batch)
         groups = groups_of(batch, self.compare)
         pairs = self.pairs(batch, groups)
-        wins = win_probabilities(batch.payoffs, groups, None if batch.drawn else batch.weights)
+        wins = win_probabilities(batch.payoffs, groups, None if batch.sampled else batch.weights)
         used, place = torch.unique(torch.cat([pairs.chosen, pairs.rejected]), return_inverse=True)
         chosen, rejected = place[: len(pairs)], place[len(pairs) :]
         weights = pairs.weights * shares(
-            [batch.roles[row] for row in pairs.rejected.tolist()], pairs.weights, self.descent.role_weights
+            [batch.roles[row] for row in pairs.rejected.tolist()], pairs.weights, self.gradient_step.role_weights
         )
 
         def losses(ratios: Tensor) -> tuple[Tensor, Tensor]:
             both = ratios[chosen], ratios[rejected]
             return self.objective(*both, wins[pairs.chosen], wins[pairs.rejected], self.beta), weights
 
-        metrics, ratios, pull = descend_on_ratios(self.descent, batch.rows(used), reference[used], losses)
+        metrics, ratios, pull = descend_on_ratios(self.gradient_step, batch.rows(used), reference[used], losses)
         self.last_advantages = torch.zeros(len(batch)).index_add(0, used, pull)
-        if self.refresh and self.descent.steps % self.refresh == 0:
+        if self.refresh and self.gradient_step.steps % self.refresh == 0:
             self.frozen = {"magnet": self.policy.snapshot()}
         implied = self.beta * ratios
         return metrics | rate | by_role(batch, reference) | _told(batch, pairs, implied[chosen], implied[rejected])
 
     def state_dict(self) -> dict[str, object]:
-        return {**super().state_dict(), "steps": self.descent.steps}
+        return {**super().state_dict(), "steps": self.gradient_step.steps}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         super().load_state_dict(state)
-        self.descent.steps = state["steps"]  # type: ignore[assignment]
+        self.gradient_step.steps = state["steps"]  # type: ignore[assignment]
 
 
 def check_beta(beta: float) -> None:

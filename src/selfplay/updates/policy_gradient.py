@@ -11,7 +11,14 @@ from selfplay.core import Batch, Policy, SelfplayError, Update, at_least
 from selfplay.options import Count, NotNegative, OneOf, Range, Share, Steps
 from selfplay.updates.advantages import Advantage, Remembering
 from selfplay.updates.aggregations import Aggregation
-from selfplay.updates.descent import Descent, MakeOptimizer, check_compare, check_weights, groups_of, not_negative
+from selfplay.updates.gradient_step import (
+    GradientStep,
+    MakeOptimizer,
+    check_compare,
+    check_weights,
+    groups_of,
+    not_negative,
+)
 from selfplay.updates.losses import Objective, reinforce
 from selfplay.updates.measures import by_role
 from selfplay.updates.regularizers import Regularizer
@@ -82,8 +89,8 @@ class PolicyGradient(Update):
             )
         check_compare(compare)
         check_weights(role_weights, roles)
-        self.descent = Descent(policy, roles, optimizer, schedule, role_weights, micro_batch, max_grad_norm)
-        self.optimizer = self.descent.optimizer
+        self.gradient_step = GradientStep(policy, roles, optimizer, schedule, role_weights, micro_batch, max_grad_norm)
+        self.optimizer = self.gradient_step.optimizer
         self.policy, self.reference, self.regularizer = policy, reference, regularizer
         self.advantage, self.compare, self.mixture = advantage, compare, mixture
         self.objective, self.aggregation = objective, aggregation
@@ -91,7 +98,7 @@ class PolicyGradient(Update):
         self.refers = measure_kl or regularizer.beta > 0 or mixture > 0
 
     def step(self, batch: Batch) -> dict[str, float]:
-        rate = self.descent.begin()
+        rate = self.gradient_step.begin()
         reference = self._reference(batch)
         paid = batch.payoffs + self.regularizer.payoff(batch.logprobs, reference, batch.mask)
         advantages = self.last_advantages = self.advantage(
@@ -102,7 +109,7 @@ class PolicyGradient(Update):
             for _ in range(self.epochs)
             for rows in self._split(len(batch))
         ]
-        if self.magnet_every and self.descent.steps % self.magnet_every == 0:
+        if self.magnet_every and self.gradient_step.steps % self.magnet_every == 0:
             self.frozen = {"magnet": self.policy.snapshot()}
         return _together(passes) | rate | by_role(batch, reference if self.refers else None)
 
@@ -110,12 +117,12 @@ class PolicyGradient(Update):
         """[B, T] log-probabilities of the reference; the sampler's, where nothing looks at them."""
         if not self.refers:
             return batch.logprobs
-        return self.descent.logprobs(self.frozen.get("magnet", self.reference), batch)
+        return self.gradient_step.logprobs(self.frozen.get("magnet", self.reference), batch)
 
     def _counts(self, batch: Batch, reference: Tensor) -> Tensor | None:
         """[B] how often each turn counts in a comparison, None where all count alike."""
         if not self.mixture:
-            return None if batch.drawn else batch.weights
+            return None if batch.sampled else batch.weights
         ratio = ((reference - batch.logprobs) * batch.mask).sum(-1)
         return batch.weights * (self.mixture * ratio).exp()
 
@@ -126,7 +133,7 @@ class PolicyGradient(Update):
         return torch.randperm(count).tensor_split(min(self.minibatches, count))
 
     def _descend(self, batch: Batch, advantages: Tensor, reference: Tensor) -> dict[str, float]:
-        weights = self.descent.weights(batch) * self.aggregation(batch)
+        weights = self.gradient_step.weights(batch) * self.aggregation(batch)
         if not self.refers:  # then the advantage alone pulls; one turn stays, so that there is a gradient, of 0
             pulled = advantages.nonzero()[:, 0] if bool(advantages.any()) else torch.tensor([0])
             batch, weights, advantages = batch.rows(pulled), weights[pulled], advantages[pulled]
@@ -138,23 +145,24 @@ class PolicyGradient(Update):
             penalty = self.regularizer.loss(logprobs, ref)
             return self.objective(logprobs, old, mask, advantages[rows].to(logprobs.device), penalty)
 
-        return self.descent.descend(batch, weights, losses)
+        return self.gradient_step.descend(batch, weights, losses)
 
     def state_dict(self) -> dict[str, object]:
         remembered = self.advantage.state_dict() if isinstance(self.advantage, Remembering) else {}
-        return {**super().state_dict(), "steps": self.descent.steps, "advantage": remembered}
+        return {**super().state_dict(), "steps": self.gradient_step.steps, "advantage": remembered}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         super().load_state_dict(state)
-        self.descent.steps = state["steps"]  # type: ignore[assignment]
+        self.gradient_step.steps = state["steps"]  # type: ignore[assignment]
         if isinstance(self.advantage, Remembering):
             self.advantage.load_state_dict(state["advantage"])  # type: ignore[arg-type]
 
 
 def _together(passes: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means over the passes; drift is the first one's, before anything moved, shift how far it went from there."""
+    """Means over the passes; logprob_mismatch is the first one's, before anything
+    moved, shift how far it went from there."""
     found = {name: fmean([one[name] for one in passes]) for name in ("loss", "grad_norm")}
-    found["drift"] = passes[0]["drift"]
+    found["logprob_mismatch"] = passes[0]["logprob_mismatch"]
     if len(passes) > 1:
-        found["shift"] = max(one["drift"] for one in passes[1:])
+        found["shift"] = max(one["logprob_mismatch"] for one in passes[1:])
     return found

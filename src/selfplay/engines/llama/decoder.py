@@ -157,7 +157,7 @@ class Decoder:
         turn: Tensor = torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float())
         return turn.view(*positions.shape, 1, half)
 
-    def heads_of(self, layer: Layer, states: Tensor, turns: Tensor) -> Tensor:
+    def qkv(self, layer: Layer, states: Tensor, turns: Tensor) -> Tensor:
         """Queries, keys and values [..., heads + 2 kv_heads, D], float32, of states [..., H]."""
         read = layer.read(self._norm(states, layer.before).to(self.dtype)).float()
         every = read.view(*states.shape[:-1], -1, self.head_dim)

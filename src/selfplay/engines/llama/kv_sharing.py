@@ -1,7 +1,7 @@
 """Texts that are being written side by side: what was read of each, and the logits of what comes next.
 
-`Shared` is for models of the Llama family: rows that follow one prompt look at one copy of its keys and values.
-`selfplay.engines.transformers.decode.Plain` is for any other, with transformers' own modules and a copy a row.
+`PrefixShared` is for models of the Llama family: rows that follow one prompt look at one copy of its keys and values.
+`selfplay.engines.transformers.decode.HFDecodeState` is for any other, with transformers' own modules and a copy a row.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ READ = 8192  # tokens of prompts read at once
 LEAST, MOST = 4, 32  # columns that are taken at once: as many again as there are, within these
 
 
-class Threads(Protocol):
+class DecodeState(Protocol):
     """B rows, each behind a prompt; they grow by one token at a time."""
 
     refills: bool
@@ -42,7 +42,7 @@ class Threads(Protocol):
         ...
 
 
-class Shared:
+class PrefixShared:
     """Rows of a model of the Llama family.
 
     Args:
@@ -93,7 +93,7 @@ class Shared:
         ends = torch.tensor([len(prompt) - 1 for prompt in prompts], device=decoder.device)
         rows = torch.arange(len(prompts), device=decoder.device)
         for number, layer in enumerate(decoder.layers):
-            every = decoder.heads_of(layer, states, turns).to(decoder.attention).transpose(1, 2)
+            every = decoder.qkv(layer, states, turns).to(decoder.attention).transpose(1, 2)
             queries, (keys, values) = every[:, : decoder.heads], every[:, decoder.heads :].chunk(2, 1)
             read[2 * number], read[2 * number + 1] = keys, values
             seen = F.scaled_dot_product_attention(
@@ -167,7 +167,7 @@ class Shared:
             early = torch.arange(self.now + 1, device=tokens.device) < self.begun[:, None]
             unseen = torch.zeros(early.shape, device=tokens.device).masked_fill(early, -torch.inf)[:, None]
         for layer, old, own in zip(decoder.layers, self.flat, self.new.unflatten(0, (-1, 2)), strict=True):
-            every = decoder.heads_of(layer, states, turns)
+            every = decoder.qkv(layer, states, turns)
             own[:, :, :, self.now] = every[:, decoder.heads :].unflatten(1, (2, -1)).transpose(0, 1)
             queries = every[:, : decoder.heads].to(decoder.attention)
             states = decoder.after(layer, states, self._attend(queries, *old, own[..., : self.now + 1, :], unseen))

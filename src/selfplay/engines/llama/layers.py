@@ -4,7 +4,8 @@ Weights are used where they are, by the modules that hold them (adapters include
 here: a norm, a rotation and a gate that each remember as little as their gradient needs, states that are brought to the
 precision of the products once for all that read them, and of the last layer the states that are asked for alone.
 
-Whether a model is of this family is read off its modules (`selfplay.models.structure`), then tried out: `has_trunk`.
+Whether a model is of this family is read off its modules (`selfplay.models.structure`), then tried out:
+`has_own_layers`.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from transformers import PreTrainedModel
 
 from selfplay.engines.llama.tree_attention import Tree, attend
 from selfplay.engines.packing import (
-    Forest,
     Packed,
+    PackingPlanner,
     branched_cost,
     full_attention,
     masked_cost,
@@ -37,10 +38,10 @@ SMALL = 1 << 23  # bytes that the attention of a layer may have, written out: th
 SHORT = {torch.float32: 160, torch.bfloat16: 512}  # ... in rows of so many tokens
 
 
-def lay(model: PreTrainedModel, prompts: Sequence[Tensor], replies: Tensor, mask: Tensor) -> Packed:
+def choose_layout(model: PreTrainedModel, prompts: Sequence[Tensor], replies: Tensor, mask: Tensor) -> Packed:
     """`pack` as it is best for `states_at`, on the model's device: long prompts are there once with all their replies,
     where attention goes branch by branch and that costs less."""
-    forest = Forest(prompts, replies, mask)
+    forest = PackingPlanner(prompts, replies, mask)
     plan, other = forest.close(), forest.apart()
     if branched_cost(other) < masked_cost(len(plan.rows), plan.width) and _is_ours(model) and can_branch(model):
         plan = other
@@ -55,10 +56,10 @@ def states_at(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Ten
 
 
 def _is_ours(model: PreTrainedModel) -> bool:
-    return has_trunk(model) and not runs_again(model)
+    return has_own_layers(model) and not runs_again(model)
 
 
-def has_trunk(model: PreTrainedModel) -> bool:
+def has_own_layers(model: PreTrainedModel) -> bool:
     """Whether the layers here compute what the model's do: by its parts, and by a trial.
 
     Weights in bfloat16 are left to the modules: they round elsewhere, and the sampler of such weights under an adapter
@@ -107,7 +108,7 @@ def _states(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Tenso
         states = states + layer.self_attn.o_proj(seen)
         read = _norm(layer.post_attention_layernorm, states, dtype)
         gate, up = layer.mlp.gate_proj(read), layer.mlp.up_proj(read)
-        states = states + layer.mlp.down_proj(_Gated.apply(gate, up))  # type: ignore[no-untyped-call]
+        states = states + layer.mlp.down_proj(_SwiGLU.apply(gate, up))  # type: ignore[no-untyped-call]
     return _norm(body.norm, states, states.dtype).index_select(0, where)
 
 
@@ -118,9 +119,9 @@ def _seen(at: Any, read: Tensor, cos: Tensor, sin: Tensor, look: Tree | Tensor) 
     )
     if hasattr(at, "q_norm"):
         query, key = _norm(at.q_norm, query, query.dtype), _norm(at.k_norm, key, key.dtype)
-    query, key = (_Turned.apply(x, cos, sin) for x in (query, key))  # type: ignore[no-untyped-call]
+    query, key = (_Rotary.apply(x, cos, sin) for x in (query, key))  # type: ignore[no-untyped-call]
     if isinstance(look, Tensor) and _is_small(query):
-        return _Written.apply(query, key, value, look, at.scaling).flatten(2)  # type: ignore[no-untyped-call, no-any-return]
+        return _EagerAttention.apply(query, key, value, look, at.scaling).flatten(2)  # type: ignore[no-untyped-call, no-any-return]
     groups = query.shape[2] // key.shape[2]
     if groups > 1:
         key, value = (x.repeat_interleave(groups, 2) for x in (key, value))
@@ -132,11 +133,11 @@ def _seen(at: Any, read: Tensor, cos: Tensor, sin: Tensor, look: Tree | Tensor) 
 
 
 def _norm(module: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
-    normed: Tensor = _Norm.apply(x, module.weight, module.variance_epsilon, dtype)  # type: ignore[no-untyped-call]
+    normed: Tensor = _RMSNorm.apply(x, module.weight, module.variance_epsilon, dtype)  # type: ignore[no-untyped-call]
     return normed
 
 
-class _Norm(torch.autograd.Function):
+class _RMSNorm(torch.autograd.Function):
     """x / sqrt(mean x^2 + epsilon) * weight over the last axis, computed in float32, given in `dtype`."""
 
     @staticmethod
@@ -160,7 +161,7 @@ class _Norm(torch.autograd.Function):
         return by_x.to(x.dtype), by_weight, None, None
 
 
-class _Turned(torch.autograd.Function):
+class _Rotary(torch.autograd.Function):
     """Heads [R, L, heads, D] turned by their positions' angles; cos and sin are [R, L, 1, D / 2]."""
 
     @staticmethod
@@ -191,7 +192,7 @@ def _is_small(query: Tensor) -> bool:
     return query.device.type == "cpu" and fits
 
 
-class _Written(torch.autograd.Function):
+class _EagerAttention(torch.autograd.Function):
     """[R, L, heads, D] what queries [R, L, heads, D] see of keys and values [R, L, kv_heads, D] under a mask
     [R, 1, L, L]; the shares of attention are written out, and remembered."""
 
@@ -233,7 +234,7 @@ def _by_token(x: Tensor, rows: int, length: int) -> Tensor:
     return x.view(rows, -1, length, x.shape[-1]).transpose(1, 2).contiguous()
 
 
-class _Gated(torch.autograd.Function):
+class _SwiGLU(torch.autograd.Function):
     """silu(gate) * up; the product is made again for the gradient."""
 
     @staticmethod

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from selfplay.engines.llama.decoder import Decoder
-from selfplay.engines.llama.kv_sharing import Shared
+from selfplay.engines.llama.kv_sharing import PrefixShared
 from selfplay.engines.mixture import MixedModel
 from selfplay.engines.packing import full_attention
 from selfplay.models.structure import base_of, body_of, is_llama, is_product
@@ -78,7 +78,7 @@ def _agrees(model: PreTrainedModel) -> bool:
     kept = norm.data
     try:
         norm.data = kept * (LOUD / model(input_ids=ids, use_cache=False).logits.float().std())
-        threads = Shared(Decoder(model, model.dtype), 1)
+        threads = PrefixShared(Decoder(model, model.dtype), 1)
         begun = threads.admit([text[:-1] for text in texts])
         after = threads.step(torch.tensor([text[-1] for text in texts], device=model.device))
         logits = model(input_ids=ids, use_cache=False).logits

@@ -45,8 +45,8 @@ WAYS = (Way(True, True), Way(False, True), Way(False, False))  # the best first
 _ways: WeakKeyDictionary[PreTrainedModel, Way] = WeakKeyDictionary()
 
 
-class Plain:
-    """B rows, each behind a prompt; they grow by one token at a time; see `kv_sharing.Threads`."""
+class HFDecodeState:
+    """B rows, each behind a prompt; they grow by one token at a time; see `kv_sharing.DecodeState`."""
 
     refills = False
 
@@ -158,7 +158,7 @@ def _is_right(model: PreTrainedModel, way: Way) -> bool:
     vocabulary = model.get_output_embeddings().weight.shape[0]
     ids = [i % vocabulary for i in range(7, 27)]
     texts = [tuple(ids[:9]), tuple(ids[5:9] if way.ragged else ids[5:14]), tuple(ids[2:11])]
-    threads = Plain(model, 4, ids[0], way)
+    threads = HFDecodeState(model, 4, ids[0], way)
     right = _same(model, texts, threads.admit(texts))
     for rows, tokens in (([1, 0, 0], ids[9:12]), ([0, 2], ids[12:14]), ([0, 1], ids[14:16])):
         texts = [(*texts[row], token) for row, token in zip(rows, tokens, strict=True)]

@@ -12,21 +12,21 @@ from selfplay.core import SelfplayError
 
 
 def prepare(model: PreTrainedModel, path: str) -> None:
-    """Let a model's layers be recomputed within `recomputing`.
+    """Let a model's layers be recomputed within `checkpointed`.
 
     Raises:
         SelfplayError: its architecture has no such layers.
     """
     if not _layers(model):
         raise SelfplayError(
-            f"the layers of '{path}' cannot be recomputed; leave out player.checkpointing, and lower "
+            f"the layers of '{path}' cannot be recomputed; leave out player.gradient_checkpointing, and lower "
             "update.micro_batch where memory is short"
         )
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 @contextmanager
-def recomputing(model: Module) -> Iterator[None]:
+def checkpointed(model: Module) -> Iterator[None]:
     """Layers run in here forget what they computed, where there is a gradient. Dropout stays off.
 
     transformers recomputes what is in training mode alone, so the layers are; what is within them stays as it was.

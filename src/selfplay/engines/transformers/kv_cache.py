@@ -12,7 +12,7 @@ from selfplay.models.structure import bare
 BLOCK = 128  # places that are kept free at most, so that what leaves early does not hold the memory of the longest
 
 
-class Growing(DynamicLayer):  # type: ignore[misc]
+class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
     """A layer's keys and values, [B, H, S, D] each: views of larger tensors.
 
     Args:
@@ -81,5 +81,5 @@ def new_cache(model: Any, room: int) -> Cache:
         DynamicLayer() if type(layer) is DynamicSlidingWindowLayer and not windows else layer for layer in cache.layers
     ]
     if all(type(layer) is DynamicLayer for layer in cache.layers) and cache.layers:
-        cache.layers = [Growing(room) for _ in cache.layers]
+        cache.layers = [PreallocatedLayer(room) for _ in cache.layers]
     return cache

@@ -6,19 +6,19 @@ import torch
 from torch import Tensor
 
 from selfplay.core import Batch
-from selfplay.updates.descent import Descent
+from selfplay.updates.gradient_step import GradientStep
 
 RatioLosses = Callable[[Tensor], tuple[Tensor, Tensor]]  # log-ratios [B] -> losses [N], the weight of each [N]
 
 
-def log_ratios(descent: Descent, batch: Batch, reference: Tensor) -> Tensor:
+def log_ratios(step: GradientStep, batch: Batch, reference: Tensor) -> Tensor:
     """[B] log pi - log pi_ref of the whole replies, the policy as it is now, without gradient. reference: [B, T]"""
     width = batch.replies.shape[1]
-    return ((descent.logprobs(descent.policy, batch) - reference[:, :width]) * batch.mask).sum(-1)
+    return ((step.logprobs(step.policy, batch) - reference[:, :width]) * batch.mask).sum(-1)
 
 
 def descend_on_ratios(
-    descent: Descent, batch: Batch, reference: Tensor, losses: RatioLosses
+    step: GradientStep, batch: Batch, reference: Tensor, losses: RatioLosses
 ) -> tuple[dict[str, float], Tensor, Tensor]:
     """One optimizer step on the weighted sum of the losses, exact for any micro-batch.
 
@@ -29,19 +29,19 @@ def descend_on_ratios(
         reference: [B, T] log-probs of the reference.
 
     Returns:
-        loss, grad_norm and drift; the log-ratios [B] before the step; and [B] minus the slope of the plain sum of the
-        losses in each, the advantage with which `reinforce` would pull alike.
+        loss, grad_norm and logprob_mismatch; the log-ratios [B] before the step; and [B] minus the slope of the plain
+        sum of the losses in each, the advantage with which `reinforce` would pull alike.
     """
     if len(batch) == 0:
-        return descent.descend(batch, torch.zeros(0), _whole), torch.zeros(0), torch.zeros(0)
-    ratios = log_ratios(descent, batch, reference).requires_grad_()
+        return step.descend(batch, torch.zeros(0), _sequence_sum), torch.zeros(0), torch.zeros(0)
+    ratios = log_ratios(step, batch, reference).requires_grad_()
     each, weights = losses(ratios)
     total = (weights * each).sum()
     [slopes] = torch.autograd.grad(total, ratios, retain_graph=True)
     [plain] = torch.autograd.grad(each.sum(), ratios)
-    metrics = descent.descend(batch, slopes, _whole)
+    metrics = step.descend(batch, slopes, _sequence_sum)
     return metrics | {"loss": float(total.detach())}, ratios.detach(), -plain
 
 
-def _whole(rows: Tensor, logprobs: Tensor) -> Tensor:
+def _sequence_sum(rows: Tensor, logprobs: Tensor) -> Tensor:
     return logprobs.sum(-1)

@@ -15,7 +15,7 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 COMPARE = ("group", "prompt")
 
 
-class Descent:
+class GradientStep:
     """An optimizer with its schedule, its micro-batches and its longest gradient.
 
     Args:
@@ -85,7 +85,7 @@ class Descent:
         The first one of a step is of the policy that spoke, so that one is compared.
         """
         if len(batch) == 0:
-            return {"loss": 0.0, "grad_norm": 0.0, "drift": 0.0}
+            return {"loss": 0.0, "grad_norm": 0.0, "logprob_mismatch": 0.0}
         compare, self.unmoved = self.compare if self.unmoved else None, False
         return descend(
             self.policy, self.optimizer, batch, weights, losses, self.micro_batch, self.max_grad_norm, compare
@@ -194,18 +194,19 @@ def descend(
     max_grad_norm: float,
     compare: Callable[[Batch, Tensor], None] | None = None,
 ) -> dict[str, float]:
-    """Minimise the sum of weight x loss over all turns by one optimizer step; return loss, grad_norm, drift.
+    """Minimise the sum of weight x loss over all turns by one optimizer step; return loss, grad_norm, logprob_mismatch.
 
-    `drift` is the largest difference between the policy's and the sampler's log-probability of a token; before the step
-    they are the same distribution, so it shows template, alignment and precision mistakes. What somebody else said has
-    no part in it. `compare` is given some turns and the policy's log-probabilities of them, before the step.
+    `logprob_mismatch` is the largest difference between the policy's and the sampler's log-probability of a token;
+    before the step they are the same distribution, so it shows template, alignment and precision mistakes. Turns of
+    other players are left out. `compare` is given some turns and the policy's log-probabilities of them, before the
+    step.
 
     Raises:
         SelfplayError: `compare` raised it, memory ran out, or the loss or its gradient is not finite; the weights are
             then untouched.
     """
     optimizer.zero_grad(set_to_none=True)
-    total, drift = 0.0, 0.0
+    total, mismatch = 0.0, 0.0
     try:
         for rows in by_prompt(batch, micro_batch):
             part = batch.rows(rows)
@@ -213,8 +214,8 @@ def descend(
             loss = (weights[rows].to(logprobs.device) * losses(rows, logprobs)).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
-            apart = (logprobs.detach().cpu() - part.logprobs)[part.own].abs()
-            drift = max(drift, float(apart.max()) if apart.numel() else 0.0)
+            apart = (logprobs.detach().cpu() - part.logprobs)[part.on_policy].abs()
+            mismatch = max(mismatch, float(apart.max()) if apart.numel() else 0.0)
             if compare is not None:
                 compare(part, logprobs)
     except SelfplayError:
@@ -237,4 +238,4 @@ def descend(
         )
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return {"loss": total, "grad_norm": norm, "drift": drift}
+    return {"loss": total, "grad_norm": norm, "logprob_mismatch": mismatch}

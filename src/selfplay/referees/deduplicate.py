@@ -10,7 +10,7 @@ from selfplay.core import Turn
 Pair = tuple[str, str]  # question, answer
 
 
-def score_distinct(turns: Sequence[Turn], score: Callable[[list[Pair]], Tensor]) -> Tensor:
+def score_deduplicated(turns: Sequence[Turn], score: Callable[[list[Pair]], Tensor]) -> Tensor:
     """[N] scores, one a turn, from a function that is asked for the distinct pairs alone, shortest first."""
     pairs = [(turn.ask.prompt, turn.reply.text) for turn in turns]
     distinct = sorted(set(pairs), key=lambda pair: (len(pair[0]) + len(pair[1]), pair))

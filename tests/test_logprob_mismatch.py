@@ -53,12 +53,12 @@ class OffTable(Tabular):
 @pytest.mark.parametrize(
     "args",
     [
-        (*cli.SMALL, "player._target_=test_drift.Off", "+player.by=0.002"),
-        (*cli.SMALL, "player._target_=test_drift.Off", "+player.by=0.002", "update=ppo", "update.epochs=2"),
-        (*cli.SMALL, "player._target_=test_drift.Off", "+player.by=0.002", "update=kto"),
-        (*cli.SMALL, "player._target_=test_drift.Off", "+player.by=0.002", "update=dpo"),
-        (*cli.SMALL, "player._target_=test_drift.Off", "+player.by=3", "player.compute=bfloat16"),
-        (*KUHN, "steps=2", "player._target_=test_drift.OffTable", "+player.by=0.002"),
+        (*cli.SMALL, "player._target_=test_logprob_mismatch.Off", "+player.by=0.002"),
+        (*cli.SMALL, "player._target_=test_logprob_mismatch.Off", "+player.by=0.002", "update=ppo", "update.epochs=2"),
+        (*cli.SMALL, "player._target_=test_logprob_mismatch.Off", "+player.by=0.002", "update=kto"),
+        (*cli.SMALL, "player._target_=test_logprob_mismatch.Off", "+player.by=0.002", "update=dpo"),
+        (*cli.SMALL, "player._target_=test_logprob_mismatch.Off", "+player.by=3", "player.compute_dtype=bfloat16"),
+        (*KUHN, "steps=2", "player._target_=test_logprob_mismatch.OffTable", "+player.by=0.002"),
     ],
     ids=["lsp", "ppo", "kto", "dpo", "bfloat16", "table"],
 )
@@ -68,9 +68,9 @@ def test_a_wrong_sampler_stops_the_run(args: Sequence[str], tmp_path: Path) -> N
     ended = cli.run(f"hydra.run.dir={tmp_path}", *args)
     assert ended.code == 1 and re.fullmatch(r"error: [^\n]+[^.\n]\n", ended.err), ended.err
     value = "3" if "+player.by=3" in args else "0.002"
-    assert re.search(rf"gives a token {value}\S* nats more or less than its sampler did \(drift\)", ended.err) or (
-        value == "3" and re.search(r"gives a token (2\.9|3)\S* nats", ended.err)
-    ), ended.err
+    assert re.search(
+        rf"gives a token {value}\S* nats more or less than its sampler did \(logprob_mismatch\)", ended.err
+    ) or (value == "3" and re.search(r"gives a token (2\.9|3)\S* nats", ended.err)), ended.err
     limit = re.search(r"rounding explains at most ([\d.e-]+), so", ended.err)
     assert limit and (float(limit[1]) == LIMIT if value == "0.002" else 0.01 < float(limit[1]) < 2)
     assert "try player.attention=eager" in ended.err and "choose another" in ended.err
@@ -85,15 +85,15 @@ def test_a_forgotten_adapter_stops_the_run(tmp_path: Path, monkeypatch: pytest.M
     lora = ("player=tiny_lora", "player.lora.target_modules=[embed_tokens]", "update.optimizer.lr=1e-2")
     args = (*cli.SMALL, *lora, "reward=selfjudge", "quality=none", "episodes=4", "steps=8")
     ended = cli.run(f"hydra.run.dir={tmp_path}", *args)
-    assert ended.code == 1 and "than its sampler did (drift)" in ended.err
+    assert ended.code == 1 and "than its sampler did (logprob_mismatch)" in ended.err
     assert 1 <= cli.summary(tmp_path)["steps"] < 8
 
 
 def test_half_a_thousandth_is_let_pass_and_paths_are_told(tmp_path: Path) -> None:
-    args = (*cli.SMALL, "player._target_=test_drift.Off", "+player.by=0.0005", "steps=1")
+    args = (*cli.SMALL, "player._target_=test_logprob_mismatch.Off", "+player.by=0.0005", "steps=1")
     ended = cli.run(*args, f"hydra.run.dir={tmp_path}")
     assert ended.code == 0, ended.err
-    assert 4e-4 < cli.metrics(tmp_path)[-1]["drift"] < 6e-4
+    assert 4e-4 < cli.metrics(tmp_path)[-1]["logprob_mismatch"] < 6e-4
     ways = {
         "sampling": "own layers",
         "log-probabilities": "own layers",
@@ -104,9 +104,9 @@ def test_half_a_thousandth_is_let_pass_and_paths_are_told(tmp_path: Path) -> Non
 
 
 def test_products_in_bfloat16_are_no_mistake(tmp_path: Path) -> None:
-    args = (*cli.SMALL, "player.compute=bfloat16", "reward=selfjudge", "quality=none", "episodes=4")
+    args = (*cli.SMALL, "player.compute_dtype=bfloat16", "reward=selfjudge", "quality=none", "episodes=4")
     folder = cli.finished(tmp_path, *args)
-    assert all(line["drift"] > LIMIT for line in cli.metrics(folder))
+    assert all(line["logprob_mismatch"] > LIMIT for line in cli.metrics(folder))
 
 
 # --- what is compared -------------------------------------------------------------------------------------------------
@@ -123,21 +123,21 @@ def test_what_others_said_has_no_part_in_it(tiny: LanguageModel) -> None:
     wrong = off(batch, 5.0)
     with pytest.raises(SelfplayError, match=r"a token 5 nats.* explains at most 0\.001,"):
         Mismatch(tiny)(wrong, logprobs(tiny, batch))
-    Mismatch(tiny)(replace(wrong, taught=(True, *[False] * (len(batch) - 1))), logprobs(tiny, batch))
+    Mismatch(tiny)(replace(wrong, off_policy=(True, *[False] * (len(batch) - 1))), logprobs(tiny, batch))
 
 
 def test_the_sign_does_not_matter(tiny: LanguageModel) -> None:
     batch = batch_of(tiny)
     for by in (-0.01, 0.01):
-        with pytest.raises(SelfplayError, match="drift"):
+        with pytest.raises(SelfplayError, match="logprob_mismatch"):
             Mismatch(tiny)(off(batch, by), logprobs(tiny, batch))
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"compute": "bfloat16"},
-        {"compute": "bfloat16", "top_k": 4, "top_p": 0.9, "min_p": 0.02},
+        {"compute_dtype": "bfloat16"},
+        {"compute_dtype": "bfloat16", "top_k": 4, "top_p": 0.9, "min_p": 0.02},
         {"dtype": "bfloat16", "lora": {"r": 4, "target_modules": "all-linear"}},
         {"temperature": 1e-3},
     ],
@@ -159,11 +159,11 @@ def test_what_rounding_explains_is_let_pass(changes: dict[str, Any]) -> None:
         for alone in range(3):  # one turn is measured by all that might have been said there
             one = batch.rows(torch.tensor([alone]))
             Mismatch(policy)(one, logprobs(policy, one))
-    with pytest.raises(SelfplayError, match="drift"):
+    with pytest.raises(SelfplayError, match="logprob_mismatch"):
         check(off(batch, 10.0), logprobs(policy, batch))
 
 
-@pytest.mark.parametrize("changes", [{}, {"compute": "bfloat16"}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"compute_dtype": "bfloat16"}], ids=str)
 def test_among_options(changes: dict[str, Any]) -> None:
     policy = made(**changes)
     asks = [Ask("solver", user(f"add {i} and 4"), ("yes", "no", "perhaps"), key=str(i)) for i in range(4)]
@@ -171,7 +171,7 @@ def test_among_options(changes: dict[str, Any]) -> None:
     Mismatch(policy)(batch, logprobs(policy, batch))
     found = policy.rounding(batch)
     assert found.shape == batch.replies.shape and bool((found[:, 0] > 0).all())
-    with pytest.raises(SelfplayError, match="drift"):
+    with pytest.raises(SelfplayError, match="logprob_mismatch"):
         Mismatch(policy)(off(batch, 4.0), logprobs(policy, batch))
 
 
@@ -179,7 +179,7 @@ def test_a_table_at_a_low_temperature() -> None:
     policy = Tabular(8, 3, 5.0, 1e-5, 0)
     batch = batch_for(policy, [Ask("solver", user(str(i)), ("a", "b", "c"), key=str(i)) for i in range(5)])  # type: ignore[arg-type]
     assert float(policy.rounding(batch).max()) > LIMIT
-    assert float(Tabular.rounding(policy.at(1.0), batch).max()) < LIMIT  # type: ignore[arg-type]
+    assert float(Tabular.rounding(policy.with_temperature(1.0), batch).max()) < LIMIT  # type: ignore[arg-type]
 
 
 # --- the measure ------------------------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ def test_a_table_at_a_low_temperature() -> None:
 
 def test_rounding_is_measured_against_a_finer_precision() -> None:
     """By hand: the largest difference that bfloat16 makes to any log-probability, anywhere in the vocabulary."""
-    policy = made(compute="bfloat16")
+    policy = made(compute_dtype="bfloat16")
     batch = batch_of(policy).rows(torch.tensor([0]))
     text = torch.cat([batch.prompts[0], batch.replies[0][batch.mask[0]]])[None]
     places = slice(len(batch.prompts[0]) - 1, -1)

@@ -12,7 +12,7 @@ from conftest import Fixed
 
 from selfplay.core import Ask, Referee, Reply, SelfplayError, Turn, user
 from selfplay.metrics import of_referees
-from selfplay.referees.total import Minimum, WeightedSum, concordance, spread
+from selfplay.referees.ensemble import Minimum, WeightedSum, concordance, spread
 
 TURNS = [Turn(Ask("solver", user("q")), Reply(str(i))) for i in range(4)]
 A, B = [0.0, 1.0, 2.0, 5.0], [4.0, 2.0, 2.0, 0.0]
@@ -91,21 +91,21 @@ def test_a_part_that_fails_is_named(scores: list[float]) -> None:
 
 
 def test_parts_are_chosen_on_the_command_line() -> None:
-    plain = cli.composed("reward=total").reward
+    plain = cli.composed("reward=ensemble").reward
     assert plain.parts.rm._target_.endswith(".RewardModel") and plain.parts.selfjudge._target_.endswith("ExpectedScore")
     other = cli.composed(
-        "reward=total", "reward@reward.parts.rm=verifier", "+reward@reward.parts.judge=judge",
+        "reward=ensemble", "reward@reward.parts.rm=verifier", "+reward@reward.parts.judge=judge",
         "+reward.weights.judge=2", "reward.parts.judge.endpoint.model=m",
     ).reward  # fmt: skip
     assert other.parts.rm._target_.endswith(".Verifier")
     assert other.parts.judge._target_.endswith(".ScoringJudge") and other.parts.judge.endpoint.model == "m"
-    less = cli.composed("reward=total", "~reward.parts.rm", "~reward.weights.rm").reward
+    less = cli.composed("reward=ensemble", "~reward.parts.rm", "~reward.weights.rm").reward
     assert list(less.parts) == list(less.weights) == ["selfjudge"]
 
 
 def test_a_run_logs_what_the_parts_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = [arg for arg in cli.SMALL if not arg.startswith("reward=")]
-    more = ["reward=total", "+reward@reward.parts.truth=verifier", "+reward.weights.truth=3"]
+    more = ["reward=ensemble", "+reward@reward.parts.truth=verifier", "+reward.weights.truth=3"]
     folder = cli.finished(tmp_path / "run", *small, *more)
     for line in cli.metrics(folder):
         mean = line["reward/rm"] + 0.14 * line["reward/selfjudge"] + 3 * line["reward/truth"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import perturb
 from peft import LoraConfig, get_peft_model
-from test_branches import a_tree_a_row, replies_to
+from test_tree_attention import a_tree_a_row, replies_to
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -22,8 +22,17 @@ from transformers import (
     Qwen3Config,
 )
 
-from selfplay.engines.llama import layers as trunk
-from selfplay.engines.llama.layers import _Gated, _norm, _Turned, _Written, can_branch, has_trunk, lay, states_at
+from selfplay.engines.llama import layers
+from selfplay.engines.llama.layers import (
+    _EagerAttention,
+    _norm,
+    _Rotary,
+    _SwiGLU,
+    can_branch,
+    choose_layout,
+    has_own_layers,
+    states_at,
+)
 from selfplay.engines.logprobs import plain_logprobs, reply_logprobs
 from selfplay.engines.packing import pack, under_mask
 from selfplay.players.language_model import LanguageModel
@@ -58,8 +67,8 @@ def of(config: PretrainedConfig, amount: float = 0.1) -> Any:
 
 def attention_by(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let attention be by PyTorch's kernel, written out, or branch by branch."""
-    monkeypatch.setattr(trunk, "_is_small", lambda query: how == "written")
-    monkeypatch.setattr(trunk, "branched_cost", lambda plan: -inf if how == "branches" else inf)
+    monkeypatch.setattr(layers, "_is_small", lambda query: how == "written")
+    monkeypatch.setattr(layers, "branched_cost", lambda plan: -inf if how == "branches" else inf)
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -68,7 +77,7 @@ def test_log_probabilities_and_gradients_are_the_plain_ones(
     config: PretrainedConfig, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = of(config)
-    assert has_trunk(model) and can_branch(model)
+    assert has_own_layers(model) and can_branch(model)
     attention_by(how, monkeypatch)
     for seed in range(3):
         given = replies_to([12, 3, 1, 40, 12], 5, seed)
@@ -89,7 +98,7 @@ def test_adapters_learn_as_under_the_modules(how: str, monkeypatch: pytest.Monke
     with torch.random.fork_rng():
         torch.manual_seed(1)
         model: Any = get_peft_model(of(LlamaConfig(**SIZES)), lora).eval()
-    assert has_trunk(model)
+    assert has_own_layers(model)
     attention_by(how, monkeypatch)
     given = replies_to([12, 3, 12], 5)
     learnt = [p for p in model.parameters() if p.requires_grad]
@@ -106,7 +115,7 @@ def test_adapters_learn_as_under_the_modules(how: str, monkeypatch: pytest.Monke
 def test_in_half_precision_it_is_no_further_from_the_truth(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Products in bfloat16: from what float32 finds, states and gradients are as far as transformers' modules are."""
     model = of(LlamaConfig(**SIZES))
-    assert has_trunk(model) and can_branch(model)
+    assert has_own_layers(model) and can_branch(model)
     attention_by(how, monkeypatch)
     packed = (a_tree_a_row if how == "branches" else pack)(*replies_to([12, 30, 12], 5))
     places = packed.rows[packed.mask], packed.columns[packed.mask]
@@ -130,7 +139,7 @@ def test_in_half_precision_it_is_no_further_from_the_truth(how: str, monkeypatch
 def test_the_parts_have_the_gradient_that_differences_give() -> None:
     torch.manual_seed(0)
     x, gate, up = (torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
-    assert torch.autograd.gradcheck(_Gated.apply, (gate, up))
+    assert torch.autograd.gradcheck(_SwiGLU.apply, (gate, up))
     norm: Any = torch.nn.Module()
     norm.weight = torch.nn.Parameter(torch.randn(4))
     norm.variance_epsilon = 1e-2
@@ -145,7 +154,7 @@ def test_a_turn_is_undone_by_its_gradient() -> None:
     """A rotation's transpose is its inverse."""
     angles = torch.rand(2, 5, 1, 3)
     x = torch.randn(2, 5, 4, 6, requires_grad=True)
-    turned = _Turned.apply(x, angles.cos(), angles.sin())  # type: ignore[no-untyped-call]
+    turned = _Rotary.apply(x, angles.cos(), angles.sin())  # type: ignore[no-untyped-call]
     (back,) = torch.autograd.grad(turned, x, turned.detach())
     torch.testing.assert_close(back, x.detach())
     torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
@@ -158,7 +167,7 @@ def test_attention_written_out_is_the_kernels() -> None:
     mask = packed.attention(torch.float32)
     query = torch.randn(rows, length, 6, 8, requires_grad=True)
     key, value = (torch.randn(rows, length, 2, 8, requires_grad=True) for _ in range(2))
-    ours = _Written.apply(query, key, value, mask, 0.4)  # type: ignore[no-untyped-call]
+    ours = _EagerAttention.apply(query, key, value, mask, 0.4)  # type: ignore[no-untyped-call]
     wide = [x.repeat_interleave(3, 2).transpose(1, 2) for x in (key, value)]
     right = torch.nn.functional.scaled_dot_product_attention(
         query.transpose(1, 2), *wide, attn_mask=mask, scale=0.4
@@ -178,7 +187,7 @@ def test_written_out_in_bfloat16_the_scores_are_exact() -> None:
     mask = packed.attention(torch.float32)
     query = (3 * torch.randn(rows, length, 4, 8)).bfloat16()
     key, value = (torch.randn(rows, length, 4, 8).bfloat16() for _ in range(2))
-    ours = _Written.apply(query, key, value, mask, 0.9)  # type: ignore[no-untyped-call]
+    ours = _EagerAttention.apply(query, key, value, mask, 0.9)  # type: ignore[no-untyped-call]
     scores = torch.einsum("rqhd,rkhd->rhqk", query.double(), key.double()) * 0.9
     looks = (scores + mask).softmax(-1).bfloat16()
     right = torch.einsum("rhqk,rkhd->rqhd", looks.double(), value.double())
@@ -198,7 +207,7 @@ def test_written_out_in_bfloat16_the_scores_are_exact() -> None:
 )
 def test_who_is_not_of_the_family(config: PretrainedConfig) -> None:
     model = of(config)
-    assert not has_trunk(model)
+    assert not has_own_layers(model)
     packed = pack(*replies_to([5, 5], 3))
     with torch.no_grad():
         assert states_at(model, packed, packed.rows[:, 0], packed.columns[:, 0]).shape[0] == len(packed.rows)
@@ -208,13 +217,13 @@ def test_another_kernel_and_layers_that_run_again_are_left_to_the_modules(
     learner: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     eager = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES), attn_implementation="eager").eval()
-    assert not has_trunk(eager)
-    assert not has_trunk(copy.deepcopy(learner.model).to(torch.bfloat16))
-    assert has_trunk(learner.model)
+    assert not has_own_layers(eager)
+    assert not has_own_layers(copy.deepcopy(learner.model).to(torch.bfloat16))
+    assert has_own_layers(learner.model)
     packed = pack(*replies_to([5, 5], 3))
     asked = []
-    monkeypatch.setattr(trunk, "under_mask", lambda *given: asked.append(given))
-    monkeypatch.setattr(trunk, "runs_again", lambda model: True)
+    monkeypatch.setattr(layers, "under_mask", lambda *given: asked.append(given))
+    monkeypatch.setattr(layers, "runs_again", lambda model: True)
     states_at(learner.model, packed, packed.rows[:, 0], packed.columns[:, 0])
     assert len(asked) == 1
 
@@ -222,16 +231,16 @@ def test_another_kernel_and_layers_that_run_again_are_left_to_the_modules(
 @pytest.mark.parametrize("broken", ["_turned", "attend", "_norm", "_by_token"])
 def test_wrong_layers_are_not_taken(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = of(LlamaConfig(**SIZES), 0.3)
-    was = getattr(trunk, broken)
+    was = getattr(layers, broken)
     wrong: dict[str, Any] = {
         "_turned": lambda x, cos, sin: was(x, cos, -sin),
         "attend": lambda query, key, value, scale, tree: was(query, key, value, 1.1 * scale, tree),
         "_norm": lambda module, x, dtype: 1.02 * was(module, x, dtype),
-        "_by_token": lambda x, rows, length: 1.1 * was(x, rows, length),  # of `_Written` alone
+        "_by_token": lambda x, rows, length: 1.1 * was(x, rows, length),  # of `_EagerAttention` alone
     }
-    monkeypatch.setattr(trunk, broken, wrong[broken])
+    monkeypatch.setattr(layers, broken, wrong[broken])
     assert can_branch(copy.deepcopy(model)) is (broken == "_by_token"), "which no branch needs"
-    assert has_trunk(model) is (broken == "attend"), "which the mask does not need"
+    assert has_own_layers(model) is (broken == "attend"), "which the mask does not need"
 
 
 def laid(model: Any, spec: list[tuple[int, list[int]]], seed: int = 0) -> tuple[Any, Any]:
@@ -245,7 +254,7 @@ def laid(model: Any, spec: list[tuple[int, list[int]]], seed: int = 0) -> tuple[
             said.append(torch.randint(0, 90, (n,), generator=rng))
     replies = torch.nn.utils.rnn.pad_sequence(said, batch_first=True)
     given = prompts, replies, torch.arange(replies.shape[1]) < torch.tensor(list(map(len, said)))[:, None]
-    return lay(model, *given), given
+    return choose_layout(model, *given), given
 
 
 def test_a_long_prompt_is_there_once_with_all_its_replies(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +267,7 @@ def test_a_long_prompt_is_there_once_with_all_its_replies(monkeypatch: pytest.Mo
         torch.testing.assert_close(
             reply_logprobs(model, *given, 1.0), plain_logprobs(model, *given, 1.0), atol=1e-5, rtol=0
         )
-    monkeypatch.setattr(trunk, "can_branch", lambda model: False)
+    monkeypatch.setattr(layers, "can_branch", lambda model: False)
     assert laid(model, one)[0].ids.shape == (2, 660)
 
 
@@ -280,8 +289,8 @@ def test_several_long_prompts_go_branch_by_branch(
     packed, given = laid(model, spec)
     assert packed.ids.shape == shape
     calls = []
-    was = trunk.attend
-    monkeypatch.setattr(trunk, "attend", lambda *given: calls.append(1) or was(*given))
+    was = layers.attend
+    monkeypatch.setattr(layers, "attend", lambda *given: calls.append(1) or was(*given))
     with torch.no_grad():
         ours = reply_logprobs(model, *given, 1.0)
     assert len(calls) == 2, "layers"

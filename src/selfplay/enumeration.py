@@ -12,7 +12,7 @@ from itertools import product
 from typing import Annotated
 
 from selfplay.core import Ask, Episode, Game, Player, Reply, SelfplayError, Turn, at_least
-from selfplay.opponents.seating import Seating, Seats
+from selfplay.opponents.matchmaker import Matchmaker, Seats
 from selfplay.options import Range
 from selfplay.rollout import check_seats, play
 
@@ -32,14 +32,14 @@ class _Path:
     turns: tuple[tuple[Ask, Reply, str], ...] = ()
 
 
-def sampled(game: Game, opponent: Seating, step: int, episodes: int, key: str) -> list[Episode]:
+def sampled(game: Game, opponent: Matchmaker, step: int, episodes: int, key: str) -> list[Episode]:
     """`episodes` episodes, drawn: the seats by the opponent, the replies by the players."""
     return play(game, opponent.players, range(episodes), key=key, seats=opponent.seats(step))
 
 
-def every(
+def exact(
     game: Game,
-    opponent: Seating,
+    opponent: Matchmaker,
     step: int,
     episodes: int,
     key: str,
@@ -53,8 +53,8 @@ def every(
     Raises:
         SelfplayError: more outcomes than that, an ask without options, or a player that cannot say how likely they are.
     """
-    at_least(1, **{"outcomes.limit": limit})
-    paths = [_Path(seats, weight * episodes) for seats, weight in opponent.lineups(step)]
+    at_least(1, **{"rollout.limit": limit})
+    paths = [_Path(seats, weight * episodes) for seats, weight in opponent.enumerate_seatings(step)]
     for path in paths:
         check_seats(game, {role: name for role, name in path.seats.items() if name in opponent.players})
     done: list[Episode] = []
@@ -65,15 +65,15 @@ def every(
             asks, returns = _replayed(game, path)
             if asks is None:
                 turns = [Turn(ask, reply, player=name) for ask, reply, name in path.turns]
-                done.append(Episode(len(done), turns, returns, path.weight, drawn=False, seats=path.seats))
+                done.append(Episode(len(done), turns, returns, path.weight, sampled=False, seats=path.seats))
             else:
                 waiting.append((path, asks))
         _ask(waiting, opponent.players, known)
         paths = [longer for path, asks in waiting for longer in _branches(path, asks, known)]
         if len(paths) + len(done) > limit:
             raise SelfplayError(
-                f"{type(game).__name__} has more than {limit} outcomes; raise outcomes.limit, choose a smaller game, "
-                "or take outcomes=sampled"
+                f"{type(game).__name__} has more than {limit} outcomes; raise rollout.limit, choose a smaller game, "
+                "or take rollout=sampled"
             )
     return done
 
@@ -108,8 +108,8 @@ def _ask(
                 raise SelfplayError(f"the game asked the role '{ask.role}', which it does not list in its roles")
             if not ask.options:
                 raise SelfplayError(
-                    f"outcomes=every needs options, but the role '{ask.role}' may reply with any text at "
-                    f"'{ask.prompt}'; take outcomes=sampled"
+                    f"rollout=exact needs options, but the role '{ask.role}' may reply with any text at "
+                    f"'{ask.prompt}'; take rollout=sampled"
                 )
             name = path.seats[ask.role]
             sight = _sight(ask, name)
@@ -119,7 +119,7 @@ def _ask(
         order = list(asks_of.items())
         likely = players[name].probabilities([ask for _, ask in order])
         places = [(sight, ask, i, p) for (sight, ask), ps in zip(order, likely, strict=True) for i, p in enumerate(ps)]
-        replies = players[name].take([ask for _, ask, _, _ in places], [i for _, _, i, _ in places])
+        replies = players[name].reply_with([ask for _, ask, _, _ in places], [i for _, _, i, _ in places])
         for (sight, _, _, p), reply in zip(places, replies, strict=True):
             known.setdefault(sight, []).append((reply, p))
 

@@ -8,7 +8,7 @@ import torch
 
 from selfplay.engines import packing
 from selfplay.engines.llama.tree_attention import Tree, attend
-from selfplay.engines.packing import Forest, Packed, branched_cost, masked_cost
+from selfplay.engines.packing import Packed, PackingPlanner, branched_cost, masked_cost
 
 
 def replies_to(lengths: list[int], most: int, seed: int = 0) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
@@ -25,7 +25,7 @@ def replies_to(lengths: list[int], most: int, seed: int = 0) -> tuple[list[torch
 
 
 def a_tree_a_row(prompts: list[torch.Tensor], replies: torch.Tensor, mask: torch.Tensor) -> Packed:
-    forest = Forest(prompts, replies, mask)
+    forest = PackingPlanner(prompts, replies, mask)
     return forest.laid(forest.apart())
 
 
@@ -65,7 +65,7 @@ def test_what_it_costs_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "LONG", 9)
     prompts = [torch.tensor(p) for p in ([1, 2, 3, 4], [1, 2, 3, 4], [5, 6, 7], [5, 6, 7])]
     replies, mask = torch.arange(12).view(4, 3), torch.arange(3) < torch.tensor([3, 2, 3, 3])[:, None]
-    forest = Forest(prompts, replies, mask)
+    forest = PackingPlanner(prompts, replies, mask)
     assert forest.laid(forest.apart()).ids.shape == (2, 9)
     assert branched_cost(forest.apart()) == 2 * (9 * 1024 + 2 * (4 * 4 + 6 * (4 + 3)))
     assert masked_cost(2, 9) == 2 * (9 * 1024 + 9 * 9)
@@ -77,7 +77,7 @@ def test_where_it_costs_less_than_a_mask() -> None:
     def less(prompt: int, lengths: list[int]) -> bool:
         mask = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
         replies = torch.arange(1, 1 + mask.numel()).view(mask.shape)
-        plan = Forest([torch.arange(prompt)] * len(lengths), replies, mask).apart()
+        plan = PackingPlanner([torch.arange(prompt)] * len(lengths), replies, mask).apart()
         return branched_cost(plan) < masked_cost(1, plan.width)
 
     assert less(512, [48] * 16)
@@ -88,7 +88,7 @@ def test_where_it_costs_less_than_a_mask() -> None:
 def test_rows_without_a_prompt_are_read_under_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "LONG", 1)
     replies, mask = torch.arange(30).view(5, 6), torch.ones(5, 6, dtype=torch.bool)
-    assert branched_cost(Forest([torch.arange(5)] * 5, replies, mask).apart()) < inf
-    assert branched_cost(Forest([torch.arange(0)] * 5, replies, mask).apart()) == inf
+    assert branched_cost(PackingPlanner([torch.arange(5)] * 5, replies, mask).apart()) < inf
+    assert branched_cost(PackingPlanner([torch.arange(0)] * 5, replies, mask).apart()) == inf
     padded = a_tree_a_row(*replies_to([5, 6, 7], 3))
-    assert bool((padded.roots < 0).any()) and branched_cost(Forest(*replies_to([5, 6, 7], 3)).apart()) < inf
+    assert bool((padded.roots < 0).any()) and branched_cost(PackingPlanner(*replies_to([5, 6, 7], 3)).apart()) < inf

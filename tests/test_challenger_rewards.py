@@ -7,7 +7,7 @@ from conftest import CONF, config
 
 from selfplay.building import make
 from selfplay.core import SelfplayError
-from selfplay.games import challenger_pay as pay
+from selfplay.games import challenger_rewards as pay
 
 NONE = [0.0, 0.0, 0.0, 0.0]
 FOUR = ["a", "b", "c", "d"]

@@ -1,4 +1,4 @@
-"""Seating: which player is in which role of an episode."""
+"""Matchmaker: which player is in which role of an episode."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ LEARNER = "learner"
 Seats = Mapping[str, str]  # role -> the name of the player in it
 
 
-class Seating:
+class Matchmaker:
     """The opponents of a run. This one is the latest self: the learner sits in every role that the game gives it.
 
     Args:
@@ -28,7 +28,7 @@ class Seating:
         self.seated, self.players = dict(seated), dict(players)
 
     @property
-    def contested(self) -> tuple[str, ...]:
+    def learner_roles(self) -> tuple[str, ...]:
         """The roles that the config gives to the learner."""
         return tuple(role for role, name in self.seated.items() if name == LEARNER)
 
@@ -36,7 +36,7 @@ class Seating:
         """Episode index -> seats, for the episodes of a step. Its luck is a function of seed, step and index."""
         return lambda index: self.seated
 
-    def lineups(self, step: int) -> list[tuple[Seats, float]]:
+    def enumerate_seatings(self, step: int) -> list[tuple[Seats, float]]:
         """Every seating that `seats` may give, with its probability."""
         return [(self.seated, 1.0)]
 
@@ -69,7 +69,7 @@ class Seating:
         """Become what `state_dict`, `store` and `frozen` told; `frozen` holds others' policies, too."""
 
 
-class Against(Seating):
+class Against(Matchmaker):
     """One given player in all of the learner's roles but one; the roles take turns, episode by episode.
 
     Args:
@@ -84,18 +84,18 @@ class Against(Seating):
         if name not in players or name == LEARNER:
             others = ", ".join(p for p in players if p != LEARNER)
             raise SelfplayError(f"opponent.name is '{name}', but the other players are {others}; name one of them")
-        check_contested(self.contested)
+        check_learner_roles(self.learner_roles)
         self.name = name
 
     def seats(self, step: int) -> Callable[[int], Seats]:
-        return lambda index: rotated(self.seated, self.contested, index, lambda role: self.name)
+        return lambda index: rotated(self.seated, self.learner_roles, index, lambda role: self.name)
 
-    def lineups(self, step: int) -> list[tuple[Seats, float]]:
-        seat, count = self.seats(step), len(self.contested)
+    def enumerate_seatings(self, step: int) -> list[tuple[Seats, float]]:
+        seat, count = self.seats(step), len(self.learner_roles)
         return [(seat(index), 1 / count) for index in range(count)]
 
 
-def check_contested(roles: Sequence[str]) -> None:
+def check_learner_roles(roles: Sequence[str]) -> None:
     """Raise SelfplayError unless the learner has a role to spare."""
     if len(roles) < 2:
         raise SelfplayError(
@@ -104,7 +104,7 @@ def check_contested(roles: Sequence[str]) -> None:
         )
 
 
-def rotated(seated: Seats, contested: Sequence[str], index: int, opponent: Callable[[str], str]) -> Seats:
+def rotated(seated: Seats, learner_roles: Sequence[str], index: int, opponent: Callable[[str], str]) -> Seats:
     """The learner in the index-th of its roles, opponents in the others, everybody else where they were."""
-    mine = contested[index % len(contested)]
-    return {r: opponent(r) if r in contested and r != mine else name for r, name in seated.items()}
+    mine = learner_roles[index % len(learner_roles)]
+    return {r: opponent(r) if r in learner_roles and r != mine else name for r, name in seated.items()}

@@ -10,9 +10,9 @@ from conftest import config
 
 from selfplay.building import build
 from selfplay.core import Episode, SelfplayError
-from selfplay.outcomes import every, sampled
+from selfplay.enumeration import exact, sampled
 from selfplay.players.language_model import LanguageModel
-from selfplay.rollout import collate, settle, turns_of
+from selfplay.rollout import collate, score_and_pay, turns_of
 from selfplay.theory.strategies import expected_returns, strategy_of
 from selfplay.theory.tree import enumerate_game
 from selfplay.updates.advantages import centred, group_std, standardised
@@ -27,24 +27,24 @@ def returns(episodes: list[Episode], role: str) -> float:
 
 def test_kuhn_has_thirty_outcomes_and_their_mean_is_the_trees() -> None:
     made = build(config(*KUHN))
-    episodes = every(made.game, made.opponent, 1, 7, "k", 100)
+    episodes = exact(made.game, made.opponent, 1, 7, "k", 100)
     assert len(episodes) == 30
     assert sum(e.weight for e in episodes) == pytest.approx(7)
     tree = enumerate_game(made.game)
-    exact = expected_returns(tree, strategy_of(tree, dict.fromkeys(("first", "second"), made.learner)))
+    expected = expected_returns(tree, strategy_of(tree, dict.fromkeys(("first", "second"), made.learner)))
     for role in ("first", "second"):
-        assert returns(episodes, role) == pytest.approx(exact[role], abs=1e-6)
+        assert returns(episodes, role) == pytest.approx(expected[role], abs=1e-6)
 
 
 def gradient(*args: str, episodes: int, step: int = 1) -> torch.Tensor:
     """What one step of plain gradient descent at rate 1 moves."""
     made = build(config(*KUHN, "update.optimizer.lr=1", f"episodes={episodes}", *args))
-    every(
+    exact(
         made.game, made.opponent, 1, 1, "", 100
     )  # so that a state has the same row, and the same initial logits, always
     before = made.learner.logits.detach().clone()  # type: ignore[attr-defined]
-    found = made.outcomes(made.game, made.opponent, step, episodes, f"0/{step}")
-    settle(made.game, found, {}, made.players)
+    found = made.rollout(made.game, made.opponent, step, episodes, f"0/{step}")
+    score_and_pay(made.game, found, {}, made.players)
     made.update.step(collate(turns_of(found, "learner")))
     moved: torch.Tensor = made.learner.logits.detach() - before  # type: ignore[attr-defined]
     states = dict(made.learner.index)  # type: ignore[attr-defined]
@@ -63,7 +63,7 @@ def gradient(*args: str, episodes: int, step: int = 1) -> torch.Tensor:
     ],
 )
 def test_drawn_gradients_go_to_the_one_of_all_outcomes(rule: tuple[str, ...]) -> None:
-    exact = gradient("outcomes=every", *rule, episodes=32)
+    exact = gradient("rollout=exact", *rule, episodes=32)
     few, many = (torch.dist(gradient(*rule, episodes=n), exact).item() for n in (100, 10_000))
     assert many < 0.25 * few and many < 0.1 * float(exact.norm())
 
@@ -79,7 +79,7 @@ def test_drawn_gradients_go_to_the_one_of_all_outcomes(rule: tuple[str, ...]) ->
     ],
 )
 def test_the_number_of_episodes_changes_nothing(args: tuple[str, ...]) -> None:
-    one, *others = (gradient("outcomes=every", *args, episodes=n) for n in (1, 30, 50))
+    one, *others = (gradient("rollout=exact", *args, episodes=n) for n in (1, 30, 50))
     for other in others:
         torch.testing.assert_close(other, one)
     assert float(one.norm()) > 0
@@ -89,18 +89,18 @@ def test_three_players_meet_each_combination_of_members() -> None:
     args = ("game=openspiel", 'game.name="kuhn_poker(players=3)"', "+seats.player_2=learner", "player=tabular")
     made = build(config(*args, "opponent=uniform", "opponent.every=1"))
     made.opponent.after(1, [])
-    shares = [(tuple(s[f"player_{i}"] for i in range(3)), w) for s, w in made.opponent.lineups(2)]
+    shares = [(tuple(s[f"player_{i}"] for i in range(3)), w) for s, w in made.opponent.enumerate_seatings(2)]
     assert len({names for names, _ in shares}) == len(shares) == 3 * 2 * 2
     assert all(names.count("learner") == 1 for names, _ in shares)
     assert [w for _, w in shares] == pytest.approx([1 / 12] * 12)
-    against = build(config(*args, "opponent=reference")).opponent.lineups(1)
+    against = build(config(*args, "opponent=reference")).opponent.enumerate_seatings(1)
     assert [(list(s.values()).count("learner"), w) for s, w in against] == [(1, pytest.approx(1 / 3))] * 3
 
 
 def test_a_league_is_met_by_its_weights() -> None:
     made = build(config(*KUHN, "opponent=uniform", "opponent.every=1", "opponent.latest=0.25"))
     made.opponent.after(1, [])
-    shares = {tuple(sorted(s.items())): w for s, w in made.opponent.lineups(2)}
+    shares = {tuple(sorted(s.items())): w for s, w in made.opponent.enumerate_seatings(2)}
     assert sum(shares.values()) == pytest.approx(1.0)
     assert len(shares) == 5  # itself; two members, in two seats each
     alone = tuple(sorted({"chance": "nature", "first": "learner", "second": "learner"}.items()))
@@ -114,14 +114,14 @@ def test_a_league_is_met_by_its_weights() -> None:
 
 def test_a_language_model_s_outcomes(learner: LanguageModel) -> None:
     made = build(config("game=kuhn", "player=tiny", "player.temperature=10"))
-    episodes = every(made.game, made.opponent, 1, 3, "k", 100)
+    episodes = exact(made.game, made.opponent, 1, 3, "k", 100)
     assert len(episodes) == 30
     batch = collate(turns_of(episodes, "learner"))
     with torch.no_grad():
         assert float((made.learner.logprobs(batch) - batch.logprobs).abs().max()) < 1e-4
     tree = enumerate_game(made.game)
-    exact = expected_returns(tree, strategy_of(tree, dict.fromkeys(("first", "second"), made.learner)))
-    assert returns(episodes, "first") == pytest.approx(exact["first"], abs=1e-5)
+    expected = expected_returns(tree, strategy_of(tree, dict.fromkeys(("first", "second"), made.learner)))
+    assert returns(episodes, "first") == pytest.approx(expected["first"], abs=1e-5)
 
 
 def test_drawn_is_play() -> None:
@@ -138,15 +138,15 @@ def test_weighed_groups_by_hand() -> None:
 
 
 def test_what_has_no_outcomes_is_told(tmp_path: Path) -> None:
-    ended = cli.run(*cli.SMALL, "outcomes=every", f"hydra.run.dir={tmp_path / 'run'}")
-    assert ended.code == 1 and "outcomes=every needs options, but the role 'challenger'" in ended.err
+    ended = cli.run(*cli.SMALL, "rollout=exact", f"hydra.run.dir={tmp_path / 'run'}")
+    assert ended.code == 1 and "rollout=exact needs options, but the role 'challenger'" in ended.err
     made = build(config(*KUHN))
-    with pytest.raises(SelfplayError, match=r"Kuhn has more than 29 outcomes; raise outcomes\.limit"):
-        every(made.game, made.opponent, 1, 1, "k", 29)
+    with pytest.raises(SelfplayError, match=r"Kuhn has more than 29 outcomes; raise rollout\.limit"):
+        exact(made.game, made.opponent, 1, 1, "k", 29)
 
 
 def test_a_run_of_all_outcomes_is_the_same_for_every_seed(tmp_path: Path) -> None:
-    args = ("game=kuhn", "player=tabular", "outcomes=every", "steps=3", "eval.every=1")
+    args = ("game=kuhn", "player=tabular", "rollout=exact", "steps=3", "eval.every=1")
     one, two = (cli.metrics(cli.finished(tmp_path / f"{seed}", *args, f"seed={seed}")) for seed in (0, 1))
     assert one == two and one[-1]["eval"]["nash_conv"] < one[0]["eval"]["nash_conv"]
     turns = cli.lines(tmp_path / "0" / "episodes.jsonl")

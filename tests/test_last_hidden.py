@@ -19,7 +19,7 @@ from transformers.cache_utils import DynamicLayer
 
 from selfplay.engines import last_hidden as endings
 from selfplay.engines.last_hidden import beginnings, last_states, shares_enough
-from selfplay.engines.transformers.kv_cache import BLOCK, Growing, new_cache
+from selfplay.engines.transformers.kv_cache import BLOCK, PreallocatedLayer, new_cache
 from selfplay.players.language_model import LanguageModel
 
 Text = tuple[int, ...]
@@ -124,7 +124,7 @@ def test_texts_that_share_little_are_read_one_a_row(shared: int, own: int, membe
 def test_the_cache_is_transformers_own(learner: LanguageModel) -> None:
     """Read, repeat rows, say, lose rows, say more than there was room for: the same keys and values at every moment."""
     ours, theirs = new_cache(learner.model, room=3), DynamicCache(config=learner.model.config)
-    assert all(isinstance(layer, Growing) for layer in ours.layers)
+    assert all(isinstance(layer, PreallocatedLayer) for layer in ours.layers)
     rng = torch.Generator().manual_seed(0)
     for rows, width, kept in (
         (2, 4, [0, 0, 1, 1, 1]), (5, 1, None), (5, 1, [4, 0]), (2, 1, None), (2, 2, None), (2, 5, [1]), (1, 1, None)
@@ -141,7 +141,7 @@ def test_the_cache_is_transformers_own(learner: LanguageModel) -> None:
 
 
 def test_a_token_moves_nothing_while_there_is_room() -> None:
-    layer = Growing(room=4)
+    layer = PreallocatedLayer(room=4)
     layer.update(torch.ones(1, 1, 2, 1), torch.ones(1, 1, 2, 1))
     place = layer.keys.data_ptr()
     for _ in range(4):
@@ -153,7 +153,7 @@ def test_a_token_moves_nothing_while_there_is_room() -> None:
 
 def test_no_more_room_than_can_be_needed() -> None:
     """Not for what was said already, and not for a long reply before it is long."""
-    layer = Growing(room=1000)
+    layer = PreallocatedLayer(room=1000)
     layer.update(torch.ones(3, 1, 50, 1), torch.ones(3, 1, 50, 1))
     sizes = set()
     for t in range(1000):
@@ -161,7 +161,7 @@ def test_no_more_room_than_can_be_needed() -> None:
         sizes.add(layer._keys.shape[-2])  # type: ignore[union-attr]
         assert layer._keys.shape[-2] <= min(51 + t + BLOCK, 1050)  # type: ignore[union-attr]
     assert len(sizes) <= 1 + 1000 // BLOCK
-    late = Growing(room=1000)
+    late = PreallocatedLayer(room=1000)
     late.update(torch.ones(3, 1, 1000, 1), torch.ones(3, 1, 1000, 1))
     late._most = 1010
     late.batch_select_indices(torch.tensor([2]))
@@ -170,7 +170,7 @@ def test_no_more_room_than_can_be_needed() -> None:
 
 def test_what_moves_the_states_is_noticed() -> None:
     """Methods of the base class that nobody here calls."""
-    layer, plain = Growing(room=4), DynamicLayer()
+    layer, plain = PreallocatedLayer(room=4), DynamicLayer()
     one, two = torch.arange(6.0).reshape(2, 1, 3, 1), torch.ones(2, 1, 1, 1)
     for each in (layer, plain):
         each.update(one, one)
@@ -188,4 +188,4 @@ def test_what_moves_the_states_is_noticed() -> None:
 
 def test_layers_of_another_kind_keep_their_own_cache() -> None:
     model = AutoModelForCausalLM.from_config(MistralConfig(**SIZES, sliding_window=4))
-    assert not any(isinstance(layer, Growing) for layer in new_cache(model, room=3).layers)
+    assert not any(isinstance(layer, PreallocatedLayer) for layer in new_cache(model, room=3).layers)
