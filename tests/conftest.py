@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from selfplay.core import Ask, Player, Policy, Referee, Reply, Turn
+from selfplay.engines.versions import Version
 from selfplay.players.language_model import LanguageModel
 from selfplay.runs import RunFolder
 
@@ -113,6 +114,7 @@ def learner(tiny: LanguageModel) -> LanguageModel:
         torch.manual_seed(0)
         twin.model = AutoModelForCausalLM.from_config(sizes, dtype=torch.float32).eval()
     twin.model.generation_config = copy.deepcopy(tiny.model.generation_config)
+    twin.version = Version(twin.model)
     return twin
 
 

@@ -1,9 +1,17 @@
 """Language models to be trained, saved and broken by tests."""
 
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from selfplay.core import Ask, Batch, Episode, Turn, user
+from selfplay.engines.embedded import EmbeddedEngine
+from selfplay.engines.engine import Completion, Sampling, Weights
+from selfplay.engines.sampling import sample
+from selfplay.engines.truncation import ALL, Truncation
 from selfplay.players.language_model import LanguageModel
 from selfplay.rollout import collate
 
@@ -24,6 +32,29 @@ def moved(policy: LanguageModel, seed: int) -> None:
     with torch.no_grad():
         for p in policy.parameters():
             p += 0.05 * torch.randn(p.shape, generator=generator)
+    policy.version.raise_by_one()
+
+
+def reader(model: Any, dtype: torch.dtype | None = None) -> Any:
+    """What the embedded engine reads texts with: a decoder, or the model itself."""
+    return EmbeddedEngine().reader(Weights("any", model, nullcontext, dtype))
+
+
+def sampled(
+    model: Any,
+    prompts: Sequence[tuple[int, ...]],
+    keys: Sequence[str],
+    temperature: float,
+    max_tokens: int,
+    stop: Sequence[int],
+    pad: int,
+    rows: int,
+    truncation: Truncation = ALL,
+    ended: Callable[[list[int]], bool] | None = None,
+) -> list[Completion]:
+    """`sample` with its options in a row."""
+    how = Sampling(max_tokens, temperature, truncation, tuple(stop), pad, rows, ended)
+    return sample(model, prompts, keys, how)
 
 
 def batch_of(policy: LanguageModel) -> Batch:

@@ -48,7 +48,7 @@ def player(request: pytest.FixtureRequest, tmp_path: Path) -> LanguageModel:
 def by_template(player: LanguageModel, messages: tuple[Message, ...]) -> list[int]:
     """The template's text, read by the tokenizer without anything in front."""
     text = player.tokenizer.apply_chat_template(
-        list(messages), add_generation_prompt=True, tokenize=False, **player.chat.options
+        list(messages), add_generation_prompt=True, tokenize=False, **player.texts.chat.options
     )
     return list(player.tokenizer.encode(text, add_special_tokens=False))
 
@@ -58,7 +58,7 @@ def test_prompts_are_the_chat_templates(player: LanguageModel) -> None:
     for messages in (*map(user, TEXTS), TALK):
         ids = player.render(messages)
         right = tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, tokenize=True, return_dict=True, **player.chat.options
+            list(messages), add_generation_prompt=True, tokenize=True, return_dict=True, **player.texts.chat.options
         )
         assert list(ids) == right["input_ids"] == by_template(player, messages)
 
@@ -83,7 +83,7 @@ def test_greedy_play_is_generate(player: LanguageModel) -> None:
             attention_mask=torch.ones_like(prompt),
             do_sample=False,
             max_new_tokens=player.max_tokens,
-            pad_token_id=player.pad_id,
+            pad_token_id=player.texts.pad_id,
         )
         wanted.append(out[0, prompt.shape[1] :].tolist())
     for rows in (1, 5):
@@ -100,7 +100,7 @@ def test_every_end_ends(tmp_path: Path) -> None:
     saved("llama3", tmp_path)
     player = made(path=str(tmp_path), **options_of("llama3"))
     eot, eos = player.tokenizer.convert_tokens_to_ids(["<|eot_id|>", "<|end_of_text|>"])
-    assert player.tokenizer.eos_token_id == eot and player.stop_ids == sorted([eot, eos])
+    assert player.tokenizer.eos_token_id == eot and player.stop_ids == tuple(sorted([eot, eos]))
     head = player.model.get_output_embeddings().weight
     [plain] = player.with_temperature(0).act([Ask("s", user("?"))])
     assert not {eot, eos} & set(plain.reply_ids)
@@ -118,7 +118,7 @@ def test_every_end_ends(tmp_path: Path) -> None:
 def test_a_tokenizer_without_padding_pads_with_its_end(tmp_path: Path) -> None:
     saved("llama3", tmp_path)
     player = made(path=str(tmp_path), **options_of("llama3"))
-    assert player.tokenizer.pad_token_id is None and player.pad_id == player.tokenizer.eos_token_id
+    assert player.tokenizer.pad_token_id is None and player.texts.pad_id == player.tokenizer.eos_token_id
 
 
 def test_what_a_template_is_told(tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_smollm2_is_itself() -> None:
     player = made(path=SMOLLM2, max_tokens=24)
     tokenizer, model = player.tokenizer, player.model
     assert {p.dtype for p in model.parameters()} == {torch.float32} and not hasattr(model.config, "quantization_config")
-    assert (tokenizer.eos_token, player.stop_ids) == ("<|im_end|>", [2])
+    assert (tokenizer.eos_token, player.stop_ids) == ("<|im_end|>", (2,))
     assert tokenizer.decode(player.render(user("Hi 12"))) == (
         "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
         "<|im_start|>user\nHi 12<|im_end|>\n<|im_start|>assistant\n"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import perturb, plain_logprobs
-from language_models import adapted, batch_for, made, moved
+from language_models import adapted, batch_for, made, moved, reader, sampled
 from scipy import stats
 from transformers import (
     AutoModelForCausalLM,
@@ -25,12 +25,12 @@ from transformers import (
 
 from selfplay.core import Ask, user
 from selfplay.engines import sampling as samplers
-from selfplay.engines.llama import writer as writers
+from selfplay.engines.embedded import EmbeddedEngine
+from selfplay.engines.engine import Completion
 from selfplay.engines.llama.decoder import Decoder, Product, _lays_out
 from selfplay.engines.llama.kv_sharing import PrefixShared
 from selfplay.engines.llama.layers import can_pack
-from selfplay.engines.llama.writer import can_decode, forget_writer, writer
-from selfplay.engines.sampling import Sampled, sample
+from selfplay.engines.llama.trial import can_decode
 from selfplay.engines.transformers.decode import HFDecodeState
 from selfplay.players.language_model import LanguageModel
 
@@ -89,7 +89,7 @@ def prompts(*lengths: int, vocabulary: int = 300) -> list[tuple[int, ...]]:
     return [tuple(rng.integers(0, vocabulary, n).tolist()) for n in lengths]
 
 
-def right(model: PreTrainedModel, texts: Sequence[Sequence[int]], got: Sequence[Sampled], tolerance: float) -> None:
+def right(model: PreTrainedModel, texts: Sequence[Sequence[int]], got: Sequence[Completion], tolerance: float) -> None:
     """Each reply's log-probabilities are those of the whole text, read alone."""
     for prompt, reply in zip(texts, got, strict=True):
         with torch.no_grad():
@@ -108,8 +108,8 @@ def test_families_that_are_taken(name: str, large: int, monkeypatch: pytest.Monk
     one, two, three = prompts(5, 17, 9)
     texts = [one, one, two, three, one, three, two]
     args = (texts, [f"k{i}" for i in range(7)], 1.0, 24, list(range(30)), 0, 64)
-    got, plain = sample(writer(model, None), *args), sample(model, *args)
-    assert isinstance(writer(model, None), Decoder)
+    got, plain = sampled(reader(model, None), *args), sampled(model, *args)
+    assert isinstance(reader(model, None), Decoder)
     assert [reply.ids for reply in got] == [reply.ids for reply in plain]
     assert len({len(reply.ids) for reply in got}) > 2
     right(model, texts, got, 2e-5)
@@ -144,9 +144,9 @@ def test_products_and_what_follows_them(
 @pytest.mark.parametrize("name", LEFT)
 def test_families_that_are_left_to_transformers(name: str) -> None:
     model = model_of(LEFT[name])
-    assert not can_decode(model) and writer(model, None) is model
+    assert not can_decode(model) and reader(model, None) is model
     texts = prompts(5, 9)
-    right(model, texts, sample(model, texts, ["a", "b"], 1.0, 6, [], 0, 64), 2e-5)
+    right(model, texts, sampled(model, texts, ["a", "b"], 1.0, 6, [], 0, 64), 2e-5)
 
 
 @pytest.mark.parametrize("part", ["embed", "qkv", "after", "logits"])
@@ -163,13 +163,13 @@ def test_replies_take_the_places_of_those_that_ended(monkeypatch: pytest.MonkeyP
     texts = [text for text in prompts(5, 17, 9, 30, 2, 12) for _ in range(5)]
     keys = [f"k{i}" for i in range(30)]
     alone = [
-        sample(writer(model, None), [t], [k], 1.0, 40, list(range(12)), 0, 1)[0]
+        sampled(reader(model, None), [t], [k], 1.0, 40, list(range(12)), 0, 1)[0]
         for t, k in zip(texts, keys, strict=True)
     ]
     joined: list[int] = []
     plain = PrefixShared._join
     monkeypatch.setattr(PrefixShared, "_join", lambda self, *a: joined.append(len(self.owner)) or plain(self, *a))
-    got = sample(writer(model, None), texts, keys, 1.0, 40, list(range(12)), 0, 8)
+    got = sampled(reader(model, None), texts, keys, 1.0, 40, list(range(12)), 0, 8)
     assert [reply.ids for reply in got] == [reply.ids for reply in alone]
     right(model, texts, got, 2e-5)
     assert sum(bool(there) for there in joined) >= 4, "rows were added to rows that were there"
@@ -180,9 +180,9 @@ def test_prompts_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
     model, texts = model_of(TAKEN["qwen 3"]), prompts(5, 17, 9, 30)
     args = (texts, list("abcd"), 1.0, 8, [], 0, 64)
-    whole = sample(writer(model, None), *args)
+    whole = sampled(reader(model, None), *args)
     monkeypatch.setattr(threads, "READ", 40)
-    assert [reply.ids for reply in sample(writer(model, None), *args)] == [reply.ids for reply in whole]
+    assert [reply.ids for reply in sampled(reader(model, None), *args)] == [reply.ids for reply in whole]
 
 
 # --- the distribution -------------------------------------------------------------------------------------------------
@@ -206,8 +206,8 @@ def test_every_short_reply_has_its_share_of_luck(learner: LanguageModel, monkeyp
             for share in (0.01, 0.99):
                 u = begins[a] + share * (ends[a] - begins[a]), low[b] + share * (high[b] - low[b])
                 points[f"{a} {b} {share}"] = np.array([float(x) for x in u])
-    monkeypatch.setattr(samplers, "dice", lambda key, count: points[key])
-    got = sample(writer(learner.model, None), [prompt] * len(points), list(points), 1.0, 2, [], 0, len(points))
+    monkeypatch.setattr(samplers, "uniforms", lambda key, count: points[key])
+    got = sampled(reader(learner.model, None), [prompt] * len(points), list(points), 1.0, 2, [], 0, len(points))
     assert [f"{s.ids[0]} {s.ids[1]}" for s in got] == [key.rsplit(" ", 1)[0] for key in points]
     exact = first.log()[:, None] + second.log()
     found = torch.tensor([sum(s.logprobs) for s in got])[::2].view(102, 102)
@@ -219,7 +219,7 @@ def test_replies_are_distributed_as_the_model_says(learner: LanguageModel) -> No
     texts = [(2, 30, 31, 1, 3), (2, 8, 9, 10)]
     stop = list(range(0, 102, 2))
     asked, keys = [texts[i % 2] for i in range(6000)], [f"k/{i}" for i in range(6000)]
-    got = sample(writer(learner.model, None), asked, keys, 0.7, 2, stop, 0, 500)
+    got = sampled(reader(learner.model, None), asked, keys, 0.7, 2, stop, 0, 500)
     for number, prompt in enumerate(texts):
         with torch.no_grad():
             first = (learner.model(torch.tensor([prompt])).logits[0, -1].double() / 0.7).softmax(-1)
@@ -241,7 +241,7 @@ def test_a_reply_is_its_own_whatever_the_others_do(tiny: LanguageModel) -> None:
     asks = [Ask("solver", user(f"add {i} and {i % 7}"), key=f"k{i}") for i in range(40)]
     together, few = tiny.act(asks), tiny.act(asks[3:5])
     assert [r.reply_ids for r in together[3:5]] == [r.reply_ids for r in few]
-    assert isinstance(writer(tiny.model, None), Decoder)
+    assert isinstance(reader(tiny.model, None), Decoder)
 
 
 # --- adapters, precision, weights that move ---------------------------------------------------------------------------
@@ -252,7 +252,7 @@ def test_an_adapter_is_merged() -> None:
     moved(policy, 1)
     assert can_decode(policy.model)
     texts = prompts(5, 9, vocabulary=102)
-    got = sample(writer(policy.model, None), texts, ["a", "b"], 1.0, 12, [], 0, 64)
+    got = sampled(reader(policy.model, None), texts, ["a", "b"], 1.0, 12, [], 0, 64)
     right(policy.model, texts, got, 2e-5)
     with policy.model.disable_adapter(), torch.no_grad():
         bare = plain_logprobs(policy.model, texts[0], got[0].ids)
@@ -281,10 +281,13 @@ def test_the_layout_follows_the_weights(fused: bool) -> None:
     policy, ask = made(), Ask("solver", user("add 3 and 4"), key="k")
     snapshot, optimizer = policy.snapshot(), torch.optim.AdamW(policy.parameters(), lr=1e-2, fused=fused)
     batch = batch_for(policy, [ask])
-    first = writer(policy.model, None)
-    assert writer(policy.model, None) is first
+    engine = policy.engine
+    assert isinstance(engine, EmbeddedEngine)
+    first = engine.reader(policy.weights)
+    assert engine.reader(policy.weights) is first
     policy.logprobs(batch).sum().backward()
-    assert not writers._kept, "its memory is needed for the gradient"
+    assert engine._kept is None, "its memory is needed for the gradient"
+    policy.act([ask])
     optimizer.step()
     before, [reply] = batch.logprobs, policy.act([ask])
     got = torch.tensor(reply.logprobs)
@@ -293,20 +296,24 @@ def test_the_layout_follows_the_weights(fused: bool) -> None:
     assert not torch.equal(before[0, : len(got)], got)
     policy.restore(snapshot)
     assert policy.act([ask])[0].logprobs == snapshot.act([ask])[0].logprobs
-    assert writer(policy.model, torch.bfloat16).dtype == torch.bfloat16
-    forget_writer()
-    assert not writers._kept
+    assert reader(policy.model, torch.bfloat16).dtype == torch.bfloat16
+    engine.rest()
+    assert engine._kept is None
 
 
-def test_the_layout_is_its_models_alone() -> None:
-    """A model that came to lie where a dead one lay is told apart from it."""
-    one, other = model_of(TAKEN["llama"]), model_of(TAKEN["llama"])
-    kept = writer(one, None)
-    for p, q in zip(other.parameters(), one.parameters(), strict=True):
-        p.data = q.data
-    assert [p.data_ptr() for p in one.parameters()] == [p.data_ptr() for p in other.parameters()]
-    writers._kept["weights"] = (torch.float32, *((p.data_ptr(), p._version) for p in other.parameters()))
-    assert writer(other, None) is not kept
+def test_a_version_is_of_one_policy_and_its_twins() -> None:
+    """Twins that are the same live policy change together; a snapshot and another policy never have its version."""
+    policy, other = made(), made()
+    twin, snapshot = policy.with_temperature(0.5), policy.snapshot()
+    seen = {policy.version.uid, other.version.uid, snapshot.version.uid}
+    assert len(seen) == 3 and twin.version.uid == policy.version.uid
+    optimizer = torch.optim.SGD(list(policy.parameters())[:1], lr=0.1)
+    optimizer.step()
+    now = policy.version.uid
+    assert now not in seen and twin.version.uid == now
+    assert {other.version.uid, snapshot.version.uid} <= seen
+    policy.restore(snapshot)
+    assert policy.version.uid not in {now, *seen}
 
 
 def test_products_in_bfloat16_over_weights_in_float32() -> None:

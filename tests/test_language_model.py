@@ -60,11 +60,11 @@ def test_replies_hold_their_own_tokens(learner: LanguageModel) -> None:
 
 
 def test_stop_ids_are_the_tokenizers_and_the_configs(learner: LanguageModel) -> None:
-    assert learner.stop_ids == [1]
+    assert learner.stop_ids == (1,)
     learner.model.generation_config.eos_token_id = [1, 3]
-    assert learner.stop_ids == [1, 3]
+    assert learner.stop_ids == (1, 3)
     learner.model.generation_config.eos_token_id = None
-    assert learner.stop_ids == [1]
+    assert learner.stop_ids == (1,)
 
 
 def test_another_temperature_is_the_same_live_policy(learner: LanguageModel) -> None:

@@ -6,6 +6,7 @@ from random import Random
 import pytest
 import torch
 from conftest import perturb, plain_logprobs
+from language_models import reader, sampled
 from scipy import stats
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -13,9 +14,8 @@ from transformers import PreTrainedModel
 from selfplay.core import Ask, Batch, Episode, Reply, SelfplayError, Turn, user
 from selfplay.engines import logprobs as ours
 from selfplay.engines.llama.kv_sharing import PrefixShared
-from selfplay.engines.llama.writer import writer
 from selfplay.engines.logprobs import next_logprobs, reply_logprobs
-from selfplay.engines.sampling import choose, sample, uniforms
+from selfplay.engines.sampling import choose, uniforms
 from selfplay.engines.transformers.decode import HFDecodeState, way_of
 from selfplay.players.language_model import LanguageModel
 from selfplay.rollout import collate
@@ -47,7 +47,7 @@ def plain_sample(
 def test_sampling_is_the_plain_loop(learner: LanguageModel, temperature: float) -> None:
     """With a stop id that is met often, so that rows leave the batch at different times."""
     stop = [1, *range(60, 75)]
-    got = sample(learner.model, PROMPTS, KEYS, temperature, 20, stop, pad=0, rows=64)
+    got = sampled(learner.model, PROMPTS, KEYS, temperature, 20, stop, pad=0, rows=64)
     for prompt, key, s in zip(PROMPTS, KEYS, got, strict=True):
         ids, logprobs = plain_sample(learner.model, prompt, uniforms(key, 20).tolist(), temperature, stop)
         assert list(s.ids) == ids
@@ -59,7 +59,7 @@ def test_sampling_is_the_plain_loop(learner: LanguageModel, temperature: float) 
 def test_greedy_is_generate(learner: LanguageModel, tiny: LanguageModel) -> None:
     """By chance's weights and by the embedded ones; the log-probabilities are those at temperature 1."""
     for model in (learner.model, tiny.model):
-        got = sample(model, PROMPTS, KEYS, 0, 24, [1], pad=0, rows=64)
+        got = sampled(model, PROMPTS, KEYS, 0, 24, [1], pad=0, rows=64)
         for prompt, s in zip(PROMPTS, got, strict=True):
             ids = torch.tensor([prompt])
             options = {"do_sample": False, "max_new_tokens": 24, "eos_token_id": 1, "pad_token_id": 0}
@@ -71,7 +71,7 @@ def test_greedy_is_generate(learner: LanguageModel, tiny: LanguageModel) -> None
 
 def test_first_tokens_are_distributed_as_the_softmax(learner: LanguageModel) -> None:
     """4,000 keys against the exact distribution by a chi-square test (the keys are fixed, and so is its p)."""
-    got = sample(learner.model, [PROMPTS[0]] * 4000, [f"key/{i}" for i in range(4000)], 0.7, 1, [1], pad=0, rows=64)
+    got = sampled(learner.model, [PROMPTS[0]] * 4000, [f"key/{i}" for i in range(4000)], 0.7, 1, [1], pad=0, rows=64)
     with torch.no_grad():
         logits = learner.model(input_ids=torch.tensor(PROMPTS[:1])).logits[0, -1].double()
     expected = 4000 * torch.softmax(logits / 0.7, -1)
@@ -235,20 +235,20 @@ def test_replies_that_say_the_same_are_one_row(
     learner: LanguageModel, decodes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Greedy replies never part; others part where their dice make them, and are what each is alone."""
-    model = writer(learner.model, None) if decodes else learner.model
+    model = reader(learner.model, None) if decodes else learner.model
     kind, rows = PrefixShared if decodes else HFDecodeState, []
     decodes or way_of(model)  # tried out before steps are counted
     step = kind.step
     monkeypatch.setattr(kind, "step", lambda self, tokens: rows.append(len(tokens)) or step(self, tokens))
     asked, keys = [PROMPTS[0]] * 6 + [PROMPTS[1]] * 2, [f"key/{i}" for i in range(8)]
-    greedy = sample(model, asked, keys, 0, 5, [], pad=0, rows=64)
+    greedy = sampled(model, asked, keys, 0, 5, [], pad=0, rows=64)
     assert rows == [2] * 4
     assert len({reply.ids for reply in greedy[:6]}) == 1 and greedy[0] == greedy[5]
     rows.clear()
-    got = sample(model, asked, keys, 0.7, 5, [], pad=0, rows=64)
+    got = sampled(model, asked, keys, 0.7, 5, [], pad=0, rows=64)
     begun = [len({(p, reply.ids[:n]) for p, reply in zip(asked, got, strict=True)}) for n in range(1, 5)]
     assert rows == begun and 2 < begun[0] < begun[-1]
     for prompt, key, reply in zip(asked, keys, got, strict=True):
-        [alone] = sample(model, [prompt], [key], 0.7, 5, [], pad=0, rows=64)
+        [alone] = sampled(model, [prompt], [key], 0.7, 5, [], pad=0, rows=64)
         assert alone.ids == reply.ids
         assert alone.logprobs == pytest.approx(reply.logprobs, abs=1e-5)

@@ -9,12 +9,12 @@ from typing import Any
 import cli
 import pytest
 import torch
-from language_models import batch_for, batch_of, logprobs, made, moved
+from language_models import batch_for, batch_of, logprobs, made, moved, reader
 
 from selfplay.checks import LIMIT, FirstUpdate, Mismatch
 from selfplay.core import Ask, Batch, Reply, SelfplayError, user
 from selfplay.engines import rounding
-from selfplay.engines.llama import writer
+from selfplay.engines.llama import trial
 from selfplay.engines.rounding import FACTOR, finer
 from selfplay.engines.truncation import Truncation
 from selfplay.players.language_model import LanguageModel
@@ -80,8 +80,8 @@ def test_a_wrong_sampler_stops_the_run(args: Sequence[str], tmp_path: Path) -> N
 
 def test_a_forgotten_adapter_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials that see nothing, and a decoder that reads past an adapter: right at first, wrong once it has moved."""
-    monkeypatch.setattr(writer, "can_decode", lambda model: True)
-    monkeypatch.setattr("selfplay.players.language_model.can_decode", lambda model: True)
+    monkeypatch.setattr("selfplay.engines.embedded.can_decode", lambda model: True)
+    monkeypatch.setattr("selfplay.engines.ways.can_decode", lambda model: True)
     lora = ("player=tiny_lora", "player.lora.target_modules=[embed_tokens]", "update.optimizer.lr=1e-2")
     args = (*cli.SMALL, *lora, "reward=selfjudge", "quality=none", "episodes=4", "steps=8")
     ended = cli.run(f"hydra.run.dir={tmp_path}", *args)
@@ -270,7 +270,7 @@ def test_trials_are_made_again_once_weights_have_moved(monkeypatch: pytest.Monke
             policy.model.model.layers[0].mlp.up_proj.weight += change
         first.after({"grad_norm": 0.0})
 
-    monkeypatch.setattr(writer, "_agrees", lambda model: False)
+    monkeypatch.setattr(trial, "_agrees", lambda model: False)
     step(0.0)
     assert policy.ways()["sampling"] == "own layers" and not told, "nothing has moved"
     step(0.01)
@@ -279,8 +279,8 @@ def test_trials_are_made_again_once_weights_have_moved(monkeypatch: pytest.Monke
         "note: the first update showed that sampling by own layers is wrong; from now on: transformers' modules"
     ]
     ask = Ask("solver", user("add 3 and 4"), key="k")
-    assert writer.writer(policy.model, None) is policy.model and policy.act([ask])
-    monkeypatch.setattr(writer, "_agrees", lambda model: pytest.fail("is not looked at again"))
+    assert reader(policy.model) is policy.model and policy.act([ask])
+    monkeypatch.setattr(trial, "_agrees", lambda model: pytest.fail("is not looked at again"))
     step(0.01)
 
 

@@ -28,11 +28,11 @@ from transformers import (
 
 from selfplay.core import SelfplayError
 from selfplay.engines import packing
-from selfplay.engines.llama import decoder, writer
+from selfplay.engines.llama import decoder, trial
 from selfplay.engines.llama import layers as trunk
 from selfplay.engines.llama.decoder import Decoder
 from selfplay.engines.llama.layers import can_branch, can_pack, has_own_layers
-from selfplay.engines.llama.writer import can_decode
+from selfplay.engines.llama.trial import can_decode
 from selfplay.engines.packing import obeys_masks
 from selfplay.models.architecture import check_architecture
 from selfplay.models.structure import body_of
@@ -172,7 +172,7 @@ def test_the_trial_sees_a_cap_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     model = of(LlamaConfig(**SIZES), Capped)
     with torch.no_grad():
         model.lm_head.weight *= 0.01
-    monkeypatch.setattr(writer, "_has_parts", lambda model: True)
+    monkeypatch.setattr(trial, "_has_parts", lambda model: True)
     kept = model.model.norm.weight.detach().clone()
     assert not can_decode(model)
     assert torch.equal(model.model.norm.weight, kept)

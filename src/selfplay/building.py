@@ -64,7 +64,7 @@ def build(cfg: DictConfig) -> Experiment:
         update: Update = _instance(cfg["update"])(policy=learner, reference=policies["reference"], roles=roles)
         check_partials(cfg["update"], "update")
     _check_teachers(update, seated)
-    if isinstance(gradient_step := getattr(update, "gradient_step", None), GradientStep):
+    if learner.samples_exactly and isinstance(gradient_step := getattr(update, "gradient_step", None), GradientStep):
         gradient_step.compare = Mismatch(learner)
     check_answers(game, update, roles)
     _check_judged(game, referees)

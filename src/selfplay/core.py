@@ -271,7 +271,14 @@ class Player(ABC):
 
 
 class Policy(Player):
-    """A player that can be trained."""
+    """A player that can be trained.
+
+    Attributes:
+        samples_exactly: whether the log-probs of `act` are those of `logprobs` up to rounding. Where they are not,
+            updates correct for the difference.
+    """
+
+    samples_exactly: bool = True
 
     @abstractmethod
     def logprobs(self, batch: Batch) -> Tensor:

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import Cache
 
 from selfplay.core import SelfplayError
+from selfplay.engines.engine import Mixture
 from selfplay.engines.transformers.kv_cache import new_cache
-
-
-class Weighted(Protocol):
-    """A language model that puts its own weights in place while it is read."""
-
-    model: Any
-
-    def _passes(self) -> AbstractContextManager[None]: ...
 
 
 class MixedModel:
@@ -28,28 +20,27 @@ class MixedModel:
     Its logits are (1 - c) logits_1 + c logits_2: with any temperature the mixture of the tempered distributions.
 
     Args:
-        first, second: the language models; a LoRA snapshot's own adapter is in place while it is called.
-        coefficient: c.
+        mixture: the weights of both; those of a LoRA snapshot are in place while it is called.
 
     Raises (when called):
         SelfplayError: the models have different vocabularies.
     """
 
-    def __init__(self, first: Weighted, second: Weighted, coefficient: float) -> None:
-        self.parts = ((first, 1 - coefficient), (second, coefficient))
-        model = first.model
+    def __init__(self, mixture: Mixture) -> None:
+        self.parts = ((mixture.first, 1 - mixture.coefficient), (mixture.second, mixture.coefficient))
+        model = mixture.first.model
         self.config, self.generation_config, self.device = model.config, model.generation_config, model.device
 
     def new_cache(self, room: int) -> Caches:
         """An empty cache for both, see `selfplay.engines.transformers.kv_cache`."""
-        return Caches([new_cache(player.model, room) for player, _ in self.parts])
+        return Caches([new_cache(weights.model, room) for weights, _ in self.parts])
 
     def __call__(self, past_key_values: Caches | None = None, **inputs: Any) -> SimpleNamespace:
         logits: list[Tensor] = []
-        for i, (player, share) in enumerate(self.parts):
+        for i, (weights, share) in enumerate(self.parts):
             memory = {} if past_key_values is None else {"past_key_values": past_key_values.caches[i]}
-            with player._passes():
-                out = player.model(**memory, **inputs)
+            with weights.placed():
+                out = weights.model(**memory, **inputs)
             logits.append(share * torch.log_softmax(out.logits.float(), -1).to(self.device))
         if logits[0].shape != logits[1].shape:
             raise SelfplayError(

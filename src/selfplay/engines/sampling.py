@@ -2,9 +2,8 @@
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,23 +12,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from selfplay.core import SelfplayError
+from selfplay.engines.engine import Completion, Prompt, Sampling
 from selfplay.engines.llama.decoder import Decoder
 from selfplay.engines.llama.kv_sharing import DecodeState, PrefixShared
 from selfplay.engines.mixture import MixedModel
-from selfplay.engines.transformers.decode import HFDecodeState, Prompt
+from selfplay.engines.transformers.decode import HFDecodeState
 from selfplay.engines.truncation import ALL, Truncation
 
 BLOCK = 256  # tokens of the vocabulary whose probabilities are added up first
 MANY = 1 << 32  # more than there are tokens
 LEAVE = 8  # rows leave when one in so many has nobody left who follows it
-
-
-@dataclass(frozen=True)
-class Sampled:
-    """The sampled ids (the end token included when it came) and their log-probabilities under the sampling policy."""
-
-    ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
 
 
 def uniforms(key: str, count: int) -> np.ndarray:
@@ -95,44 +87,34 @@ def _above(sums: Tensor, points: Tensor) -> Tensor:
 
 
 def sample(
-    model: PreTrainedModel | MixedModel | Decoder,
-    prompts: Sequence[Prompt],
-    keys: Sequence[str],
-    temperature: float,
-    max_tokens: int,
-    stop: Sequence[int],
-    pad: int,
-    rows: int,
-    truncation: Truncation = ALL,
-    ended: Callable[[list[int]], bool] | None = None,
-) -> list[Sampled]:
-    """One reply a prompt, up to the first stop token, `max_tokens`, or what `ended` finds.
-
-    A reply depends on its prompt, its key and the model alone (up to the rounding of batched arithmetic).
+    model: PreTrainedModel | MixedModel | Decoder, prompts: Sequence[Prompt], keys: Sequence[str], sampling: Sampling
+) -> list[Completion]:
+    """One completion a prompt, a function of its prompt, its key and the model alone (up to rounding).
 
     Args:
-        model: see `selfplay.engines.llama.kv_sharing`; a `Decoder` is faster.
-        rows: replies that are written side by side; where a decoder writes, others take the place of those that end.
-        ended: a reply's tokens so far -> whether it ends here.
+        model: see `selfplay.engines.llama.kv_sharing`; a `Decoder` is faster, and others take the place of those that
+            end.
     """
     ours = isinstance(model, Decoder)  # and remembers no tensor of inference mode, as modules may
     with (
         torch.inference_mode() if ours else torch.no_grad(),
         torch.autocast(model.device.type, enabled=False) if ours else nullcontext(),
     ):
-        writing = _Writing(model, prompts, keys, max_tokens, rows, pad)
-        stops = torch.tensor(list(stop))
+        writing = _Writing(model, prompts, keys, sampling)
+        stops = torch.tensor(sampling.stop_ids, dtype=torch.int64)
         while (logits := writing.logits()) is not None:
             who = writing.who
-            chosen = choose(logits, writing.uniforms[who, writing.lengths[who]], temperature, truncation)
+            points = writing.uniforms[who, writing.lengths[who]]
+            chosen = choose(logits, points, sampling.temperature, sampling.truncation)
             tokens = chosen[0].cpu()
             writing.say(tokens, chosen[1].cpu())
-            going = ~torch.isin(tokens, stops) & (writing.lengths[who] < max_tokens)
-            if ended is not None:
-                for i in going.nonzero()[:, 0].tolist():
-                    going[i] = not ended(writing.said[who[i], : writing.lengths[who[i]]].tolist())
-            writing.go_on(tokens, going)
-    return writing.sampled()
+            stopped = torch.isin(tokens, stops)
+            if sampling.ended is not None:
+                for i in (~stopped).nonzero()[:, 0].tolist():
+                    stopped[i] = sampling.ended(writing.said[who[i], : writing.lengths[who[i]]].tolist())
+            writing.stopped[who] = stopped
+            writing.go_on(tokens, ~stopped & (writing.lengths[who] < sampling.max_tokens))
+    return writing.completions()
 
 
 class _Writing:
@@ -141,16 +123,19 @@ class _Writing:
     Replies to one prompt follow one row for as long as they say the same.
     """
 
-    def __init__(
-        self, model: Any, prompts: Sequence[Prompt], keys: Sequence[str], max_tokens: int, rows: int, pad: int
-    ) -> None:
-        shared = isinstance(model, Decoder)
-        self.state: DecodeState = PrefixShared(model, max_tokens) if shared else HFDecodeState(model, max_tokens, pad)
-        self.device, self.prompts, self.rows = model.device, prompts, rows
+    def __init__(self, model: Any, prompts: Sequence[Prompt], keys: Sequence[str], sampling: Sampling) -> None:
+        max_tokens = sampling.max_tokens
+        self.state: DecodeState = (
+            PrefixShared(model, max_tokens)
+            if isinstance(model, Decoder)
+            else HFDecodeState(model, max_tokens, sampling.pad_id)
+        )
+        self.device, self.prompts, self.rows = model.device, prompts, sampling.batch_size
         self.uniforms = torch.from_numpy(np.stack([uniforms(key, max_tokens) for key in keys]))
         self.said = torch.zeros(len(prompts), max_tokens, dtype=torch.int64)
         self.logps = torch.zeros(len(prompts), max_tokens)
         self.lengths = torch.zeros(len(prompts), dtype=torch.int64)
+        self.stopped = torch.zeros(len(prompts), dtype=torch.bool)
         self.queue = deque(sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i])))
         self.who = torch.zeros(0, dtype=torch.int64)  # [W] the replies that are being written
         self.row = torch.zeros(0, dtype=torch.int64)  # [W] which row each follows
@@ -210,9 +195,9 @@ class _Writing:
         else:
             self.tokens = torch.zeros_like(self.tokens).index_copy_(0, source, said)
 
-    def sampled(self) -> list[Sampled]:
+    def completions(self) -> list[Completion]:
         said, logps = self.said.tolist(), self.logps.tolist()
         return [
-            Sampled(tuple(ids[:n]), tuple(logp[:n]))
-            for ids, logp, n in zip(said, logps, self.lengths.tolist(), strict=True)
+            Completion(tuple(ids[:n]), tuple(logp[:n]), "stop" if stopped else "length")
+            for ids, logp, n, stopped in zip(said, logps, self.lengths.tolist(), self.stopped.tolist(), strict=True)
         ]

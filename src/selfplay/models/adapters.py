@@ -333,3 +333,18 @@ def _without_hints() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
         yield
+
+
+def check_lora(lora: Mapping[str, Any]) -> None:
+    """Raise SelfplayError where an adapter would change nothing, or sample otherwise than it learns."""
+    if lora.get("lora_dropout"):
+        raise SelfplayError(
+            f"player.lora.lora_dropout is {lora['lora_dropout']}, but a policy learns from what it said without "
+            "dropout; leave it out"
+        )
+    for name in ("r", "lora_alpha"):
+        value = lora.get(name, 1)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise SelfplayError(
+                f"player.lora.{name} is {value}, but it must be a number above 0, or the adapter would change nothing"
+            )

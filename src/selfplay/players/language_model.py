@@ -1,7 +1,6 @@
 """A causal language model in a seat: full fine-tuning, or LoRA over frozen weights."""
 
 import copy
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -13,25 +12,25 @@ from torch.nn import Parameter
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from selfplay.core import Ask, Batch, Message, Policy, Reply, SelfplayError, at_least, option_index
-from selfplay.engines.llama.layers import can_pack, has_own_layers
-from selfplay.engines.llama.writer import can_decode, forget_writer, writer
+from selfplay.engines.embedded import resolve
+from selfplay.engines.engine import Engine, Mixture, Sampling, Weights
 from selfplay.engines.logprobs import Menu, choice_logprobs, next_logprobs, reply_logprobs
 from selfplay.engines.rounding import of_menus, of_replies
 from selfplay.engines.sampling import choose as draw
-from selfplay.engines.sampling import sample, uniforms
-from selfplay.engines.transformers.decode import way_of
-from selfplay.engines.transformers.gradient_checkpointing import checkpointed, prepare
+from selfplay.engines.sampling import uniforms
 from selfplay.engines.truncation import Truncation
+from selfplay.engines.versions import Version
+from selfplay.engines.ways import check_readable, ways_of
 from selfplay.models import checkpoints
-from selfplay.models.adapters import Adapter
+from selfplay.models.adapters import Adapter, check_lora
 from selfplay.models.architecture import check_architecture
 from selfplay.models.base_model import load_base, tokenizer_at
 from selfplay.models.chat import Chat
-from selfplay.models.trial import forget
+from selfplay.models.gradient_checkpointing import checkpointed, prepare
 from selfplay.options import Count, Dtype, Expression, Name, OneOf, Range, Seed, Temperature, Unlike, Whole, applies
+from selfplay.players.texts import Texts
 
 CHOOSE = ("likelihood", "text")
-READ = 2000  # characters of a reply in which `pattern` is looked for
 
 
 @applies(pattern={"choose": "text"})
@@ -63,6 +62,7 @@ class LanguageModel(Policy):
         compute_dtype: of the products of float32 weights, "bfloat16" where the processor has it (learning keeps float32
             weights); None: as the weights.
         device: "cpu", "cuda", ...
+        engine: who samples, see `selfplay.engines.engine`; None: the embedded engine.
         seed: of the adapter's initial weights.
 
     Raises:
@@ -89,29 +89,24 @@ class LanguageModel(Policy):
         compute_dtype: str | None = None,
         device: Name = "cpu",
         seed: Seed = 0,
+        engine: Engine | None = None,
     ) -> None:
         if temperature <= 0:
             raise SelfplayError(f"player.temperature is {temperature}; a learner explores, so it must be above 0")
         at_least(1, max_tokens=max_tokens, batch_size=batch_size)
         if choose not in CHOOSE:
             raise SelfplayError(f"player.choose is '{choose}'; take one of {', '.join(CHOOSE)}")
-        self.choose, self.pattern = choose, _compiled(pattern)
-        if lora is not None and lora.get("lora_dropout"):
-            raise SelfplayError(
-                f"player.lora.lora_dropout is {lora['lora_dropout']}, but a policy learns from what it said without "
-                "dropout; leave it out"
-            )
+        self.choose, self.truncation, self.engine = choose, Truncation(top_k, top_p, min_p), resolve(engine)
         if lora is not None:
-            _check_lora(lora)
-        self.truncation, self.stop = Truncation(top_k, top_p, min_p), tuple(stop)
-        if not all(isinstance(text, str) and text for text in stop):
-            raise SelfplayError(f"player.stop is {list(stop)}; give texts of at least one character")
+            check_lora(lora)
         self.compute_dtype = _compute(compute_dtype, dtype)
         self.tokenizer: PreTrainedTokenizerBase = tokenizer_at(path)
         base, saved, missing = load_base(AutoModelForCausalLM, path, dtype, device, attention)
         self.model: PreTrainedModel = base
         check_architecture(self.model, path)
-        self.chat, self.gradient_checkpointing = Chat(self.tokenizer, chat or {}), gradient_checkpointing
+        self.gradient_checkpointing = gradient_checkpointing
+        context = getattr(base.config, "max_position_embeddings", None)
+        self.texts = Texts(self.tokenizer, Chat(self.tokenizer, chat or {}), stop, pattern, context)
         if gradient_checkpointing:
             prepare(self.model, path)
         self.adapter: Adapter | None = None
@@ -120,52 +115,57 @@ class LanguageModel(Policy):
             self.model = self.adapter.model
         else:
             checkpoints.check_kept(base, path)
-        if not can_decode(self.model):
-            way_of(self.model)  # refused now, where none is right
+        check_readable(self.model)
         self.temperature, self.max_tokens, self.batch_size = temperature, max_tokens, batch_size
         self.frozen_adapter: dict[str, Tensor] | None = None
-        self._rendered: dict[tuple[tuple[str, str], ...], tuple[int, ...]] = {}
-        self._encoded: dict[str, tuple[int, ...]] = {}
+        self.version = Version(self.model)
 
     # --- playing ------------------------------------------------------------------------------------------------------
 
     def act(self, asks: Sequence[Ask]) -> list[Reply]:
         """One reply an ask: one of its options by their likelihood, or text written token by token."""
-        prompts = [self.render(ask.messages) for ask in asks]
         chosen = [i for i, ask in enumerate(asks) if ask.options and self.choose == "likelihood"]
         written = sorted(set(range(len(asks))) - set(chosen))
-        replies: dict[int, Reply] = {}
-        if chosen:
-            picked = self._pick([asks[i] for i in chosen], [prompts[i] for i in chosen])
-            replies |= dict(zip(chosen, picked, strict=True))
+        replies = dict(zip(chosen, self._pick([asks[i] for i in chosen]), strict=True)) if chosen else {}
         if written:
-            with self._passes():
-                sampled = sample(
-                    writer(self.model, self.compute_dtype, keep=self.frozen_adapter is None),
-                    [prompts[i] for i in written],
-                    [asks[i].key for i in written],
-                    self.temperature,
-                    self.max_tokens,
-                    self.stop_ids,
-                    self.pad_id,
-                    self.batch_size,
-                    self.truncation,
-                    self._stopped if self.stop else None,
-                )
-            for i, s in zip(written, sampled, strict=True):
-                replies[i] = Reply(self._read(asks[i], self._text(s.ids)), prompts[i], s.ids, s.logprobs)
+            replies |= dict(zip(written, self.write([asks[i] for i in written], self.weights), strict=True))
         return [replies[i] for i in range(len(asks))]
 
-    def _stopped(self, ids: list[int]) -> bool:
-        """Whether one of the stop texts has come; it is in the last tokens, each of a byte at least."""
-        last = max(len(text.encode()) for text in self.stop) + 4
-        end = str(self.tokenizer.decode(ids[-last:], skip_special_tokens=True))
-        return any(text in end for text in self.stop)
+    def write(self, asks: Sequence[Ask], weights: Weights | Mixture) -> list[Reply]:
+        """One text an ask, sampled by the engine from these weights as this player samples."""
+        prompts, texts = [self.render(ask.messages) for ask in asks], self.texts
+        sampling = Sampling(
+            self.max_tokens,
+            self.temperature,
+            self.truncation,
+            self.stop_ids,
+            texts.pad_id,
+            self.batch_size,
+            texts.stopped if texts.stop else None,
+        )
+        found = self.engine.generate(weights, prompts, [ask.key for ask in asks], sampling)
+        return [
+            Reply(texts.reply(ask, one.ids), prompt, one.ids, one.logprobs)
+            for ask, prompt, one in zip(asks, prompts, found, strict=True)
+        ]
 
-    def _text(self, ids: Sequence[int]) -> str:
-        """A reply's tokens as text, up to the first stop text."""
-        text = str(self.tokenizer.decode(ids, skip_special_tokens=True))
-        return text[: min((text.find(stop) for stop in self.stop if stop in text), default=len(text))]
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Every token that ends a reply: the tokenizer's, and those that the generation config adds."""
+        config = self.model.generation_config
+        extra = config.eos_token_id if config is not None else None
+        more = extra if isinstance(extra, list) else [extra] if extra is not None else []
+        return tuple(sorted({self.texts.end, *more}))
+
+    @property
+    def weights(self) -> Weights:
+        """The weights as they are now, for an engine."""
+        live = self.frozen_adapter is None
+        return Weights(self.version.uid, self.model, self._passes, self.compute_dtype, live)
+
+    @property
+    def samples_exactly(self) -> bool:  # type: ignore[override]
+        return self.engine.exact
 
     def probabilities(self, asks: Sequence[Ask]) -> list[tuple[float, ...]]:
         if self.choose != "likelihood":
@@ -179,9 +179,9 @@ class LanguageModel(Policy):
             found = [torch.nn.functional.one_hot(p.argmax(), len(p)).double() for p in found]
         return [tuple(p.tolist()) for p in found]
 
-    def _pick(self, asks: Sequence[Ask], prompts: Sequence[tuple[int, ...]]) -> list[Reply]:
+    def _pick(self, asks: Sequence[Ask]) -> list[Reply]:
         """One of the options each, by their likelihood: one action, whatever the number of its tokens."""
-        menus = [self._menu(ask, prompt) for ask, prompt in zip(asks, prompts, strict=True)]
+        menus = [self._menu(ask, self.render(ask.messages)) for ask in asks]
         replies = []
         for ask, (prompt, choices), logp in zip(asks, menus, self._menu_logprobs(menus), strict=True):
             token, taken = draw(logp[None], torch.from_numpy(uniforms(ask.key, 1)), float(self.temperature > 0))
@@ -201,7 +201,7 @@ class LanguageModel(Policy):
             return [p.cpu() for p in choice_logprobs(self.model, menus, self.temperature or 1.0, self.batch_size)]
 
     def encode_reply(self, ask: Ask, text: str) -> Reply:
-        prompt, ids = self.render(ask.messages), self._option(text)
+        prompt, ids = self.render(ask.messages), self.texts.option(text)
         if ask.options and self.choose == "likelihood":
             return Reply(text, prompt, (option_index(ask, text),), (), self._menu(ask, prompt)[1])
         if len(ids) > self.max_tokens:
@@ -215,54 +215,11 @@ class LanguageModel(Policy):
         """The options' token ids, each with the end token."""
         if not ask.options:
             raise SelfplayError(f"the role '{ask.role}' was asked for free text, which has no list of options")
-        return prompt, tuple(self._option(option) for option in ask.options)
-
-    def _option(self, text: str) -> tuple[int, ...]:
-        if text not in self._encoded:
-            ids = self.tokenizer.encode(text, add_special_tokens=False)
-            self._encoded[text] = (*ids, int(self.tokenizer.eos_token_id))
-        return self._encoded[text]
-
-    def _read(self, ask: Ask, text: str) -> str:
-        """What the game reads of a text that answers an ask with options."""
-        found = self.pattern.search(text[:READ]) if ask.options and self.pattern else None
-        if found is None:
-            return text
-        return found[1] if self.pattern and self.pattern.groups else found[0]
+        return prompt, tuple(self.texts.option(option) for option in ask.options)
 
     def render(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """The prompt's token ids after the chat template.
-
-        Raises:
-            SelfplayError: prompt and longest reply do not fit the model's context, or the template refuses the
-                messages.
-        """
-        key = tuple((m["role"], m["content"]) for m in messages)
-        if key not in self._rendered:
-            if len(self._rendered) > 8192:
-                self._rendered.clear()
-            self._rendered[key] = self.chat.ids(messages, generate=True)
-        length, context = len(self._rendered[key]), getattr(self.model.config, "max_position_embeddings", None)
-        if context is not None and 0 < context < length + self.max_tokens:
-            raise SelfplayError(
-                f"a prompt of {length} tokens and player.max_tokens={self.max_tokens} exceed the model's "
-                f"context of {context}; lower player.max_tokens or shorten the prompt"
-            )
-        return self._rendered[key]
-
-    @property
-    def stop_ids(self) -> list[int]:
-        """Every token that ends a reply: the tokenizer's, and those that the generation config adds."""
-        config = self.model.generation_config
-        extra = config.eos_token_id if config is not None else None
-        ids = extra if isinstance(extra, list) else [extra] if extra is not None else []
-        return sorted({self.tokenizer.eos_token_id, *ids})
-
-    @property
-    def pad_id(self) -> int:
-        """The padding token, or the end token where there is none (padding is masked out)."""
-        pad = self.tokenizer.pad_token_id
-        return int(self.tokenizer.eos_token_id if pad is None else pad)
+        """The prompt's token ids after the chat template, see `Texts.prompt`."""
+        return self.texts.prompt(messages, self.max_tokens)
 
     def next_token(self, prompts: Sequence[tuple[int, ...]]) -> Tensor:
         """[N, V] log-probabilities of the token after each prompt, at temperature 1."""
@@ -274,7 +231,7 @@ class LanguageModel(Policy):
     def logprobs(self, batch: Batch) -> Tensor:
         chosen, how = torch.tensor([bool(c) for c in batch.choices]), (self.temperature, self.truncation)
         if torch.is_grad_enabled():
-            forget_writer()  # its memory is needed now
+            self.engine.rest()
         with (
             self._passes(),
             checkpointed(self.model) if self.gradient_checkpointing else nullcontext(),
@@ -310,19 +267,8 @@ class LanguageModel(Policy):
 
     def ways(self, again: bool = False) -> dict[str, str]:
         if again:
-            forget_writer()
-            forget(self.model)
-        packed = can_pack(self.model)
-        layers = (
-            "own layers"
-            if packed and has_own_layers(self.model) and not self.gradient_checkpointing
-            else "transformers' modules"
-        )
-        return {
-            "sampling": "own layers" if can_decode(self.model) else "transformers' modules",
-            "log-probabilities": layers,
-            "prompts": "one reading for all replies" if packed else "a reading for each reply",
-        }
+            self.engine.rest()
+        return ways_of(self.model, again, self.gradient_checkpointing)
 
     def parameters(self) -> list[Parameter]:
         if self.frozen_adapter is not None:
@@ -337,12 +283,13 @@ class LanguageModel(Policy):
                 twin.frozen_adapter = {n: p.detach().clone() for n, p in self.adapter.weights.items()}
         else:
             twin.model = copy.deepcopy(self.model).requires_grad_(False).eval()
+        twin.version = Version(twin.model)
         return twin
 
     @torch.no_grad()
     def restore(self, snapshot: Policy) -> None:
         assert isinstance(snapshot, LanguageModel) and (snapshot.adapter is None) == (self.adapter is None)
-        forget_writer()
+        self.version.raise_by_one()
         if self.adapter is None or snapshot.adapter is None:
             checkpoints.copy_weights(snapshot.model, self.model)
             return
@@ -397,7 +344,7 @@ class LanguageModel(Policy):
         self.tokenizer.save_pretrained(folder)
 
     def load(self, folder: Path) -> None:
-        forget_writer()
+        self.version.raise_by_one()
         if self.adapter is None:
             checkpoints.load(self.model, folder)
         else:
@@ -413,20 +360,3 @@ def _compute(name: str | None, dtype: str) -> torch.dtype | None:
             "leave it out"
         )
     return torch.bfloat16
-
-
-def _compiled(pattern: str | None) -> re.Pattern[str] | None:
-    try:
-        return None if pattern is None else re.compile(pattern)
-    except re.error as error:
-        raise SelfplayError(f"player.pattern '{pattern}' is no regular expression ({error}); mend it") from error
-
-
-def _check_lora(lora: Mapping[str, Any]) -> None:
-    """Raise SelfplayError where an adapter would change nothing."""
-    for name in ("r", "lora_alpha"):
-        value = lora.get(name, 1)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-            raise SelfplayError(
-                f"player.lora.{name} is {value}, but it must be a number above 0, or the adapter would change nothing"
-            )

@@ -1,12 +1,11 @@
 """A geometric mixture of two policies: p(y) in proportion to first(y)^(1 - c) second(y)^c."""
 
-import copy
 from collections.abc import Sequence
 
 import torch
 
 from selfplay.core import Ask, Player, Policy, Reply, SelfplayError
-from selfplay.engines.mixture import MixedModel
+from selfplay.engines.engine import Mixture
 from selfplay.engines.sampling import choose, uniforms
 from selfplay.players.language_model import LanguageModel
 
@@ -66,10 +65,8 @@ class GeometricMixture(Player):
                 f"a mixture of {type(self.first).__name__} and {type(self.second).__name__} is asked for free text, "
                 "which only language models write; use player=tiny, or a game with options"
             )
-        writer = copy.copy(self.first)
-        writer.model = MixedModel(self.first, self.second, self.coefficient)
-        writer.frozen_adapter = None  # the mixed model puts each one's own weights in place
-        return [Reply(reply.text) for reply in writer.act(asks)]
+        mixture = Mixture(self.first.weights, self.second.weights, self.coefficient)
+        return [Reply(reply.text) for reply in self.first.write(asks, mixture)]
 
 
 def _log(probabilities: Sequence[float]) -> torch.Tensor:

@@ -17,6 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from selfplay.core import SelfplayError
 
 COMPONENTS = (
+    "selfplay.engines.embedded",
+    "selfplay.engines.transformers.continuous",
     "selfplay.evaluations",
     "selfplay.games",
     "selfplay.loggers",

@@ -21,6 +21,7 @@ from selfplay.updates.gradient_step import (
 )
 from selfplay.updates.losses import Objective, reinforce
 from selfplay.updates.measures import by_role
+from selfplay.updates.mismatch import check_mismatch, corrected, weighed
 from selfplay.updates.regularizers import Regularizer
 from selfplay.updates.schedules import Schedule
 
@@ -54,6 +55,8 @@ class PolicyGradient(Update):
             of magnetic mirror descent, 2206.05825, and of R-NaD, 2206.15378); 0 keeps the one of the start.
         micro_batch: turns in one backward pass; changes memory and time, not the result.
         max_grad_norm: the gradient is scaled down to this norm; `.inf` leaves it as it is.
+        mismatch, mismatch_clip: how gradients are corrected where the sampler's distribution is not exactly the
+            learner's (`Policy.samples_exactly`), see `selfplay.updates.mismatch`.
     """
 
     def __init__(
@@ -76,6 +79,8 @@ class PolicyGradient(Update):
         magnet_every: Steps,
         micro_batch: Count,
         max_grad_norm: Annotated[float, Range(0, above=True)],
+        mismatch: Annotated[str, OneOf("none", "token_truncate", "sequence_mask")] = "token_truncate",
+        mismatch_clip: Annotated[float, Range(1, above=True)] = 2.0,
     ) -> None:
         at_least(1, **{"update.epochs": epochs, "update.minibatches": minibatches})
         at_least(0, **{"update.magnet_every": magnet_every})
@@ -88,6 +93,7 @@ class PolicyGradient(Update):
                 "reinforce is on-policy; take update=ppo, or 1 of each"
             )
         check_compare(compare)
+        check_mismatch(mismatch, mismatch_clip)
         check_weights(role_weights, roles)
         self.gradient_step = GradientStep(policy, roles, optimizer, schedule, role_weights, micro_batch, max_grad_norm)
         self.optimizer = self.gradient_step.optimizer
@@ -95,23 +101,32 @@ class PolicyGradient(Update):
         self.advantage, self.compare, self.mixture = advantage, compare, mixture
         self.objective, self.aggregation = objective, aggregation
         self.epochs, self.minibatches, self.magnet_every = epochs, minibatches, magnet_every
+        self.mismatch = mismatch, mismatch_clip
         self.refers = measure_kl or regularizer.beta > 0 or mixture > 0
 
     def step(self, batch: Batch) -> dict[str, float]:
         rate = self.gradient_step.begin()
+        batch, tokens, told = self._corrected(batch)
         reference = self._reference(batch)
         paid = batch.payoffs + self.regularizer.payoff(batch.logprobs, reference, batch.mask)
         advantages = self.last_advantages = self.advantage(
             paid, groups_of(batch, self.compare), batch.roles, self._counts(batch, reference)
         )
         passes = [
-            self._descend(batch.rows(rows), advantages[rows], reference[rows])
+            self._descend(batch.rows(rows), advantages[rows], reference[rows], None if tokens is None else tokens[rows])
             for _ in range(self.epochs)
             for rows in self._split(len(batch))
         ]
         if self.magnet_every and self.gradient_step.steps % self.magnet_every == 0:
             self.frozen = {"magnet": self.policy.snapshot()}
-        return _together(passes) | rate | by_role(batch, reference if self.refers else None)
+        return _together(passes) | rate | by_role(batch, reference if self.refers else None) | told
+
+    def _corrected(self, batch: Batch) -> tuple[Batch, Tensor | None, dict[str, float]]:
+        """The batch with the learner's own log-probs, and each token's weight; as it is where sampling is exact."""
+        if self.policy.samples_exactly:
+            return batch, None, {}
+        batch, tokens, told = corrected(batch, self.gradient_step.logprobs(self.policy, batch), *self.mismatch)
+        return batch, tokens, told | {"logprob_mismatch": told["mismatch/max"]}
 
     def _reference(self, batch: Batch) -> Tensor:
         """[B, T] log-probabilities of the reference; the sampler's, where nothing looks at them."""
@@ -132,16 +147,18 @@ class PolicyGradient(Update):
             return [torch.arange(count)]
         return torch.randperm(count).tensor_split(min(self.minibatches, count))
 
-    def _descend(self, batch: Batch, advantages: Tensor, reference: Tensor) -> dict[str, float]:
+    def _descend(self, batch: Batch, advantages: Tensor, reference: Tensor, tokens: Tensor | None) -> dict[str, float]:
         weights = self.gradient_step.weights(batch) * self.aggregation(batch)
         if not self.refers:  # then the advantage alone pulls; one turn stays, so that there is a gradient, of 0
             pulled = advantages.nonzero()[:, 0] if bool(advantages.any()) else torch.tensor([0])
             batch, weights, advantages = batch.rows(pulled), weights[pulled], advantages[pulled]
-            reference = reference[pulled]
+            reference, tokens = reference[pulled], None if tokens is None else tokens[pulled]
 
         def losses(rows: Tensor, logprobs: Tensor) -> Tensor:
             cut = slice(0, logprobs.shape[1])
             old, ref, mask = (x[rows, cut].to(logprobs.device) for x in (batch.logprobs, reference, batch.mask))
+            if tokens is not None:
+                logprobs = weighed(logprobs, tokens[rows, cut].to(logprobs.device))
             penalty = self.regularizer.loss(logprobs, ref)
             return self.objective(logprobs, old, mask, advantages[rows].to(logprobs.device), penalty)
 

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfplay.engines.engine import Prompt
 from selfplay.engines.llama.decoder import Decoder
-from selfplay.engines.transformers.decode import Prompt
 
 READ = 8192  # tokens of prompts read at once
 LEAST, MOST = 4, 32  # columns that are taken at once: as many again as there are, within these

@@ -30,7 +30,7 @@ from selfplay.engines.packing import (
     trial,
     under_mask,
 )
-from selfplay.engines.transformers.gradient_checkpointing import runs_again
+from selfplay.models.gradient_checkpointing import runs_again
 from selfplay.models.structure import body_of, has_llama_body
 from selfplay.models.trial import passes
 

@@ -18,11 +18,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from selfplay.core import SelfplayError
+from selfplay.engines.engine import Prompt
 from selfplay.engines.mixture import MixedModel
 from selfplay.engines.transformers.kv_cache import new_cache
 from selfplay.models.structure import bare
 
-Prompt = tuple[int, ...]
 KNOWN = {"full_attention", "sliding_attention", "linear_attention", "conv", "hybrid", "hybrid_sliding", "moe", "mlp"}
 NEAR = 4  # times the precision to the power of 3/4: 3e-5 of the logits' norm in float32, 0.1 in bfloat16
 
@@ -106,7 +106,7 @@ def new_caches(model: Any, room: int) -> Any:
 def _takes(model: Any, option: str) -> bool:
     """Whether the forward method knows an option by name."""
     if isinstance(model, MixedModel):
-        return all(_takes(player.model, option) for player, _ in model.parts)
+        return all(_takes(weights.model, option) for weights, _ in model.parts)
     return option in signature(bare(model).forward).parameters
 
 
@@ -120,7 +120,7 @@ def way_of(model: Any) -> Way:
         SelfplayError: none is right.
     """
     if isinstance(model, MixedModel):
-        ways = [way_of(player.model) for player, _ in model.parts]
+        ways = [way_of(weights.model) for weights, _ in model.parts]
         return Way(all(way.ragged for way in ways), all(way.cached for way in ways))
     if model not in _ways:
         with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
@@ -158,12 +158,12 @@ def _is_right(model: PreTrainedModel, way: Way) -> bool:
     vocabulary = model.get_output_embeddings().weight.shape[0]
     ids = [i % vocabulary for i in range(7, 27)]
     texts = [tuple(ids[:9]), tuple(ids[5:9] if way.ragged else ids[5:14]), tuple(ids[2:11])]
-    threads = HFDecodeState(model, 4, ids[0], way)
-    right = _same(model, texts, threads.admit(texts))
+    state = HFDecodeState(model, 4, ids[0], way)
+    right = _same(model, texts, state.admit(texts))
     for rows, tokens in (([1, 0, 0], ids[9:12]), ([0, 2], ids[12:14]), ([0, 1], ids[14:16])):
         texts = [(*texts[row], token) for row, token in zip(rows, tokens, strict=True)]
-        threads.keep(torch.tensor(rows, device=model.device))
-        right = right and _same(model, texts, threads.step(torch.tensor(tokens, device=model.device)))
+        state.keep(torch.tensor(rows, device=model.device))
+        right = right and _same(model, texts, state.step(torch.tensor(tokens, device=model.device)))
     return right
 
 

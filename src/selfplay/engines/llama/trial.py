@@ -1,9 +1,8 @@
-"""Which decoder a model is written with: the one here where a trial shows that it says what the model says."""
+"""Whether `Decoder` may generate for a model: a trial shows whether it predicts what the model predicts."""
 
 from __future__ import annotations
 
 from typing import Any
-from weakref import ref
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -11,7 +10,6 @@ from transformers import PreTrainedModel
 
 from selfplay.engines.llama.decoder import Decoder
 from selfplay.engines.llama.kv_sharing import PrefixShared
-from selfplay.engines.mixture import MixedModel
 from selfplay.engines.packing import full_attention
 from selfplay.models.structure import base_of, body_of, is_llama, is_product
 from selfplay.models.trial import alike, passes
@@ -19,32 +17,6 @@ from selfplay.models.trial import alike, passes
 TRIAL = (12, 5, 9)  # tokens of each text of a trial
 LOUD = 100.0  # standard deviation of logits which shows whether they are bounded
 STATIC = ("default", "linear", "llama3", "yarn")  # rotary positions that do not depend on the longest text
-_kept: dict[str, Any] = {}  # one decoder, for a layout takes as much memory as the weights
-
-
-def writer(model: Any, compute: torch.dtype | None, keep: bool = True) -> Any:
-    """What `sample` writes fastest with: a decoder of the model's weights as they are, or where none fits the model.
-
-    Args:
-        compute: the precision of its products; None: the model's.
-        keep: whether the decoder is kept for the next call, and used again if the weights are then the same. Weights
-            that are swapped in for a while cannot be told apart, so theirs is not kept.
-    """
-    if isinstance(model, MixedModel) or not can_decode(model):
-        return model
-    dtype = compute or model.dtype
-    if not keep:
-        return Decoder(model, dtype)
-    weights = (dtype, *((p.data_ptr(), p._version) for p in model.parameters()))
-    if "model" not in _kept or _kept["model"]() is not model or _kept["weights"] != weights:
-        _kept.clear()
-        _kept.update(model=ref(model), weights=weights, decoder=Decoder(model, dtype))
-    return _kept["decoder"]
-
-
-def forget_writer() -> None:
-    """Give the memory of the decoder that `writer` has kept back."""
-    _kept.clear()
 
 
 def can_decode(model: PreTrainedModel) -> bool:
@@ -78,9 +50,9 @@ def _agrees(model: PreTrainedModel) -> bool:
     kept = norm.data
     try:
         norm.data = kept * (LOUD / model(input_ids=ids, use_cache=False).logits.float().std())
-        threads = PrefixShared(Decoder(model, model.dtype), 1)
-        begun = threads.admit([text[:-1] for text in texts])
-        after = threads.step(torch.tensor([text[-1] for text in texts], device=model.device))
+        state = PrefixShared(Decoder(model, model.dtype), 1)
+        begun = state.admit([text[:-1] for text in texts])
+        after = state.step(torch.tensor([text[-1] for text in texts], device=model.device))
         logits = model(input_ids=ids, use_cache=False).logits
     finally:
         norm.data = kept

@@ -1,0 +1,57 @@
+"""The embedded engine: our decoder for the Llama family, transformers' modules for any other architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from selfplay.engines.engine import Completion, Engine, Mixture, Prompt, Sampling, Weights
+from selfplay.engines.llama.decoder import Decoder
+from selfplay.engines.llama.trial import can_decode
+from selfplay.engines.mixture import MixedModel
+from selfplay.engines.sampling import sample
+
+
+class EmbeddedEngine(Engine):
+    """Samples in this process, in the learner's precision, with prompts and common beginnings read once.
+
+    For the Llama family it keeps one decoder, whose layout of the weights takes as much memory as they do: that of
+    the last weights that were live.
+    """
+
+    exact = True
+
+    def __init__(self) -> None:
+        self._kept: tuple[tuple[str, torch.dtype], Decoder] | None = None
+
+    def generate(
+        self, weights: Weights | Mixture, prompts: Sequence[Prompt], keys: Sequence[str], sampling: Sampling
+    ) -> list[Completion]:
+        if isinstance(weights, Mixture):
+            return sample(MixedModel(weights), prompts, keys, sampling)
+        with weights.placed():
+            return sample(self.reader(weights), prompts, keys, sampling)
+
+    def reader(self, weights: Weights) -> Decoder | PreTrainedModel:
+        """What `sample` reads texts with fastest: a decoder of the weights, which must be in place, or the model."""
+        model: Any = weights.model
+        if not can_decode(model):
+            return model
+        dtype = weights.compute_dtype or model.dtype
+        if not weights.live:
+            return Decoder(model, dtype)
+        if self._kept is None or self._kept[0] != (weights.uid, dtype):
+            self._kept = None  # before another one is made, for its memory
+            self._kept = (weights.uid, dtype), Decoder(model, dtype)
+        return self._kept[1]
+
+    def rest(self) -> None:
+        self._kept = None
+
+
+def resolve(engine: Engine | None) -> Engine:
+    """The engine, or the embedded one where none is given."""
+    return engine or EmbeddedEngine()

@@ -1,0 +1,51 @@
+"""The version of a model's weights: a counter that every change of them raises."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+from weakref import WeakSet, ref
+
+from torch.nn import Module
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+_numbers = count()
+_versions: WeakSet[Version] = WeakSet()
+
+
+class Version:
+    """Counts the changes of one policy's weights.
+
+    Any optimizer that holds a parameter of the model raises it with each step; `restore` and `load` do, too. Code that
+    writes into the weights by itself calls `raise_by_one`.
+
+    Attributes:
+        uid: names the weights as they are now, "policy-3@412"; it never names other values later.
+    """
+
+    def __init__(self, model: Module) -> None:
+        self._number, self._count, self._model = next(_numbers), 0, ref(model)
+        _versions.add(self)
+
+    @property
+    def uid(self) -> str:
+        return f"policy-{self._number}@{self._count}"
+
+    def raise_by_one(self) -> None:
+        self._count += 1
+
+    def holds_one_of(self, parameters: set[int]) -> bool:
+        """Whether the model has a parameter with one of these ids."""
+        model = self._model()
+        return model is not None and any(id(p) in parameters for p in model.parameters())
+
+
+def _stepped(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    changed = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for version in list(_versions):
+        if version.holds_one_of(changed):
+            version.raise_by_one()
+
+
+register_optimizer_step_post_hook(_stepped)

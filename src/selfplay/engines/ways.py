@@ -1,0 +1,34 @@
+"""Which of several equivalent computations a model takes, and how the trials behind that choice are repeated."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedModel
+
+from selfplay.engines.llama.layers import can_pack, has_own_layers
+from selfplay.engines.llama.trial import can_decode
+from selfplay.engines.transformers.decode import way_of
+from selfplay.models.trial import forget
+
+
+def check_readable(model: PreTrainedModel) -> None:
+    """Raise SelfplayError where no way of generating gives each text the logits that it has alone."""
+    if not can_decode(model):
+        way_of(model)
+
+
+def ways_of(model: PreTrainedModel, again: bool, checkpointing: bool) -> dict[str, str]:
+    """What is computed -> by what.
+
+    Args:
+        again: repeat the trials with the weights as they are now.
+        checkpointing: whether layers are run again in the backward pass.
+    """
+    if again:
+        forget(model)
+    packed = can_pack(model)
+    own = packed and has_own_layers(model) and not checkpointing
+    return {
+        "sampling": "own layers" if can_decode(model) else "transformers' modules",
+        "log-probabilities": "own layers" if own else "transformers' modules",
+        "prompts": "one reading for all replies" if packed else "a reading for each reply",
+    }

@@ -1,0 +1,94 @@
+"""A chat model's texts as token ids, and its token ids as texts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from selfplay.core import Ask, Message, SelfplayError
+from selfplay.models.chat import Chat
+
+READ = 2000  # characters of a reply in which `pattern` is looked for
+REMEMBERED = 8192  # prompts whose ids are kept
+
+
+class Texts:
+    """Prompts, options and replies of one tokenizer.
+
+    Args:
+        tokenizer: with a chat template and an end token.
+        chat: what the chat template is told beside the messages.
+        stop: texts that end a reply.
+        pattern: see `selfplay.players.language_model.LanguageModel`.
+        context: tokens that the model can read; None: any number.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        chat: Chat,
+        stop: Sequence[str],
+        pattern: str | None,
+        context: int | None,
+    ) -> None:
+        if not all(isinstance(text, str) and text for text in stop):
+            raise SelfplayError(f"player.stop is {list(stop)}; give texts of at least one character")
+        self.tokenizer, self.chat, self.stop, self.context = tokenizer, chat, tuple(stop), context
+        self.pattern = _compiled(pattern)
+        eos: Any = tokenizer.eos_token_id
+        pad: Any = tokenizer.pad_token_id
+        self.end = int(eos)
+        self.pad_id = self.end if pad is None else int(pad)  # padding is masked out
+        self._prompts: dict[tuple[tuple[str, str], ...], tuple[int, ...]] = {}
+        self._options: dict[str, tuple[int, ...]] = {}
+
+    def prompt(self, messages: Sequence[Message], max_tokens: int) -> tuple[int, ...]:
+        """The prompt's token ids after the chat template.
+
+        Raises:
+            SelfplayError: prompt and longest reply do not fit the model's context, or the template refuses the
+                messages.
+        """
+        key = tuple((m["role"], m["content"]) for m in messages)
+        if key not in self._prompts:
+            if len(self._prompts) > REMEMBERED:
+                self._prompts.clear()
+            self._prompts[key] = self.chat.ids(messages, generate=True)
+        length = len(self._prompts[key])
+        if self.context is not None and 0 < self.context < length + max_tokens:
+            raise SelfplayError(
+                f"a prompt of {length} tokens and player.max_tokens={max_tokens} exceed the model's "
+                f"context of {self.context}; lower player.max_tokens or shorten the prompt"
+            )
+        return self._prompts[key]
+
+    def option(self, text: str) -> tuple[int, ...]:
+        """The token ids of a whole reply, with the end token."""
+        if text not in self._options:
+            self._options[text] = (*self.tokenizer.encode(text, add_special_tokens=False), self.end)
+        return self._options[text]
+
+    def stopped(self, ids: list[int]) -> bool:
+        """Whether one of the stop texts has come; it is in the last tokens, each of a byte at least."""
+        last = max(len(text.encode()) for text in self.stop) + 4
+        tail = str(self.tokenizer.decode(ids[-last:], skip_special_tokens=True))
+        return any(text in tail for text in self.stop)
+
+    def reply(self, ask: Ask, ids: Sequence[int]) -> str:
+        """What the game reads of a reply's tokens: up to the first stop text, and of an option the pattern's part."""
+        text = str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        text = text[: min((text.find(stop) for stop in self.stop if stop in text), default=len(text))]
+        found = self.pattern.search(text[:READ]) if ask.options and self.pattern else None
+        if found is None:
+            return text
+        return found[1] if self.pattern and self.pattern.groups else found[0]
+
+
+def _compiled(pattern: str | None) -> re.Pattern[str] | None:
+    try:
+        return None if pattern is None else re.compile(pattern)
+    except re.error as error:
+        raise SelfplayError(f"player.pattern '{pattern}' is no regular expression ({error}); mend it") from error
