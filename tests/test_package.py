@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 
 import selfplay
 from hydra_plugins.selfplay_search_path import SelfplaySearchPath
-from selfplay import project
+from selfplay import project, soup
+from selfplay.__main__ import COMMANDS, USAGE
 from selfplay.commandline import program
 from selfplay.core import SelfplayError
 from selfplay.runs.jobs import _command
@@ -145,6 +147,21 @@ def test_the_command_has_a_version_and_a_usage(tmp_path: Path, monkeypatch: pyte
     assert "selfplay crossplay FOLDERS" in usage and "== Configuration groups ==" in usage
     assert "usage: selfplay report" in command("report", "--help").stdout
     assert command("gam=lsp").returncode == 1
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_documented(name: str) -> None:
+    assert callable(import_module(COMMANDS[name]).main)
+    assert re.search(rf"^    selfplay \[?{name}\]? ", USAGE, re.MULTILINE)
+    assert name == "run" or f"`selfplay {name}`" in DOCS
+
+
+def test_the_commands_of_the_docs_are_there() -> None:
+    typed = re.findall(r"^selfplay (\S+) .*$|`selfplay ([^`\s]+)", DOCS, re.MULTILINE)
+    found = {word for pair in typed for word in pair if word}
+    assert {word for word in found if "=" not in word and not word.startswith("-")} <= set(COMMANDS)
+    for line in re.findall(r"^selfplay soup (.*?)(?:  +#.*)?$", DOCS, re.MULTILINE):
+        assert soup.parser().parse_args(line.split()).out == Path("soup")
 
 
 @pytest.mark.slow
