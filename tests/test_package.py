@@ -180,6 +180,9 @@ def test_the_wheel_is_enough(mine: Path) -> None:
             [sys.executable, "-c", "import selfplay; print(selfplay.__file__)"], capture_output=True, text=True
         )
         assert where.stdout.strip() == str(site / "selfplay" / "__init__.py")
+        checks = "from selfplay.testing import check_game; from coins import Coins; print(check_game(Coins()).nodes)"
+        done = subprocess.run([sys.executable, "-c", checks], capture_output=True, text=True, check=False)
+        assert done.stdout.strip() == "7", done.stderr
         script = [str(site / "bin" / "selfplay"), *RUN, "hydra.run.dir=run"]
         done = subprocess.run([sys.executable, *script], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
