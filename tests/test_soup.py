@@ -86,6 +86,13 @@ def test_a_soup_of_the_same_is_the_same(whole: list[Path], tmp_path: Path) -> No
     assert (out / "model.safetensors").read_bytes() == (whole[0] / "model.safetensors").read_bytes()
 
 
+def test_a_weight_of_0_leaves_a_model_out(whole: list[Path], tmp_path: Path) -> None:
+    file = whole[2] / "model.safetensors"
+    save_file({n: torch.full_like(v, torch.nan) for n, v in load_file(file).items()}, file, metadata={"format": "pt"})
+    without, out = souped(tmp_path / "two", *whole[:2]), souped(tmp_path / "out", *whole, weights=(1, 1, 0))
+    assert (out / "model.safetensors").read_bytes() == (without / "model.safetensors").read_bytes()
+
+
 @pytest.mark.parametrize(("weights", "shares"), [((), (0.5, 0.5)), ((3, 1), (0.75, 0.25))])
 def test_a_soup_of_two_is_their_average(
     weights: tuple[float, ...], shares: tuple[float, float], whole: list[Path], tmp_path: Path
@@ -116,6 +123,9 @@ def test_files_may_be_cut_elsewhere(whole: list[Path], tmp_path: Path) -> None:
     AutoModelForCausalLM.from_pretrained(whole[0]).save_pretrained(cut, max_shard_size="200KB")
     assert len(list(cut.glob("*.safetensors"))) > 2
     plain, out = souped(tmp_path / "plain", *whole[:2]), souped(tmp_path / "out", cut, whole[1])
+    assert {f.name: set(load_file(f)) for f in cut.glob("*.safetensors")} == {
+        f.name: set(load_file(f)) for f in out.glob("*.safetensors")
+    }
     one, other = weights_of(plain), weights_of(out)
     assert one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
     models = [AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (plain, out)]
@@ -292,7 +302,7 @@ def test_other_tokenizers(what: str, whole: list[Path], tmp_path: Path, capsys: 
     ("weights", "words"),
     [
         ((1,), "--weights has 1 numbers for 2 models; give one a model"),
-        ((1, -1), "--weights is 1 -1; give numbers from 0 on"),
+        ((2, -1), "--weights is 2 -1; give numbers from 0 on"),
         ((0, 0), "--weights is 0 0; give"),
         ((1, "nan"), "--weights is 1 nan; give"),
         ((1, "inf"), "--weights is 1 inf; give"),

@@ -211,7 +211,9 @@ def test_an_episode_is_a_function_of_its_replies(what: str) -> None:
         yield [ask if what != "group" else Ask("first", group=now)] * (int(now) + 1 if what == "end" else 1)
         return {"first": float(now) if what == "returns" else 0.0}
 
-    told(game(play, roles=("first",), zero_sum=False), "Mine played on differently after the same replies .*'chance'")
+    shown = {"end": r"it had 9 turns and then \d+", "returns": "it returned .* and then"}.get(what, "turn 0 asked")
+    broken = game(play, roles=("first",), zero_sum=False)
+    told(broken, rf"Mine played on differently after the same replies \({shown}.*'chance'")
 
 
 def test_the_same_replies_by_somebody_else_are_the_same() -> None:
@@ -316,6 +318,13 @@ def test_any_reply_of_a_role_is_taken(error: type[Exception]) -> None:
     told(
         game(play, Story), f"Mine.play raised {error.__name__} .* after the replies writer .*; a reply may be any text"
     )
+
+
+def test_any_reply_of_a_role_is_paid() -> None:
+    def payoffs(self: Game, episode: Episode) -> list[float]:
+        return [float("ab".index(turn.reply.text)) for turn in episode.turns]
+
+    told(asking(Ask("writer", options=("a", "b")), payoffs=payoffs), "Mine.payoffs raised ValueError .* the replies '")
 
 
 def test_free_text_may_be_anything() -> None:
