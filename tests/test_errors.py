@@ -218,7 +218,7 @@ def test_memory_that_runs_out(method: str, tmp_path: Path, monkeypatch: pytest.M
         ("eval.every=0", "every is 0"),
         ("task.per_cell=22", "task.per_cell is 22"),
         ("eval.temperature=-1", "eval.temperature is -1"),
-        ("player.batch_size=0", "rows is 0"),
+        ("player.batch_size=0", "batch_size is 0"),
         ("update.micro_batch=0", "micro_batch is 0"),
         ("update.max_grad_norm=null", "update.max_grad_norm is null"),
         ("regularizer.beta=0.1x", "regularizer.beta is '0.1x'"),

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 
 import selfplay
 from hydra_plugins.selfplay_search_path import SelfplaySearchPath
-from selfplay import project
+from selfplay import project, soup
+from selfplay.__main__ import COMMANDS, USAGE
 from selfplay.commandline import program
 from selfplay.core import SelfplayError
 from selfplay.runs.jobs import _command
@@ -147,6 +149,21 @@ def test_the_command_has_a_version_and_a_usage(tmp_path: Path, monkeypatch: pyte
     assert command("gam=lsp").returncode == 1
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_documented(name: str) -> None:
+    assert callable(import_module(COMMANDS[name]).main)
+    assert re.search(rf"^    selfplay \[?{name}\]? ", USAGE, re.MULTILINE)
+    assert name == "run" or f"`selfplay {name}`" in DOCS
+
+
+def test_the_commands_of_the_docs_are_there() -> None:
+    typed = re.findall(r"^selfplay (\S+) .*$|`selfplay ([^`\s]+)", DOCS, re.MULTILINE)
+    found = {word for pair in typed for word in pair if word}
+    assert {word for word in found if "=" not in word and not word.startswith("-")} <= set(COMMANDS)
+    for line in re.findall(r"^selfplay soup (.*?)(?:  +#.*)?$", DOCS, re.MULTILINE):
+        assert soup.parser().parse_args(line.split()).out == Path("soup")
+
+
 @pytest.mark.slow
 def test_the_wheel_is_enough(mine: Path) -> None:
     """Built, unpacked beside the dependencies, and used from a folder that holds a game and its yaml."""
@@ -163,6 +180,9 @@ def test_the_wheel_is_enough(mine: Path) -> None:
             [sys.executable, "-c", "import selfplay; print(selfplay.__file__)"], capture_output=True, text=True
         )
         assert where.stdout.strip() == str(site / "selfplay" / "__init__.py")
+        checks = "from selfplay.testing import check_game; from coins import Coins; print(check_game(Coins()).nodes)"
+        done = subprocess.run([sys.executable, "-c", checks], capture_output=True, text=True, check=False)
+        assert done.stdout.strip() == "7", done.stderr
         script = [str(site / "bin" / "selfplay"), *RUN, "hydra.run.dir=run"]
         done = subprocess.run([sys.executable, *script], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

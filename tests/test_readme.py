@@ -2,9 +2,12 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import cli
 import pytest
+
+from selfplay.testing import check_game
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,6 +35,12 @@ def test_the_example_game_trains_from_its_two_files(tmp_path: Path) -> None:
     assert ended.code == 0, ended.err
     assert len(cli.metrics(run)) == 2
     assert {turn["role"] for turn in cli.lines(run / "episodes.jsonl")} == {"chance", "hider", "guesser"}
+
+
+def test_the_example_game_keeps_the_rules_of_every_game() -> None:
+    namespace: dict[str, Any] = {}
+    exec(block("python"), namespace)
+    assert check_game(namespace["GuessTheNumber"]()).game == "GuessTheNumber"
 
 
 @pytest.mark.parametrize("group", [p.name for p in sorted((ROOT / "conf").iterdir()) if p.is_dir()])

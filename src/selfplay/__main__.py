@@ -12,6 +12,7 @@ COMMANDS = {  # each a module with a function `main`
     "run": "selfplay.main",
     "report": "selfplay.report.__main__",
     "crossplay": "selfplay.crossplay",
+    "soup": "selfplay.soup",
     "export-alpaca-eval": "selfplay.export_alpaca_eval",
     "smollm2": "selfplay.models.smollm2",
 }
@@ -20,6 +21,7 @@ USAGE = """selfplay: train language models by self-play
     selfplay [run] [-m] OPTIONS     a run, or with -m a sweep: selfplay game=kuhn player=tabular steps=100
     selfplay report FOLDERS         a page on finished runs
     selfplay crossplay FOLDERS      every checkpoint against every other
+    selfplay soup FOLDERS --out F   the average of the weights of several runs, as a player
     selfplay export-alpaca-eval     a checkpoint's answers, for AlpacaEval's judges
     selfplay smollm2                convert SmolLM2-135M-Instruct, for player=smollm2
 

@@ -56,7 +56,7 @@ def run_folders(paths: Sequence[Path], trusted: Sequence[str]) -> list[RunFolder
     """
     found: dict[Path, RunFolder] = {}
     for path in paths:
-        for folder in _below(path) or [path]:
+        for folder in runs_below(path) or [path]:
             run = trusted_run(folder, trusted)
             missing = [key for key in NEEDED if key not in run.config]
             if missing:
@@ -67,7 +67,7 @@ def run_folders(paths: Sequence[Path], trusted: Sequence[str]) -> list[RunFolder
     return list(found.values())
 
 
-def _below(path: Path) -> list[Path]:
+def runs_below(path: Path) -> list[Path]:
     """The run folders right below a folder that is none; a sweep's 10 comes after its 9."""
     if not path.is_dir() or (path / "config.yaml").is_file():
         return []
@@ -138,10 +138,20 @@ def last_policy(run: RunFolder, changes: Mapping[str, object]) -> Policy:
         SelfplayError: the run has no checkpoint, or it is broken.
     """
     learner: Policy = make(OmegaConf.merge(run.config.player, changes), "player")
-    [folder] = _chosen(run, Choice(last=True)).values()
+    folder = last_checkpoint(run)
     digests.check(folder, DAMAGED)
     learner.load(folder)
     return learner
+
+
+def last_checkpoint(run: RunFolder) -> Path:
+    """The folder of a run's last checkpoint.
+
+    Raises:
+        SelfplayError: the run has none.
+    """
+    [folder] = _chosen(run, Choice(last=True)).values()
+    return folder
 
 
 def _chosen(run: RunFolder, choice: Choice) -> Mapping[str, Path]:

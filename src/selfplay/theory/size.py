@@ -8,8 +8,12 @@ from selfplay.core import Ask, Game, Reply, SelfplayError
 DESCENTS = 33
 
 
+class NotEnumerable(SelfplayError):
+    """The game keeps its word, but it is too large, takes free text, or leaves it to referees who won."""
+
+
 def check_size(game: Game, limit: int) -> None:
-    """Raise SelfplayError if the game has, but for a chance of 1 in 100,000, more than `limit` nodes.
+    """Raise NotEnumerable if the game has, but for a chance of 1 in 100,000, more than `limit` nodes.
 
     A descent takes one option after another, all alike. The sum of the products of the numbers of options on its way
     is an unbiased estimate of the number of nodes (Knuth 1975, "Estimating the efficiency of backtrack programs"), so
@@ -28,7 +32,7 @@ def check_size(game: Game, limit: int) -> None:
             return
     if min(found) > 2 * limit or median(found) > 10 * limit:
         sizes = ", ".join(f"{name}={value}" for name, value in vars(game).items() if type(value) is int)
-        raise SelfplayError(
+        raise NotEnumerable(
             f"{type(game).__name__}({sizes}) has more than {limit} nodes, too many to enumerate; raise `limit`, or "
             "choose a smaller game or another evaluation"
         )

@@ -95,8 +95,9 @@ def enumerate_game(game: Game, limit: int = 1_000_000) -> Tree:
         limit: the most nodes.
 
     Raises:
-        SelfplayError: more nodes than `limit`; free text, options that differ in one state, an unknown role; an end
-            without returns; a game that is not a pure function of its replies.
+        NotEnumerable: more nodes than `limit`, free text, or an end without returns.
+        SelfplayError: options that differ in one state, an unknown role, a return that is missing or not finite; a game
+            that is not a pure function of its replies.
     """
     check_size(game, limit)
     return _tree(Walk(game, limit))

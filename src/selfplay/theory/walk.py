@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from selfplay.core import Ask, Game, Play, Reply, SelfplayError
 from selfplay.players.nature import chances
+from selfplay.theory.size import NotEnumerable
 
 Past = tuple[tuple[tuple[Ask, ...], tuple[Reply, ...]], ...]  # waves with their replies
 
@@ -60,7 +61,7 @@ class Walk:
         """Write the node down, let the game go on to its next asks if all are answered; the positions after it."""
         node = len(self.edges)
         if node == self.limit:
-            raise SelfplayError(
+            raise NotEnumerable(
                 f"{self.name} has more than {self.limit} nodes; raise `limit`, or choose a smaller game"
             )
         self.edges.append((here.parent, here.depth, here.slot, here.luck))
@@ -78,6 +79,8 @@ class Walk:
         ask = wave[len(said)]
         position = _Position(past, wave, said, runs, here.last, node, here.depth + 1)
         if ask.role == "chance":
+            if not ask.options:
+                raise NotEnumerable(f"{self.name} cannot be enumerated: it asks chance for any text; give it options")
             lucks = zip(ask.options, chances(ask), strict=True)
             return [replace(position, said=(*said, Reply(text)), luck=luck) for text, luck in lucks if luck]
         return self._decide(ask, position)
@@ -89,7 +92,7 @@ class Walk:
                 f"{self.name} asked the role '{ask.role}', which it does not list in its roles; list it"
             )
         if not ask.options:
-            raise SelfplayError(
+            raise NotEnumerable(
                 f"{self.name} cannot be enumerated: the role '{ask.role}' may reply with any text at '{ask.prompt}'; "
                 "choose a game whose asks have options"
             )
@@ -125,7 +128,7 @@ class Walk:
 
     def _returns(self, returns: Mapping[str, float] | None) -> tuple[float, ...]:
         if returns is None:
-            raise SelfplayError(f"{self.name} gives no returns: only referees know who won; choose a game that knows")
+            raise NotEnumerable(f"{self.name} gives no returns: only referees know who won; choose a game that knows")
         paid = tuple(float(returns.get(role, math.nan)) for role in self.roles)
         if not all(map(math.isfinite, paid)):
             raise SelfplayError(f"{self.name} ended with the returns {returns}; it must give each role a finite one")

@@ -1,0 +1,152 @@
+"""A model soup (Wortsman et al. 2022, arXiv 2203.05482): the average of the weights of several runs.
+
+    python -m selfplay.soup multirun/2026-01-01/12-00-00 --out soup            the last checkpoints of a sweep's runs
+    python -m selfplay.soup RUN RUN --weights 3 1 --out soup                   three quarters, one quarter
+    python -m selfplay.soup RUN/checkpoints/step-000040 RUN --out soup         two checkpoints of a run
+
+What is written is a player: player=hf player.path=soup.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = argparse.ArgumentParser(
+        prog="selfplay soup",
+        description="Average the weights of several runs or checkpoints of one architecture (Wortsman et al. 2022, "
+        "arXiv 2203.05482) into a folder that player=hf player.path=FOLDER loads.",
+        epilog="Whole models are averaged tensor by tensor. Adapters must be of one config over one base model; their "
+        "average is exact, and an adapter of the sum of their ranks. Tables are refused.",
+    )
+    add = found.add_argument
+    add(
+        "sources",
+        nargs="+",
+        metavar="RUN_OR_FOLDER",
+        help="a finished run (its last checkpoint), a sweep's folder for all of its runs, or a checkpoint's folder",
+    )
+    add("--out", required=True, type=Path, metavar="FOLDER", help="to be written; there must be nothing yet")
+    add("--weights", nargs="+", type=float, metavar="W", help="one a model, divided by their sum (default: all alike)")
+    return found
+
+
+def folders_of(source: str) -> list[Path]:
+    """The folders of weights that a source stands for: the last checkpoint of a run, of each run of a sweep, or itself.
+
+    Raises:
+        SelfplayError: it is none of these, or a run is not finished.
+    """
+    from selfplay.core import SelfplayError
+    from selfplay.models.averages import holds_weights
+    from selfplay.models.load import resolve
+    from selfplay.runs.folder import RunFolder
+    from selfplay.runs.players import runs_below
+
+    place = Path(resolve(source))
+    if holds_weights(place):
+        return [place]
+    runs = [place] if RunFolder(place).holds_run else runs_below(place)
+    if not runs:
+        raise SelfplayError(f"{source} is no run, no sweep and no folder with a model or an adapter; give one of these")
+    return [_last(run) for run in runs]
+
+
+def _last(path: Path) -> Path:
+    """The last checkpoint of a finished run."""
+    from selfplay.core import SelfplayError
+    from selfplay.runs.folder import RunFolder
+    from selfplay.runs.players import last_checkpoint
+
+    run = RunFolder.open(path)
+    status = run.summary.get("status", "not written")
+    if status != "finished":
+        raise SelfplayError(
+            f"{path} is no finished run (its status is {status}); resume it with resume={path}, or give the folder of "
+            "one of its checkpoints"
+        )
+    return last_checkpoint(run)
+
+
+def normalised(weights: Sequence[float] | None, count: int) -> list[float]:
+    """The weights divided by their sum, or `count` equal ones.
+
+    Raises:
+        SelfplayError: another number of them, one below 0 or not finite, or none above 0.
+    """
+    from selfplay.core import SelfplayError
+
+    if weights is None:
+        return [1 / count] * count
+    if len(weights) != count:
+        raise SelfplayError(f"--weights has {len(weights)} numbers for {count} models; give one a model")
+    if not all(0 <= weight < math.inf for weight in weights) or not 0 < sum(weights) < math.inf:
+        shown = " ".join(f"{weight:g}" for weight in weights)
+        raise SelfplayError(f"--weights is {shown}; give numbers from 0 on, at least one of them above 0")
+    return [weight / sum(weights) for weight in weights]
+
+
+def soup(args: argparse.Namespace) -> None:
+    """Find, compare, average, and write the folder at once or not at all.
+
+    Raises:
+        SelfplayError: what cannot be averaged, wrong weights, or a folder that cannot be written.
+    """
+    from tempfile import TemporaryDirectory
+
+    from selfplay import digests
+    from selfplay.commandline import program
+    from selfplay.core import SelfplayError
+    from selfplay.models.averages import average, check_alike
+    from selfplay.runs.console import say
+    from selfplay.runs.files import as_json, to_disk
+
+    if args.out.exists():
+        raise SelfplayError(f"{args.out} is there already; choose another --out")
+    folders = [folder for source in args.sources for folder in folders_of(source)]
+    weights = normalised(args.weights, len(folders))
+    for folder in folders:
+        digests.check(folder, "give another checkpoint")
+    check_alike(folders)
+    with to_disk(args.out):
+        args.out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".writing-", dir=args.out.absolute().parent) as unfinished:
+            made = Path(unfinished) / args.out.name
+            made.mkdir()
+            average(folders, weights, made)
+            about = {"soup": [{"folder": str(f), "weight": w} for f, w in zip(folders, weights, strict=True)]}
+            (made / "soup.json").write_text(as_json(about, made / "soup.json", indent=1) + "\n", encoding="utf-8")
+            digests.write(made)
+            os.replace(made, args.out)
+    for folder, weight in zip(folders, weights, strict=True):
+        say(f"{weight:.4g} {folder}")
+    say(f"written: {args.out}, to be played by: {program()} player=hf player.path={args.out}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The program; ends with 1 and one line on stderr where the user has to change something."""
+    args = parser().parse_args(arguments)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # what is averaged is here already
+
+    from selfplay.core import SelfplayError
+    from selfplay.openmp import fit_threads
+
+    fit_threads()
+    try:
+        soup(args)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except SelfplayError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
