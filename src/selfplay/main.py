@@ -1,16 +1,12 @@
 """Train by self-play: compose the config, then play -> score_and_pay -> collate -> update, and keep what happened.
 
-    python run.py                                       Language Self-Play of the embedded model, a minute or two
-    python run.py -m game=lsp reward=rm,selfjudge       a sweep; with sweep=<name>, one that can be started again
-    python run.py resume=outputs/2026-01-01/12-00-00    go on from the last checkpoint
-
-No component is known here by name: all of them come from conf/.
+python run.py                                       Language Self-Play of the embedded model, a minute or two
+python run.py -m game=lsp reward=rm,selfjudge       a sweep; with sweep=<name>, one that can be started again
+python run.py resume=outputs/2026-01-01/12-00-00    go on from the last checkpoint
 """
 
 from __future__ import annotations
 
-import atexit
-import gc
 import sys
 import time
 from pathlib import Path
@@ -24,6 +20,7 @@ from omegaconf import DictConfig
 from selfplay import interrupts
 from selfplay.commandline import mistake
 from selfplay.errors import SelfplayError
+from selfplay.garbage import collected, hold_garbage
 from selfplay.project import CONF, config_folders, import_from_here
 
 if TYPE_CHECKING:
@@ -64,8 +61,7 @@ def loop(experiment: Experiment, cfg: DictConfig, session: Session) -> None:
 
 def run(cfg: DictConfig) -> float:
     """One run, from the config to the optimised metric."""
-    loading = not gc.isenabled()  # see below; a later job of a sweep finds everything there
-    try:
+    with collected() as collect:
         import torch
 
         from selfplay.building import build
@@ -85,15 +81,10 @@ def run(cfg: DictConfig) -> float:
             experiment = build(start.cfg)
             if told := note(start.folder, start.cfg, experiment.learner, experiment.update):
                 say(told)
-            if loading:
-                gc.freeze()
-            gc.enable()
+            collect()
             with Session(start.folder, start.cfg, experiment, start.goes_on) as session:
                 loop(session.experiment, start.cfg, session)
             return session.optimized
-    finally:
-        gc.enable()
-        gc.unfreeze()
 
 
 def job(cfg: DictConfig) -> float:
@@ -125,6 +116,5 @@ def main() -> None:
     if told:
         print(f"error: {told}", file=sys.stderr)
         sys.exit(1)
-    gc.disable()  # until the game begins: looking for garbage among a million parts of modules takes a second,
-    atexit.register(gc.freeze)  # and another one at the end, where nobody needs the memory any more
+    hold_garbage()
     hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
