@@ -13,6 +13,7 @@ COMMANDS = {  # each a module with a function `main`
     "report": "selfplay.report.__main__",
     "crossplay": "selfplay.crossplay",
     "soup": "selfplay.soup",
+    "reference": "selfplay.reference",
     "export-alpaca-eval": "selfplay.export_alpaca_eval",
     "smollm2": "selfplay.models.smollm2",
 }
@@ -22,6 +23,7 @@ USAGE = """selfplay: train language models by self-play
     selfplay report FOLDERS         a page on finished runs
     selfplay crossplay FOLDERS      every checkpoint against every other
     selfplay soup FOLDERS --out F   the average of the weights of several runs, as a player
+    selfplay reference              every group, choice and option, in Markdown, with those of ./conf
     selfplay export-alpaca-eval     a checkpoint's answers, for AlpacaEval's judges
     selfplay smollm2                convert SmolLM2-135M-Instruct, for player=smollm2
 
