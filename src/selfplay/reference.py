@@ -156,7 +156,7 @@ def _section(group: str, choice: Choice) -> list[str]:
     summary = choice.summary or _first_sentence(choice)
     lines += [_escaped(summary), ""] if summary else []
     if group == "experiment":
-        overrides = [*choice.brings, *(f"{path}={_value(entry.text)}" for path, entry in choice.others.items())]
+        overrides = [*choice.brings, *_elsewhere(choice)]
         lines += [f"Extends `{choice.base}`.", ""] if choice.base else []
         return [*lines, "Sets " + ", ".join(f"`{_plain(text)}`" for text in overrides) + ".", ""]
     if choice.base:
@@ -283,14 +283,12 @@ def _entries(text: str) -> dict[str, Entry]:
 
 def _elsewhere(choice: Choice) -> Iterator[str]:
     """What a file sets outside of its group; a part by the name of its constructor."""
-    parts = [path.removesuffix("._target_") for path in choice.others if path.endswith("._target_")]
-    outer = [part for part in parts if not any(part.startswith(f"{other}.") for other in parts)]
     for path, entry in choice.others.items():
-        inside = next((part for part in outer if path.startswith(f"{part}.")), None)
-        if inside is None:
+        part, _, last = path.rpartition(".")
+        if last == "_target_":
+            yield f"{part}: {_short(entry.text)}"
+        elif last not in SPECIAL:
             yield f"{path}={_value(entry.text)}"
-        elif path == f"{inside}._target_":
-            yield f"{inside}: {_short(entry.text)}"
 
 
 # reading constructors
@@ -383,7 +381,7 @@ def _followed(told: str, name: str) -> str:
 
 # writing types and values
 
-BASIC = {bool: "true or false", int: "int", float: "float", str: "text", type(None): "null"}
+BASIC = {object: "", bool: "true or false", int: "int", float: "float", str: "text", type(None): "null"}
 
 
 def _named(hint: Any) -> str:
