@@ -26,14 +26,14 @@ def tables(results: dict[str, Any]) -> str:
             )
     lines += [
         "",
-        "| case | update, GFLOP/s | of the measured rate | sampling, GFLOP/s | of the measured rate | drift |",
+        "| case | update, GFLOP/s | of the measured rate | sampling, GFLOP/s | of the measured rate | logprob_mismatch |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, case in results["cases"].items():
         ours = next(iter(case["sides"].values()))
-        drift = f"{ours['logprob_mismatch']:.1g}" if "logprob_mismatch" in ours else ""
+        mismatch = f"{ours['logprob_mismatch']:.1g}" if "logprob_mismatch" in ours else ""
         cells = [_rate(ours, part) for part in ("update", "play")]
-        lines.append(f"| {name} | {' | '.join(cells)} | {drift} |")
+        lines.append(f"| {name} | {' | '.join(cells)} | {mismatch} |")
     rates = results["ceilings"]
     lines += [
         "",

@@ -1,4 +1,4 @@
-"""What each Challenger pay-off asks, how V and the silent groups move, what is learnt, from the folders of the runs.
+"""What each Challenger payoff asks, how V and the zero-variance groups move, what is learnt, from the folders of the runs.
 
     python experiments/challenger_payoffs/summarise.py multirun/challenger_payoffs --out experiments/challenger_payoffs
     python experiments/challenger_payoffs/summarise.py     # without the runs: from the results.json written before
@@ -84,7 +84,7 @@ def ordered(table: pd.DataFrame) -> pd.DataFrame:
 
 def show(table: pd.DataFrame) -> None:
     """The tables, in Markdown."""
-    print("| pay-off | seeds | held-out after, % | gain, points | level 4 after, % |")
+    print("| payoff | seeds | held-out after, % | gain, points | level 4 after, % |")
     print("| --- | ---: | ---: | ---: | ---: |")
     for name, part in table.groupby("arm", observed=True):
         gain = part["accuracy after"] - part["accuracy before"]
@@ -93,7 +93,7 @@ def show(table: pd.DataFrame) -> None:
     print("\n" + markdown(comparisons(table)))
     print(f"\nFirst {LAST} steps → last {LAST}, means over seeds:\n")
     columns = {"valid": 100, "level 4": 100, "V": 1, "silent": 100, "families": 1, "self_bleu": 1}
-    print("| pay-off | valid, % | level 4, % | V | silent groups, % | families (perplexity) | self-BLEU |")
+    print("| payoff | valid, % | level 4, % | V | zero-variance groups, % | families (perplexity) | self-BLEU |")
     print("| --- |" + " ---: |" * len(columns))
     for name, part in table.groupby("arm", observed=True):
         cells = [
@@ -106,7 +106,7 @@ def show(table: pd.DataFrame) -> None:
 
 
 def comparisons(table: pd.DataFrame) -> dict[str, pd.Series]:
-    """The family: held-out accuracy, seed by seed, of every arm against data, and of the two kinds of pay-off."""
+    """The family: held-out accuracy, seed by seed, of every arm against data, and of the two kinds of payoff."""
     wide = table.assign(arm=table["arm"].astype(str)).pivot(index="seed", columns="arm", values="accuracy after")
     kinds = {name: wide[arms].mean(axis=1) for name, arms in (("learn", LEARNABILITY), ("zero", ADVERSARIAL))}
     family = {f"{name} − data": wide[name] - wide[DATA] for name in ARMS.values() if name != DATA}
@@ -116,7 +116,7 @@ def comparisons(table: pd.DataFrame) -> dict[str, pd.Series]:
 
 
 def draw(folder: Path, table: pd.DataFrame, out: Path) -> None:
-    """Of each arm: levels asked over time; and of all: held-out accuracy, V, silent groups."""
+    """Of each arm: levels asked over time; and of all: held-out accuracy, V, zero-variance groups."""
     sweep = load(folder)
     names = list(table["arm"].cat.categories)
     figure, axes = plt.subplots(2, len(names), figsize=(2.3 * len(names), 4.6), sharex=True, squeeze=False)
@@ -135,7 +135,7 @@ def draw(folder: Path, table: pd.DataFrame, out: Path) -> None:
         for metric, colour, label in (
             ("eval/accuracy", "#000000", "held-out accuracy"),
             ("solver/reward", "#0072B2", "V, on what is asked"),
-            ("frac_reward_zero_std", "#E69F00", "silent groups"),
+            ("frac_reward_zero_std", "#E69F00", "zero-variance groups"),
         ):
             mean = lines[metric].mean().dropna()
             smooth = mean if metric == "eval/accuracy" else mean.rolling(10, min_periods=1).mean()
