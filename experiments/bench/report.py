@@ -26,7 +26,7 @@ def tables(results: dict[str, Any]) -> str:
             )
     lines += [
         "",
-        "| case | update, GFLOP/s | of the measured rate | sampling, GFLOP/s | of the measured rate | logprob_mismatch |",
+        "| case | update, GFLOP/s | of the measured rate | sampling, GFLOP/s | of the measured rate | mismatch |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, case in results["cases"].items():

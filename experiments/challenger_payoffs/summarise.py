@@ -1,4 +1,4 @@
-"""What each Challenger payoff asks, how V and the zero-variance groups move, what is learnt, from the folders of the runs.
+"""Questions under each Challenger payoff, V, zero-variance groups and held-out accuracy, from the folders of the runs.
 
     python experiments/challenger_payoffs/summarise.py multirun/challenger_payoffs --out experiments/challenger_payoffs
     python experiments/challenger_payoffs/summarise.py     # without the runs: from the results.json written before
