@@ -326,7 +326,7 @@ def _described(entries: Mapping[str, Entry], path: str, comment: str) -> tuple[s
             made = get_object(target.text)
             hint = _within(_hints(made).get(names[n], Any), names[n + 1 :])
             told = _arguments(made).get(names[n], "")
-            vague = len(names) > n + 1 or re.match(r"(see|as in) ", told)
+            vague = len(names) > n + 1 or re.search(r"(^|, )(see|as in) `", told)
             return _named(hint), comment if vague and comment else told or comment
     return "", comment
 
@@ -374,7 +374,7 @@ def _arguments(target: Any) -> dict[str, str]:
             for names, told in re.findall(r"^    ([\w, ]+): (.*(?:\n     +.*)*)", section, re.MULTILINE):
                 told = " ".join(told.split())
                 for name in names.split(", "):
-                    found[name] = _followed(told, name).removesuffix(".")
+                    found[name] = re.sub(r"(?<!\.)\.$", "", _followed(told, name))
     return found
 
 
