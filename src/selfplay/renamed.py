@@ -96,6 +96,14 @@ def translated_metrics(line: dict[str, Any]) -> dict[str, Any]:
     return {METRICS.get(name, name): value for name, value in line.items()}
 
 
+def translated_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint's state: the update that an exploiter sets aside was the opponent's affair."""
+    if "trainee" in state:
+        return dict(state)
+    aside = state["opponent"].get("aside")
+    return {**state, "opponent": {**state["opponent"], "exploits": aside is not None}, "trainee": aside}
+
+
 def _moved(target: str) -> str:
     for old, new in TARGETS.items():
         if target == old or target.startswith(f"{old}."):
