@@ -19,7 +19,7 @@ from selfplay.opponents.rules import uniform
 from selfplay.players.language_model import LanguageModel
 from selfplay.trainee import Trainee
 from selfplay.updates.advantages import centred
-from selfplay.updates.aggregations import whole
+from selfplay.updates.aggregations import sequence_sum
 from selfplay.updates.losses import reinforce
 from selfplay.updates.policy_gradient import PolicyGradient
 from selfplay.updates.regularizers import Off
@@ -57,7 +57,7 @@ def league(learner: LanguageModel, members: int = MEMBERS) -> League:
         compare="group",
         mixture=0.0,
         objective=reinforce,
-        aggregation=whole,
+        aggregation=sequence_sum,
         regularizer=Off(),
         epochs=1,
         minibatches=1,

@@ -70,11 +70,11 @@ def run(cfg: DictConfig) -> float:
         from selfplay.runs.console import say
         from selfplay.runs.disk_space import note
         from selfplay.runs.session import Session
-        from selfplay.runs.start import settled
+        from selfplay.runs.start import prepared
 
         keep_freed_memory()
         fit_threads()
-        with settled(cfg) as start:
+        with prepared(cfg) as start:
             if start.result is not None:
                 return start.result
             torch.manual_seed(start.cfg.seed)

@@ -32,6 +32,8 @@ TARGETS = {
     "selfplay.referees.distinct": "selfplay.referees.deduplicate",
     "selfplay.referees.marks": "selfplay.referees.judge_prompt",
     "selfplay.updates.imitation.taught": "selfplay.updates.imitation.off_policy",
+    "selfplay.updates.regularizers.surprise": "selfplay.updates.regularizers.entropy",
+    "selfplay.updates.aggregations.whole": "selfplay.updates.aggregations.sequence_sum",
     "selfplay.tasks.luck": "selfplay.tasks.seeding",
     "selfplay.tasks.guard": "selfplay.tasks.safe_eval",
 }
