@@ -146,7 +146,7 @@ WRONG: dict[str, list[str]] = {
         "player.temperature=nan", "player.temperature='1'", "player.max_tokens=0", "player.max_tokens=100000",
         "player.max_tokens=null", "player.batch_size=0", "player.batch_size=x", "player.choose=best",
         "player.pattern=x",
-        "player.pattern='('", "player.lora=5", "player.lora=[q]", "player.lora=yes", "player.chat=null",
+        "player.pattern='('", "player.lora=5", "player.lora=[q]", "player.lora=yes", "player.chat=[a]",
         "player.chat=5", "player.attention=fast", "player.attention=5", "player.dtype=float99", "player.dtype=nn",
         "player.dtype=bfloat16", "player.compute_dtype=yes", "player.gradient_checkpointing=no",
         "player.gradient_checkpointing=1",

@@ -19,7 +19,7 @@ from selfplay.games.matrix import MatrixGame
 from selfplay.players.language_model import LanguageModel
 from selfplay.rollout import collate, play, score_and_pay, turns_of
 from selfplay.updates.advantages import centred
-from selfplay.updates.aggregations import whole
+from selfplay.updates.aggregations import sequence_sum
 from selfplay.updates.losses import reinforce
 from selfplay.updates.policy_gradient import PolicyGradient
 from selfplay.updates.regularizers import Off
@@ -198,7 +198,7 @@ def test_one_step_makes_what_is_paid_likelier(learner: LanguageModel) -> None:
         compare="group",
         mixture=0.0,
         objective=reinforce,
-        aggregation=whole,
+        aggregation=sequence_sum,
         regularizer=Off(),
         epochs=1,
         minibatches=1,

@@ -83,7 +83,7 @@ def test_what_is_no_total(kind: type[Referee]) -> None:
 @pytest.mark.parametrize("scores", [[1.0, math.nan, 1.0, 1.0], [1.0], [[1.0] * 4]])
 def test_a_part_that_fails_is_named(scores: list[float]) -> None:
     total = WeightedSum({"a": Fixed(A), "broken": Fixed(scores)}, {"a": 1.0, "broken": 0.0})
-    with pytest.raises(SelfplayError, match=r"the part 'broken' \(Fixed\) of a total gave no finite score"):
+    with pytest.raises(SelfplayError, match=r"the part 'broken' \(Fixed\) of an ensemble gave no finite score"):
         total.score(TURNS, {})
 
 

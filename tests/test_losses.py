@@ -22,7 +22,7 @@ from selfplay.updates.advantages import (
     standardised,
 )
 from selfplay.updates.aggregations import constant as constant_length
-from selfplay.updates.aggregations import per_reply, per_token, whole
+from selfplay.updates.aggregations import per_reply, per_token, sequence_sum
 from selfplay.updates.gradient_step import by_prompt, descend, frozen_logprobs, role_weights
 from selfplay.updates.losses import clipped, likelihood, reinforce
 from selfplay.updates.policy_gradient import PolicyGradient
@@ -97,7 +97,7 @@ def made(policy: Policy, **changes: object) -> PolicyGradient:
         "compare": "group",
         "mixture": 0.0,
         "objective": reinforce,
-        "aggregation": whole,
+        "aggregation": sequence_sum,
         "regularizer": Off(),
         "epochs": 1,
         "minibatches": 1,
@@ -274,7 +274,7 @@ def test_likelihood_by_hand() -> None:
 
 def test_aggregations_by_hand() -> None:
     """Replies of 2, 1 and 3 tokens in the roles a, b, b: b has 4 tokens in 2 turns; weighed 3 to 1, 6 in 4."""
-    assert whole(batch()).tolist() == [1, 1, 1]
+    assert sequence_sum(batch()).tolist() == [1, 1, 1]
     assert per_reply(batch()).tolist() == pytest.approx([1 / 2, 1, 1 / 3])
     assert constant_length(batch(), 8).tolist() == [1 / 8] * 3
     assert per_token(batch()).tolist() == pytest.approx([1 / 2, 1 / 2, 1 / 2])

@@ -17,8 +17,9 @@ from selfplay.models.load import resolve
 from selfplay.opponents.league import League
 from selfplay.opponents.rules import uniform
 from selfplay.players.language_model import LanguageModel
+from selfplay.trainee import Trainee
 from selfplay.updates.advantages import centred
-from selfplay.updates.aggregations import whole
+from selfplay.updates.aggregations import sequence_sum
 from selfplay.updates.losses import reinforce
 from selfplay.updates.policy_gradient import PolicyGradient
 from selfplay.updates.regularizers import Off
@@ -56,7 +57,7 @@ def league(learner: LanguageModel, members: int = MEMBERS) -> League:
         compare="group",
         mixture=0.0,
         objective=reinforce,
-        aggregation=whole,
+        aggregation=sequence_sum,
         regularizer=Off(),
         epochs=1,
         minibatches=1,
@@ -72,7 +73,6 @@ def league(learner: LanguageModel, members: int = MEMBERS) -> League:
         {"learner": learner, "reference": reference},
         matrix_game("rock_paper_scissors", {}, {}, 10.0),
         {},
-        update,
         uniform,
         every=1,
         latest=0.0,
@@ -84,8 +84,9 @@ def league(learner: LanguageModel, members: int = MEMBERS) -> League:
         steps=members,
         seed=0,
     )
+    trainee = Trainee(learner, reference, update)
     for step in range(1, members + 1):
-        opponent.before(step)
+        trainee.follow(opponent.before(step), opponent.main)
         for p in learner.parameters():
             p.data += 0.01 * step
         opponent.after(step, [])

@@ -7,6 +7,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import cli
 import numpy as np
@@ -28,6 +29,7 @@ from selfplay.players.tabular import Tabular
 from selfplay.rollout import collate, play, score_and_pay, turns_of
 from selfplay.theory.meta import alpha_rank, nash, replicator
 from selfplay.theory.meta import uniform as solve_uniform
+from selfplay.trainee import Trainee
 
 RPS = matrix_game("rock_paper_scissors", {}, {}, 10.0)
 SEATS = {"row": "learner", "column": "learner"}
@@ -64,16 +66,37 @@ def league(game: Game = RPS, seated: Mapping[str, str] = SEATS, **changes: Any) 
         "rule": uniform, "every": 2, "latest": 0.0, "restart": False, "exploit": 0, "matches": 0, "exact": False,
         "memory": 1.0, "steps": 6, "seed": 0,
     }  # fmt: skip
-    return League(seated, players, game, {}, Push(learner), **{**options, **changes})
+    made = League(seated, players, game, {}, **{**options, **changes})
+    TRAINEES[made] = Trainee(learner, made.base, Push(learner))
+    return made
+
+
+TRAINEES: WeakKeyDictionary[League, Trainee] = WeakKeyDictionary()
+
+
+def update_of(opponent: League) -> Update:
+    return TRAINEES[opponent].update
+
+
+def begin(opponent: League, number: int) -> None:
+    """As `Experiment.before`."""
+    TRAINEES[opponent].follow(opponent.before(number), opponent.main)
+
+
+def end(opponent: League, number: int, episodes: Sequence[Episode]) -> dict[str, Any]:
+    """As `Experiment.after`."""
+    metrics = opponent.after(number, episodes)
+    TRAINEES[opponent].follow(opponent.then(number))
+    return metrics
 
 
 def step(opponent: League, number: int, episodes: int = 4) -> dict[str, Any]:
     """As `run.py` does it."""
-    opponent.before(number)
+    begin(opponent, number)
     played = play(opponent.game, opponent.players, range(episodes), f"k/{number}", opponent.seats(number))
     score_and_pay(opponent.game, played, {}, {})
-    opponent.update.step(collate(turns_of(played, "learner")))
-    return opponent.after(number, played)
+    update_of(opponent).step(collate(turns_of(played, "learner")))
+    return end(opponent, number, played)
 
 
 def logits(policy: Player) -> Tensor:
@@ -82,8 +105,9 @@ def logits(policy: Player) -> Tensor:
 
 
 def push(opponent: League) -> Push:
-    assert isinstance(opponent.update, Push)
-    return opponent.update
+    update = update_of(opponent)
+    assert isinstance(update, Push)
+    return update
 
 
 def drawn(opponent: League, number: int, count: int = 200) -> Counter[str]:
@@ -343,11 +367,11 @@ def test_a_restart_forgets() -> None:
     step(opponent, 2)
     first = logits(opponent.population["step-000002"])
     assert opponent.table.games[0].sum() == 8
-    opponent.before(3)
+    begin(opponent, 3)
     assert torch.equal(logits(opponent.learner), base)
     assert push(opponent).momentum == 0
     assert opponent.table.games[0].sum() == 0
-    opponent.before(4)
+    begin(opponent, 4)
     step(opponent, 3)
     step(opponent, 4)
     assert torch.equal(logits(opponent.population["step-000004"]), first)  # the same luck, if nothing was kept
@@ -359,7 +383,7 @@ def test_without_a_restart_the_momentum_stays() -> None:
     for number in (1, 2):
         step(opponent, number)
     kept = logits(opponent.learner), push(opponent).momentum
-    opponent.before(3)
+    begin(opponent, 3)
     assert torch.equal(logits(opponent.learner), kept[0]) and push(opponent).momentum == kept[1] > 0
 
 
@@ -372,7 +396,7 @@ def test_an_exploiter_and_the_main_learner_take_turns() -> None:
     base, names = logits(opponent.learner), []
     for number in range(1, 7):
         before, moment = logits(opponent.main), push(opponent).momentum
-        opponent.before(number)
+        begin(opponent, number)
         out = number in (1, 4)
         assert torch.equal(logits(opponent.main), before)
         assert (opponent.main is opponent.learner) == (not out)
@@ -383,9 +407,9 @@ def test_an_exploiter_and_the_main_learner_take_turns() -> None:
             assert opponent.table.games[0].sum() == 0
         played = play(RPS, opponent.players, range(4), f"k/{number}", opponent.seats(number))
         score_and_pay(RPS, played, {}, {})
-        opponent.update.step(collate(turns_of(played, "learner")))
+        update_of(opponent).step(collate(turns_of(played, "learner")))
         changed = logits(opponent.learner)
-        opponent.after(number, played)
+        end(opponent, number, played)
         if out:
             name = f"exploiter-{number:06d}"
             assert torch.equal(logits(opponent.population[name]), changed) and not torch.equal(changed, base)
@@ -434,7 +458,7 @@ def measured(**changes: Any) -> np.ndarray:
     opponent = league(game=changes.pop("game", RPS), **changes)
     for number in range(1, 5):
         opponent.learner.logits.data[:, number % 3] += 2.0  # type: ignore[attr-defined]
-        opponent.after(number, [])
+        end(opponent, number, [])
     return opponent.table.payoffs(list(opponent.population))
 
 
@@ -453,7 +477,7 @@ def test_the_exact_table_by_hand() -> None:
     opponent = league(exact=True)
     for number, action in ((2, 0), (4, 1)):
         opponent.learner.logits.data[:] = 200.0 * torch.eye(3)[action]  # type: ignore[attr-defined]
-        opponent.after(number, [])
+        end(opponent, number, [])
     payoffs = opponent.table.payoffs(["step-000002", "step-000004"])
     np.testing.assert_allclose(payoffs, [[0, -1], [1, 0]], atol=1e-12)
     assert opponent.table.games[2:, 2:].tolist() == [[4, 2], [2, 4]]  # a role each; against itself both count twice
@@ -464,7 +488,7 @@ def test_a_general_sum_table_is_not_antisymmetric() -> None:
     opponent = league(game=matrix_game("chicken", {}, {}, 20.0), exact=True)
     for number, action in ((2, 0), (4, 1)):
         opponent.learner.logits.data[:, :2] = 200.0 * torch.eye(2)[action]  # type: ignore[attr-defined]
-        opponent.after(number, [])
+        end(opponent, number, [])
     payoffs = opponent.table.payoffs(["step-000002", "step-000004"])
     np.testing.assert_allclose(payoffs, [[0, -1], [1, -10]], atol=1e-12)
 
@@ -514,7 +538,7 @@ def test_self_play_for_three_is_nobody_elses_affair(how: dict[str, Any]) -> None
     opponent = league(game=Three(), seated=dict.fromkeys(Three.roles, "learner"), rule=uniform, **how)
     for number in range(1, 5):
         opponent.learner.logits.data[:, number % 3] += 2.0  # type: ignore[attr-defined]
-        opponent.after(number, [])
+        end(opponent, number, [])
     payoffs = opponent.table.payoffs(list(opponent.population))
     np.testing.assert_allclose(np.diag(payoffs), 0, atol=1e-12)
     assert np.abs(payoffs).max() > 0.1
@@ -551,8 +575,8 @@ def test_games_against_oneself_are_no_result() -> None:
 def test_only_the_learners_turns_reach_the_update() -> None:
     opponent = league()
     sizes: list[int] = []
-    learn = opponent.update.step
-    opponent.update.step = lambda batch: sizes.append(len(batch)) or learn(batch)  # type: ignore[method-assign,func-returns-value]
+    learn = update_of(opponent).step
+    update_of(opponent).step = lambda batch: sizes.append(len(batch)) or learn(batch)  # type: ignore[method-assign,func-returns-value]
     step(opponent, 1, episodes=5)
     opponent.latest = 1.0
     step(opponent, 2, episodes=5)

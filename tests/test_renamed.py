@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 import selfplay
 from selfplay.commandline import mistake
 from selfplay.errors import SelfplayError
-from selfplay.renamed import CHOICES, KEYS, METRICS, TARGETS, translated, translated_metrics
+from selfplay.renamed import CHOICES, KEYS, METRICS, TARGETS, translated, translated_metrics, translated_state
 from selfplay.runs import RunFolder
 from selfplay.runs.reading import read
 
@@ -83,3 +83,16 @@ def test_players_of_then() -> None:
     assert translated({"a": [was]}) == {"a": [now]}
     assert translated({"rows": 3}) == {"rows": 3}, "a matrix's"
     assert translated_metrics(dict.fromkeys(METRICS, 1.0)) == dict.fromkeys(METRICS.values(), 1.0)
+
+
+def test_the_exploiters_checkpoint_of_then() -> None:
+    """The update that was set aside was part of the opponent's state."""
+    aside = {"optimizer": {"state": {}}}
+    state = {"opponent": {"population": ["step-000000"], "table": {}, "aside": aside}, "update": {}}
+    told = translated_state(state)
+    assert told["trainee"] == aside and told["opponent"]["exploits"] is True
+    assert translated_state({"opponent": {}})["trainee"] is None
+    assert translated_state({"opponent": {"exploits": False}, "trainee": None}) == {
+        "opponent": {"exploits": False},
+        "trainee": None,
+    }

@@ -109,7 +109,7 @@ def test_several_epochs_go_on_from_the_sampler() -> None:
     args = (
         "update.minibatches=1",
         "regularizer=none",
-        "update.aggregation._target_=selfplay.updates.aggregations.whole",
+        "update.aggregation._target_=selfplay.updates.aggregations.sequence_sum",
     )
     batch = said(twice, (0, 0, 1, 2), (1.0, 1.0, 0.0, -1.0), None)
     metrics = updated(twice, "ppo", *args, "update.epochs=2").step(batch)

@@ -18,6 +18,7 @@ from selfplay.experiment import Experiment
 from selfplay.opponents.matchmaker import Matchmaker
 from selfplay.partials import check_partials
 from selfplay.rollout import check_seats
+from selfplay.trainee import Trainee
 from selfplay.updates.gradient_step import GradientStep
 
 MISTAKES = (
@@ -69,10 +70,9 @@ def build(cfg: DictConfig) -> Experiment:
     check_answers(game, update, roles)
     _check_judged(game, referees)
     with _making("opponent"):
-        opponent: Matchmaker = _instance(cfg.opponent)(
-            seated=seated, players=everybody, game=game, referees=referees, update=update
-        )
-    return Experiment(game, opponent, policies, referees, update, make(cfg.rollout, "rollout"), evaluation_of(cfg))
+        opponent: Matchmaker = _instance(cfg.opponent)(seated=seated, players=everybody, game=game, referees=referees)
+    rollout, trainee = make(cfg.rollout, "rollout"), Trainee(learner, policies["reference"], update)
+    return Experiment(game, opponent, policies, referees, update, rollout, evaluation_of(cfg), trainee)
 
 
 def evaluation_of(cfg: DictConfig) -> Any:

@@ -48,7 +48,7 @@ OPTIONS: dict[str, Any] = {
 }
 LAST: dict[str, tuple[type, tuple[str, ...]]] = {  # parts that are given what was made before them
     "update": (Update, ("policy", "reference", "roles")),
-    "opponent": (Matchmaker, ("seated", "players", "game", "referees", "update")),
+    "opponent": (Matchmaker, ("seated", "players", "game", "referees")),
 }
 
 

@@ -40,7 +40,7 @@ def loop(experiment: Experiment, cfg: DictConfig, session: Session) -> None:
     silence = Silence()
     for step in session.remaining():
         start = time.perf_counter()
-        experiment.opponent.before(step)
+        experiment.before(step)
         episodes = experiment.rollout(experiment.game, experiment.opponent, step, cfg.episodes, f"{cfg.seed}/{step}")
         played = time.perf_counter()
         if step == session.done + 1:
@@ -55,7 +55,7 @@ def loop(experiment: Experiment, cfg: DictConfig, session: Session) -> None:
         learnt = time.perf_counter()
         times = {"time/play": played - start, "time/score": scored - played, "time/update": learnt - scored}
         metrics = of_episodes(episodes) | of_referees(experiment.referees) | metrics | times
-        metrics |= experiment.opponent.after(step, episodes)
+        metrics |= experiment.after(step, episodes)
         session.record(step, episodes, [turn for _, turn in turns], metrics)
 
 
@@ -70,11 +70,11 @@ def run(cfg: DictConfig) -> float:
         from selfplay.runs.console import say
         from selfplay.runs.disk_space import note
         from selfplay.runs.session import Session
-        from selfplay.runs.start import settled
+        from selfplay.runs.start import prepared
 
         keep_freed_memory()
         fit_threads()
-        with settled(cfg) as start:
+        with prepared(cfg) as start:
             if start.result is not None:
                 return start.result
             torch.manual_seed(start.cfg.seed)

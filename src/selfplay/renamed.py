@@ -32,6 +32,8 @@ TARGETS = {
     "selfplay.referees.distinct": "selfplay.referees.deduplicate",
     "selfplay.referees.marks": "selfplay.referees.judge_prompt",
     "selfplay.updates.imitation.taught": "selfplay.updates.imitation.off_policy",
+    "selfplay.updates.regularizers.surprise": "selfplay.updates.regularizers.entropy",
+    "selfplay.updates.aggregations.whole": "selfplay.updates.aggregations.sequence_sum",
     "selfplay.tasks.luck": "selfplay.tasks.seeding",
     "selfplay.tasks.guard": "selfplay.tasks.safe_eval",
 }
@@ -94,6 +96,14 @@ def translated_metrics(line: dict[str, Any]) -> dict[str, Any]:
     if not METRICS.keys() & line.keys():
         return line
     return {METRICS.get(name, name): value for name, value in line.items()}
+
+
+def translated_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint's state: the update that an exploiter sets aside was the opponent's affair."""
+    if "trainee" in state:
+        return dict(state)
+    aside = state["opponent"].get("aside")
+    return {**state, "opponent": {**state["opponent"], "exploits": aside is not None}, "trainee": aside}
 
 
 def _moved(target: str) -> str:

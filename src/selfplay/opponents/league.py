@@ -1,6 +1,5 @@
 """A population of frozen selves: who is in it, who is drawn, and when it grows."""
 
-import copy
 import math
 import os
 import shutil
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from selfplay import digests
-from selfplay.core import Episode, Game, Player, Policy, Referee, SelfplayError, Update, at_least
+from selfplay.core import Episode, Game, Player, Policy, Referee, SelfplayError, at_least
 from selfplay.opponents.matchmaker import LEARNER, Matchmaker, Seats, check_learner_roles, rotated
 from selfplay.opponents.rules import Rule
 from selfplay.opponents.table import Table, pairs, results
@@ -22,9 +21,9 @@ from selfplay.options import Period, Seed, Share, Steps, Whole
 from selfplay.rollout import play, score_and_pay
 from selfplay.theory.strategies import expected_returns, strategy_of
 from selfplay.theory.tree import Tree, enumerate_game
+from selfplay.trainee import Change
 
 BASE = "step-000000"  # the first member: the learner before the first step
-ASIDE = "main-"  # before the name of a policy that the main learner's update remembers, while an exploiter is learning
 
 
 class League(Matchmaker):
@@ -58,7 +57,6 @@ class League(Matchmaker):
         players: Mapping[str, Player],
         game: Game,
         referees: Mapping[str, Referee],
-        update: Update,
         rule: Rule,
         every: Period,
         latest: Share,
@@ -82,7 +80,7 @@ class League(Matchmaker):
                 "learner goes on where it was; take one of the two"
             )
         check_learner_roles(self.learner_roles)
-        self.game, self.referees, self.update, self.rule = game, referees, update, rule
+        self.game, self.referees, self.rule = game, referees, rule
         self.every, self.latest, self.restart, self.exploit = every, latest, restart, exploit
         self.matches, self.exact, self.memory, self.seed = matches, exact, memory, seed
         if self._exploiting(steps):
@@ -92,10 +90,10 @@ class League(Matchmaker):
             )
         base = players["reference"]
         assert isinstance(base, Policy)
-        self.base, self.fresh = base, copy.deepcopy(update.state_dict())
+        self.base = base
         self.population: dict[str, Policy] = {}
         self.table = Table([LEARNER], len(self.learner_roles))
-        self.aside: tuple[Policy, dict[str, Any]] | None = None  # the main learner while an exploiter is learning
+        self.exploits = False  # whether an exploiter is learning now
         self._tree: Tree | None = None
         self._join(BASE, base)
         self.mixture()  # a rule that cannot be followed here is told now
@@ -108,7 +106,7 @@ class League(Matchmaker):
 
     @property
     def main(self) -> Policy:
-        return self.aside[0] if self.aside else self.learner
+        return self.population[self._newest()] if self.exploits else self.learner
 
     def _exploiting(self, step: int) -> bool:
         return (step - 1) % (self.every + self.exploit) < self.exploit
@@ -152,17 +150,12 @@ class League(Matchmaker):
 
     # --- how it grows -------------------------------------------------------------------------------------------------
 
-    def before(self, step: int) -> None:
-        if (step - 1) % (self.every + self.exploit) != 0:
-            return
-        if self.exploit:
-            self.aside = (self.population[self._newest()], copy.deepcopy(self.update.state_dict()))
-            self.frozen = {ASIDE + name: policy for name, policy in self.update.frozen.items()}
-        if self.exploit or self.restart:
-            self.learner.restore(self.base)
-            self.update.load_state_dict(copy.deepcopy(self.fresh))
-            self.update.frozen = {}
-            self.table.fade(LEARNER, 0.0)
+    def before(self, step: int) -> Change | None:
+        if (step - 1) % (self.every + self.exploit) != 0 or not (self.exploit or self.restart):
+            return None
+        self.table.fade(LEARNER, 0.0)
+        self.exploits = self.exploit > 0
+        return "set_aside" if self.exploits else "restart"
 
     def after(self, step: int, episodes: Sequence[Episode]) -> dict[str, Any]:
         self.table.fade(LEARNER, self.memory)
@@ -178,12 +171,8 @@ class League(Matchmaker):
             self._join(f"step-{step:06d}", self.learner.snapshot())
         elif done == self.exploit:
             self._join(f"exploiter-{step:06d}", self.learner.snapshot())
-            assert self.aside is not None
-            self.learner.restore(self.aside[0])
-            self.update.load_state_dict(self.aside[1])
-            self.update.frozen = {name.removeprefix(ASIDE): policy for name, policy in self.frozen.items()}
             self.table.fade(LEARNER, 0.0)
-            self.aside, self.frozen = None, {}
+            self.exploits = False
         return {
             "opponents": {
                 name: {"games": sum(w for _, w in got), "return": fmean([r for r, _ in got], [w for _, w in got])}
@@ -191,6 +180,9 @@ class League(Matchmaker):
             },
             "opponent/population": float(len(self.population)),
         }
+
+    def then(self, step: int) -> Change | None:
+        return "bring_back" if self.exploit and step % (self.every + self.exploit) == self.exploit else None
 
     def _newest(self) -> str:
         """The newest member that is not an exploiter."""
@@ -248,18 +240,12 @@ class League(Matchmaker):
             os.replace(draft, target)
 
     def state_dict(self) -> dict[str, object]:
-        aside = None if self.aside is None else self.aside[1]
-        return {"population": list(self.population), "table": self.table.state_dict(), "aside": aside}
+        return {"population": list(self.population), "table": self.table.state_dict(), "exploits": self.exploits}
 
-    def load_state_dict(self, state: Mapping[str, Any], folder: Path, frozen: Mapping[str, Policy]) -> None:
-        current = self.learner.snapshot()
+    def load_state_dict(self, state: Mapping[str, Any], folder: Path, read: Callable[[Path], Policy]) -> None:
         for name in state["population"]:
             if name != BASE:
                 digests.check(folder / name, "resume from another run")
-                self.learner.load(folder / name)
-                self.population[name] = self.players[name] = self.learner.snapshot()
-        self.learner.restore(current)
+                self.population[name] = self.players[name] = read(folder / name)
         self.table.load_state_dict(state["table"])
-        if state["aside"] is not None:
-            self.aside = (self.population[self._newest()], state["aside"])
-            self.frozen = {name: policy for name, policy in frozen.items() if name.startswith(ASIDE)}
+        self.exploits = state["exploits"]

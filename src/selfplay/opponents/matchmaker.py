@@ -6,6 +6,7 @@ from typing import Any
 
 from selfplay.core import Episode, Player, Policy, SelfplayError
 from selfplay.options import Name
+from selfplay.trainee import Change
 
 LEARNER = "learner"
 Seats = Mapping[str, str]  # role -> the name of the player in it
@@ -18,11 +19,7 @@ class Matchmaker:
         seated: role -> name, as the config seats them.
         players: everybody who takes part from the start, by name.
 
-    Attributes:
-        frozen: policies that a checkpoint must hold for it, by names of its own.
     """
-
-    frozen: Mapping[str, Policy] = {}
 
     def __init__(self, seated: Seats, players: Mapping[str, Player], **_: Any) -> None:
         self.seated, self.players = dict(seated), dict(players)
@@ -40,16 +37,21 @@ class Matchmaker:
         """Every seating that `seats` may give, with its probability."""
         return [(self.seated, 1.0)]
 
-    def before(self, step: int) -> None:
-        """Make ready for a step: whose turn is it to learn?"""
+    def before(self, step: int) -> Change | None:
+        """How the learner changes before the step, see `selfplay.trainee.Trainee`; an opponent rule only chooses."""
+        return None
 
     def after(self, step: int, episodes: Sequence[Episode]) -> dict[str, Any]:
         """Learn from a step's episodes who won, let the population grow; return what is worth logging."""
         return {}
 
+    def then(self, step: int) -> Change | None:
+        """How the learner changes after the step, when `after` was called."""
+        return None
+
     @property
     def main(self) -> Policy:
-        """The policy that the run is about: the learner, unless it is out exploiting it."""
+        """The policy that the run is about: the learner, or the main learner while an exploiter learns."""
         learner = self.players[LEARNER]
         assert isinstance(learner, Policy)
         return learner
@@ -65,8 +67,8 @@ class Matchmaker:
         """All that must survive a kill, as plain values and tensors."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any], folder: Path, frozen: Mapping[str, Policy]) -> None:
-        """Become what `state_dict`, `store` and `frozen` told; `frozen` holds others' policies, too."""
+    def load_state_dict(self, state: Mapping[str, Any], folder: Path, read: Callable[[Path], Policy]) -> None:
+        """Become what `state_dict` and `store` told; `read` gives the policy of a folder that `store` wrote."""
 
 
 class Against(Matchmaker):

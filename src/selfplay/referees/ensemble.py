@@ -22,17 +22,17 @@ class _Parts:
         self.parts = {str(name): part for name, part in parts.items() if part is not None}
         self.weights = {str(name): float(weight) for name, weight in weights.items()}
         if self.weights and not any(self.weights.values()):
-            raise SelfplayError("all weights of a total are 0, so it would measure nothing; give a part another one")
+            raise SelfplayError("all weights of an ensemble are 0, so it would measure nothing; change one of them")
         if len(self.parts) < 2:
-            raise SelfplayError(f"a total has the parts {list(self.parts)}; give it two at least")
+            raise SelfplayError(f"an ensemble has the parts {list(self.parts)}; give it two at least")
         if set(self.parts) != set(self.weights):
             raise SelfplayError(
-                f"a total has the parts {', '.join(self.parts)}, but weights for {', '.join(self.weights) or 'none'}; "
-                "give each part one weight, for example +reward.weights.<part>=1"
+                f"an ensemble has the parts {', '.join(self.parts)}, but weights for "
+                f"{', '.join(self.weights) or 'none'}; give each part one weight, for example +reward.weights.<part>=1"
             )
         if len({part.roles for part in self.parts.values()}) > 1:
             told = ", ".join(f"{name} of {'/'.join(p.roles) or 'the judged roles'}" for name, p in self.parts.items())
-            raise SelfplayError(f"the parts of a total must score the same turns, but score {told}; leave one out")
+            raise SelfplayError(f"the parts of an ensemble must score the same turns, but score {told}; leave one out")
         self.roles = next(iter(self.parts.values())).roles
         self.metrics: dict[str, float] = {}
 
@@ -46,7 +46,7 @@ class _Parts:
         for name, given in given_by.items():
             if wrong_scores(given, len(turns)):
                 raise SelfplayError(
-                    f"the part '{name}' ({type(self.parts[name]).__name__}) of a total gave no finite score for "
+                    f"the part '{name}' ({type(self.parts[name]).__name__}) of an ensemble gave no finite score for "
                     f"each of {len(turns)} turns; leave it out with ~reward.parts.{name} ~reward.weights.{name}"
                 )
         scores = {name: given.double().cpu() for name, given in given_by.items()}

@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from selfplay import interrupts
+from selfplay import interrupts, renamed
 from selfplay.building import make
 from selfplay.commandline import program
 from selfplay.core import Episode, SelfplayError, Turn
@@ -70,8 +70,9 @@ class Session:
                 state, frozen = checkpoint.load(path, self.experiment.learner)
                 self.experiment.update.load_state_dict(state["update"])  # type: ignore[arg-type]
                 opponent = self.experiment.opponent
-                opponent.load_state_dict(state["opponent"], self.folder.population, frozen)  # type: ignore[arg-type]
-                self.experiment.update.frozen = {n: p for n, p in frozen.items() if n not in opponent.frozen}
+                trainee, told = self.experiment.trainee, renamed.translated_state(state)
+                opponent.load_state_dict(told["opponent"], self.folder.population, trainee.read)
+                trainee.load_state_dict(told["trainee"], opponent.main, frozen)
                 torch.set_rng_state(state["rng"])  # type: ignore[arg-type]
             except (KeyError, TypeError, ValueError, RuntimeError) as error:
                 reason = str(error).strip().split("\n")[0]
@@ -144,15 +145,16 @@ class Session:
 
     def _save(self, step: int) -> None:
         """Write the checkpoint of the step that was done last."""
-        opponent, kept = self.experiment.opponent, self.cfg.checkpoint
+        opponent, trainee, kept = self.experiment.opponent, self.experiment.trainee, self.cfg.checkpoint
         with to_disk(self.folder.checkpoints):
             opponent.store(self.folder.population)
             state = {
                 "update": self.experiment.update.state_dict(),
                 "opponent": opponent.state_dict(),
+                "trainee": trainee.state_dict(),
                 "rng": torch.get_rng_state(),
             }
-            frozen = {**self.experiment.update.frozen, **opponent.frozen}
+            frozen = {**self.experiment.update.frozen, **trainee.frozen}
             checkpoint.save(self.folder, step, self.experiment.learner, state, kept.keep, kept.keep_every, frozen)
         self._saved = step
 

@@ -54,7 +54,7 @@ class Start:
 
 
 @contextmanager
-def settled(cfg: DictConfig) -> Iterator[Start]:
+def prepared(cfg: DictConfig) -> Iterator[Start]:
     """From the config as composed to the one that counts, and the run's folder, which is claimed for the block.
 
     Raises:

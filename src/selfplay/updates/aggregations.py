@@ -19,7 +19,7 @@ class Aggregation(Protocol):
     def __call__(self, batch: Batch) -> Tensor: ...
 
 
-def whole(batch: Batch) -> Tensor:
+def sequence_sum(batch: Batch) -> Tensor:
     """1: a reply counts as one action, whatever its length (Language Self-Play, RLOO). [B]"""
     return torch.ones(len(batch))
 

@@ -6,7 +6,7 @@ pulls along is its gradient on samples of pi, which is not always the divergence
     log_ratio   log pi - log pi_ref          gradient 0 in expectation: no pull (the paper's term taken literally)
     k3          exp(d) - d - 1, d = -x       forward KL(ref || pi), token by token (GRPO as published)
     k2          (log pi - log pi_ref)^2 / 2  reverse KL(pi || ref), token by token
-    surprise    (log pi)^2 / 2               minus the entropy of pi, token by token: up towards the uniform policy
+    entropy     (log pi)^2 / 2               minus the entropy of pi, token by token: up towards the uniform policy
 
 In the pay-off, a cost is a function of the whole reply's log-ratio [B]: paid with a minus sign, the log-ratio pulls
 along the reverse and one minus the inverse ratio along the forward divergence, exactly (before an update compares it
@@ -86,7 +86,7 @@ def k2(logprobs: Tensor, reference: Tensor) -> Tensor:
     return 0.5 * log_ratio(logprobs, reference) ** 2
 
 
-def surprise(logprobs: Tensor, reference: Tensor) -> Tensor:
+def entropy(logprobs: Tensor, reference: Tensor) -> Tensor:
     """(log pi)^2 / 2: k2 with a uniform reference, so its gradient on samples of pi is minus the entropy's. [B, T]"""
     assert logprobs.shape == reference.shape, f"{tuple(logprobs.shape)} beside {tuple(reference.shape)}"
     return 0.5 * logprobs**2

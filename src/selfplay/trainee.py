@@ -1,0 +1,76 @@
+"""The learner with its update: what may begin anew, step aside for another learner, and come back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from selfplay.core import Policy, Update
+
+Change = Literal["restart", "set_aside", "bring_back"]
+ASIDE = "main-"  # before the name of a policy that the update of a learner set aside remembers
+
+
+class Trainee:
+    """The one set of weights that learns, and the state of its optimizer.
+
+    Args:
+        learner: the policy that is trained.
+        base: the learner as it was before the first step.
+        update: its learning rule; its state as it is now is the one that a restart goes back to.
+
+    Attributes:
+        frozen: policies that a checkpoint must hold for the learner that is set aside, by name.
+    """
+
+    def __init__(self, learner: Policy, base: Policy, update: Update) -> None:
+        self.learner, self.base, self.update = learner, base, update
+        self._fresh = copy.deepcopy(update.state_dict())
+        self._aside: tuple[Policy, dict[str, Any]] | None = None
+        self.frozen: Mapping[str, Policy] = {}
+
+    def follow(self, change: Change | None, main: Policy | None = None) -> None:
+        """Do what an opponent rule asks for.
+
+        Args:
+            change: "restart" begins again from the base; "set_aside" does so, too, and remembers the main learner;
+                "bring_back" lets the main learner go on where it was; None changes nothing.
+            main: a frozen copy of the main learner, where it is set aside.
+        """
+        if change == "set_aside":
+            assert main is not None
+            self._aside = main, copy.deepcopy(self.update.state_dict())
+            self.frozen = {ASIDE + name: policy for name, policy in self.update.frozen.items()}
+        if change in ("restart", "set_aside"):
+            self.learner.restore(self.base)
+            self.update.load_state_dict(copy.deepcopy(self._fresh))
+            self.update.frozen = {}
+        if change == "bring_back":
+            assert self._aside is not None
+            self.learner.restore(self._aside[0])
+            self.update.load_state_dict(self._aside[1])
+            self.update.frozen = {name.removeprefix(ASIDE): policy for name, policy in self.frozen.items()}
+            self._aside, self.frozen = None, {}
+
+    def read(self, folder: Path) -> Policy:
+        """A frozen policy of the learner's kind from a folder that `save` wrote; the learner stays as it is."""
+        current = self.learner.snapshot()
+        try:
+            self.learner.load(folder)
+            return self.learner.snapshot()
+        finally:
+            self.learner.restore(current)
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """The state of the update that is set aside; its weights are those of the newest main member."""
+        return None if self._aside is None else self._aside[1]
+
+    def load_state_dict(self, state: dict[str, Any] | None, main: Policy | None, frozen: Mapping[str, Policy]) -> None:
+        """Become what `state_dict` and `frozen` told; `frozen` holds the update's own policies, too."""
+        if state is not None:
+            assert main is not None
+            self._aside = main, state
+            self.frozen = {name: policy for name, policy in frozen.items() if name.startswith(ASIDE)}
+        self.update.frozen = {name: policy for name, policy in frozen.items() if name not in self.frozen}
