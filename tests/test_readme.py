@@ -124,6 +124,9 @@ def test_files_that_a_page_names_are_there(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     tests = {path.name for path in (ROOT / "tests").glob("**/*.py")}
     assert set(re.findall(r"\btest_\w+\.py\b", text)) <= tests
+    files = {path.name for path in (*ROOT.glob("src/**/*.py"), *ROOT.glob("experiments/**/*.py"), ROOT / "run.py")}
+    named = set(re.findall(r"`(\w+\.py)\b", text)) - {name for name in tests if name.startswith("test_")}
+    assert {name for name in named if not name.startswith("my_")} <= files
     folders = (ROOT / "src" / "selfplay", ROOT, page.parent)
     for name in re.findall(r"(?<![\w./-])(?:[a-z_]+/)+[a-z_]+\.py\b", text):
         assert any((folder / name).is_file() for folder in folders), f"{page.name}: {name}"
