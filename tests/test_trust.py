@@ -42,6 +42,8 @@ TARGETS = [
     "selfplay.updates.gradient_step._rows",
     "selfplay.games.kuhn.Kuhn.play",
     "selfplay.games..Kuhn",
+    "selfplay.loggers.Logger",
+    "selfplay.tasks.tiny_world.task.Question",
     "torch.load",
     "torch.optim.optimizer.os.system",
     "torch.optim.optimizer.functools.partial",

@@ -193,8 +193,8 @@ from selfplay.tasks.expression import find
 from selfplay.tasks.match import exact, number
 from selfplay.tasks.reasoning_gym import _answer
 from selfplay.thoughts import said
-from selfplay.world.questions import parse
-from selfplay.world.rubric import rubric
+from selfplay.tasks.tiny_world.questions import parse
+from selfplay.tasks.tiny_world.rubric import rubric
 import re
 patterns, texts = json.load(sys.stdin)
 _answer("loads its library")

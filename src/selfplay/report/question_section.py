@@ -13,7 +13,7 @@ from selfplay.report.figure_store import COLOURS, GREY, Album, Picture, paired, 
 from selfplay.report.figures import draw_lines, draw_shares
 from selfplay.report.questions import asked
 from selfplay.report.statistics import curves
-from selfplay.world import FAMILIES, LEVELS
+from selfplay.tasks.tiny_world import FAMILIES, LEVELS
 
 if TYPE_CHECKING:
     from selfplay.report.settings import Settings
