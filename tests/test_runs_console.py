@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 from toys import Killed
 
+from selfplay.plots.curves import draw_curves
 from selfplay.runs import console
-from selfplay.runs.plots import draw_curves
 
 METRICS = {
     "solver/truth": 0.29,

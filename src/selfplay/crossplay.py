@@ -122,9 +122,9 @@ def _write(
     nash_convs: Mapping[str, float] | None,
 ) -> None:
     """crossplay.json and crossplay.png."""
+    from selfplay.files import as_json, replacing
+    from selfplay.plots.heatmap import draw_heatmap
     from selfplay.runs.console import say
-    from selfplay.runs.files import as_json, replacing
-    from selfplay.runs.heatmap import draw_heatmap
     from selfplay.theory.meta_game import record
 
     file, picture = folder / "crossplay.json", folder / "crossplay.png"

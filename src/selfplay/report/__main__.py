@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser().parse_args(arguments)
 
     from selfplay.core import SelfplayError
-    from selfplay.report.figure_store import Album
+    from selfplay.plots.figure_store import Album
     from selfplay.report.page import write
     from selfplay.runs.console import say
     from selfplay.runs.sweep import load

@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import Self
 
 from selfplay.core import SelfplayError
+from selfplay.files import to_disk
 from selfplay.runs.console import say
-from selfplay.runs.files import to_disk
 
 LOCK = ".lock"  # only where a folder itself cannot be locked, as over NFS
 

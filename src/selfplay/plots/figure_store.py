@@ -12,7 +12,7 @@ from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from selfplay.runs.files import replacing
+from selfplay.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

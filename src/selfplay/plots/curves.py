@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfplay.runs.files import replacing
+from selfplay.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

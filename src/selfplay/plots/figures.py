@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from selfplay.report.figure_store import COLOURS, DASHES, INK, STYLE
+from selfplay.plots.figure_store import COLOURS, DASHES, INK, STYLE
 from selfplay.theory.zero_sum import Array
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from selfplay.runs.files import replacing
+from selfplay.files import replacing
 from selfplay.theory.zero_sum import Array
 
 NUMBERS_UP_TO = 12  # players, for whom the cells hold their figures
