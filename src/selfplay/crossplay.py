@@ -123,7 +123,8 @@ def _write(
 ) -> None:
     """crossplay.json and crossplay.png."""
     from selfplay.files import as_json, replacing
-    from selfplay.plots.heatmap import draw_heatmap
+    from selfplay.plots.figure_store import save_png
+    from selfplay.plots.figures import draw_matrix
     from selfplay.runs.console import say
     from selfplay.theory.meta_game import record
 
@@ -133,7 +134,8 @@ def _write(
         draft.write_text(text + "\n", encoding="utf-8")
     order = analysis.order
     title = f"{about['game']}: row against column, best rating first"
-    draw_heatmap([meta.names[i] for i in order], meta.payoffs[order][:, order], picture, title)
+    names, payoffs = [meta.names[i] for i in order], meta.payoffs[order][:, order]
+    save_png(draw_matrix(names, payoffs, title, "mean return of the row"), picture)
     say(f"written: {file}, {picture.name}")
 
 
