@@ -52,9 +52,9 @@ def crossplay(args: argparse.Namespace) -> None:
         SelfplayError: no run, no checkpoint, a broken one, different games, or fewer than two players or roles.
     """
     from selfplay.building import make
+    from selfplay.console import say
     from selfplay.core import SelfplayError, at_least
     from selfplay.opponents.round_robin import enumerated, played
-    from selfplay.runs.console import say
     from selfplay.runs.crossplay_table import show
     from selfplay.runs.players import Choice, check_same_game, policies, run_folders, short_names
     from selfplay.theory.meta_game import analyse
@@ -122,10 +122,10 @@ def _write(
     nash_convs: Mapping[str, float] | None,
 ) -> None:
     """crossplay.json and crossplay.png."""
+    from selfplay.console import say
     from selfplay.files import as_json, replacing
     from selfplay.plots.figure_store import save_png
     from selfplay.plots.figures import draw_matrix
-    from selfplay.runs.console import say
     from selfplay.theory.meta_game import record
 
     file, picture = folder / "crossplay.json", folder / "crossplay.png"
