@@ -105,9 +105,9 @@ def _forbidden(target: object, node: Mapping[Any, Any], trusted: Sequence[str]) 
     if not _holds_components(module):
         return "which is no component of selfplay"
     found = _member(target)
-    home = getattr(found, "__module__", None)
+    where = getattr(found, "__module__", None)
     # A package may export what its own modules define: the config could name those modules as well.
-    own = callable(found) and isinstance(home, str) and _within(home, module) and _holds_components(home)
+    own = callable(found) and isinstance(where, str) and _within(where, module) and _holds_components(where)
     if not own or target.rpartition(".")[2].startswith("_"):
         return "which is no component of selfplay"
     if target == SANDBOX and node.get("isolation") not in ("auto", "bubblewrap", "namespaces"):
