@@ -118,7 +118,7 @@ def bench(choice: str) -> VerdictReader:
     built: VerdictReader = make(
         config(f"reward={choice}", "reward.endpoint.url=http://localhost:1/v1", "reward.endpoint.model=m").reward,
         "reward",
-    ).bench
+    ).reader
     return built
 
 
