@@ -1,6 +1,6 @@
 """Attacks on the referee of code: what a program does to pass tests that it should not pass, or to harm the machine.
 
-Each has the wall that stops it. `f` is what the tests call, and the right answer of f(n) is n + 41. An attack with an
+Each names the mechanism that stops it. `f` is what the tests call, and the right answer of f(n) is n + 41. An attack with an
 `effect` does a deed and returns what came of it: the deed must fail, and the host is looked at afterwards.
 """
 
@@ -27,13 +27,13 @@ class Attack:
     Attributes:
         name: of the attack.
         code: with a function `f`, or a program where `stdin` is set.
-        wall: what stops it.
+        stopped_by: the mechanism that stops it.
         program: whether it is judged by its output; else by the assertions above.
     """
 
     name: str
     code: str
-    wall: str
+    stopped_by: str
     program: bool = False
 
 

@@ -25,8 +25,7 @@ from selfplay.evaluations.held_out import Score, gain
 from selfplay.metrics import of_episodes
 from selfplay.runs import RunFolder
 from selfplay.tasks.task import Item
-from selfplay.tasks.tiny_world import TinyWorld
-from selfplay.world import FAMILIES, Question, draw
+from selfplay.tasks.tiny_world import FAMILIES, Question, TinyWorld, draw
 
 BASE = {1: 0.42, 2: 0.40, 3: 0.32, 4: 0.05}  # how often the untouched model answers rightly, by level
 HOSTILE = (

@@ -38,20 +38,20 @@ def there(isolation: str) -> Sandbox:
     return replace(LIMITS, isolation=isolation)
 
 
-def test_there_are_enough_and_each_has_a_wall() -> None:
+def test_there_are_enough_and_each_names_what_stops_it() -> None:
     assert len(FORGERIES + DEEDS) >= 80 and len({a.name for a in FORGERIES + DEEDS}) == len(FORGERIES + DEEDS)
-    assert all(a.wall for a in FORGERIES + DEEDS)
+    assert all(a.stopped_by for a in FORGERIES + DEEDS)
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: a.name)
 def test_an_attack(attack: Attack, host: Host) -> None:
     """By whoever runs the tests."""
-    assert not any(host.fare(attack, there(ISOLATIONS[0]))), attack.wall
+    assert not any(host.fare(attack, there(ISOLATIONS[0]))), attack.stopped_by
     assert host.harms() == []
 
 
 @pytest.mark.slow
-def test_the_same_behind_the_other_walls() -> None:
+def test_the_same_under_the_other_isolation() -> None:
     for isolation in ISOLATIONS[1:]:
         check(fares(ATTACKS, replace(there(isolation), seconds=1.0)))
 

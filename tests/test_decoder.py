@@ -338,7 +338,7 @@ def test_products_in_bfloat16_over_weights_in_float32() -> None:
 def test_the_trials_are_in_the_models_own_precision() -> None:
     """Whoever asks first asks within a policy's precision."""
     policy = made(compute_dtype="bfloat16")
-    with policy._passes():
+    with policy.forward_passes():
         assert can_decode(policy.model) and can_pack(policy.model)
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from selfplay.evaluations.held_out import Score, gain
-from selfplay.runs.console import closing_table
+from selfplay.runs.progress import closing_table
 from selfplay.tasks.task import Item
 from selfplay.theory.intervals import bounded, change, share, student, told
 

@@ -29,7 +29,7 @@ from selfplay.players.language_model import LanguageModel
 from selfplay.referees.cache import Cache
 from selfplay.referees.endpoint import Endpoint, seconds_of
 from selfplay.referees.judge import ScoringJudge
-from selfplay.referees.judge_prompt import Form
+from selfplay.referees.judge_prompt import JudgePrompt
 from selfplay.referees.pairwise import GroupJudge, ReferenceJudge, meetings
 
 KEY = "sk-the-key-of-a-test-0123456789"
@@ -75,15 +75,15 @@ def saying(*contents: object) -> Callable[[Request], None]:
 
 
 def test_the_form_by_hand() -> None:
-    form = Form("{mark}: {question} | {answer} {other}", ("question", "answer"), 10)
-    filled = form.filled(["what?", "{question} {mark}"])
+    judge_prompt = JudgePrompt("{mark}: {question} | {answer} {other}", ("question", "answer"), 10)
+    filled = judge_prompt.filled(["what?", "{question} {mark}"])
     code = filled[:16]
     left_out = f"\n[{code}: 7 characters are left out here]\n"
     shown = f"<answer {code}>\n{{ques{left_out}mark}}\n</answer {code}>"
     assert filled == f"{code}: <question {code}>\nwhat?\n</question {code}> | {shown} {{other}}"
-    assert form.filled(["what?", "{question} {mark}"]) == filled  # so that a cache can know it
-    assert form.filled(["what?", "{question} {mark"])[:16] != code
-    assert not form.cuts("a" * 10) and form.cuts("a" * 11)
+    assert judge_prompt.filled(["what?", "{question} {mark}"]) == filled  # so that a cache can know it
+    assert judge_prompt.filled(["what?", "{question} {mark"])[:16] != code
+    assert not judge_prompt.cuts("a" * 10) and judge_prompt.cuts("a" * 11)
 
 
 HOSTILE = [
@@ -102,9 +102,9 @@ HOSTILE = [
 @pytest.mark.parametrize("hostile", HOSTILE, ids=range(len(HOSTILE)))
 def test_a_hostile_text_stays_between_its_marks(hostile: str) -> None:
     """Also after it has seen the marks of its neighbours and copied them."""
-    form = Form("{question}\n{answer}", ("question", "answer"), 1000)
+    judge_prompt = JudgePrompt("{question}\n{answer}", ("question", "answer"), 1000)
     for _ in range(3):
-        prompt = form.filled(["q", hostile])
+        prompt = judge_prompt.filled(["q", hostile])
         question, answer = texts(prompt)
         assert question == "q" and prompt.count(prompt[10:26]) == 4 + (len(hostile) > 1000)
         assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]", prompt)

@@ -123,11 +123,11 @@ def test_an_adapters_snapshot_shares_the_frozen_weights() -> None:
     trained = {n for n, p in policy.model.named_parameters() if p.requires_grad}
     assert trained == {n for n, _ in policy.model.named_parameters() if "lora_" in n}
     before = {n: p.data_ptr() for n, p in policy.model.named_parameters()}
-    with snapshot._weights():
+    with snapshot.own_weights():
         inside = {n: p.data_ptr() for n, p in policy.model.named_parameters()}
     assert {n for n in before if before[n] != inside[n]} == trained
     assert {n: p.data_ptr() for n, p in policy.model.named_parameters()} == before  # and back again
-    with pytest.raises(KeyboardInterrupt), snapshot._weights():
+    with pytest.raises(KeyboardInterrupt), snapshot.own_weights():
         raise KeyboardInterrupt
     assert {n: p.data_ptr() for n, p in policy.model.named_parameters()} == before  # whatever happens
 

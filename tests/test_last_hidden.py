@@ -17,7 +17,7 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer
 
-from selfplay.engines import last_hidden as endings
+from selfplay.engines import last_hidden
 from selfplay.engines.last_hidden import beginnings, last_states, shares_enough
 from selfplay.engines.transformers.kv_cache import BLOCK, PreallocatedLayer, new_cache
 from selfplay.players.language_model import LanguageModel
@@ -57,7 +57,7 @@ def test_a_leak_between_texts_would_be_seen(learner: LanguageModel, monkeypatch:
     monkeypatch.setattr("selfplay.engines.llama.layers.can_branch", lambda model: False)
     found = texts(Random(0), families=5, members=4)
     right = last_states(learner.model, found, 100)
-    monkeypatch.setattr(endings, "beginnings", lambda some: [len(text) - 2 for text in some])
+    monkeypatch.setattr(last_hidden, "beginnings", lambda some: [len(text) - 2 for text in some])
     kept = last_states(learner.model, found, 100)  # nothing shared, nothing leaks
     torch.testing.assert_close(kept, right, atol=1e-5, rtol=1e-5)
     plain = torch.Tensor.tril

@@ -189,8 +189,8 @@ def test_written_out_in_bfloat16_the_scores_are_exact() -> None:
     key, value = (torch.randn(rows, length, 4, 8).bfloat16() for _ in range(2))
     ours = _EagerAttention.apply(query, key, value, mask, 0.9)  # type: ignore[no-untyped-call]
     scores = torch.einsum("rqhd,rkhd->rhqk", query.double(), key.double()) * 0.9
-    looks = (scores + mask).softmax(-1).bfloat16()
-    right = torch.einsum("rhqk,rkhd->rqhd", looks.double(), value.double())
+    weights = (scores + mask).softmax(-1).bfloat16()
+    right = torch.einsum("rhqk,rkhd->rqhd", weights.double(), value.double())
     assert float((ours - right).abs().max()) < 0.01 and float(scores.abs().max()) > 20
 
 
@@ -228,12 +228,12 @@ def test_another_kernel_and_layers_that_run_again_are_left_to_the_modules(
     assert len(asked) == 1
 
 
-@pytest.mark.parametrize("broken", ["_turned", "attend", "_norm", "_by_token"])
+@pytest.mark.parametrize("broken", ["_rotated", "attend", "_norm", "_by_token"])
 def test_wrong_layers_are_not_taken(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = of(LlamaConfig(**SIZES), 0.3)
     was = getattr(layers, broken)
     wrong: dict[str, Any] = {
-        "_turned": lambda x, cos, sin: was(x, cos, -sin),
+        "_rotated": lambda x, cos, sin: was(x, cos, -sin),
         "attend": lambda query, key, value, scale, tree: was(query, key, value, 1.1 * scale, tree),
         "_norm": lambda module, x, dtype: 1.02 * was(module, x, dtype),
         "_by_token": lambda x, rows, length: 1.1 * was(x, rows, length),  # of `_EagerAttention` alone

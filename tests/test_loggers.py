@@ -19,7 +19,7 @@ import selfplay.loggers.safe_loggers
 from selfplay.core import SelfplayError
 from selfplay.loggers import Logger, Loggers
 from selfplay.loggers.logger import figures, flat, require
-from selfplay.runs.plots import draw_curves
+from selfplay.plots.curves import draw_curves
 
 BACKENDS = ("tensorboard", "wandb", "mlflow", "trackio")
 KUHN = ("game=kuhn", "player=tabular", "episodes=4", "steps=3", "eval.every=1")

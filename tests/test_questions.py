@@ -13,7 +13,7 @@ from selfplay.core import SelfplayError
 from selfplay.report.questions import asked, distinct, goodhart, ngrams, self_bleu, words
 from selfplay.runs import load
 from selfplay.runs.sweep import Sweep
-from selfplay.world import draw, parse
+from selfplay.tasks.tiny_world import draw, parse
 
 
 def turns(*questions: tuple[int, str], run: str = "r", **columns: object) -> pd.DataFrame:

@@ -19,12 +19,12 @@ from scipy import stats
 from scipy.special import expit, logit
 
 from selfplay import crossplay
+from selfplay.plots.figure_store import Album
+from selfplay.plots.figures import spread, wrapped
 from selfplay.report import page as page_module
 from selfplay.report.__main__ import main
 from selfplay.report.comparison import comparison
-from selfplay.report.curves import POINTS, stretches
-from selfplay.report.figure_store import Album
-from selfplay.report.figures import spread, wrapped
+from selfplay.report.curve_section import POINTS, stretches
 from selfplay.report.measures import important, measure, number, probability
 from selfplay.report.settings import Settings
 from selfplay.report.transcripts import LONGEST, cut, embedded, sample, steps_in_order

@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 from toys import Killed
 
-from selfplay.runs import console
-from selfplay.runs.plots import draw_curves
+from selfplay import console
+from selfplay.plots.curves import draw_curves
+from selfplay.runs import progress
 
 METRICS = {
     "solver/truth": 0.29,
@@ -32,9 +33,9 @@ GAIN = {"gain": 0.125, "interval": [0.08, 0.17]}
 
 
 def test_plain_lines_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
-    with console.Progress(60) as progress:
+    with progress.Progress(60) as bar:
         for step in range(1, 61):
-            progress.update(step, METRICS)
+            bar.update(step, METRICS)
         console.say("[bold] saved " + "x" * 200)
     lines = capsys.readouterr().out.splitlines()
     figures = "solver/reward 0.31  solver/truth 0.29  challenger/invalid 0.03  logprob_mismatch 2e-06"
@@ -44,22 +45,22 @@ def test_plain_lines_where_nobody_watches(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_plain_lines_of_a_short_an_interrupted_and_a_resumed_run(capsys: pytest.CaptureFixture[str]) -> None:
-    with console.Progress(2) as progress:
-        progress.update(1, {})
-        progress.update(2, {})
+    with progress.Progress(2) as bar:
+        bar.update(1, {})
+        bar.update(2, {})
     assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()] == ["step 1/2", "step 2/2"]
-    with console.Progress(50) as progress:
+    with progress.Progress(50) as bar:
         for step in range(1, 51):
-            progress.update(step, {})
+            bar.update(step, {})
         console.say("end")
     assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()][-3:] == [
         "step 48/50",
         "step 50/50",
         "end",
     ]
-    with pytest.raises(Killed), console.Progress(1000, done=7) as progress:
+    with pytest.raises(Killed), progress.Progress(1000, done=7) as bar:
         for step in (8, 9, 10):
-            progress.update(step, {})
+            bar.update(step, {})
         raise Killed
     assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()] == ["step 8/1000", "step 10/1000"]
 
@@ -67,8 +68,8 @@ def test_plain_lines_of_a_short_an_interrupted_and_a_resumed_run(capsys: pytest.
 def test_a_live_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = StringIO()
     monkeypatch.setattr(console, "_console", Console(file=screen, force_terminal=True, width=120))
-    with console.Progress(60, done=10) as progress:
-        progress.update(11, METRICS)
+    with progress.Progress(60, done=10) as bar:
+        bar.update(11, METRICS)
         console.say("a checkpoint")
     shown = re.sub(r"\x1b\[[\d;?]*\w", "", screen.getvalue())
     assert "11/60" in shown and "solver/reward 0.31  solver/truth 0.29  0.0 s/step" in shown
@@ -76,7 +77,7 @@ def test_a_live_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_closing_table_is_plain_and_whole(capsys: pytest.CaptureFixture[str]) -> None:
-    console.closing_table(BEFORE, AFTER, GAIN)
+    progress.closing_table(BEFORE, AFTER, GAIN)
     out = capsys.readouterr().out
     table = out.splitlines()
     assert out.isascii() and max(map(len, table)) <= 100 and "\x1b" not in out
@@ -97,7 +98,7 @@ def test_the_closing_table_is_plain_and_whole(capsys: pytest.CaptureFixture[str]
 def test_the_closing_table_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = StringIO()
     monkeypatch.setattr(console, "_console", Console(file=screen, force_terminal=True, width=80))
-    console.closing_table(BEFORE, AFTER | {"families": {}}, GAIN)
+    progress.closing_table(BEFORE, AFTER | {"families": {}}, GAIN)
     shown = re.sub(r"\x1b\[[\d;?]*\w", "", screen.getvalue())
     assert max(map(len, shown.splitlines())) <= 80 and "…" not in shown
     assert re.search(r"\x1b\[1m\s*43.8 \[40.0, 48.0\]", screen.getvalue()), "the row of the whole is bold"
@@ -176,14 +177,14 @@ def test_figures_stand_with_their_intervals(capsys: pytest.CaptureFixture[str]) 
         "games": 64,
     }
     after = before | {"return": 1.0, "interval": None, "win_rate": 1.0, "win_rate_interval": [0.9434, 1.0]}
-    console.closing_figures(before, after, {"return": 1.0, "win_rate": 0.5})
+    progress.closing_figures(before, after, {"return": 1.0, "win_rate": 0.5})
     lines = {line.split("|")[0].strip(): line for line in capsys.readouterr().out.splitlines()}
     cells = [cell.strip() for cell in lines["return"].split("|")]
     assert cells == ["return", "0.0000 [-0.2500, 0.2500]", "1.0000", "+1.0000"], "no interval where there is none"
     assert "0.5000 [0.3750, 0.6250] | 1.0000 [0.9434, 1.0000] | +0.5000" in lines["win_rate"]
     assert "games" in lines and not any("interval" in name for name in lines)
-    console.closing_figures({"accuracy": 0.5}, {"accuracy": 0.75}, {"gain": 0.25, "interval": [0.125, 0.375]})
+    progress.closing_figures({"accuracy": 0.5}, {"accuracy": 0.75}, {"gain": 0.25, "interval": [0.125, 0.375]})
     assert "+0.2500 [+0.1250, +0.3750]" in capsys.readouterr().out
-    console.only_figures(after)
+    progress.only_figures(after)
     shown = capsys.readouterr().out
     assert "1.0000 [0.9434, 1.0000]" in shown and "interval" not in shown

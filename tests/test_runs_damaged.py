@@ -17,10 +17,10 @@ from omegaconf import OmegaConf
 
 import selfplay.runs.session
 from selfplay.core import SelfplayError
+from selfplay.plots.curves import draw_curves
 from selfplay.report.__main__ import main
 from selfplay.runs import RunFolder, load
 from selfplay.runs.claim import Claim, remove_if_empty
-from selfplay.runs.plots import draw_curves
 
 TABLE = ("game=kuhn", "player=tabular", "episodes=2", "steps=3", "eval=none", "optimized_metric=loss")
 

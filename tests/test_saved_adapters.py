@@ -66,7 +66,7 @@ def read_by_peft(base: str, folder: Path) -> torch.Tensor:
 
 @torch.no_grad()
 def logits(policy: LanguageModel) -> torch.Tensor:
-    with policy._passes():
+    with policy.forward_passes():
         found: torch.Tensor = policy.model(input_ids=IDS).logits
     return found
 

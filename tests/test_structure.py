@@ -28,8 +28,7 @@ from transformers import (
 
 from selfplay.core import SelfplayError
 from selfplay.engines import packing
-from selfplay.engines.llama import decoder, trial
-from selfplay.engines.llama import layers as trunk
+from selfplay.engines.llama import decoder, layers, trial
 from selfplay.engines.llama.decoder import Decoder
 from selfplay.engines.llama.layers import can_branch, can_pack, has_own_layers
 from selfplay.engines.llama.trial import can_decode
@@ -66,7 +65,7 @@ def apart(policy: LanguageModel) -> float:
 
 # --- known parts alone ------------------------------------------------------------------------------------------------
 
-ADAPTERS: dict[str, tuple[dict[str, Any], bool, bool]] = {  # arguments, whether the decoder and the trunk are for it
+ADAPTERS: dict[str, tuple[dict[str, Any], bool, bool]] = {  # arguments; whether decoder and layers of ours take it
     "all matrices": ({"target_modules": "all-linear"}, True, True),
     "the head, too": ({"target_modules": ["q_proj", "lm_head"]}, True, True),
     "scaled by rank": ({"target_modules": ["q_proj"], "use_rslora": True}, True, True),
@@ -86,12 +85,12 @@ ADAPTERS: dict[str, tuple[dict[str, Any], bool, bool]] = {  # arguments, whether
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_the_sampler_is_the_learner_under_every_adapter(name: str) -> None:
     """Also after it has moved; before, it is the identity, which every path computes rightly."""
-    lora, decodes, trunked = ADAPTERS[name]
+    lora, decodes, layered = ADAPTERS[name]
     policy = made(lora={"r": 4, **lora})
     assert apart(policy) < 1e-5
     moved(policy, 1)
     assert apart(policy) < 1e-5
-    assert (can_decode(policy.model), has_own_layers(policy.model)) == (decodes, trunked)
+    assert (can_decode(policy.model), has_own_layers(policy.model)) == (decodes, layered)
 
 
 PLACES: dict[str, Callable[[Any], Any]] = {
@@ -105,7 +104,7 @@ PLACES: dict[str, Callable[[Any], Any]] = {
     "the embedding": lambda model: model.model.embed_tokens,
     "the head": lambda model: model.lm_head,
 }
-BY_CALL = ("a matrix", "the embedding", "the head")  # which the trunk calls
+BY_CALL = ("a matrix", "the embedding", "the head")  # which the own layers call
 
 
 @pytest.mark.parametrize("how", ["hook", "method"])
@@ -206,8 +205,8 @@ def test_what_a_trial_moves_comes_back(fails: bool) -> None:
 
 TRIALS = {
     "decoder": (can_decode, Decoder, "embed"),
-    "own layers": (has_own_layers, trunk, "_masked"),
-    "branches": (can_branch, trunk, "_branched"),
+    "own layers": (has_own_layers, layers, "_masked"),
+    "branches": (can_branch, layers, "_branched"),
     "packed": (obeys_masks, packing, "under_mask"),
 }
 
@@ -318,8 +317,8 @@ def test_who_sees_what_comes_is_refused(tmp_path: Path) -> None:
         plain = layer.self_attn.forward
 
         def seeing(hidden_states: Tensor, *args: Any, _plain: Any = plain, **kwargs: Any) -> Any:
-            out, looks = _plain(hidden_states, *args, **kwargs)
-            return out + hidden_states.mean(1, keepdim=True), looks
+            out, weights = _plain(hidden_states, *args, **kwargs)
+            return out + hidden_states.mean(1, keepdim=True), weights
 
         layer.self_attn.forward = seeing
     with pytest.raises(SelfplayError, match="lets a token see what comes after it"):

@@ -9,7 +9,7 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from selfplay.runs.plots import draw_curves
+from selfplay.plots.curves import draw_curves
 
 RETURNED: list[object] = []
 FILES = {"config.yaml", "metrics.jsonl", "episodes.jsonl", "summary.json", "curves.png", "checkpoints"}

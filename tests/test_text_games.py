@@ -10,7 +10,7 @@ from selfplay.core import Ask, Episode, Game, Player, Reply, SelfplayError
 from selfplay.games.debate import Debate
 from selfplay.games.taboo import Taboo
 from selfplay.rollout import play, score_and_pay
-from selfplay.world import parse
+from selfplay.tasks.tiny_world import parse
 
 
 def scripted(game: Game, **lines: Sequence[str]) -> Episode:

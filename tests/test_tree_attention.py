@@ -25,8 +25,8 @@ def replies_to(lengths: list[int], most: int, seed: int = 0) -> tuple[list[torch
 
 
 def a_tree_a_row(prompts: list[torch.Tensor], replies: torch.Tensor, mask: torch.Tensor) -> Packed:
-    forest = PackingPlanner(prompts, replies, mask)
-    return forest.laid(forest.apart())
+    planner = PackingPlanner(prompts, replies, mask)
+    return planner.packed(planner.apart())
 
 
 def test_the_places_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,9 +65,9 @@ def test_what_it_costs_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "LONG", 9)
     prompts = [torch.tensor(p) for p in ([1, 2, 3, 4], [1, 2, 3, 4], [5, 6, 7], [5, 6, 7])]
     replies, mask = torch.arange(12).view(4, 3), torch.arange(3) < torch.tensor([3, 2, 3, 3])[:, None]
-    forest = PackingPlanner(prompts, replies, mask)
-    assert forest.laid(forest.apart()).ids.shape == (2, 9)
-    assert branched_cost(forest.apart()) == 2 * (9 * 1024 + 2 * (4 * 4 + 6 * (4 + 3)))
+    planner = PackingPlanner(prompts, replies, mask)
+    assert planner.packed(planner.apart()).ids.shape == (2, 9)
+    assert branched_cost(planner.apart()) == 2 * (9 * 1024 + 2 * (4 * 4 + 6 * (4 + 3)))
     assert masked_cost(2, 9) == 2 * (9 * 1024 + 9 * 9)
 
 

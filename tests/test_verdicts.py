@@ -118,7 +118,7 @@ def bench(choice: str) -> VerdictReader:
     built: VerdictReader = make(
         config(f"reward={choice}", "reward.endpoint.url=http://localhost:1/v1", "reward.endpoint.model=m").reward,
         "reward",
-    ).bench
+    ).reader
     return built
 
 
@@ -193,8 +193,8 @@ from selfplay.tasks.expression import find
 from selfplay.tasks.match import exact, number
 from selfplay.tasks.reasoning_gym import _answer
 from selfplay.thoughts import said
-from selfplay.world.questions import parse
-from selfplay.world.rubric import rubric
+from selfplay.tasks.tiny_world.questions import parse
+from selfplay.tasks.tiny_world.rubric import rubric
 import re
 patterns, texts = json.load(sys.stdin)
 _answer("loads its library")

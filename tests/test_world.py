@@ -12,9 +12,9 @@ import pytest
 from conftest import config
 
 from selfplay.core import SelfplayError
-from selfplay.world import FAMILIES, LEVELS, Question, draw, draw_text, held_out, is_held_out, parse, rubric
-from selfplay.world.prompts import CHALLENGE, JUDGE, UNKNOWN
-from selfplay.world.questions import HELD_OUT_SHARE
+from selfplay.tasks.tiny_world import FAMILIES, LEVELS, Question, draw, draw_text, held_out, is_held_out, parse, rubric
+from selfplay.tasks.tiny_world.prompts import CHALLENGE, JUDGE, UNKNOWN
+from selfplay.tasks.tiny_world.questions import HELD_OUT_SHARE
 
 CORPUS = Path(__file__).parent.parent / "experiments" / "tiny_model" / "corpus.py"
 CELLS = [(family, level) for family in FAMILIES for level in LEVELS]

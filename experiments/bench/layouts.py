@@ -66,9 +66,9 @@ def main() -> None:
     assert has_own_layers(model) and can_branch(model)
     found = {}
     for name, spec in CASES.items():
-        forest = of(spec)
-        plans = forest.close(), forest.apart()
-        rows = [forest.laid(plan) for plan in plans]
+        planner = of(spec)
+        plans = planner.close(), planner.apart()
+        rows = [planner.packed(plan) for plan in plans]
         times = [[seconds(model, packed) for packed in rows] for _ in range(1 + ROUNDS)][1:]
         masked, branched = (median(column) for column in zip(*times, strict=True))
         found[name] = {

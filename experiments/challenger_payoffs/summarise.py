@@ -22,7 +22,7 @@ from selfplay.report.families import markdown
 from selfplay.report.questions import asked
 from selfplay.report.statistics import told
 from selfplay.runs import load
-from selfplay.world import FAMILIES, LEVELS
+from selfplay.tasks.tiny_world import FAMILIES, LEVELS
 
 LAST = 20  # steps over which a figure of the end is averaged, as over so many at the beginning
 ARMS = {  # what tells an arm's overrides -> its name

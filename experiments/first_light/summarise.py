@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 
 from selfplay.report.families import markdown
 from selfplay.report.statistics import estimate, told
-from selfplay.world import held_out, parse
+from selfplay.tasks.tiny_world import held_out, parse
 
 SHARES = ("before", "after")
 FIGURES = (*SHARES, "gain", "gain on unasked")

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from selfplay.world import Question, draw, parse, rubric
-from selfplay.world.families import FAMILIES
-from selfplay.world.operands import LETTERS
-from selfplay.world.prompts import CHALLENGE, JUDGE, UNKNOWN
+from selfplay.tasks.tiny_world import Question, draw, parse, rubric
+from selfplay.tasks.tiny_world.families import FAMILIES
+from selfplay.tasks.tiny_world.operands import LETTERS
+from selfplay.tasks.tiny_world.prompts import CHALLENGE, JUDGE, UNKNOWN
 
 TRAP = 4  # the level at which the model only ever sees mistakes
 Pair = tuple[str, str]  # what the user says, what the assistant says

@@ -21,9 +21,8 @@ from selfplay.engines.memory import keep_freed_memory
 from selfplay.players.language_model import LanguageModel
 from selfplay.referees.reward_model import RewardModel
 from selfplay.referees.verifier import Verifier
-from selfplay.tasks.tiny_world import TinyWorld
-from selfplay.world import held_out, parse, rubric
-from selfplay.world.prompts import CHALLENGE
+from selfplay.tasks.tiny_world import TinyWorld, held_out, parse, rubric
+from selfplay.tasks.tiny_world.prompts import CHALLENGE
 
 SAMPLES = 8
 

@@ -18,7 +18,7 @@ from torch.nn.functional import logsigmoid
 from transformers import LlamaForSequenceClassification
 
 from selfplay.engines.memory import keep_freed_memory
-from selfplay.world import Question, draw
+from selfplay.tasks.tiny_world import Question, draw
 
 CENTRE = 0.01  # weight of (r_right + r_wrong)^2, which keeps logits near 0 (Eisenstein et al. 2023)
 

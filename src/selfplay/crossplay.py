@@ -52,9 +52,9 @@ def crossplay(args: argparse.Namespace) -> None:
         SelfplayError: no run, no checkpoint, a broken one, different games, or fewer than two players or roles.
     """
     from selfplay.building import make
+    from selfplay.console import say
     from selfplay.core import SelfplayError, at_least
     from selfplay.opponents.round_robin import enumerated, played
-    from selfplay.runs.console import say
     from selfplay.runs.crossplay_table import show
     from selfplay.runs.players import Choice, check_same_game, policies, run_folders, short_names
     from selfplay.theory.meta_game import analyse
@@ -122,9 +122,10 @@ def _write(
     nash_convs: Mapping[str, float] | None,
 ) -> None:
     """crossplay.json and crossplay.png."""
-    from selfplay.runs.console import say
-    from selfplay.runs.files import as_json, replacing
-    from selfplay.runs.heatmap import draw_heatmap
+    from selfplay.console import say
+    from selfplay.files import as_json, replacing
+    from selfplay.plots.figure_store import save_png
+    from selfplay.plots.figures import draw_matrix
     from selfplay.theory.meta_game import record
 
     file, picture = folder / "crossplay.json", folder / "crossplay.png"
@@ -133,7 +134,8 @@ def _write(
         draft.write_text(text + "\n", encoding="utf-8")
     order = analysis.order
     title = f"{about['game']}: row against column, best rating first"
-    draw_heatmap([meta.names[i] for i in order], meta.payoffs[order][:, order], picture, title)
+    names, payoffs = [meta.names[i] for i in order], meta.payoffs[order][:, order]
+    save_png(draw_matrix(names, payoffs, title, "mean return of the row"), picture)
     say(f"written: {file}, {picture.name}")
 
 

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from selfplay.core import SelfplayError
+from selfplay.errors import SelfplayError
 
 FILE = "SHA256SUMS"  # in the format of sha256sum: `sha256sum -c SHA256SUMS` checks the folder, too
 

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from selfplay.config import LAST, OPTIONS
 from selfplay.core import SelfplayError
-from selfplay.signature import shown
+from selfplay.plain_values import shown
 
 NOTHING = ("none", "null", None)  # choices that stand for the absence of a part
 OPTIONAL = ("reward", "quality", "eval")

@@ -118,9 +118,9 @@ def outputs(policy: "Policy", questions: Sequence[Mapping[str, Any]], generator:
 
 def export(args: argparse.Namespace) -> None:
     """Answer, and write the file at once or not at all."""
+    from selfplay.console import say
     from selfplay.core import SelfplayError
-    from selfplay.runs.console import say
-    from selfplay.runs.files import replacing
+    from selfplay.files import replacing
 
     if args.temperature < 0:
         raise SelfplayError(f"--temperature is {args.temperature}; use 0 for greedy answers, or more")

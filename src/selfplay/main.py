@@ -32,9 +32,9 @@ def loop(experiment: Experiment, cfg: DictConfig, session: Session) -> None:
     """Learn until `cfg.steps` steps are done; the session keeps the records and knows where to go on."""
     from selfplay.checks import FirstUpdate
     from selfplay.comparisons import Silence, check_batch
+    from selfplay.console import say
     from selfplay.metrics import of_episodes, of_referees
     from selfplay.rollout import collate, encode_replies, score_and_pay, turns_of
-    from selfplay.runs.console import say
 
     first = FirstUpdate(experiment.learner, fresh=session.done == 0, tell=say)
     silence = Silence()
@@ -65,9 +65,9 @@ def run(cfg: DictConfig) -> float:
         import torch
 
         from selfplay.building import build
+        from selfplay.console import say
         from selfplay.engines.memory import keep_freed_memory
         from selfplay.openmp import fit_threads
-        from selfplay.runs.console import say
         from selfplay.runs.disk_space import note
         from selfplay.runs.session import Session
         from selfplay.runs.start import prepared

@@ -103,10 +103,10 @@ def soup(args: argparse.Namespace) -> None:
 
     from selfplay import digests
     from selfplay.commandline import program
+    from selfplay.console import say
     from selfplay.core import SelfplayError
+    from selfplay.files import as_json, to_disk
     from selfplay.models.averages import average, check_alike
-    from selfplay.runs.console import say
-    from selfplay.runs.files import as_json, to_disk
 
     if args.out.exists():
         raise SelfplayError(f"{args.out} is there already; choose another --out")

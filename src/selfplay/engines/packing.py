@@ -27,10 +27,8 @@ WIDER = (1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.5, 3.0)  # rows are so many time
 EVEN = 1024  # whichever costs least: a token costs as much as attention to so many places of its row
 LONG = 400  # tokens of a row that is read branch by branch; shorter ones are as fast under the mask, in bfloat16 faster
 WHOLE = 8192  # tokens of such a row at most
-PROBES = (
-    320,
-    90,
-)  # tokens: more than the local windows of older architectures, and few enough for `trunk._EagerAttention`
+# Tokens of the trial's rows: more than the local windows of older architectures; few enough for `_EagerAttention`.
+PROBES = (320, 90)
 
 
 @dataclass(frozen=True)
@@ -64,9 +62,9 @@ class Packed:
     def attention(self, dtype: torch.dtype) -> Tensor:
         """[R, 1, L, L], added to the scores: 0 where a token may look, the least number where not."""
         here = self.segments[:, None, :]
-        look = (here == self.segments[:, :, None]) | (here == self.roots[:, :, None])
-        look &= torch.ones(self.ids.shape[1], self.ids.shape[1], dtype=torch.bool, device=self.ids.device).tril()
-        return torch.zeros_like(look, dtype=dtype).masked_fill_(~look, torch.finfo(dtype).min)[:, None]
+        visible = (here == self.segments[:, :, None]) | (here == self.roots[:, :, None])
+        visible &= torch.ones(self.ids.shape[1], self.ids.shape[1], dtype=torch.bool, device=self.ids.device).tril()
+        return torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
 
     def to(self, device: torch.device) -> "Packed":
         moved: dict[str, Any] = {name: x.to(device) for name, x in vars(self).items() if isinstance(x, Tensor)}
@@ -122,12 +120,12 @@ def _is_alone(model: PreTrainedModel, states_at: Callable[..., Tensor], most: in
     prompts, said = [prompt, prompt, short], [ids[length // 2 : -9], ids[-9:], ids[-16:-9]]
     replies = pad_sequence(said, batch_first=True)
     mask = torch.arange(replies.shape[1]) < torch.tensor(list(map(len, said)))[:, None]
-    forest = PackingPlanner(prompts, replies, mask)
-    plan = forest.apart()
+    planner = PackingPlanner(prompts, replies, mask)
+    plan = planner.apart()
     if not branched:
         trees = [tree for row in plan.rows for tree in row]
         plan = Plan([trees], sum(map(_size, trees)), branched=False)
-    packed = forest.laid(plan).to(model.device)
+    packed = planner.packed(plan).to(model.device)
     there = packed.mask
     ours = states_at(model, packed, packed.rows[there], packed.columns[there]).split(list(map(len, said)))
     texts = [torch.cat([p, r]) for p, r in zip(prompts, said, strict=True)]
@@ -149,8 +147,8 @@ def full_attention(model: PreTrainedModel) -> bool:
 
 def pack(prompts: Sequence[Tensor], replies: Tensor, mask: Tensor) -> Packed:
     """Lay B replies behind their prompts, in the rows that cost least under a mask; see `PackingPlanner`."""
-    forest = PackingPlanner(prompts, replies, mask)
-    return forest.laid(forest.close())
+    planner = PackingPlanner(prompts, replies, mask)
+    return planner.packed(planner.close())
 
 
 Ids = tuple[int, ...]
@@ -220,7 +218,7 @@ class PackingPlanner:
             trees.append((prompt, tree))
         return trees
 
-    def laid(self, plan: Plan) -> Packed:
+    def packed(self, plan: Plan) -> Packed:
         """The rows of a plan."""
         said: list[int] = []
         parts: list[tuple[int, ...]] = []  # prompts and replies, one after the other
@@ -235,7 +233,7 @@ class PackingPlanner:
                     end += n
                     segment += 1
         lengths, *told = torch.tensor(parts).unbind(1)
-        place, start, position, part, trunk, number, behind = (x.repeat_interleave(lengths) for x in told)
+        place, start, position, part, root_of, number, behind = (x.repeat_interleave(lengths) for x in told)
         within = torch.arange(len(said)) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
         column = start + within
 
@@ -250,7 +248,7 @@ class PackingPlanner:
             ids=spread(torch.tensor(said), 0),
             positions=spread(position + within, 0),
             segments=spread(part, -1),
-            roots=spread(trunk, -1),
+            roots=spread(root_of, -1),
             rows=torch.zeros(there.shape, dtype=torch.int64).index_put_(token, place[own]),
             columns=torch.zeros(there.shape, dtype=torch.int64).index_put_(token, before),
             replies=self.replies[self.first],

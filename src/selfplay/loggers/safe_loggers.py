@@ -8,8 +8,8 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from selfplay.console import say
 from selfplay.loggers.logger import Logger, figures
-from selfplay.runs.console import say
 
 PATIENCE = 30.0  # seconds that one call may take, however dead the server at its other end
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW", re.IGNORECASE)

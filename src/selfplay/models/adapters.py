@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import pickle
 import warnings
 from collections import Counter
@@ -23,6 +22,7 @@ from selfplay import digests
 from selfplay.core import SelfplayError
 from selfplay.models.base_model import CONFIG, config_at
 from selfplay.models.load import resolve, some
+from selfplay.models.lora_options import check_kept, other_option, to_go_on
 from selfplay.models.residual import A, B, doubled, halved, leaves_residual, publish
 
 if TYPE_CHECKING:
@@ -30,16 +30,6 @@ if TYPE_CHECKING:
 
 NAME = "default"  # peft's, of a model's only adapter
 WEIGHTS = "adapter_model.safetensors"
-KEEPS = (True, False, "gaussian", "orthogonal", "mica")  # initialisations that leave the base model as it is
-SHOWN = {  # options that show in the names and shapes of an adapter's weights
-    "r", "rank_pattern", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
-    "modules_to_save", "target_parameters",
-}  # fmt: skip
-ORIGIN = {  # options that say where an adapter comes from and how it began, or that dropout alone knows
-    "task_type", "peft_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode",
-    "init_lora_weights", "lora_dropout", "runtime_config", "loftq_config", "eva_config", "corda_config",
-    "lora_ga_config", "megatron_config", "megatron_core",
-}  # fmt: skip
 
 
 class Adapter:
@@ -76,8 +66,8 @@ class Adapter:
     ) -> None:
         from peft import LoraConfig, get_peft_model
 
-        config = LoraConfig(task_type=task, **lora) if lora is not None else _learning(path, task)
-        _check(config, base)
+        config = LoraConfig(task_type=task, **lora) if lora is not None else to_go_on(path, task)
+        check_kept(config, base)
         with torch.random.fork_rng(), _without_hints():
             torch.manual_seed(seed)
             try:
@@ -199,25 +189,12 @@ class Adapter:
         weights, config = _weights_at(place), config_at(place)
         if config is None:
             raise SelfplayError(f"the checkpoint {place} has no {CONFIG}; {remedy}")
-        reason = self._other_option(config)
+        reason = other_option(self.config if leaves_residual(config) else self._published(), config)
         if not reason and self.start is not None and not leaves_residual(config):
             weights, reason = halved(weights, self.start)
         reason = reason or self._of_base(weights) or self._assign(weights)
         if reason:
             raise SelfplayError(f"{problem} ({reason}); {remedy}")
-
-    def _other_option(self, config: LoraConfig) -> str:
-        """The first option that is another one in a folder's config, in words; "" where all are alike.
-
-        What shows in names and shapes of weights is left to them.
-        """
-        raw = leaves_residual(config)  # as peft itself saves it, and not as `save` does
-        mine, theirs = (self.config if raw else self._published()).to_dict(), config.to_dict()
-        for key in sorted(mine.keys() - SHOWN - ORIGIN | ({"init_lora_weights"} if raw else set())):
-            here, there = _plain(mine[key]), _plain(theirs.get(key))
-            if here != there:
-                return f"{key} is {there} there and {here} here"
-        return ""
 
     def _of_base(self, weights: dict[str, Tensor]) -> str:
         """Drop weights of the base model that are what they are here; in words, one that is not."""
@@ -259,49 +236,6 @@ def judging(base: PreTrainedModel, path: str, missing: Collection[str]) -> PreTr
     return found
 
 
-def _learning(path: str | None, task: str) -> LoraConfig:
-    """The config of the adapter at a path, for going on with it."""
-    config = None if path is None else config_at(path)
-    assert config is not None
-    init = config.init_lora_weights
-    if str(init).startswith("pissa_niter") or init in ("corda", "loftq", "lora_ga"):
-        raise SelfplayError(
-            f"the adapter '{path}' belongs to weights that its initialisation ({init}) changed and that it does not "
-            "hold; save it with peft's path_initial_model_for_weight_conversion"
-        )
-    if not leaves_residual(config):
-        config.init_lora_weights = True  # what it begins with is read
-    config.task_type, config.inference_mode, config.lora_dropout = task, False, 0.0
-    return config
-
-
-def _check(config: LoraConfig, base: PreTrainedModel) -> None:
-    """Raise SelfplayError where an adapter could not be saved as it is, or would be another one than was asked for."""
-    init, dtype = config.init_lora_weights, str(base.dtype).removeprefix("torch.")
-    if init not in KEEPS and not leaves_residual(config):
-        raise SelfplayError(
-            f"player.lora.init_lora_weights is '{init}', which needs more than the model's weights to begin with "
-            "(data, gradients, quantisation); take true, gaussian, orthogonal, mica, pissa, pissa_niter_<n> or olora"
-        )
-    for option in ("kasa_config", "alora_invocation_tokens", "arrow_config"):
-        if getattr(config, option, None):
-            raise SelfplayError(
-                f"player.lora.{option} is given, but with it an adapter is no fixed change of its base model; "
-                "leave it out"
-            )
-    if not leaves_residual(config):
-        return
-    if dtype != "float32":
-        raise SelfplayError(
-            f"player.lora.init_lora_weights={init} takes the adapter's start out of the base model's weights, which "
-            f"{dtype} would round; take player.dtype=float32, or another initialisation"
-        )
-    if config.target_parameters:
-        raise SelfplayError(
-            f"player.lora.target_parameters does not go with init_lora_weights={init}; leave out one of them"
-        )
-
-
 def _weights_at(place: str) -> dict[str, Tensor]:
     """The weights of an adapter, by their names in the file.
 
@@ -322,29 +256,9 @@ def _weights_at(place: str) -> dict[str, Tensor]:
     return weights
 
 
-def _plain(value: object) -> object:
-    """An option as JSON gives it back, a set in order; whatever says nothing is None."""
-    return json.loads(json.dumps(sorted(value) if isinstance(value, set) else value, default=str)) or None
-
-
 @contextmanager
 def _without_hints() -> Iterator[None]:
     """Without peft's hint about its own gradient checkpointing."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
         yield
-
-
-def check_lora(lora: Mapping[str, Any]) -> None:
-    """Raise SelfplayError where an adapter would change nothing, or sample otherwise than it learns."""
-    if lora.get("lora_dropout"):
-        raise SelfplayError(
-            f"player.lora.lora_dropout is {lora['lora_dropout']}, but a policy learns from what it said without "
-            "dropout; leave it out"
-        )
-    for name in ("r", "lora_alpha"):
-        value = lora.get(name, 1)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-            raise SelfplayError(
-                f"player.lora.{name} is {value}, but it must be a number above 0, or the adapter would change nothing"
-            )

@@ -19,9 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from selfplay.core import SelfplayError
-from selfplay.models.adapters import ORIGIN, WEIGHTS
+from selfplay.models.adapters import WEIGHTS
 from selfplay.models.base_model import CONFIG, tokenizer_at
 from selfplay.models.load import resolve
+from selfplay.models.lora_options import ORIGIN
 
 WHOLE = "config.json"
 TABLE = "table.safetensors"

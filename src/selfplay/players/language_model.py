@@ -1,17 +1,15 @@
 """A causal language model in a seat: full fine-tuning, or LoRA over frozen weights."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from selfplay.core import Ask, Batch, Message, Policy, Reply, SelfplayError, at_least, option_index
+from selfplay.core import Ask, Batch, Message, Reply, SelfplayError, at_least, option_index
 from selfplay.engines.embedded import resolve
 from selfplay.engines.engine import Engine, Mixture, Sampling, Weights
 from selfplay.engines.logprobs import Menu, choice_logprobs, next_logprobs, reply_logprobs
@@ -22,19 +20,21 @@ from selfplay.engines.truncation import Truncation
 from selfplay.engines.versions import Version
 from selfplay.engines.ways import check_readable, ways_of
 from selfplay.models import checkpoints
-from selfplay.models.adapters import Adapter, check_lora
+from selfplay.models.adapters import Adapter
 from selfplay.models.architecture import check_architecture
 from selfplay.models.base_model import load_base, tokenizer_at
 from selfplay.models.chat import Chat
 from selfplay.models.gradient_checkpointing import checkpointed, prepare
+from selfplay.models.lora_options import check_lora
 from selfplay.options import Count, Dtype, Expression, Name, OneOf, Range, Seed, Temperature, Unlike, Whole, applies
 from selfplay.players.texts import Texts
+from selfplay.players.trained_model import TrainedModel
 
 CHOOSE = ("likelihood", "text")
 
 
 @applies(pattern={"choose": "text"})
-class LanguageModel(Policy):
+class LanguageModel(TrainedModel):
     """Any Hugging Face chat model as a policy.
 
     Args:
@@ -161,7 +161,7 @@ class LanguageModel(Policy):
     def weights(self) -> Weights:
         """The weights as they are now, for an engine."""
         live = self.frozen_adapter is None
-        return Weights(self.version.uid, self.model, self._passes, self.compute_dtype, live)
+        return Weights(self.version.uid, self.model, self.forward_passes, self.compute_dtype, live)
 
     @property
     def samples_exactly(self) -> bool:  # type: ignore[override]
@@ -197,7 +197,7 @@ class LanguageModel(Policy):
 
     @torch.no_grad()
     def _menu_logprobs(self, menus: Sequence[Menu]) -> list[Tensor]:
-        with self._passes():
+        with self.forward_passes():
             return [p.cpu() for p in choice_logprobs(self.model, menus, self.temperature or 1.0, self.batch_size)]
 
     def encode_reply(self, ask: Ask, text: str) -> Reply:
@@ -223,8 +223,13 @@ class LanguageModel(Policy):
 
     def next_token(self, prompts: Sequence[tuple[int, ...]]) -> Tensor:
         """[N, V] log-probabilities of the token after each prompt, at temperature 1."""
-        with self._passes():
+        with self.forward_passes():
             return next_logprobs(self.model, prompts, self.batch_size)
+
+    def with_temperature(self, temperature: float) -> "LanguageModel":
+        twin = copy.copy(self)
+        twin.temperature = temperature
+        return twin
 
     # --- learning -----------------------------------------------------------------------------------------------------
 
@@ -233,7 +238,7 @@ class LanguageModel(Policy):
         if torch.is_grad_enabled():
             self.engine.rest()
         with (
-            self._passes(),
+            self.forward_passes(),
             checkpointed(self.model) if self.gradient_checkpointing else nullcontext(),
         ):
             if not chosen.any():
@@ -254,7 +259,7 @@ class LanguageModel(Policy):
         """Measured, see `selfplay.engines.rounding`."""
         chosen = torch.tensor([bool(c) for c in batch.choices], dtype=torch.bool)
         found, mask = torch.zeros(batch.replies.shape), batch.mask & ~chosen[:, None]
-        with self._passes():
+        with self.forward_passes():
             if bool(mask.any()):
                 part = batch.rows((~chosen).nonzero()[:, 0])
                 given = part.prompts, part.replies, part.mask, self.temperature, self.truncation
@@ -269,86 +274,6 @@ class LanguageModel(Policy):
         if again:
             self.engine.rest()
         return ways_of(self.model, again, self.gradient_checkpointing)
-
-    def parameters(self) -> list[Parameter]:
-        if self.frozen_adapter is not None:
-            return []
-        return [p for p in self.model.parameters() if p.requires_grad]
-
-    def snapshot(self) -> "LanguageModel":
-        """A frozen copy. With LoRA it shares the frozen weights and owns only a copy of the adapter."""
-        twin = copy.copy(self)
-        if self.adapter is not None:
-            with self._weights():
-                twin.frozen_adapter = {n: p.detach().clone() for n, p in self.adapter.weights.items()}
-        else:
-            twin.model = copy.deepcopy(self.model).requires_grad_(False).eval()
-        twin.version = Version(twin.model)
-        return twin
-
-    @torch.no_grad()
-    def restore(self, snapshot: Policy) -> None:
-        assert isinstance(snapshot, LanguageModel) and (snapshot.adapter is None) == (self.adapter is None)
-        self.version.raise_by_one()
-        if self.adapter is None or snapshot.adapter is None:
-            checkpoints.copy_weights(snapshot.model, self.model)
-            return
-        kept = snapshot.frozen_adapter or snapshot.adapter.weights
-        for name, p in self.adapter.weights.items():
-            p.copy_(kept[name])
-
-    def with_temperature(self, temperature: float) -> "LanguageModel":
-        twin = copy.copy(self)
-        twin.temperature = temperature
-        return twin
-
-    @property
-    def lora(self) -> bool:
-        """Whether an adapter is trained, and not the model."""
-        return self.adapter is not None
-
-    @contextmanager
-    def _weights(self) -> Iterator[None]:
-        """The live weights, or for a LoRA snapshot: its own adapter for the time being, without gradient."""
-        if self.frozen_adapter is None or self.adapter is None:
-            yield
-            return
-        live = {n: p.data for n, p in self.adapter.weights.items()}
-        with torch.no_grad():
-            try:
-                for n, p in self.adapter.weights.items():
-                    p.data = self.frozen_adapter[n]
-                yield
-            finally:
-                for n, p in self.adapter.weights.items():
-                    p.data = live[n]
-
-    @contextmanager
-    def _passes(self) -> Iterator[None]:
-        """Forward passes with this policy's weights, in its precision."""
-        with (
-            self._weights(),
-            torch.autocast(self.model.device.type, self.compute_dtype, enabled=self.compute_dtype is not None),
-        ):
-            yield
-
-    # --- on disk ------------------------------------------------------------------------------------------------------
-
-    def save(self, folder: Path) -> None:
-        """A folder that `from_pretrained` loads as it is (with LoRA: an adapter folder for peft)."""
-        with self._weights():
-            if self.adapter is None:
-                checkpoints.save(self.model, folder)
-            else:
-                self.adapter.save(folder)
-        self.tokenizer.save_pretrained(folder)
-
-    def load(self, folder: Path) -> None:
-        self.version.raise_by_one()
-        if self.adapter is None:
-            checkpoints.load(self.model, folder)
-        else:
-            self.adapter.load(folder)
 
 
 def _compute(name: str | None, dtype: str) -> torch.dtype | None:

@@ -15,15 +15,15 @@ from selfplay.core import Policy, Referee, SelfplayError, Turn
 from selfplay.options import Expression, Holding, Number, Range, Reward
 from selfplay.referees.deduplicate import Pair, score_deduplicated
 from selfplay.referees.endpoint import Endpoint
-from selfplay.referees.judge_prompt import Form, last_match
+from selfplay.referees.judge_prompt import JudgePrompt, last_match
 from selfplay.thoughts import said
 
 
 class VerdictReader:
-    """Where a judge sits: what it is shown, how its verdicts are read, what an unreadable one is worth.
+    """Asks a judge and reads its verdicts: what it is shown, and what an unreadable verdict is worth.
 
     Args:
-        form: of the prompt.
+        prompt: see `JudgePrompt`.
         pattern: a regular expression with one group; its last match in a reply is the verdict, thoughts left out.
         unreadable: what counts for a reply without a verdict; "error" ends the run instead.
         endpoint: who answers.
@@ -32,7 +32,7 @@ class VerdictReader:
         SelfplayError: the pattern is none, or `unreadable` is neither.
     """
 
-    def __init__(self, form: Form, pattern: str, unreadable: float | str, endpoint: Endpoint) -> None:
+    def __init__(self, prompt: JudgePrompt, pattern: str, unreadable: float | str, endpoint: Endpoint) -> None:
         try:
             self.pattern = re.compile(pattern)
         except re.error as error:
@@ -43,7 +43,7 @@ class VerdictReader:
             raise SelfplayError(f"the judge's pattern '{pattern}' has not one group, which is the verdict; give it one")
         if unreadable != "error" and not isinstance(unreadable, int | float):
             raise SelfplayError(f"the judge's unreadable is '{unreadable}'; give a number, or error")
-        self.form, self.endpoint, self.unreadable = form, endpoint, unreadable
+        self.prompt, self.endpoint, self.unreadable = prompt, endpoint, unreadable
         self.metrics: dict[str, float] = {}
 
     def verdicts(self, shown: Sequence[Sequence[str]], read: Callable[[str], float | None]) -> list[float | None]:
@@ -54,7 +54,7 @@ class VerdictReader:
         Raises:
             SelfplayError: the endpoint failed, or a verdict cannot be read and that is an error.
         """
-        prompts = [self.form.filled(texts) for texts in shown]
+        prompts = [self.prompt.filled(texts) for texts in shown]
         replies = self.endpoint.ask(prompts)
         found = [self._read(reply, read) for reply in replies]
         lost = [i for i, value in enumerate(found) if value is None]
@@ -68,7 +68,7 @@ class VerdictReader:
         texts = {text for group in shown for text in group}
         self.metrics = {
             "abstained": len(lost) / max(len(found), 1),
-            "cut": sum(map(self.form.cuts, texts)) / max(len(texts), 1),
+            "cut": sum(map(self.prompt.cuts, texts)) / max(len(texts), 1),
             "asked": float(self.endpoint.asked),
             "retried": float(self.endpoint.retried),
         }
@@ -89,7 +89,7 @@ class ScoringJudge(Referee):
     Reports `abstained` (share of replies without a number on the scale), `cut`, `asked`, `retried`.
 
     Args:
-        prompt: with the places {question}, {answer} and perhaps {mark}, see `Form`.
+        prompt: with the places {question}, {answer} and perhaps {mark}, see `JudgePrompt`.
         pattern: with one group, the number; its last match counts.
         worst: the number at the bottom of the scale.
         best: the number at its top; it may be the smaller one.
@@ -113,16 +113,17 @@ class ScoringJudge(Referee):
     ) -> None:
         if not math.isfinite(best - worst) or best == worst:
             raise SelfplayError(f"the judge's scale goes from {worst} to {best}; give it two different ends")
-        self.bench = VerdictReader(Form(prompt, ("question", "answer"), max_characters), pattern, unreadable, endpoint)
+        template = JudgePrompt(prompt, ("question", "answer"), max_characters)
+        self.reader = VerdictReader(template, pattern, unreadable, endpoint)
         self.worst, self.best = worst, best
 
     def score(self, turns: Sequence[Turn], players: Mapping[str, Policy]) -> Tensor:
         return score_deduplicated(turns, self._judged)
 
     def _judged(self, pairs: list[Pair]) -> Tensor:
-        verdicts = self.bench.verdicts(pairs, self.read)
-        self.metrics = self.bench.metrics
-        return torch.tensor([self.bench.worth(v) for v in verdicts])
+        verdicts = self.reader.verdicts(pairs, self.read)
+        self.metrics = self.reader.metrics
+        return torch.tensor([self.reader.worth(v) for v in verdicts])
 
     def read(self, verdict: str) -> float | None:
         """The place of a number on the scale, or None where it is no number or not on it."""

@@ -1,4 +1,4 @@
-"""What a judge reads: a form whose places hold hostile texts, each between marks that it cannot write itself."""
+"""The prompt of a judge: a template whose places hold hostile texts, each between marks that it cannot write itself."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ def last_match(pattern: re.Pattern[str], verdict: str) -> str | None:
     return str(found[-1]).strip() if found else None
 
 
-class Form:
+class JudgePrompt:
     """A judge's prompt with the places {question}, {answer} and the like, and {mark} for the code in the marks.
 
     A text stands between `<answer CODE>` and `</answer CODE>`. The code is the hash of all the texts of the prompt, so

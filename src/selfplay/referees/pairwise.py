@@ -17,7 +17,7 @@ from selfplay.core import Policy, Referee, SelfplayError, Turn, at_least
 from selfplay.options import Count, Expression, Holding, Range, Reward
 from selfplay.referees.endpoint import Endpoint
 from selfplay.referees.judge import VerdictReader
-from selfplay.referees.judge_prompt import Form
+from selfplay.referees.judge_prompt import JudgePrompt
 
 Match = tuple[str, str, str]  # a question and two answers
 POINTS = {"a": 1.0, "b": 0.0, "tie": 0.5}  # of the answer that is shown first
@@ -31,11 +31,11 @@ class Comparison:
     first, ½ for a judge that is fair to both places. `abstained`, `cut`, `asked` and `retried` are of `VerdictReader`.
 
     Args:
-        bench: with the places question, answer_a and answer_b; verdicts are A, B or tie.
+        reader: with the places question, answer_a and answer_b; verdicts are A, B or tie.
     """
 
-    def __init__(self, bench: VerdictReader) -> None:
-        self.bench = bench
+    def __init__(self, reader: VerdictReader) -> None:
+        self.reader = reader
         self.metrics: dict[str, float] = {}
 
     def points(self, matches: Iterable[Match]) -> dict[Match, float]:
@@ -43,19 +43,19 @@ class Comparison:
         wanted = list(dict.fromkeys(matches))
         pairs = list(dict.fromkeys((q, *sorted((a, b))) for q, a, b in wanted if a != b))
         shown = [order for q, a, b in pairs for order in ((q, a, b), (q, b, a))]
-        verdicts = self.bench.verdicts(shown, lambda verdict: POINTS.get(verdict.casefold()))
+        verdicts = self.reader.verdicts(shown, lambda verdict: POINTS.get(verdict.casefold()))
         decided = [v for v in verdicts if v in (0.0, 1.0)]
         straight, swapped = verdicts[::2], verdicts[1::2]
         clash = [v is not None and v == w and v != 0.5 for v, w in zip(straight, swapped, strict=True)]
         self.metrics = {
-            **self.bench.metrics,
+            **self.reader.metrics,
             "inconsistent": sum(clash) / max(len(pairs), 1),
             "first": fmean(decided) if decided else 0.5,
         }
         given: dict[Match, float] = {(q, a, a): 0.5 for q, a, _ in wanted}
         for (q, a, b), v, w in zip(pairs, straight, swapped, strict=True):
-            given[q, a, b] = (self.bench.worth(v) + self.bench.worth(None if w is None else 1.0 - w)) / 2
-            given[q, b, a] = (self.bench.worth(None if v is None else 1.0 - v) + self.bench.worth(w)) / 2
+            given[q, a, b] = (self.reader.worth(v) + self.reader.worth(None if w is None else 1.0 - w)) / 2
+            given[q, b, a] = (self.reader.worth(None if v is None else 1.0 - v) + self.reader.worth(w)) / 2
         return {match: given[match] for match in wanted}
 
 
@@ -63,7 +63,7 @@ class GroupJudge(Referee):
     """An answer's mean points against other answers to the same question.
 
     Args:
-        prompt: with the places {question}, {answer_a}, {answer_b} and perhaps {mark}, see `Form`.
+        prompt: with the places {question}, {answer_a}, {answer_b} and perhaps {mark}, see `JudgePrompt`.
         pattern: with one group that is A, B or tie in the last match.
         unreadable: what both answers get from an order without a verdict; "error" ends the run.
         max_characters: of a question or an answer, the rest is left out of its middle.
@@ -161,5 +161,5 @@ def meetings(players: int, opponents: int | None) -> list[tuple[int, int]]:
 def _comparison(
     prompt: str, pattern: str, unreadable: float | str, max_characters: int, endpoint: Endpoint
 ) -> Comparison:
-    form = Form(prompt, ("question", "answer_a", "answer_b"), max_characters)
-    return Comparison(VerdictReader(form, pattern, unreadable, endpoint))
+    template = JudgePrompt(prompt, ("question", "answer_a", "answer_b"), max_characters)
+    return Comparison(VerdictReader(template, pattern, unreadable, endpoint))

@@ -40,10 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The program; ends with 1 and one line on stderr where the user has to change something."""
     args = parser().parse_args(arguments)
 
+    from selfplay.console import say
     from selfplay.core import SelfplayError
-    from selfplay.report.figure_store import Album
+    from selfplay.plots.figure_store import Album
     from selfplay.report.page import write
-    from selfplay.runs.console import say
     from selfplay.runs.sweep import load
 
     try:

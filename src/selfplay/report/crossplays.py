@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from selfplay.core import SelfplayError
+from selfplay.plots.figure_store import COLOURS, Album, Picture
+from selfplay.plots.figures import draw_intervals, draw_matrix
 from selfplay.report.comparison import Cell
-from selfplay.report.figure_store import COLOURS, Album, Picture
-from selfplay.report.figures import draw_intervals, draw_matrix
 from selfplay.report.measures import bounds, number
 
 FILE = "crossplay.json"

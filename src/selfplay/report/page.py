@@ -13,14 +13,14 @@ from jinja2 import Environment, StrictUndefined
 from omegaconf import DictConfig
 
 from selfplay.core import SelfplayError
+from selfplay.files import replacing
+from selfplay.plots.figure_store import Album, palette
 from selfplay.report import crossplays
 from selfplay.report.comparison import comparison
-from selfplay.report.curves import GOODHART_NOTE, learning_curves, reward_against_truth
-from selfplay.report.figure_store import Album, palette
+from selfplay.report.curve_section import GOODHART_NOTE, learning_curves, reward_against_truth
 from selfplay.report.question_section import NOTE, what_is_asked
 from selfplay.report.settings import Settings
 from selfplay.report.transcripts import Sample, sample
-from selfplay.runs.files import replacing
 from selfplay.runs.safe_yaml import read_mapping
 from selfplay.runs.sweep import Sweep
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from selfplay.report.curves import setting_lines, told
-from selfplay.report.figure_store import COLOURS, GREY, Album, Picture, paired, pale
-from selfplay.report.figures import draw_lines, draw_shares
+from selfplay.plots.figure_store import COLOURS, GREY, Album, Picture, paired, pale
+from selfplay.plots.figures import draw_lines, draw_shares
+from selfplay.report.curve_section import setting_lines, told
 from selfplay.report.questions import asked
 from selfplay.report.statistics import curves
-from selfplay.world import FAMILIES, LEVELS
+from selfplay.tasks.tiny_world import FAMILIES, LEVELS
 
 if TYPE_CHECKING:
     from selfplay.report.settings import Settings

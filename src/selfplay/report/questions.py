@@ -12,7 +12,7 @@ import pandas as pd
 
 from selfplay.core import at_least
 from selfplay.runs.sweep import Sweep
-from selfplay.world import FAMILIES, LEVELS, parse
+from selfplay.tasks.tiny_world import FAMILIES, LEVELS, parse
 
 ORDER = 4  # the longest n-grams of BLEU
 EPSILON = 0.1  # what counts in the place of no match (Chen and Cherry 2014, their method 1)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from selfplay.report.figure_store import COLOURS
-from selfplay.report.figures import look
+from selfplay.plots.figure_store import COLOURS
+from selfplay.plots.figures import look
 
 
 class Settings:

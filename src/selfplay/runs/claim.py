@@ -7,9 +7,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from selfplay.console import say
 from selfplay.core import SelfplayError
-from selfplay.runs.console import say
-from selfplay.runs.files import to_disk
+from selfplay.files import to_disk
 
 LOCK = ".lock"  # only where a folder itself cannot be locked, as over NFS
 

@@ -3,12 +3,10 @@
 from collections.abc import Mapping
 
 import numpy as np
-from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from selfplay.runs.console import PLAIN_WIDTH, say
+from selfplay.console import say, show_table, table_box
 from selfplay.theory.meta_game import Analysis, MetaGame
 
 MATRIX_UP_TO = 12  # players
@@ -32,10 +30,10 @@ def show(meta: MetaGame, found: Analysis, nash_convs: Mapping[str, float] | None
         if exact:
             cells.append("-" if nash_convs is None else f"{nash_convs[meta.names[i]]:.4f}")
         table.add_row(*map(Text, [str(place), meta.names[i], *cells]))
-    _print(table)
+    show_table(table)
     if len(meta.names) <= MATRIX_UP_TO:
         say(f"\nmean return of the row against the column ({_accuracy(meta)})")
-        _print(_matrix(meta, found))
+        show_table(_matrix(meta, found))
     say("\n" + nash_sentence(meta, found))
     say(cycles_sentence(meta, found))
 
@@ -86,13 +84,7 @@ def cycles_sentence(meta: MetaGame, found: Analysis) -> str:
 
 
 def _table(columns: list[str]) -> Table:
-    shape = box.ROUNDED if Console().is_terminal else box.ASCII2
-    table = Table(box=shape, show_edge=False, pad_edge=False)
+    table = Table(box=table_box(), show_edge=False, pad_edge=False)
     for i, name in enumerate(columns):
         table.add_column(name, justify="left" if name == "player" else "right", overflow="fold", no_wrap=i == 0)
     return table
-
-
-def _print(table: Table) -> None:
-    console = Console()
-    (console if console.is_terminal else Console(width=PLAIN_WIDTH)).print(table)

@@ -12,8 +12,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from selfplay.core import Episode, SelfplayError, Turn
+from selfplay.files import append, as_json, lines, mend, read_json, replacing, to_disk
 from selfplay.renamed import translated_config, translated_metrics
-from selfplay.runs.files import append, as_json, lines, mend, read_json, replacing, to_disk
 from selfplay.runs.safe_yaml import read_mapping
 
 

@@ -23,10 +23,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from selfplay import interrupts
 from selfplay.commandline import program
+from selfplay.console import plain, say
 from selfplay.core import SelfplayError
+from selfplay.files import append, lines, mend, to_disk
 from selfplay.runs.claim import Claim
-from selfplay.runs.console import plain, say
-from selfplay.runs.files import append, lines, mend, to_disk
 from selfplay.runs.folder import RunFolder
 from selfplay.runs.start import overrides_of
 from selfplay.secrets import secrets, told

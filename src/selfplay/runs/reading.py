@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from selfplay.commandline import program
 from selfplay.core import SelfplayError
-from selfplay.runs.files import lines
+from selfplay.files import lines
 from selfplay.runs.folder import RunFolder
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from selfplay.core import SelfplayError
+from selfplay.errors import SelfplayError
 
 LARGEST = 2**23  # bytes
 DEEPEST = 64  # levels of nesting

@@ -13,14 +13,15 @@ from omegaconf import DictConfig, OmegaConf
 from selfplay import interrupts, renamed
 from selfplay.building import make
 from selfplay.commandline import program
+from selfplay.console import say
 from selfplay.core import Episode, SelfplayError, Turn
 from selfplay.experiment import Experiment
+from selfplay.files import DiskError, to_disk
 from selfplay.loggers import Loggers
+from selfplay.plots.curves import draw_curves
 from selfplay.runs import checkpoint
-from selfplay.runs.console import Progress, closing_figures, closing_table, only_figures, say
-from selfplay.runs.files import DiskError, to_disk
 from selfplay.runs.folder import RunFolder
-from selfplay.runs.plots import draw_curves
+from selfplay.runs.progress import Progress, closing_figures, closing_table, only_figures
 from selfplay.runs.reading import numbers
 from selfplay.updates.gradient_step import OUT_OF_MEMORY
 

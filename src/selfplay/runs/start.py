@@ -12,11 +12,11 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from selfplay import interrupts
 from selfplay.config import check_config, check_entry
+from selfplay.console import say
 from selfplay.core import SelfplayError
 from selfplay.effect import check_effect, take_away
 from selfplay.renamed import refused_in
 from selfplay.runs.claim import Claim
-from selfplay.runs.console import say
 from selfplay.runs.folder import RunFolder, difference, resolved
 from selfplay.runs.trust import check_targets, trusted_of
 

@@ -102,10 +102,12 @@ def _forbidden(target: object, node: Mapping[Any, Any], trusted: Sequence[str]) 
         found = _member(target)
         return "" if inspect.isclass(found) and issubclass(found, torch.optim.Optimizer) else "which is no optimizer"
     module = target.rpartition(".")[0]
-    if not any(_within(module, name) for name in COMPONENTS) or any(_within(module, name) for name in MACHINERY):
+    if not _holds_components(module):
         return "which is no component of selfplay"
     found = _member(target)
-    own = callable(found) and getattr(found, "__module__", None) == module
+    where = getattr(found, "__module__", None)
+    # A package may export what its own modules define: the config could name those modules as well.
+    own = callable(found) and isinstance(where, str) and _within(where, module) and _holds_components(where)
     if not own or target.rpartition(".")[2].startswith("_"):
         return "which is no component of selfplay"
     if target == SANDBOX and node.get("isolation") not in ("auto", "bubblewrap", "namespaces"):
@@ -113,6 +115,10 @@ def _forbidden(target: object, node: Mapping[Any, Any], trusted: Sequence[str]) 
     if target == ENDPOINT and node.get("key") is not None:
         return f"which would send the value of the environment variable {node['key']} to {node.get('url')}"
     return ""
+
+
+def _holds_components(module: str) -> bool:
+    return any(_within(module, name) for name in COMPONENTS) and not any(_within(module, name) for name in MACHINERY)
 
 
 def _within(name: str, package: str) -> bool:

@@ -17,7 +17,8 @@ from pathlib import Path
 from selfplay.core import SelfplayError
 
 ISOLATIONS = ("auto", "bubblewrap", "namespaces", "none")
-MODULES = ("wire", "names", "confine", "seccomp", "namespaces", "child", "judge", "cell")  # each after what it imports
+# Each after what it imports.
+MODULES = ("wire", "names", "confine", "seccomp", "namespaces", "child", "remote", "judge", "process")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 BOOT = """
 import base64, json, marshal, sys, types

@@ -1,7 +1,7 @@
 """Running code that a model wrote: isolated, within limits, and judged by a process that it cannot reach.
 
-It keeps a training run safe from what a model writes by accident or to win its reward. It is no wall against somebody
-who attacks the kernel: put a virtual machine around it for that (docs/referees.md).
+It keeps a training run safe from what a model writes by accident or to win its reward. It is no defence against
+whoever attacks the kernel: put a virtual machine around it for that (docs/referees.md).
 """
 
 import base64

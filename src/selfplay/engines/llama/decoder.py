@@ -125,8 +125,8 @@ class Decoder:
 
     def _layer(self, layer: Any, order: Tensor) -> Layer:
         at, mlp = layer.self_attn, layer.mlp
-        turned = (self.heads + self.kv_heads) * self.head_dim
-        rows = torch.arange(turned + self.kv_heads * self.head_dim).view(-1, self.head_dim)
+        rotated = (self.heads + self.kv_heads) * self.head_dim
+        rows = torch.arange(rotated + self.kv_heads * self.head_dim).view(-1, self.head_dim)
         rows[: self.heads + self.kv_heads] = rows[: self.heads + self.kv_heads, order]
         query_norm, key_norm = (
             n and _times_root(n)[order] for n in (getattr(at, "q_norm", None), getattr(at, "k_norm", None))
@@ -150,22 +150,22 @@ class Decoder:
         normed: Tensor = x / torch.hypot(length, self.least[x.shape[-1]])
         return normed.mul_(weight)
 
-    def turns(self, positions: Tensor) -> Tensor:
+    def rotary_tables(self, positions: Tensor) -> Tensor:
         """[*positions.shape, 1, D / 2] complex64: what heads are multiplied by."""
         cos, sin = self.rotary(self.norm, positions.reshape(1, -1))
         half = self.head_dim // 2
-        turn: Tensor = torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float())
-        return turn.view(*positions.shape, 1, half)
+        table: Tensor = torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float())
+        return table.view(*positions.shape, 1, half)
 
-    def qkv(self, layer: Layer, states: Tensor, turns: Tensor) -> Tensor:
+    def qkv(self, layer: Layer, states: Tensor, rotary_tables: Tensor) -> Tensor:
         """Queries, keys and values [..., heads + 2 kv_heads, D], float32, of states [..., H]."""
         read = layer.read(self._norm(states, layer.before).to(self.dtype)).float()
         every = read.view(*states.shape[:-1], -1, self.head_dim)
-        turned = every[..., : self.heads + self.kv_heads, :]
+        rotated = every[..., : self.heads + self.kv_heads, :]
         if layer.query_norm is not None and layer.key_norm is not None:
-            turned[..., : self.heads, :] = self._norm(turned[..., : self.heads, :], layer.query_norm)
-            turned[..., self.heads :, :] = self._norm(turned[..., self.heads :, :], layer.key_norm)
-        torch.view_as_complex(turned.unflatten(-1, (-1, 2))).mul_(turns)
+            rotated[..., : self.heads, :] = self._norm(rotated[..., : self.heads, :], layer.query_norm)
+            rotated[..., self.heads :, :] = self._norm(rotated[..., self.heads :, :], layer.key_norm)
+        torch.view_as_complex(rotated.unflatten(-1, (-1, 2))).mul_(rotary_tables)
         return every
 
     def after(self, layer: Layer, states: Tensor, seen: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ class PrefixShared:
         self.old = self.none  # keys of prompts, then values, of each layer: [2 * layers, N, kv_heads, P, D]
         self.flat: list[tuple[Tensor, Tensor]] = []  # the same, [N * kv_heads, D, P] and [N * kv_heads, P, D]
         self.new = self.none  # those of the rows' own tokens, [2 * layers, B, kv_heads, C, D]
-        self.turns = decoder.turns(torch.arange(0, device=device))
+        self.rotary_tables = decoder.rotary_tables(torch.arange(0, device=device))
 
     # --- reading prompts ----------------------------------------------------------------------------------------------
 
@@ -71,8 +71,8 @@ class PrefixShared:
         device = self.decoder.device
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
         longest = int(lengths.max())
-        if longest + self.room > len(self.turns):
-            self.turns = self.decoder.turns(torch.arange(longest + self.room, device=device))
+        if longest + self.room > len(self.rotary_tables):
+            self.rotary_tables = self.decoder.rotary_tables(torch.arange(longest + self.room, device=device))
         size = max(1, READ // longest)
         shape = (len(self.old), len(prompts), self.decoder.kv_heads, longest, self.decoder.head_dim)
         read = torch.empty(shape, dtype=self.decoder.attention, device=device)
@@ -89,11 +89,11 @@ class PrefixShared:
         ids = torch.zeros(len(prompts), width, dtype=torch.int64)
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = torch.tensor(prompt)
-        states, turns = decoder.embed(ids.to(decoder.device)), self.turns[:width]
+        states, rotary_tables = decoder.embed(ids.to(decoder.device)), self.rotary_tables[:width]
         ends = torch.tensor([len(prompt) - 1 for prompt in prompts], device=decoder.device)
         rows = torch.arange(len(prompts), device=decoder.device)
         for number, layer in enumerate(decoder.layers):
-            every = decoder.qkv(layer, states, turns).to(decoder.attention).transpose(1, 2)
+            every = decoder.qkv(layer, states, rotary_tables).to(decoder.attention).transpose(1, 2)
             queries, (keys, values) = every[:, : decoder.heads], every[:, decoder.heads :].chunk(2, 1)
             read[2 * number], read[2 * number + 1] = keys, values
             seen = F.scaled_dot_product_attention(
@@ -160,14 +160,14 @@ class PrefixShared:
         if self.now == self.new.shape[3]:
             self.new = F.pad(self.new, (0, 0, 0, self._more()))
         at = self.lengths[self.owner] + self.now - self.begun
-        turns = self.turns[at.clamp(max=len(self.turns) - 1)]  # what has ended may be read on
+        rotary_tables = self.rotary_tables[at.clamp(max=len(self.rotary_tables) - 1)]  # what has ended may be read on
         states = decoder.embed(tokens)
         unseen = None
         if self.mixed:
             early = torch.arange(self.now + 1, device=tokens.device) < self.begun[:, None]
             unseen = torch.zeros(early.shape, device=tokens.device).masked_fill(early, -torch.inf)[:, None]
         for layer, old, own in zip(decoder.layers, self.flat, self.new.unflatten(0, (-1, 2)), strict=True):
-            every = decoder.qkv(layer, states, turns)
+            every = decoder.qkv(layer, states, rotary_tables)
             own[:, :, :, self.now] = every[:, decoder.heads :].unflatten(1, (2, -1)).transpose(0, 1)
             queries = every[:, : decoder.heads].to(decoder.attention)
             states = decoder.after(layer, states, self._attend(queries, *old, own[..., : self.now + 1, :], unseen))
@@ -187,9 +187,9 @@ class PrefixShared:
         near = torch.bmm(queries.flatten(0, 1), own_keys.transpose(1, 2))  # [B * kv_heads, heads a kv_head, C]
         if unseen is not None:
             near.view(rows, -1, near.shape[-1]).add_(unseen)
-        looks = torch.cat([self._by_row(far), near.view(rows, kv_heads, *near.shape[1:])], -1).softmax(-1)
-        seen = self._by_row(torch.bmm(self._by_prompt(looks[..., :width]), old_values))
-        return (seen + torch.bmm(looks[..., width:].flatten(0, 1), own_values).view(seen.shape)).reshape(rows, -1)
+        weights = torch.cat([self._by_row(far), near.view(rows, kv_heads, *near.shape[1:])], -1).softmax(-1)
+        seen = self._by_row(torch.bmm(self._by_prompt(weights[..., :width]), old_values))
+        return (seen + torch.bmm(weights[..., width:].flatten(0, 1), own_values).view(seen.shape)).reshape(rows, -1)
 
     def _by_prompt(self, x: Tensor) -> Tensor:
         """[B, kv_heads, h, d] of each row -> [N * kv_heads, G * h, d] of each prompt."""

@@ -41,11 +41,11 @@ SHORT = {torch.float32: 160, torch.bfloat16: 512}  # ... in rows of so many toke
 def choose_layout(model: PreTrainedModel, prompts: Sequence[Tensor], replies: Tensor, mask: Tensor) -> Packed:
     """`pack` as it is best for `states_at`, on the model's device: long prompts are there once with all their replies,
     where attention goes branch by branch and that costs less."""
-    forest = PackingPlanner(prompts, replies, mask)
-    plan, other = forest.close(), forest.apart()
+    planner = PackingPlanner(prompts, replies, mask)
+    plan, other = planner.close(), planner.apart()
     if branched_cost(other) < masked_cost(len(plan.rows), plan.width) and _is_ours(model) and can_branch(model):
         plan = other
-    return forest.laid(plan).to(model.device)
+    return planner.packed(plan).to(model.device)
 
 
 def states_at(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ def can_pack(model: PreTrainedModel) -> bool:
 
 
 def can_branch(model: PreTrainedModel) -> bool:
-    """Whether a model that has a trunk has it also with attention branch by branch: by a trial."""
+    """Whether the layers here may also attend branch by branch: by a trial."""
     on_processor = model.device.type == "cpu"
     return on_processor and passes(model, "branches", lambda m: trial(m, _branched, branched=True))
 
@@ -99,10 +99,10 @@ def _states(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Tenso
     kind = states.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype  # of the products
     cos, sin = (x[:, :, None, : x.shape[-1] // 2].float() for x in body.rotary_emb(states, packed.positions))
-    look = Tree.of(packed) if branched else packed.attention(dtype)
+    mask = Tree.of(packed) if branched else packed.attention(dtype)
     places, where = (rows * packed.ids.shape[1] + columns).unique(return_inverse=True)
     for layer in body.layers:
-        seen = _seen(layer.self_attn, _norm(layer.input_layernorm, states, dtype), cos, sin, look)
+        seen = _seen(layer.self_attn, _norm(layer.input_layernorm, states, dtype), cos, sin, mask)
         if layer is body.layers[-1]:
             states, seen = (x.flatten(0, 1).index_select(0, places) for x in (states, seen))
         states = states + layer.self_attn.o_proj(seen)
@@ -112,7 +112,7 @@ def _states(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Tenso
     return _norm(body.norm, states, states.dtype).index_select(0, where)
 
 
-def _seen(at: Any, read: Tensor, cos: Tensor, sin: Tensor, look: Tree | Tensor) -> Tensor:
+def _seen(at: Any, read: Tensor, cos: Tensor, sin: Tensor, mask: Tree | Tensor) -> Tensor:
     """[R, L, heads * D] what the heads see, from the normed states [R, L, H]."""
     query, key, value = (
         product(read).unflatten(-1, (-1, at.head_dim)) for product in (at.q_proj, at.k_proj, at.v_proj)
@@ -120,15 +120,15 @@ def _seen(at: Any, read: Tensor, cos: Tensor, sin: Tensor, look: Tree | Tensor) 
     if hasattr(at, "q_norm"):
         query, key = _norm(at.q_norm, query, query.dtype), _norm(at.k_norm, key, key.dtype)
     query, key = (_Rotary.apply(x, cos, sin) for x in (query, key))  # type: ignore[no-untyped-call]
-    if isinstance(look, Tensor) and _is_small(query):
-        return _EagerAttention.apply(query, key, value, look, at.scaling).flatten(2)  # type: ignore[no-untyped-call, no-any-return]
+    if isinstance(mask, Tensor) and _is_small(query):
+        return _EagerAttention.apply(query, key, value, mask, at.scaling).flatten(2)  # type: ignore[no-untyped-call, no-any-return]
     groups = query.shape[2] // key.shape[2]
     if groups > 1:
         key, value = (x.repeat_interleave(groups, 2) for x in (key, value))
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))
-    if isinstance(look, Tree):
-        return attend(query, key, value, at.scaling, look).flatten(2)
-    seen = F.scaled_dot_product_attention(query, key, value, attn_mask=look, scale=at.scaling)
+    if isinstance(mask, Tree):
+        return attend(query, key, value, at.scaling, mask).flatten(2)
+    seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=at.scaling)
     return seen.transpose(1, 2).flatten(2)
 
 
@@ -144,39 +144,39 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
         wide = x.float()
         length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-        turn = length.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
-        ctx.save_for_backward(x, weight, turn)
-        normed: Tensor = (wide * turn).mul_(weight)
+        inverse_rms = length.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+        ctx.save_for_backward(x, weight, inverse_rms)
+        normed: Tensor = (wide * inverse_rms).mul_(weight)
         return normed.to(dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, turn = ctx.saved_tensors
+        x, weight, inverse_rms = ctx.saved_tensors
         slope, wide, size = slopes[0].float(), x.float(), x.shape[-1]
         both = (slope * wide).view(-1, size)
-        along = (both @ weight.float()).view(turn.shape)
-        by_x = (slope * weight).mul_(turn).addcmul_(wide, along.mul_(turn.pow(3)).div_(-size))
-        by_weight = (turn.view(1, -1) @ both).view(size).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        along = (both @ weight.float()).view(inverse_rms.shape)
+        by_x = (slope * weight).mul_(inverse_rms).addcmul_(wide, along.mul_(inverse_rms.pow(3)).div_(-size))
+        by_weight = (inverse_rms.view(1, -1) @ both).view(size).to(weight.dtype) if ctx.needs_input_grad[1] else None
         return by_x.to(x.dtype), by_weight, None, None
 
 
 class _Rotary(torch.autograd.Function):
-    """Heads [R, L, heads, D] turned by their positions' angles; cos and sin are [R, L, 1, D / 2]."""
+    """Heads [R, L, heads, D] rotated by their positions' angles; cos and sin are [R, L, 1, D / 2]."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turned(x, cos, sin)
+        return _rotated(x, cos, sin)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
-        return _turned(slopes[0], cos, -sin), None, None
+        return _rotated(slopes[0], cos, -sin), None, None
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     one, two = x.float().chunk(2, -1)
     out = torch.empty_like(x, dtype=torch.float32, memory_format=torch.contiguous_format)
     first, second = out.chunk(2, -1)
@@ -194,7 +194,7 @@ def _is_small(query: Tensor) -> bool:
 
 class _EagerAttention(torch.autograd.Function):
     """[R, L, heads, D] what queries [R, L, heads, D] see of keys and values [R, L, kv_heads, D] under a mask
-    [R, 1, L, L]; the shares of attention are written out, and remembered."""
+    [R, 1, L, L]; the attention weights are written out, and kept for the gradient."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
@@ -204,22 +204,22 @@ class _EagerAttention(torch.autograd.Function):
         with torch.autocast(query.device.type, enabled=False):  # in bfloat16 a score of 16 would be 0.06 off
             scores = torch.bmm(query.float() * scale, key.float().transpose(1, 2))
         scores.view(rows, heads, length, length).add_(mask)
-        looks = scores.softmax(-1).to(value.dtype)
-        ctx.save_for_backward(query, key, value, looks)
+        weights = scores.softmax(-1).to(value.dtype)
+        ctx.save_for_backward(query, key, value, weights)
         ctx.rows, ctx.scale = rows, scale
-        return _by_token(torch.bmm(looks, value), rows, length)
+        return _by_token(torch.bmm(weights, value), rows, length)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, looks = ctx.saved_tensors
+        query, key, value, weights = ctx.saved_tensors
         length = key.shape[1]
         slope = _by_head(slopes[0], len(key) // ctx.rows)
-        by_looks = torch.bmm(slope, value.transpose(1, 2))
-        by_scores = torch._softmax_backward_data(by_looks, looks, -1, looks.dtype)
+        by_weights = torch.bmm(slope, value.transpose(1, 2))
+        by_scores = torch._softmax_backward_data(by_weights, weights, -1, weights.dtype)
         by_query = torch.bmm(by_scores, key).mul_(ctx.scale)
         by_key = torch.bmm(by_scores.transpose(1, 2), query).mul_(ctx.scale)
-        by_value = torch.bmm(looks.transpose(1, 2), slope)
+        by_value = torch.bmm(weights.transpose(1, 2), slope)
         return *(_by_token(x, ctx.rows, length) for x in (by_query, by_key, by_value)), None, None
 
 

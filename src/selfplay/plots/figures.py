@@ -1,4 +1,4 @@
-"""The report's figures: small panels of one idea each, with axes that say what and in which unit."""
+"""Small panels of one idea each, with axes that name the quantity and its unit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from selfplay.report.figure_store import COLOURS, DASHES, INK, STYLE
+from selfplay.plots.figure_store import COLOURS, DASHES, INK, STYLE
 from selfplay.theory.zero_sum import Array
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Line:
 
 @contextmanager
 def panel(title: str, x: str, y: str, width: float = WIDTH, height: float = HEIGHT) -> Iterator[tuple[Figure, Axes]]:
-    """A figure of one panel with its title and axes; what is drawn in the block has the report's style."""
+    """A figure of one panel with its title and axes; what is drawn in the block has the project's style."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live bar on a terminal, plain lines elsewhere, and a table at the end."""
+"""The progress of a run: a live bar on a terminal, plain lines elsewhere, and a table at the end."""
 
 import math
 import time
@@ -6,32 +6,16 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from rich import box
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
+from selfplay.console import say, show_table, table_box, terminal
+
 LINES = 20  # about how many plain lines a run prints where nobody watches
-PLAIN_WIDTH = 100
 HEADLINES = ("accuracy", "return", "win_rate")  # what an evaluation's "interval" is of
 MOST_ENTRIES = 8  # of a mapping that is shown entry by entry
-_console = Console()
-
-
-_lead = ""
-
-
-def plain(lead: str) -> None:
-    """From now on no bar but lines, which begin with `lead`: several processes share the terminal."""
-    global _console, _lead
-    _console, _lead = Console(force_terminal=False), lead
-
-
-def say(text: str) -> None:
-    """Print a line, above the bar when there is one."""
-    _console.print(_lead + text, markup=False, highlight=False, soft_wrap=True)
 
 
 class Progress:
@@ -47,9 +31,9 @@ class Progress:
 
     def __enter__(self) -> Self:
         self._last = time.perf_counter()
-        if _console.is_terminal:
+        if screen := terminal():
             columns = (TextColumn("step"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Bar(*columns, TextColumn("{task.fields[live]}", markup=False), console=_console)
+            self._bar = Bar(*columns, TextColumn("{task.fields[live]}", markup=False), console=screen)
             self._bar.add_task("", total=self._total, completed=self._done, live="")
             self._bar.start()
         return self
@@ -101,12 +85,12 @@ def closing_table(before: Mapping[str, Any], after: Mapping[str, Any], gain: Map
             label = f"level {name}" if part == "levels" else str(name)
             row = _change(label, *((of[part].get(name), _by(of, part, name)) for of in (before, after)))
             table.add_row(*row, end_section=name == names[-1])
-    _print(table)
+    show_table(table)
 
 
 def only_figures(found: Mapping[str, Any]) -> None:
     """Print the one evaluation of a run without steps; of a mapping, each entry; a figure with its interval."""
-    table = Table(title="evaluation", box=box.ROUNDED if _console.is_terminal else box.ASCII2, show_edge=False)
+    table = Table(title="evaluation", box=table_box(), show_edge=False)
     table.add_column("", overflow="fold")
     table.add_column("", justify="right", overflow="fold")
     for name, value in found.items():
@@ -117,7 +101,7 @@ def only_figures(found: Mapping[str, Any]) -> None:
                 table.add_row(Text(f"{name} {key}".strip()), Text(text + ("" if key else _ends(found, name))))
         if isinstance(value, list) and not _is_interval(name):
             table.add_row(Text(name), Text("; ".join(map(str, value)) or "nothing"))
-    _print(table)
+    show_table(table)
 
 
 def closing_figures(
@@ -131,7 +115,7 @@ def closing_figures(
     for name, first, last in _numbers(before, after):
         cells = (f"{first:.4f}{_ends(before, name)}", f"{last:.4f}{_ends(after, name)}")
         table.add_row(*map(Text, (name, *cells, f"{last - first:+.4f}{_ends(gain, name, '+')}")))
-    _print(table)
+    show_table(table)
 
 
 def _is_interval(name: str) -> bool:
@@ -167,16 +151,11 @@ def _numbers(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[
 
 def _table(title: str) -> Table:
     """A comparison with three columns."""
-    shape = box.ROUNDED if _console.is_terminal else box.ASCII2
-    table = Table(title=title, box=shape, show_edge=False, pad_edge=False)
+    table = Table(title=title, box=table_box(), show_edge=False, pad_edge=False)
     table.add_column("", overflow="fold")
     for name in ("before", "after", "change"):
         table.add_column(name, justify="right", overflow="fold")
     return table
-
-
-def _print(table: Table) -> None:
-    (_console if _console.is_terminal else Console(width=PLAIN_WIDTH)).print(table)
 
 
 def _figures(metrics: Mapping[str, object], names: Sequence[str], watch: str) -> list[str]:

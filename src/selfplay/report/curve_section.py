@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from selfplay.report.figure_store import COLOURS, Album, Picture
-from selfplay.report.figures import Line, draw_lines
+from selfplay.plots.figure_store import COLOURS, Album, Picture
+from selfplay.plots.figures import Line, draw_lines
 from selfplay.report.measures import Measure, important, number
 from selfplay.report.questions import goodhart
 from selfplay.report.statistics import curves

@@ -1,4 +1,4 @@
-"""The main program of each process of the sandbox: shut in, say so, then run code or tests. Runs inside the sandbox."""
+"""The main program of each process of the sandbox: isolate it, then run code or tests. Runs inside the sandbox."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from selfplay.sandbox import child, confine, judge, namespaces, seccomp
 
 
 def main(job: dict[str, Any]) -> None:
-    """Do a job; what is told goes to stdout as lines of JSON, the first of them when the walls stand, or do not."""
+    """Do a job; what is told goes to stdout as lines of JSON, the first of them once it is isolated, or cannot be."""
     out = os.dup(1)
 
     def tell(what: dict[str, object]) -> None:
@@ -18,7 +18,7 @@ def main(job: dict[str, Any]) -> None:
         if job["isolation"] == "none":
             confine.die_with_starter()
         else:
-            _shut(job)
+            _isolate(job)
         if "tests" in job:
             judge.prepare()
             confine.limit(job)
@@ -31,7 +31,7 @@ def main(job: dict[str, Any]) -> None:
     (judge if "tests" in job else child).run(job, tell)
 
 
-def _shut(job: dict[str, Any]) -> None:
+def _isolate(job: dict[str, Any]) -> None:
     """Everything but the limits of the process that runs code.
 
     Raises:

@@ -5,8 +5,8 @@ Language Self-Play (arXiv 2509.07414), Box 3: seven binary items, two on the que
 
 import re
 
-from selfplay.world.families import FAMILIES
-from selfplay.world.questions import parse
+from selfplay.tasks.tiny_world.families import FAMILIES
+from selfplay.tasks.tiny_world.questions import parse
 
 SCORES = range(8)
 _KINDS = {"number": r"\d+", "letters": r"[a-z]+", "yesno": r"yes|no"}

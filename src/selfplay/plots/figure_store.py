@@ -1,4 +1,4 @@
-"""Where figures are kept: as SVG in the page, and as PNG and SVG files; and the colours that both are made of.
+"""Where figures are kept: as SVG in a page, and as PNG and SVG files; and the colours and the style of all of them.
 
 Colours are Okabe and Ito's (2008), told apart by the colour-blind; from the eighth line on the dashes differ, too. Ink
 and grid are one colour, `INK`. The page replaces all of them by its own, so that a figure reads in the dark as well.
@@ -12,7 +12,7 @@ from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from selfplay.runs.files import replacing
+from selfplay.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,7 +21,7 @@ INK = "#1f2328"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 DASHES = ("-", "--", ":", "-.")
 GREY = "#b9bec4"
-DOTS_PER_INCH = 200
+DOTS_PER_INCH, PLAIN_DOTS_PER_INCH = 200, 120
 STYLE = {
     "font.family": "sans-serif",
     "font.size": 9.5,
@@ -85,6 +85,16 @@ class Album:
         picture = Picture(name, caption, alt, _inlined(vector.getvalue(), name))
         self.pictures.append(picture)
         return picture
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a figure that belongs to no page, on white.
+
+    Raises:
+        DiskError: it cannot be written; what was at `path` is still there.
+    """
+    with replacing(path) as draft:
+        figure.savefig(draft, format="png", dpi=PLAIN_DOTS_PER_INCH, transparent=False, facecolor="white")
 
 
 def _inlined(svg: str, name: str) -> str:

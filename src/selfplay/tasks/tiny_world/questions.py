@@ -8,8 +8,8 @@ from functools import lru_cache
 from random import Random
 
 from selfplay.core import SelfplayError
-from selfplay.world.families import FAMILIES, Family
-from selfplay.world.operands import LEVELS
+from selfplay.tasks.tiny_world.families import FAMILIES, Family
+from selfplay.tasks.tiny_world.operands import LEVELS
 
 FIELDS = {"a": r"\d{1,6}", "b": r"\d{1,6}", "ns": r"\d{1,4}(?: \d{1,4})+", "n": r"\d", "w": r"[a-z]+", "c": r"[a-z]"}
 HELD_OUT_SHARE = 8  # one in this many sets of operands is held out

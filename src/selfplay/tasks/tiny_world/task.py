@@ -6,11 +6,11 @@ from random import Random
 from selfplay.core import at_least
 from selfplay.options import Count, Seed
 from selfplay.tasks.task import Item, Task
-from selfplay.world import Question, draw_text, held_out, parse
+from selfplay.tasks.tiny_world.questions import Question, draw_text, held_out, parse
 
 
 class TinyWorld(Task):
-    """The questions of `selfplay.world`; any text of its wordings is known, whoever wrote it.
+    """The questions of `selfplay.tasks.tiny_world`; any text of its wordings is known, whoever wrote it.
 
     Args:
         per_cell: held-out questions for each family and level.

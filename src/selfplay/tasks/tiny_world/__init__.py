@@ -4,10 +4,11 @@ It is to this project what the fruit fly is to genetics: small enough that a mod
 minutes, rich enough that there are things it can do, things it does wrong out of habit, and things it cannot do.
 """
 
-from selfplay.world.families import FAMILIES, Family
-from selfplay.world.operands import LEVELS
-from selfplay.world.questions import Question, draw, draw_text, held_out, is_held_out, parse
-from selfplay.world.rubric import SCORES, rubric
+from selfplay.tasks.tiny_world.families import FAMILIES, Family
+from selfplay.tasks.tiny_world.operands import LEVELS
+from selfplay.tasks.tiny_world.questions import Question, draw, draw_text, held_out, is_held_out, parse
+from selfplay.tasks.tiny_world.rubric import SCORES, rubric
+from selfplay.tasks.tiny_world.task import TinyWorld
 
 __all__ = [
     "FAMILIES",
@@ -15,6 +16,7 @@ __all__ = [
     "SCORES",
     "Family",
     "Question",
+    "TinyWorld",
     "draw",
     "draw_text",
     "held_out",

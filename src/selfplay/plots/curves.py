@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfplay.runs.files import replacing
+from selfplay.plots.figure_store import save_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,8 +36,7 @@ def draw_curves(metrics: list[dict[str, Any]], path: Path) -> None:
     _times(panels[5], metrics)
     for axes in panels:
         _finish(axes)
-    with replacing(path) as draft:
-        figure.savefig(draft, format="png", dpi=120)
+    save_png(figure, path)
 
 
 def _series(metrics: Metrics, key: str) -> tuple[list[int], list[float]]:

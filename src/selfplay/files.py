@@ -11,7 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from selfplay.core import SelfplayError
+from selfplay.errors import SelfplayError
 
 LONGEST = 2**27  # bytes of a line
 

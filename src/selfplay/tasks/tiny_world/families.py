@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from selfplay.world.operands import (
+from selfplay.tasks.tiny_world.operands import (
     LETTERS,
     Args,
     number_list,

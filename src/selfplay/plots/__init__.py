@@ -1,0 +1,1 @@
+"""All plots of the project: nothing else draws. A plot takes names and numbers, and knows no run."""

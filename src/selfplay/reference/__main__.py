@@ -1,0 +1,5 @@
+"""`python -m selfplay.reference`."""
+
+from selfplay.reference.page import main
+
+main()
