@@ -72,8 +72,8 @@ def stepped(
     update = make(cfg["update"], "update")(
         policy=policy, reference=reference, roles=("challenger", "solver"), optimizer=Capture
     )
-    metrics = update.step(played(policy, *overrides)[1])
-    return update.optimizer.gradients, metrics, update.last_advantages
+    learnt = update.step(played(policy, *overrides)[1])
+    return update.optimizer.gradients, learnt.metrics, learnt.advantages
 
 
 def paper_loss(

@@ -11,8 +11,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from selfplay import interrupts
+from selfplay.building import make
+from selfplay.commandline import as_typed
 from selfplay.config import check_config, check_entry
 from selfplay.core import SelfplayError
+from selfplay.derived import fill_in
 from selfplay.effect import check_effect, take_away
 from selfplay.renamed import refused_in
 from selfplay.runs.claim import Claim
@@ -78,6 +81,9 @@ def settled(cfg: DictConfig) -> Iterator[Start]:
         take_away(cfg, job.runtime.choices)
     if told := refused_in(cfg):
         raise SelfplayError(told)
+    for key in ("game", "seats", "players", "probes", "progress_metric", "optimized_metric"):
+        check_entry(cfg, key)
+    fill_in(cfg, make(cfg.game, "game"))
     read = check_config(cfg)
     check_effect(cfg, overrides, read)
     if cfg.steps == 0 and cfg.eval is None:
@@ -100,7 +106,7 @@ def overrides_of(job: DictConfig) -> list[str]:
     """The overrides of a job, as they were typed; `job` is Hydra's own part of the config."""
     overrides = OmegaConf.to_container(job.overrides.task, resolve=False)
     assert isinstance(overrides, list)
-    return overrides
+    return as_typed(overrides)
 
 
 def _resumed(cfg: DictConfig, folder: RunFolder, overrides: list[str]) -> DictConfig:

@@ -6,7 +6,7 @@ from typing import Annotated, Protocol
 import torch
 from torch import Tensor
 
-from selfplay.core import Batch, Policy, Update
+from selfplay.core import Batch, Learnt, Policy, Update
 from selfplay.options import Count, NotNegative, Number, OneOf, Range
 from selfplay.updates.aggregations import Aggregation
 from selfplay.updates.gradient_step import GradientStep, MakeOptimizer, check_compare, check_teachers, groups_of
@@ -81,10 +81,9 @@ class Imitation(Update):
         self.optimizer, self.teachers = self.gradient_step.optimizer, tuple(teachers)
         self.reference, self.keep, self.compare, self.aggregation = reference, keep, compare, aggregation
 
-    def step(self, batch: Batch) -> dict[str, float]:
+    def step(self, batch: Batch) -> Learnt:
         rate = self.gradient_step.begin()
         kept = self.keep(batch, groups_of(batch, self.compare))
-        self.last_advantages = kept.float()
         part = batch.rows(kept.nonzero()[:, 0])
 
         def losses(rows: Tensor, logprobs: Tensor) -> Tensor:
@@ -94,7 +93,8 @@ class Imitation(Update):
         metrics = self.gradient_step.descend(part, weights, losses)
         own = batch.rows(batch.on_policy.nonzero()[:, 0])
         measured = by_role(own, self.gradient_step.logprobs(self.reference, own)) if len(own) else {}
-        return metrics | rate | measured | {"kept": float(len(part)), "tokens/kept": float(part.mask.sum())}
+        metrics |= rate | measured | {"kept": float(len(part)), "tokens/kept": float(part.mask.sum())}
+        return Learnt(metrics, kept.float())
 
     def state_dict(self) -> dict[str, object]:
         return {**super().state_dict(), "steps": self.gradient_step.steps}

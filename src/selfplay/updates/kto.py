@@ -7,7 +7,7 @@ from typing import Annotated, Protocol
 import torch
 from torch import Tensor
 
-from selfplay.core import Batch, Policy, SelfplayError, Update, at_least
+from selfplay.core import Batch, Learnt, Policy, SelfplayError, Update, at_least
 from selfplay.options import Count, NotNegative, Number, OneOf, Positive, Range, Steps
 from selfplay.updates.advantages import centred
 from selfplay.updates.gradient_step import (
@@ -101,7 +101,7 @@ class KTO(Update):
         self.label, self.compare, self.beta = label, compare, beta
         self.desirable, self.undesirable = desirable, undesirable
 
-    def step(self, batch: Batch) -> dict[str, float]:
+    def step(self, batch: Batch) -> Learnt:
         rate = self.gradient_step.begin()
         magnet = self.frozen.get("magnet", self.reference)
         reference = self.gradient_step.logprobs(magnet, batch)
@@ -116,11 +116,11 @@ class KTO(Update):
             return kto(ratios, good, z, self.beta), weights
 
         metrics, ratios, pull = descend_on_ratios(self.gradient_step, part, reference[used], losses)
-        self.last_advantages = torch.zeros(len(batch)).index_add(0, used, pull)
         if self.refresh and self.gradient_step.steps % self.refresh == 0:
             self.frozen = {"magnet": self.policy.snapshot()}
         told = {"ties": float(len(batch) - len(used))} | {f"{r}/kl_baseline": value for r, value in baselines.items()}
-        return metrics | rate | by_role(batch, reference) | told | self._rewards(part, good, ratios)
+        metrics |= rate | by_role(batch, reference) | told | self._rewards(part, good, ratios)
+        return Learnt(metrics, torch.zeros(len(batch)).index_add(0, used, pull))
 
     def _baseline(self, batch: Batch, role: str, reference: Policy) -> float:
         """z of a role."""

@@ -6,7 +6,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from selfplay.core import Batch, Policy, SelfplayError, Update, at_least
+from selfplay.core import Batch, Learnt, Policy, SelfplayError, Update, at_least
 from selfplay.options import Count, NotNegative, OneOf, Positive, Range, Steps
 from selfplay.updates.gradient_step import (
     GradientStep,
@@ -71,7 +71,7 @@ class Pairwise(Update):
         self.policy, self.reference, self.refresh = policy, reference, refresh
         self.pairs, self.compare, self.objective, self.beta = pairs, compare, objective, beta
 
-    def step(self, batch: Batch) -> dict[str, float]:
+    def step(self, batch: Batch) -> Learnt:
         rate = self.gradient_step.begin()
         reference = self.gradient_step.logprobs(self.frozen.get("magnet", self.reference), batch)
         groups = groups_of(batch, self.compare)
@@ -88,11 +88,11 @@ class Pairwise(Update):
             return self.objective(*both, wins[pairs.chosen], wins[pairs.rejected], self.beta), weights
 
         metrics, ratios, pull = descend_on_ratios(self.gradient_step, batch.rows(used), reference[used], losses)
-        self.last_advantages = torch.zeros(len(batch)).index_add(0, used, pull)
         if self.refresh and self.gradient_step.steps % self.refresh == 0:
             self.frozen = {"magnet": self.policy.snapshot()}
         implied = self.beta * ratios
-        return metrics | rate | by_role(batch, reference) | _told(batch, pairs, implied[chosen], implied[rejected])
+        metrics |= rate | by_role(batch, reference) | _told(batch, pairs, implied[chosen], implied[rejected])
+        return Learnt(metrics, torch.zeros(len(batch)).index_add(0, used, pull))
 
     def state_dict(self) -> dict[str, object]:
         return {**super().state_dict(), "steps": self.gradient_step.steps}

@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from selfplay.core import Batch, Policy, SelfplayError, Update, at_least
+from selfplay.core import Batch, Learnt, Policy, SelfplayError, Update, at_least
 from selfplay.options import Count, NotNegative, OneOf, Range, Share, Steps
 from selfplay.updates.advantages import Advantage, Remembering
 from selfplay.updates.aggregations import Aggregation
@@ -104,14 +104,13 @@ class PolicyGradient(Update):
         self.mismatch = mismatch, mismatch_clip
         self.refers = measure_kl or regularizer.beta > 0 or mixture > 0
 
-    def step(self, batch: Batch) -> dict[str, float]:
+    def step(self, batch: Batch) -> Learnt:
         rate = self.gradient_step.begin()
         batch, tokens, told = self._corrected(batch)
         reference = self._reference(batch)
         paid = batch.payoffs + self.regularizer.payoff(batch.logprobs, reference, batch.mask)
-        advantages = self.last_advantages = self.advantage(
-            paid, groups_of(batch, self.compare), batch.roles, self._counts(batch, reference)
-        )
+        groups = groups_of(batch, self.compare)
+        advantages = self.advantage(paid, groups, batch.roles, self._counts(batch, reference))
         passes = [
             self._descend(batch.rows(rows), advantages[rows], reference[rows], None if tokens is None else tokens[rows])
             for _ in range(self.epochs)
@@ -119,7 +118,8 @@ class PolicyGradient(Update):
         ]
         if self.magnet_every and self.gradient_step.steps % self.magnet_every == 0:
             self.frozen = {"magnet": self.policy.snapshot()}
-        return _together(passes) | rate | by_role(batch, reference if self.refers else None) | told
+        measured = by_role(batch, reference if self.refers else None)
+        return Learnt(_together(passes) | rate | measured | told, advantages)
 
     def _corrected(self, batch: Batch) -> tuple[Batch, Tensor | None, dict[str, float]]:
         """The batch with the learner's own log-probs, and each token's weight; as it is where sampling is exact."""
