@@ -16,7 +16,21 @@ from conftest import Script
 from torch import Tensor
 from torch.nn import Parameter
 
-from selfplay.core import Ask, Batch, Episode, Game, Learnt, Play, Player, Policy, Reply, SelfplayError, Turn, Update, user
+from selfplay.core import (
+    Ask,
+    Batch,
+    Episode,
+    Game,
+    Learnt,
+    Play,
+    Player,
+    Policy,
+    Reply,
+    SelfplayError,
+    Turn,
+    Update,
+    user,
+)
 from selfplay.games.kuhn import Kuhn
 from selfplay.games.matrix import MatrixGame, matrix_game
 from selfplay.opponents.league import BASE, League

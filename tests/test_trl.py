@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, KTOTrainer, RLOOTrainer
 
-from selfplay.building import make
+from selfplay.building import make_later
 from selfplay.core import Batch
 from selfplay.models.load import load_tokenizer, resolve
 from selfplay.players.language_model import LanguageModel
@@ -143,7 +143,9 @@ def test_grpo_is_trls(trainer: GRPOTrainer, tiny: LanguageModel, ours: str) -> N
         "game=dataset", f"update={ours}", "regularizer=kl_forward", f"regularizer.beta={BETA}", "reward=verifier",
         f"player.max_tokens={LENGTH}", "update.max_grad_norm=inf", "update.epochs=1", "update.minibatches=1",
     )  # fmt: skip
-    update = make(cfg["update"], "update")(policy=policy, reference=reference, roles=("solver",), optimizer=Capture)
+    update = make_later(cfg["update"], "update")(
+        policy=policy, reference=reference, roles=("solver",), optimizer=Capture
+    )
     learnt = update.step(as_batch(made, rewards))
     metrics = learnt.metrics
     trainer.model.load_state_dict(start)

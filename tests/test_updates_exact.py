@@ -11,7 +11,7 @@ from conftest import config
 from scipy.optimize import brentq
 from torch import Tensor
 
-from selfplay.building import build, make
+from selfplay.building import build, make_later
 from selfplay.core import Ask, Batch, Episode, SelfplayError, Turn, Update, user
 from selfplay.players.tabular import Tabular
 from selfplay.rollout import collate, encode_replies, score_and_pay, turns_of
@@ -31,7 +31,7 @@ def table(spread: float = 0.5, temperature: float = 1.0) -> Tabular:
 def updated(policy: Tabular, name: str, *overrides: str) -> Update:
     """The configured update with plain gradient descent; its reference is the policy as it is."""
     cfg = config("game=demonstrations", "player=tabular", f"update={name}", *overrides)
-    update: Update = make(cfg["update"], "update")(policy=policy, reference=policy.snapshot(), roles=("solver",))
+    update: Update = make_later(cfg["update"], "update")(policy=policy, reference=policy.snapshot(), roles=("solver",))
     return update
 
 
@@ -230,7 +230,9 @@ def test_a_preference_step_is_the_gradient_in_one_piece() -> None:
     loss.backward()
     torch.testing.assert_close(policy.logits.detach(), before - logits.grad, atol=1e-7, rtol=0)
     assert metrics["loss"] == pytest.approx(loss.item())
-    assert learnt.advantages is not None and learnt.advantages.tolist() == pytest.approx([0.05, 0.0, -0.05])  # beta (1 - sigmoid(0))
+    assert learnt.advantages is not None and learnt.advantages.tolist() == pytest.approx(
+        [0.05, 0.0, -0.05]
+    )  # beta (1 - sigmoid(0))
 
 
 @pytest.mark.parametrize("name", ["dpo", "sppo", "kto", "rejection"])
@@ -285,7 +287,7 @@ def test_a_student_becomes_its_teacher() -> None:
     made = build(
         config(
             "game=kuhn", "player=tabular", "rollout=exact", "update=sft", "update.teachers=[expert]",
-            "seats.first=expert", "~update.role_weights.first",
+            "seats.first=expert",
             "+players.expert={_target_: selfplay.players.tabular.Tabular, states: 12, actions: 2, spread: 1.0, "
             "temperature: 1.0, seed: 7}", "update.optimizer.lr=8",
         )

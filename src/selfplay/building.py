@@ -1,7 +1,7 @@
 """From a composed config to the things of a run; the one place where `_target_`s become objects."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -67,15 +67,15 @@ def build(cfg: DictConfig) -> Experiment:
     referees = referees_of(cfg)
     with _making("update"):
         roles = [role for role, name in seated.items() if name == "learner"]
-        update: Update = _later(cfg["update"])(policy=learner, reference=policies["reference"], roles=roles)
-        check_partials(cfg["update"], "update")
+        made_update = make_later(cfg["update"], "update")
+        update: Update = made_update(policy=learner, reference=policies["reference"], roles=roles)
     _check_teachers(update, seated)
     if learner.samples_exactly and isinstance(gradient_step := getattr(update, "gradient_step", None), GradientStep):
         gradient_step.compare = Mismatch(learner)
     check_answers(game, update, roles)
     _check_judged(game, referees)
     with _making("opponent"):
-        opponent: Matchmaker = _later(cfg.opponent)(
+        opponent: Matchmaker = make_later(cfg.opponent, "opponent")(
             seated=seated, players=everybody, game=game, referees=referees, update=update
         )
     return Experiment(game, opponent, policies, referees, update, make(cfg.rollout, "rollout"), evaluation_of(cfg))
@@ -148,9 +148,16 @@ def _instance(node: Any) -> Any:
     return None if node is None else instantiate(node, _convert_="all")
 
 
-def _later(node: Any) -> Any:
-    """What makes a part that is given more than its node says; the node need not say `_partial_`."""
-    return instantiate(node, _convert_="all", _partial_=True)
+def make_later(node: Any, name: str) -> Callable[..., Any]:
+    """A function that makes a part from its config and from what else it is given; the config need not say `_partial_`.
+
+    Raises:
+        SelfplayError: as of `make`.
+    """
+    with _making(name):
+        made: Callable[..., Any] = instantiate(node, _convert_="all", _partial_=True)
+        check_partials(node, name)
+        return made
 
 
 @contextmanager

@@ -54,7 +54,8 @@ def loop(experiment: Experiment, cfg: DictConfig, session: Session) -> None:
         learnt = Learnt.of(experiment.update.step(batch))
         first.after(learnt.metrics)
         session.note(silence.after(learnt.metrics))
-        times = {"time/play": played - start, "time/score": scored - played, "time/update": time.perf_counter() - scored}
+        ended = time.perf_counter()
+        times = {"time/play": played - start, "time/score": scored - played, "time/update": ended - scored}
         metrics = of_episodes(episodes) | of_referees(experiment.referees) | learnt.metrics | times
         metrics |= experiment.opponent.after(step, episodes)
         session.record(step, episodes, [turn for _, turn in turns], metrics, learnt.advantages)

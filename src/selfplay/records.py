@@ -165,7 +165,7 @@ class Learnt:
             thing.
     """
 
-    metrics: Mapping[str, float]
+    metrics: dict[str, float]
     advantages: Tensor | None = None
 
     @classmethod
@@ -176,11 +176,11 @@ class Learnt:
             SelfplayError: it is neither.
         """
         if isinstance(found, Mapping):
-            return cls(found)
+            return cls(dict(found))
         if not isinstance(found, cls):
             raise SelfplayError(
-                f"an update's step returned a {type(found).__name__}; let it return Learnt(metrics, advantages), or the "
-                "metrics alone"
+                f"an update's step returned a {type(found).__name__}; let it return Learnt(metrics, advantages), or "
+                "the metrics alone"
             )
         return found
 

@@ -26,7 +26,7 @@ class Kuhn(Game):
     roles = ("chance", "first", "second")
     zero_sum = True
 
-    def __init__(self, forfeit: NotNegative) -> None:
+    def __init__(self, forfeit: NotNegative = 2.0) -> None:
         self.forfeit = forfeit
 
     def play(self) -> Play:

@@ -33,10 +33,10 @@ class Negotiation(Game):
 
     def __init__(
         self,
-        items: Annotated[Sequence[Count], NotEmpty()],
-        total: Count,
-        rounds: Annotated[int, Range(2, 1000)],
-        forfeit: Positive,
+        items: Annotated[Sequence[Count], NotEmpty()] = (2, 1, 1),
+        total: Count = 4,
+        rounds: Annotated[int, Range(2, 1000)] = 3,
+        forfeit: Positive = 4.0,
     ) -> None:
         at_least(1, total=total, **{f"item {kind + 1}": count for kind, count in enumerate(items)})
         at_least(2, rounds=rounds)

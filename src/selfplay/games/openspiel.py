@@ -29,7 +29,7 @@ class OpenSpiel(Game):
         SelfplayError (when playing): chance replies what is no outcome.
     """
 
-    def __init__(self, name: Name, forfeit: NotNegative | None) -> None:
+    def __init__(self, name: Name, forfeit: NotNegative | None = None) -> None:
         self.game = _load(name)
         kind = self.game.get_type()
         if kind.dynamics.name == "MEAN_FIELD":

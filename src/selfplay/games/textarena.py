@@ -52,7 +52,9 @@ class TextArena(Game):
         SelfplayError (when playing): chance draws what is no seed, or the game fails or ends without a number a player.
     """
 
-    def __init__(self, name: Name, players: Annotated[int, Range(1, 100)], boards: Count, max_turns: Count) -> None:
+    def __init__(
+        self, name: Name, players: Annotated[int, Range(1, 100)] = 2, boards: Count = 1000, max_turns: Count = 200
+    ) -> None:
         at_least(1, players=players, boards=boards, max_turns=max_turns)
         self.name, self.boards, self.max_turns = name, boards, max_turns
         self.players = tuple(f"player_{i}" for i in range(players))
