@@ -32,6 +32,14 @@ RESUMABLE = (
     "player.batch_size",
     "update.micro_batch",
 )
+FOLLOWERS = {  # key -> the parts whose option of that name follows it in conf/
+    "steps": (
+        "selfplay.updates.schedules.linear",
+        "selfplay.updates.schedules.cosine",
+        "selfplay.opponents.league.League",
+    ),
+    "device": ("selfplay.players.language_model.LanguageModel", "selfplay.referees.reward_model.RewardModel"),
+}
 NO_PART = ("resume", "sweep", "trust", "overrides")  # of what a run computes: how it was asked for
 PARTS = (  # of every config
     "game", "task", "player", "seats", "players", "reward", "quality", "probes", "regularizer", "schedule", "update",
@@ -183,15 +191,15 @@ def _change(config: DictConfig, key: str, source: DictConfig) -> None:
     old, new = OmegaConf.select(config, key), OmegaConf.select(source, key)
     if old == new:
         return
-    if key in ("device", "steps"):
+    if key in FOLLOWERS:
         _move(config, key, old, new)
     OmegaConf.update(config, key, new)
 
 
 def _move(node: DictConfig, name: str, old: object, new: object) -> None:
-    """What followed `name` when the config was composed follows it still."""
-    for key, value in node.items():
+    """What followed `name` when the config was composed follows it still: options of the parts in FOLLOWERS."""
+    for value in node.values():
         if isinstance(value, DictConfig):
             _move(value, name, old, new)
-        elif key == name and value == old:
-            node[key] = new
+    if "_target_" in node and node["_target_"] in FOLLOWERS[name] and name in node and node[name] == old:
+        node[name] = new
