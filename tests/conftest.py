@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from selfplay.commandline import arguments
 from selfplay.core import Ask, Player, Policy, Referee, Reply, Turn
 from selfplay.engines.versions import Version
 from selfplay.players.language_model import LanguageModel
@@ -80,7 +81,7 @@ def config(*overrides: str) -> DictConfig:
 @cache
 def _composed(overrides: tuple[str, ...]) -> DictConfig:
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return compose("config", list(overrides))
+        return compose("config", arguments(overrides, [CONF]))
 
 
 def plain_logprobs(model: PreTrainedModel, prompt: Sequence[int], reply: Sequence[int]) -> Tensor:

@@ -214,7 +214,7 @@ def test_one_step_makes_what_is_paid_likelier(learner: LanguageModel) -> None:
     turns = turns_of(episodes, "a")
     assert {t.payoff for _, t in turns} == {0.0, 1.0}
     [before] = learner.probabilities([ASK])
-    metrics = update.step(collate(turns))
+    metrics = update.step(collate(turns)).metrics
     [after] = learner.probabilities([ASK])
     paid = OPTIONS.index("a")
     assert after[paid] > before[paid] + 0.01

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from peft import LoraConfig
 
 from selfplay.building import build
-from selfplay.config import check_config
+from selfplay.config import LAST, check_config
 from selfplay.experiment import Experiment
 
 SOURCES = [*sorted((cli.ROOT / "src").rglob("*.py")), cli.ROOT / "run.py"]
@@ -29,6 +29,57 @@ def test_every_yaml_builds(choice: str) -> None:
     assert ("quality" in made.referees, "reward" in made.referees) == (bool(config.quality), bool(config.reward))
 
 
+# "Class.option" -> why the default run gives another value than the constructor's default.
+OF_THE_DEFAULT_RUN = {
+    "LanguageModel.max_tokens": "the embedded model's questions and answers are short",
+    "LanguageModel.batch_size": "it is small",
+    "LanguageModel.engine": "None is the embedded engine, too",
+    "PolicyGradient.role_weights": "alpha_Ch of the paper, where one looks for it",
+}
+DELIBERATE = OF_THE_DEFAULT_RUN | {  # the same, of the choice that is named; experiments may differ in anything
+    "Against.name": "opponent=random",
+    "Endpoint.cache": "endpoint=chat: runs of a folder share what was answered",
+    "IFBench.held_out_share": "eval=ifbench: all of it",
+    "IFBench.longest": "set by these tests",
+    "Imitation.keep": "update=sft",
+    "Imitation.role_weights": "alpha_Ch",
+    "Imitation.teachers": "update=sft",
+    "InLoss.estimator": "regularizer=kl_forward, literal, entropy",
+    "InPayoff.cost": "regularizer=kl_forward_payoff",
+    "KTO.role_weights": "alpha_Ch",
+    "LanguageModel.lora": "player=tiny_lora",
+    "LanguageModel.temperature": "player=smollm2: at 1 it rambles",
+    "League.every": "opponent=psro, league: an oracle is a longer way",
+    "League.exploit": "opponent=league",
+    "League.latest": "opponent=league, pfsp",
+    "League.matches": "opponent=psro: its table is measured",
+    "League.restart": "opponent=psro",
+    "League.rule": "opponent=psro, league, pfsp, recent",
+    "Nature.draw": "where Nature asks questions of a task",
+    "Pairwise.beta": "update=sppo",
+    "Pairwise.objective": "update=sppo",
+    "Pairwise.pairs": "update=spin",
+    "Pairwise.refresh": "update=spin, sppo: an iteration",
+    "Pairwise.role_weights": "alpha_Ch",
+    "Pairwise.teachers": "update=spin",
+    "PolicyGradient.advantage": "update=grpo, rloo, spiral, nash_md",
+    "PolicyGradient.aggregation": "update=grpo, dr_grpo, dapo, ppo",
+    "PolicyGradient.compare": "player=tabular: a state's own baseline",
+    "PolicyGradient.epochs": "update=ppo",
+    "PolicyGradient.max_grad_norm": "player=tabular",
+    "PolicyGradient.micro_batch": "player=tabular, hf",
+    "PolicyGradient.minibatches": "update=ppo",
+    "PolicyGradient.mixture": "update=nash_md",
+    "PolicyGradient.objective": "update=grpo, dr_grpo, dapo, ppo",
+    "PolicyGradient.optimizer": "player=tabular: plain gradient descent",
+    "PolicyGradient.regularizer": "regularizer=none, kl_reverse_payoff, kl_forward_payoff",
+    "PolicyGradient.schedule": "schedule=linear, cosine, harmonic",
+    "WrittenScore.max_tokens": "quality=selfjudge_rubric justifies itself first",
+    "adamw.lr": "player=hf, smollm2",
+    "clipped.high": "update=dapo",
+}
+
+
 def calls(node: Any, where: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     """Every node with a `_target_`."""
     if isinstance(node, dict):
@@ -38,21 +89,61 @@ def calls(node: Any, where: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
             yield from calls(value, f"{where}.{key}")
 
 
+def options(node: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in node.items() if key not in ("_target_", "_partial_")}
+
+
+def is_default(value: Any, default: Any) -> bool:
+    """Whether a yaml's value is the default of a signature; the options of parts are compared where they are made."""
+    if isinstance(value, dict) and "_target_" in value:
+        target = get_object(value["_target_"])
+        return default is target if value.get("_partial_") else type(default) is target
+    if isinstance(value, dict | list):
+        return value == (type(value)(default) if default is not None else type(value)())
+    return type(value) is type(default) and bool(value == default)
+
+
+def departures(*args: str) -> set[str]:
+    """The options of a composed config whose value is neither the default nor taken from elsewhere in the config."""
+    composed = cli.composed(*args)
+    resolved = OmegaConf.to_container(composed, resolve=True)
+    raw = dict(calls(OmegaConf.to_container(composed)))
+    found = set()
+    for where, node in calls(resolved):
+        if not node["_target_"].startswith("selfplay."):
+            continue
+        target = get_object(node["_target_"])
+        for key, value in options(node).items():
+            parameter = inspect.signature(target).parameters.get(key)
+            written = raw[where][key] if where in raw else None
+            followed = isinstance(written, str) and "${" in written and not isinstance(value, dict)
+            if parameter is None or parameter.default is parameter.empty or followed:
+                continue
+            if not is_default(value, parameter.default):
+                found.add(f"{target.__name__}.{key}")
+    return found
+
+
 @pytest.mark.parametrize("choice", cli.choices())
-def test_every_key_is_a_parameter_and_every_parameter_a_key(choice: str) -> None:
+def test_every_key_is_a_parameter_and_what_has_no_default_is_a_key(choice: str) -> None:
     config = OmegaConf.to_container(cli.composed(*cli.needing(choice)), resolve=True)
     found = list(calls(config))
     assert len(found) > 5
     for where, node in found:
         parameters = inspect.signature(get_object(node["_target_"])).parameters
-        keys = {key for key in node if key not in ("_target_", "_partial_")}
-        assert keys <= set(parameters), (
-            f"{where} of {choice}: {node['_target_']} does not know {keys - set(parameters)}"
-        )
+        keys, given = set(options(node)), set(LAST[where[1:]][1] if where[1:] in LAST else ())
+        named = {n for n, p in parameters.items() if p.kind is not p.VAR_KEYWORD}
+        assert keys <= named - given, f"{where} of {choice}: {node['_target_']} does not know {keys - named}"
         if not node.get("_partial_") and node["_target_"].startswith("selfplay."):
-            assert keys == set(parameters), f"{where} of {choice} leaves out {set(parameters) - keys}"
-        if where == ".update":
-            assert set(parameters) - keys == {"policy", "reference", "roles"}
+            needed = {n for n in named if parameters[n].default is inspect.Parameter.empty}
+            assert needed <= keys | given, f"{where} of {choice} leaves out {needed - keys}"
+
+
+def test_a_yaml_gives_the_default_of_the_constructor_or_another_value_on_purpose() -> None:
+    assert departures() == set(OF_THE_DEFAULT_RUN)
+    choices = [choice for choice in cli.choices() if not choice.startswith("experiment=")]
+    found = {option: choice for choice in choices for option in departures(*cli.needing(choice))}
+    assert set(found) == set(DELIBERATE), {option: found.get(option) for option in set(found) ^ set(DELIBERATE)}
 
 
 def test_the_keys_of_lora_are_peft_s() -> None:

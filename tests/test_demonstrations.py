@@ -130,7 +130,7 @@ def test_a_teacher_is_learnt() -> None:
     made = build(config("game=demonstrations", "update=sft", "update.optimizer.lr=1e-3", "reward=verifier"))
     lesson = [made.learner.encode_reply(FREE, "zzz")]
     turns = [(Episode(0, []), Turn(FREE, reply, payoff=0.0, player="teacher")) for reply in lesson]
-    losses = [made.update.step(collate(turns, "learner"))["loss"] for _ in range(4)]
+    losses = [made.update.step(collate(turns, "learner")).metrics["loss"] for _ in range(4)]
     assert losses[-1] < losses[0] - 0.1
 
 

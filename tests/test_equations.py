@@ -9,7 +9,7 @@ from conftest import Fixed, Script, config, perturb, plain_logprobs
 from torch import Tensor
 from torch.nn import Parameter
 
-from selfplay.building import make
+from selfplay.building import make, make_later
 from selfplay.core import Ask, Batch, Episode, Reply
 from selfplay.players.language_model import LanguageModel
 from selfplay.rollout import collate, play, score_and_pay
@@ -69,11 +69,11 @@ def stepped(
         "game=lsp", "update=lsp", f"regularizer={regularizer}", f"regularizer.beta={BETA}",
         f"update.role_weights.challenger={ALPHA}", "update.max_grad_norm=1e9", *overrides,
     )  # fmt: skip
-    update = make(cfg["update"], "update")(
+    update = make_later(cfg["update"], "update")(
         policy=policy, reference=reference, roles=("challenger", "solver"), optimizer=Capture
     )
-    metrics = update.step(played(policy, *overrides)[1])
-    return update.optimizer.gradients, metrics, update.last_advantages
+    learnt = update.step(played(policy, *overrides)[1])
+    return update.optimizer.gradients, learnt.metrics, learnt.advantages
 
 
 def paper_loss(

@@ -17,7 +17,6 @@ from selfplay.players.language_model import LanguageModel
 
 # what is wrong -> (the arguments, the words that must be in the sentence)
 BEFORE: dict[str, tuple[list[str], list[str]]] = {
-    "role without player": (["~seats.solver"], ["role 'solver' of LSP", "seats: challenger", "seats.solver=learner"]),
     "seat of nobody": (["seats.solver=bob"], ["seats.solver is 'bob'", "learner, reference", "name one"]),
     "seat of no role": (["+seats.jury=learner"], ["seats.jury", "roles: challenger, solver", "~seats.jury"]),
     "no learner": (["seats={challenger:reference,solver:reference}"], ["learner sits nowhere", "seats.challenger="]),

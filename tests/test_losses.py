@@ -310,14 +310,14 @@ def test_one_step_by_hand() -> None:
     """
     policy = Table([-1.0, -2.0, -3.0])
     update = made(policy)
-    metrics = update.step(batch())
+    learnt = update.step(batch())
+    metrics = learnt.metrics
     assert policy.values.tolist() == [0.0, 0.0, -4.0]
     assert metrics["grad_norm"] == pytest.approx(math.sqrt(6))
     assert metrics["loss"] == pytest.approx(0.0)  # -(0 * 1 + -2 / 2 + 2 / 2)
     assert metrics["a/entropy"] == 1.5
     assert metrics["b/entropy"] == 2.0  # 3 + 2 + 2 + 1 over four tokens
-    assert update.last_advantages is not None
-    assert update.last_advantages.tolist() == [0.0, -2.0, 2.0]
+    assert learnt.advantages is not None and learnt.advantages.tolist() == [0.0, -2.0, 2.0]
     assert policy.values.grad is None
 
 

@@ -17,7 +17,21 @@ from conftest import Script
 from torch import Tensor
 from torch.nn import Parameter
 
-from selfplay.core import Ask, Batch, Episode, Game, Play, Player, Policy, Reply, SelfplayError, Turn, Update, user
+from selfplay.core import (
+    Ask,
+    Batch,
+    Episode,
+    Game,
+    Learnt,
+    Play,
+    Player,
+    Policy,
+    Reply,
+    SelfplayError,
+    Turn,
+    Update,
+    user,
+)
 from selfplay.games.kuhn import Kuhn
 from selfplay.games.matrix import MatrixGame, matrix_game
 from selfplay.opponents.league import BASE, League
@@ -43,12 +57,12 @@ class Push(Update):
         self.policy = policy
         self.optimizer = torch.optim.SGD(policy.parameters(), lr=0.1, momentum=0.5)
 
-    def step(self, batch: Batch) -> dict[str, float]:
+    def step(self, batch: Batch) -> Learnt:
         [logits] = self.policy.parameters()
         logits.grad = torch.zeros_like(logits)
         logits.grad[:, 0] = -float(len(batch))
         self.optimizer.step()
-        return {}
+        return Learnt({})
 
     @property
     def momentum(self) -> float:

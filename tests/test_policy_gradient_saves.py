@@ -70,10 +70,10 @@ def test_silent_turns_and_the_reference_are_not_read(
         whole, part = (update.step(b) for update, b in zip(updates, batches, strict=True))
         monkeypatch.undo()
     assert sum(n for _, n in read) == 9 + 9 + turns and not any(n == 9 and own for own, n in read[2:])
-    assert {name for name in whole if name not in part} == {"solver/kl"}
+    assert {name for name in whole.metrics if name not in part.metrics} == {"solver/kl"}
     for name in ("loss", "grad_norm", "solver/entropy"):
-        assert part[name] == pytest.approx(whole[name], abs=1e-6)
-    assert updates[1].last_advantages is not None and len(updates[1].last_advantages) == 9
+        assert part.metrics[name] == pytest.approx(whole.metrics[name], abs=1e-6)
+    assert part.advantages is not None and len(part.advantages) == 9
     moved = [
         torch.cat([(p.detach() - q).flatten() for p, q in zip(policy.parameters(), start, strict=True)])
         for policy in policies
@@ -85,5 +85,5 @@ def test_a_regularizer_pulls_at_silent_turns_too(monkeypatch: pytest.MonkeyPatch
     policy = made()
     update = update_of(policy, measure_kl=False, regularizer=InLoss(k2, 0.1))
     read = count(policy, monkeypatch)
-    metrics = update.step(batch(policy, [2.0] * 9))
+    metrics = update.step(batch(policy, [2.0] * 9)).metrics
     assert sum(n for _, n in read) == 18 and "solver/kl" in metrics

@@ -16,6 +16,7 @@ from selfplay import reference
 from selfplay.commandline import mistake
 from selfplay.config import check_config
 from selfplay.project import CONF
+from selfplay.reference import page
 from selfplay.testing import check_game
 
 ROOT = Path(__file__).parents[1]
@@ -146,7 +147,7 @@ def test_the_reference_has_every_choice() -> None:
     made = reference.reference([CONF])
     for path in CONF.glob("*/*.yaml"):
         assert f"\n### {path.parent.name}={path.stem}\n" in made
-    assert {path.name for path in CONF.iterdir() if path.is_dir()} == set(reference.GROUPS)
+    assert {path.name for path in CONF.iterdir() if path.is_dir()} == set(page.GROUPS)
 
 
 EXAMPLE = '''

@@ -201,7 +201,7 @@ def test_every_update_resumes_to_the_same(choice: str, tmp_path: Path) -> None:
     args += ["update.optimizer._target_=torch.optim.AdamW", "update.optimizer.lr=0.1", "update.max_grad_norm=1"]
     args += ["schedule=harmonic", "schedule.half=2"]
     if "teachers" in update and update.teachers:
-        args += ["update.teachers=[expert]", "seats.first=expert", "~update.role_weights.first"]
+        args += ["update.teachers=[expert]", "seats.first=expert"]
         args += ["+players.expert={_target_: selfplay.players.nature.Nature, draw: null}"]
     whole = cli.finished(tmp_path / "whole", *args, "steps=4")
     parts = cli.finished(tmp_path / "parts", *args, "steps=2")

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, KTOTrainer, RLOOTrainer
 
-from selfplay.building import make
+from selfplay.building import make_later
 from selfplay.core import Batch
 from selfplay.models.load import load_tokenizer, resolve
 from selfplay.players.language_model import LanguageModel
@@ -143,13 +143,16 @@ def test_grpo_is_trls(trainer: GRPOTrainer, tiny: LanguageModel, ours: str) -> N
         "game=dataset", f"update={ours}", "regularizer=kl_forward", f"regularizer.beta={BETA}", "reward=verifier",
         f"player.max_tokens={LENGTH}", "update.max_grad_norm=inf", "update.epochs=1", "update.minibatches=1",
     )  # fmt: skip
-    update = make(cfg["update"], "update")(policy=policy, reference=reference, roles=("solver",), optimizer=Capture)
-    metrics = update.step(as_batch(made, rewards))
+    update = make_later(cfg["update"], "update")(
+        policy=policy, reference=reference, roles=("solver",), optimizer=Capture
+    )
+    learnt = update.step(as_batch(made, rewards))
+    metrics = learnt.metrics
     trainer.model.load_state_dict(start)
     assert metrics["loss"] == pytest.approx(loss.item(), abs=1e-5)
     assert metrics["logprob_mismatch"] > 0.01  # it has moved
-    torch.testing.assert_close(update.last_advantages, made["advantages"], atol=1e-5, rtol=0)
-    assert float(update.last_advantages.abs().max()) > 0.5
+    torch.testing.assert_close(learnt.advantages, made["advantages"], atol=1e-5, rtol=0)
+    assert float(learnt.advantages.abs().max()) > 0.5
     for ours_, right in zip(found, expected.values(), strict=True):
         torch.testing.assert_close(ours_, right, atol=2e-5, rtol=1e-4)
 

@@ -11,7 +11,7 @@ from conftest import config
 from scipy.optimize import brentq
 from torch import Tensor
 
-from selfplay.building import build, make
+from selfplay.building import build, make_later
 from selfplay.core import Ask, Batch, Episode, SelfplayError, Turn, Update, user
 from selfplay.players.tabular import Tabular
 from selfplay.rollout import collate, encode_replies, score_and_pay, turns_of
@@ -31,7 +31,7 @@ def table(spread: float = 0.5, temperature: float = 1.0) -> Tabular:
 def updated(policy: Tabular, name: str, *overrides: str) -> Update:
     """The configured update with plain gradient descent; its reference is the policy as it is."""
     cfg = config("game=demonstrations", "player=tabular", f"update={name}", *overrides)
-    update: Update = make(cfg["update"], "update")(policy=policy, reference=policy.snapshot(), roles=("solver",))
+    update: Update = make_later(cfg["update"], "update")(policy=policy, reference=policy.snapshot(), roles=("solver",))
     return update
 
 
@@ -112,10 +112,10 @@ def test_several_epochs_go_on_from_the_sampler() -> None:
         "update.aggregation._target_=selfplay.updates.aggregations.sequence_sum",
     )
     batch = said(twice, (0, 0, 1, 2), (1.0, 1.0, 0.0, -1.0), None)
-    metrics = updated(twice, "ppo", *args, "update.epochs=2").step(batch)
+    metrics = updated(twice, "ppo", *args, "update.epochs=2").step(batch).metrics
     one = updated(by_hand, "ppo", *args, "update.epochs=1")
     said(by_hand, (0,), (0.0,), None)  # so that it knows the state
-    first, second = one.step(batch), one.step(batch)
+    first, second = one.step(batch).metrics, one.step(batch).metrics
     assert torch.equal(twice.logits, by_hand.logits)
     assert metrics["logprob_mismatch"] == first["logprob_mismatch"] < 1e-6
     assert metrics["shift"] == second["logprob_mismatch"] > 0.1
@@ -164,7 +164,7 @@ def test_sppos_optimum_of_two() -> None:
         (Episode(i, []), Turn(ask, r, payoff=1.0 - i)) for i, r in enumerate(policy.reply_with([ask, ask], (0, 1)))
     ]
     for _ in range(300):
-        metrics = update.step(collate(turns))
+        metrics = update.step(collate(turns)).metrics
     goal = 2.0 * ((0.5 + float(torch.tensor(1.0).sigmoid())) / 2 - 0.5)
 
     def slope(p: float) -> float:
@@ -186,7 +186,7 @@ def test_spin_ends_where_the_teacher_is() -> None:
             torch.zeros(8), torch.zeros(8, dtype=torch.int64), weights, own.roles * 2, own.choices * 2, False,
             (True,) * 4 + (False,) * 4,
         )  # fmt: skip
-        metrics = update.step(both)
+        metrics = update.step(both).metrics
     torch.testing.assert_close(probabilities(policy).float(), teacher, atol=1e-3, rtol=0)
     assert metrics["pairs"] == 16 and metrics["solver/kl"] < 1e-6
 
@@ -222,15 +222,17 @@ def test_a_preference_step_is_the_gradient_in_one_piece() -> None:
     before = policy.logits.detach().clone()
     batch = said(policy, (0, 1, 2), (1.0, 0.0, -1.0), None)
     update = updated(policy, "dpo", "update.compare=group")
-    metrics = update.step(batch)
+    learnt = update.step(batch)
+    metrics = learnt.metrics
     logits = before.clone().requires_grad_()
     logp, ref = logits[0].log_softmax(0), before[0].log_softmax(0)
     loss = -torch.nn.functional.logsigmoid(0.1 * ((logp[0] - ref[0]) - (logp[2] - ref[2])))
     loss.backward()
     torch.testing.assert_close(policy.logits.detach(), before - logits.grad, atol=1e-7, rtol=0)
     assert metrics["loss"] == pytest.approx(loss.item())
-    assert update.last_advantages is not None
-    assert update.last_advantages.tolist() == pytest.approx([0.05, 0.0, -0.05])  # beta (1 - sigmoid(0))
+    assert learnt.advantages is not None and learnt.advantages.tolist() == pytest.approx(
+        [0.05, 0.0, -0.05]
+    )  # beta (1 - sigmoid(0))
 
 
 @pytest.mark.parametrize("name", ["dpo", "sppo", "kto", "rejection"])
@@ -238,7 +240,7 @@ def test_ties_teach_nothing(name: str) -> None:
     policy = table()
     before = policy.logits.detach().clone()
     batch = said(policy, (0, 1, 2), (2.0, 2.0, 2.0), None)
-    metrics = updated(policy, name, "update.compare=group").step(batch)
+    metrics = updated(policy, name, "update.compare=group").step(batch).metrics
     assert torch.equal(policy.logits.detach(), before)
     assert (metrics["loss"], metrics["grad_norm"], metrics["logprob_mismatch"]) == (0, 0, 0)
     assert metrics.get("pairs", metrics.get("kept", 0.0)) == 0
@@ -250,14 +252,15 @@ def test_kto_by_hand() -> None:
     policy = table(spread=0.0)
     batch = said(policy, (0, 1, 2), (1.0, -1.0, 0.0), None)
     update = updated(policy, "kto", "update.compare=group", "update.undesirable=3.0", "update.beta=0.4")
-    metrics = update.step(batch)
+    learnt = update.step(batch)
+    metrics = learnt.metrics
     slopes = torch.tensor([-0.1, 0.3, 0.0]) / 2
     gradient = torch.stack([s * (torch.eye(4)[i] - 0.25) for i, s in enumerate(slopes)]).sum(0)
     torch.testing.assert_close(policy.logits.detach()[0], -gradient)
     assert metrics["loss"] == pytest.approx((0.5 + 1.5) / 2) and metrics["ties"] == 1
     assert metrics["solver/kl_baseline"] == 0.0
-    assert update.last_advantages is not None  # what a turn is pulled with, before weights
-    assert update.last_advantages.tolist() == pytest.approx([0.1, -0.1, 0.0])
+    assert learnt.advantages is not None  # what a turn is pulled with, before weights
+    assert learnt.advantages.tolist() == pytest.approx([0.1, -0.1, 0.0])
 
 
 def test_ktos_baseline_is_in_the_loss() -> None:
@@ -265,7 +268,7 @@ def test_ktos_baseline_is_in_the_loss() -> None:
     policy = table(spread=0.0)
     update = updated(policy, "kto", "update.compare=group", "update.beta=1.0")
     policy.logits.data[0] = torch.tensor([0.7, 0.1, 0.1, 0.1]).log()
-    metrics = update.step(said(policy, (0, 0, 0, 1), (1.0, 1.0, 1.0, -1.0), None))
+    metrics = update.step(said(policy, (0, 0, 0, 1), (1.0, 1.0, 1.0, -1.0), None)).metrics
     up, down = np.log(0.7 / 0.25), np.log(0.1 / 0.25)
     z = (3 * up + down) / 4
     assert z > 0.5 and metrics["solver/kl_baseline"] == pytest.approx(z)
@@ -284,7 +287,7 @@ def test_a_student_becomes_its_teacher() -> None:
     made = build(
         config(
             "game=kuhn", "player=tabular", "rollout=exact", "update=sft", "update.teachers=[expert]",
-            "seats.first=expert", "~update.role_weights.first",
+            "seats.first=expert",
             "+players.expert={_target_: selfplay.players.tabular.Tabular, states: 12, actions: 2, spread: 1.0, "
             "temperature: 1.0, seed: 7}", "update.optimizer.lr=8",
         )

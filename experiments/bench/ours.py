@@ -85,7 +85,7 @@ def ours(args: argparse.Namespace) -> None:
         ]
         episodes = [Episode(number, []) for number in range(args.queries)]
         batch = collate([(episodes[i // args.answers], turn) for i, turn in enumerate(turns)], "learner")
-        metrics = update.step(batch)
+        metrics = update.step(batch).metrics
         synchronise(args.device)
         return told | {"update": time.perf_counter() - played, "logprob_mismatch": metrics["logprob_mismatch"]}
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         Batch,
         Episode,
         Game,
+        Learnt,
         Player,
         Policy,
         Referee,
@@ -34,7 +35,7 @@ _HOMES = {
     **dict.fromkeys(("build", "make"), "building"),
     **dict.fromkeys(
         (
-            *("Ask", "Batch", "Episode", "Game", "Player", "Policy"),
+            *("Ask", "Batch", "Episode", "Game", "Learnt", "Player", "Policy"),
             *("Referee", "Reply", "Turn", "Update", "user"),
         ),
         "core",
@@ -51,6 +52,7 @@ __all__ = [  # what follows the version numbers; everything else may move
     "Episode",
     "Experiment",
     "Game",
+    "Learnt",
     "Player",
     "Policy",
     "Referee",

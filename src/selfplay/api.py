@@ -57,19 +57,17 @@ def train(*overrides: str, folder: str | Path = "outputs/run", **options: object
 
 
 def compose(*overrides: str, **options: object) -> DictConfig:
-    """The config of a run, for `selfplay.build`: arguments and errors as of `train`."""
+    """The config of a run, for `selfplay.build`, which fills in what it leaves to the game: arguments as of `train`."""
     return _composed(_arguments(overrides, options))
 
 
 def _arguments(overrides: tuple[str, ...], options: dict[str, object]) -> list[str]:
-    from selfplay.commandline import mistake
+    from selfplay.commandline import arguments as given
     from selfplay.project import CONF, config_folders, import_from_here
 
     import_from_here()
     arguments = [*(f"{name}={'null' if value is None else value}" for name, value in options.items()), *overrides]
-    if told := mistake(arguments, [CONF, *config_folders().values()]):
-        raise SelfplayError(told)
-    return arguments
+    return given(arguments, [CONF, *config_folders().values()])
 
 
 def _composed(arguments: list[str], with_hydra: bool = False) -> DictConfig:

@@ -1,6 +1,7 @@
 """From a composed config to the things of a run; the one place where `_target_`s become objects."""
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +14,7 @@ from selfplay.checks import Mismatch, check_trainable
 from selfplay.comparisons import check_answers
 from selfplay.config import PAID
 from selfplay.core import Game, Player, Policy, Referee, SelfplayError, Update
+from selfplay.derived import fill_in
 from selfplay.evaluations.several import Several
 from selfplay.experiment import Experiment
 from selfplay.opponents.matchmaker import Matchmaker
@@ -34,10 +36,14 @@ MISTAKES = (
 def build(cfg: DictConfig) -> Experiment:
     """Build everything that the config names.
 
+    Whatever the config leaves to the game is filled in, see `selfplay.derived`; `cfg` stays as it is.
+
     Raises:
         SelfplayError: a part cannot be made, a role has no player, or a seat names nobody.
     """
     game: Game = make(cfg.game, "game")
+    cfg = copy.deepcopy(cfg)
+    fill_in(cfg, game)
     check_seats(game, cfg.seats)
     for role in cfg.seats:
         if role not in game.roles:
@@ -62,15 +68,17 @@ def build(cfg: DictConfig) -> Experiment:
     referees = referees_of(cfg)
     with _making("update"):
         roles = [role for role, name in seated.items() if name == "learner"]
-        update: Update = _instance(cfg["update"])(policy=learner, reference=policies["reference"], roles=roles)
-        check_partials(cfg["update"], "update")
+        made_update = make_later(cfg["update"], "update")
+        update: Update = made_update(policy=learner, reference=policies["reference"], roles=roles)
     _check_teachers(update, seated)
     if learner.samples_exactly and isinstance(gradient_step := getattr(update, "gradient_step", None), GradientStep):
         gradient_step.compare = Mismatch(learner)
     check_answers(game, update, roles)
     _check_judged(game, referees)
     with _making("opponent"):
-        opponent: Matchmaker = _instance(cfg.opponent)(seated=seated, players=everybody, game=game, referees=referees)
+        opponent: Matchmaker = make_later(cfg.opponent, "opponent")(
+            seated=seated, players=everybody, game=game, referees=referees
+        )
     rollout, trainee = make(cfg.rollout, "rollout"), Trainee(learner, policies["reference"], update)
     return Experiment(game, opponent, policies, referees, update, rollout, evaluation_of(cfg), trainee)
 
@@ -140,6 +148,18 @@ def make(node: Any, name: str) -> Any:
 def _instance(node: Any) -> Any:
     """Instantiate a node of the config; constructors get plain lists and dicts, which any library takes."""
     return None if node is None else instantiate(node, _convert_="all")
+
+
+def make_later(node: Any, name: str) -> Callable[..., Any]:
+    """A function that makes a part from its config and from what else it is given; the config need not say `_partial_`.
+
+    Raises:
+        SelfplayError: as of `make`.
+    """
+    with _making(name):
+        made: Callable[..., Any] = instantiate(node, _convert_="all", _partial_=True)
+        check_partials(node, name)
+        return made
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from selfplay.errors import SelfplayError
 from selfplay.renamed import refused
 from selfplay.secrets import holds_secret, told
 
@@ -15,6 +16,7 @@ ACTIONS = {  # flags of which Hydra takes one
     **dict.fromkeys(("--run", "-r"), "run"),
     **dict.fromkeys(("--shell-completion", "-sc"), "completion"),
 }
+OPEN = ("seats", "update.role_weights")  # mappings of which no yaml need name the keys
 
 
 def mistake(arguments: Sequence[str], folders: Sequence[Path]) -> str | None:
@@ -45,6 +47,27 @@ def mistake(arguments: Sequence[str], folders: Sequence[Path]) -> str | None:
         if (fault := _unknown_choice(argument, groups, folders)) is not None:
             return fault
     return None
+
+
+def arguments(typed: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """What Hydra is given: what was typed, with "++" before the keys of OPEN.
+
+    Raises:
+        SelfplayError: there is a mistake in it.
+    """
+    if told := mistake(typed, folders):
+        raise SelfplayError(told)
+    return [f"++{argument}" if _is_open(argument) else argument for argument in typed]
+
+
+def as_typed(given: Sequence[str]) -> list[str]:
+    """What was typed, from what Hydra was given."""
+    return [argument[2:] if _is_open(argument[2:]) else argument for argument in given]
+
+
+def _is_open(argument: str) -> bool:
+    key, equals, _ = argument.partition("=")
+    return bool(equals) and any(key == name or key.startswith(f"{name}.") for name in OPEN)
 
 
 def program() -> str:

@@ -31,8 +31,8 @@ OPTIONS: dict[str, Any] = {
     "resume": str | None,
     "sweep": str | None,
     "trust": str | Sequence[str] | None,
-    "progress_metric": Name,
-    "optimized_metric": Name,
+    "progress_metric": Name | None,  # None: see `selfplay.derived`
+    "optimized_metric": Name | None,
     "checkpoint": Checkpoints,
     "seats": Mapping[str, str],
     "game": Game,

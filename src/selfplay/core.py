@@ -20,11 +20,11 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from selfplay.errors import SelfplayError, at_least
-from selfplay.records import Ask, Batch, Episode, Message, Reply, Turn, option_index, score, user
+from selfplay.records import Ask, Batch, Episode, Learnt, Message, Reply, Turn, option_index, score, user
 
 __all__ = (
-    "Ask", "Batch", "Episode", "Game", "Message", "Play", "Player", "Policy", "Referee", "Reply", "SelfplayError",
-    "Turn", "Update", "at_least", "option_index", "score", "user",
+    "Ask", "Batch", "Episode", "Game", "Learnt", "Message", "Play", "Player", "Policy", "Referee", "Reply",
+    "SelfplayError", "Turn", "Update", "at_least", "option_index", "score", "user",
 )  # fmt: skip
 Play = Generator[list[Ask], list[Reply], dict[str, float] | None]
 
@@ -173,20 +173,18 @@ class Update(ABC):
 
     Attributes:
         optimizer: what changes the policy's parameters.
-        last_advantages: [B] of the last step's batch, for the transcripts; None where there is no such thing.
         frozen: policies that the rule remembers between steps, by name; a checkpoint holds them beside the learner.
         teachers: names of players, beside the learner, whose turns the rule is given, too; a batch marks them
             `off_policy`.
     """
 
     optimizer: Optimizer
-    last_advantages: Tensor | None = None
     frozen: Mapping[str, Policy] = {}
     teachers: tuple[str, ...] = ()
 
     @abstractmethod
-    def step(self, batch: Batch) -> dict[str, float]:
-        """Learn from the batch; return what is worth logging, finite."""
+    def step(self, batch: Batch) -> Learnt:
+        """Learn from the batch; return what is worth logging, and each turn's advantage where there are any."""
 
     def state_dict(self) -> dict[str, object]:
         """All that the rule remembers between steps, as tensors and plain values."""

@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from selfplay import interrupts
-from selfplay.commandline import mistake
+from selfplay.commandline import arguments
 from selfplay.errors import SelfplayError
 from selfplay.garbage import collected, hold_garbage
 from selfplay.project import CONF, config_folders, import_from_here
@@ -34,6 +34,7 @@ def loop(experiment: Experiment, cfg: DictConfig, session: Session) -> None:
     from selfplay.comparisons import Silence, check_batch
     from selfplay.console import say
     from selfplay.metrics import of_episodes, of_referees
+    from selfplay.records import Learnt
     from selfplay.rollout import collate, encode_replies, score_and_pay, turns_of
 
     first = FirstUpdate(experiment.learner, fresh=session.done == 0, tell=say)
@@ -49,14 +50,15 @@ def loop(experiment: Experiment, cfg: DictConfig, session: Session) -> None:
         scored = time.perf_counter()
         turns = turns_of(episodes, "learner", *experiment.update.teachers)
         first.before()
-        metrics = experiment.update.step(collate(encode_replies(turns, "learner", experiment.learner), "learner"))
-        first.after(metrics)
-        session.note(silence.after(metrics))
-        learnt = time.perf_counter()
-        times = {"time/play": played - start, "time/score": scored - played, "time/update": learnt - scored}
-        metrics = of_episodes(episodes) | of_referees(experiment.referees) | metrics | times
+        batch = collate(encode_replies(turns, "learner", experiment.learner), "learner")
+        learnt = Learnt.of(experiment.update.step(batch))
+        first.after(learnt.metrics)
+        session.note(silence.after(learnt.metrics))
+        ended = time.perf_counter()
+        times = {"time/play": played - start, "time/score": scored - played, "time/update": ended - scored}
+        metrics = of_episodes(episodes) | of_referees(experiment.referees) | learnt.metrics | times
         metrics |= experiment.after(step, episodes)
-        session.record(step, episodes, [turn for _, turn in turns], metrics)
+        session.record(step, episodes, [turn for _, turn in turns], metrics, learnt.advantages)
 
 
 def run(cfg: DictConfig) -> float:
@@ -110,11 +112,9 @@ def main() -> None:
     """The command line: compose the config from conf/ and the arguments, then run or sweep."""
     import_from_here()
     try:
-        told = mistake(sys.argv[1:], [CONF, *config_folders().values()])
+        sys.argv[1:] = arguments(sys.argv[1:], [CONF, *config_folders().values()])
     except SelfplayError as error:
-        told = str(error)
-    if told:
-        print(f"error: {told}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     hold_garbage()
     hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()

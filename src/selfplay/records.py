@@ -1,4 +1,7 @@
-"""What flows through the loop: an ask and its reply are a turn, turns make an episode, a step's turns are a batch."""
+"""What flows through the loop: an ask and its reply are a turn, turns make an episode, a step's turns are a batch.
+
+What an update gives back of a batch is `Learnt`.
+"""
 
 from __future__ import annotations
 
@@ -150,6 +153,36 @@ class Batch:
             self.sampled,
             tuple(self.off_policy[i] for i in index.tolist()) if self.off_policy else (),
         )
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What an update's step gives back.
+
+    Attributes:
+        metrics: what is worth logging, finite.
+        advantages: [B] what each turn of the batch was pulled with, for the transcripts; None where there is no such
+            thing.
+    """
+
+    metrics: dict[str, float]
+    advantages: Tensor | None = None
+
+    @classmethod
+    def of(cls, found: object) -> Learnt:
+        """What a step returned; metrics alone, as a plain mapping, are enough.
+
+        Raises:
+            SelfplayError: it is neither.
+        """
+        if isinstance(found, Mapping):
+            return cls(dict(found))
+        if not isinstance(found, cls):
+            raise SelfplayError(
+                f"an update's step returned a {type(found).__name__}; let it return Learnt(metrics, advantages), or "
+                "the metrics alone"
+            )
+        return found
 
 
 def user(text: str) -> tuple[Message, ...]:

@@ -173,12 +173,12 @@ class Walk:
 
     def check_partial(self, value: Any, kind: type, given: Collection[str], key: str) -> None:
         """Raise SelfplayError unless it is a part of this kind that is made later, with `given` beside its options."""
-        what = f"a part with a _target_ ({kind.__name__}) and _partial_: true, as in the yaml of its group under conf/"
+        what = f"a part with a _target_ ({kind.__name__}), as in the yaml of its group under conf/"
         if not _is_part(value):
             raise SelfplayError(f"{key} is {shown(value)}, but it must be {what}; change it")
         made = self.call(value, key, given)
         found = made.target if isinstance(made.target, type) else hints_of(made.target).get("return")
-        if not made.partial or (isinstance(found, type) and not issubclass(found, kind)):
+        if ("_partial_" in value and not made.partial) or (isinstance(found, type) and not issubclass(found, kind)):
             raise SelfplayError(f"{key} is made by {value['_target_']}, but it must be {what}; change it")
 
     def _target(self, node: DictConfig, key: str) -> tuple[Any, bool]:

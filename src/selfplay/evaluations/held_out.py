@@ -71,7 +71,7 @@ class HeldOut:
         SelfplayError: the temperature is negative, the task holds no questions out, or knows no right answers.
     """
 
-    def __init__(self, task: Task, temperature: Annotated[float, Range(0, 100)], every: Period) -> None:
+    def __init__(self, task: Task, temperature: Annotated[float, Range(0, 100)] = 0.0, every: Period = 20) -> None:
         at_least(1, every=every)
         if temperature < 0:
             raise SelfplayError(f"eval.temperature is {temperature}; use 0 for greedy answers, or more")

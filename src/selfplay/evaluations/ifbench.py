@@ -35,7 +35,7 @@ class InstructionFollowing:
         SelfplayError: the temperature is negative, or the task is another one.
     """
 
-    def __init__(self, task: IFBench, temperature: Annotated[float, Range(0, 100)], every: Period) -> None:
+    def __init__(self, task: IFBench, temperature: Annotated[float, Range(0, 100)] = 0.0, every: Period = 20) -> None:
         at_least(1, every=every)
         if temperature < 0:
             raise SelfplayError(f"eval.temperature is {temperature}; use 0 for greedy answers, or more")

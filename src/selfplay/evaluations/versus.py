@@ -34,7 +34,13 @@ class Versus:
         SelfplayError: nobody has this name, or the learner has no role to spare.
     """
 
-    def __init__(self, name: Name, episodes: Annotated[int, Range(2, 1_000_000)], every: Period, seed: Seed) -> None:
+    def __init__(
+        self,
+        name: Name = "reference",
+        episodes: Annotated[int, Range(2, 1_000_000)] = 128,
+        every: Period = 20,
+        seed: Seed = 0,
+    ) -> None:
         at_least(2, episodes=episodes)
         at_least(1, every=every)
         self.name, self.episodes, self.every, self.seed = name, episodes, every, seed

@@ -45,9 +45,9 @@ class WinRate:
         self,
         task: Task,
         referee: Referee,
-        opponent: Name,
-        temperature: Annotated[float, Range(0, 100)],
-        every: Period,
+        opponent: Name = "reference",
+        temperature: Annotated[float, Range(0, 100)] = 0.0,
+        every: Period = 20,
     ) -> None:
         at_least(1, every=every)
         if temperature < 0:

@@ -28,7 +28,11 @@ class Blotto(Game):
     zero_sum = True
 
     def __init__(
-        self, soldiers: Count, fields: Count, players: Annotated[int, Range(2, 100)], forfeit: NotNegative
+        self,
+        soldiers: Count = 5,
+        fields: Count = 3,
+        players: Annotated[int, Range(2, 100)] = 2,
+        forfeit: NotNegative = 3.0,
     ) -> None:
         at_least(1, soldiers=soldiers, fields=fields)
         at_least(2, players=players)

@@ -22,7 +22,7 @@ class Contest(Game):
     roles = ("chance", "first", "second")
     judged = ("first", "second")
 
-    def __init__(self, answers: Count, quality_weight: NotNegative) -> None:
+    def __init__(self, answers: Count = 4, quality_weight: NotNegative = 1.0) -> None:
         at_least(1, answers=answers)
         self.answers, self.quality_weight = answers, quality_weight
 

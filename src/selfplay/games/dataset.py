@@ -15,7 +15,7 @@ class Dataset(Game):
     roles = ("chance", "solver")
     judged = ("solver",)
 
-    def __init__(self, answers: Count, quality_weight: NotNegative) -> None:
+    def __init__(self, answers: Count = 8, quality_weight: NotNegative = 1.0) -> None:
         at_least(1, answers=answers)
         self.answers, self.quality_weight = answers, quality_weight
 

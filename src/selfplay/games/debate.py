@@ -23,7 +23,9 @@ class Debate(Game):
     roles = ("chance", "first", "second")
     judged = ("first", "second")
 
-    def __init__(self, rounds: Annotated[int, Range(1, 1000)], other: str) -> None:
+    def __init__(
+        self, rounds: Annotated[int, Range(1, 1000)] = 2, other: str = "What does the other debater say?"
+    ) -> None:
         at_least(1, rounds=rounds)
         self.rounds, self.other = rounds, other
 

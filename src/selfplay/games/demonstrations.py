@@ -16,7 +16,7 @@ class Demonstrations(Game):
 
     judged = ("solver",)
 
-    def __init__(self, answers: Whole, quality_weight: NotNegative) -> None:
+    def __init__(self, answers: Whole = 1, quality_weight: NotNegative = 1.0) -> None:
         at_least(0, answers=answers)
         self.answers, self.quality_weight = answers, quality_weight
         self.roles = ("chance", "teacher", "solver") if answers else ("chance", "teacher")

@@ -28,12 +28,12 @@ class IteratedDilemma(Game):
 
     def __init__(
         self,
-        rounds: Annotated[int, Range(1, 1000)],
-        temptation: Number,
-        reward: Number,
-        punishment: Number,
-        sucker: Number,
-        forfeit: NotNegative,
+        rounds: Annotated[int, Range(1, 1000)] = 5,
+        temptation: Number = 5.0,
+        reward: Number = 3.0,
+        punishment: Number = 1.0,
+        sucker: Number = 0.0,
+        forfeit: NotNegative = 5.0,
     ) -> None:
         at_least(1, rounds=rounds)
         if not temptation > reward > punishment > sucker:

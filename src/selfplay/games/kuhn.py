@@ -2,8 +2,8 @@
 
 from itertools import permutations
 
-from selfplay.core import Ask, Game, Play, SelfplayError, user
-from selfplay.games.rules import forfeited, illegal
+from selfplay.core import Ask, Game, Play, user
+from selfplay.games.rules import drawn, forfeited, illegal
 from selfplay.options import NotNegative
 
 CARDS = "JQK"
@@ -18,23 +18,19 @@ class Kuhn(Game):
 
     Args:
         forfeit: what an illegal reply costs; at least 2, the most that can be lost, or breaking the rules pays.
-
-    Raises (when playing):
-        SelfplayError: chance deals what is no deal.
     """
 
     roles = ("chance", "first", "second")
     zero_sum = True
 
-    def __init__(self, forfeit: NotNegative) -> None:
+    def __init__(self, forfeit: NotNegative = 2.0) -> None:
         self.forfeit = forfeit
 
     def play(self) -> Play:
         players = self.roles[1:]
-        [deal] = yield [Ask("chance", options=DEALS)]
-        if deal.text not in DEALS:
-            raise SelfplayError(f"chance dealt '{deal.text}' in Kuhn poker; seat Nature there: seats.chance=nature")
-        cards = deal.text.split()
+        luck = Ask("chance", options=DEALS)
+        [deal] = yield [luck]
+        cards = drawn(luck, deal).split()
         bets: list[str] = []
         while bets not in (["pass", "pass"], ["bet", "pass"], ["bet", "bet"]) and len(bets) < 3:
             turn = len(bets) % 2

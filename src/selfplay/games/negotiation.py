@@ -6,7 +6,7 @@ from math import prod
 from typing import Annotated
 
 from selfplay.core import Ask, Game, Message, Play, SelfplayError, at_least, user
-from selfplay.games.rules import forfeited, illegal
+from selfplay.games.rules import drawn, forfeited, illegal
 from selfplay.options import Count, NotEmpty, Positive, Range
 
 MOST = 100_000  # of proposals, and of values to look through
@@ -33,10 +33,10 @@ class Negotiation(Game):
 
     def __init__(
         self,
-        items: Annotated[Sequence[Count], NotEmpty()],
-        total: Count,
-        rounds: Annotated[int, Range(2, 1000)],
-        forfeit: Positive,
+        items: Annotated[Sequence[Count], NotEmpty()] = (2, 1, 1),
+        total: Count = 4,
+        rounds: Annotated[int, Range(2, 1000)] = 3,
+        forfeit: Positive = 4.0,
     ) -> None:
         at_least(1, total=total, **{f"item {kind + 1}": count for kind, count in enumerate(items)})
         at_least(2, rounds=rounds)
@@ -50,9 +50,8 @@ class Negotiation(Game):
 
     def play(self) -> Play:
         players = self.roles[1:]
-        values = [reply.text for reply in (yield [Ask("chance", options=self.values)] * 2)]
-        if not set(values) <= set(self.values):
-            raise SelfplayError(f"chance drew the values {values} in a negotiation; seat Nature: seats.chance=nature")
+        luck = Ask("chance", options=self.values)
+        values = [drawn(luck, reply) for reply in (yield [luck, luck])]
         offers: list[str] = []
         for turn in range(self.rounds):
             me = turn % 2

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from selfplay.core import Ask, Game, Message, Play, SelfplayError, user
-from selfplay.games.rules import forfeited, illegal
+from selfplay.games.rules import drawn, forfeited, illegal
 from selfplay.options import Name, NotNegative
 
 AND_THEN = "\n\nThen:\n"  # between the observations that one makes without moving
@@ -29,7 +29,7 @@ class OpenSpiel(Game):
         SelfplayError (when playing): chance replies what is no outcome.
     """
 
-    def __init__(self, name: Name, forfeit: NotNegative | None) -> None:
+    def __init__(self, name: Name, forfeit: NotNegative | None = None) -> None:
         self.game = _load(name)
         kind = self.game.get_type()
         if kind.dynamics.name == "MEAN_FIELD":
@@ -62,12 +62,9 @@ class OpenSpiel(Game):
             if state.is_chance_node():
                 outcomes, weights = zip(*state.chance_outcomes(), strict=True)
                 names = _names(state, state.current_player(), outcomes)
-                [reply] = yield [Ask("chance", options=names, weights=weights)]
-                if reply.text not in names:
-                    raise SelfplayError(
-                        f"chance replied '{reply.text}', no outcome in {self.name}; seat Nature: seats.chance=nature"
-                    )
-                state.apply_action(outcomes[names.index(reply.text)])
+                luck = Ask("chance", options=names, weights=weights)
+                [reply] = yield [luck]
+                state.apply_action(outcomes[names.index(drawn(luck, reply))])
                 continue
             together = state.is_simultaneous_node()
             legal = {p: state.legal_actions(p) for p in (range(len(seen)) if together else [state.current_player()])}

@@ -1,8 +1,22 @@
-"""What several games share: whether a reply is legal, and what it costs when it is not."""
+"""What several games share: what chance drew, whether a reply is legal, and what it costs when it is not."""
 
 from collections.abc import Collection, Sequence
 
-from selfplay.core import Ask, Reply
+from selfplay.core import Ask, Reply, SelfplayError
+
+
+def drawn(ask: Ask, reply: Reply) -> str:
+    """Which of its options chance replied.
+
+    Raises:
+        SelfplayError: none of them.
+    """
+    if reply.text not in ask.options:
+        raise SelfplayError(
+            f"chance replied '{reply.text}', which is none of its options ({', '.join(ask.options[:3])}, ...); seat "
+            "Nature there: seats.chance=nature"
+        )
+    return reply.text
 
 
 def illegal(asks: Sequence[Ask], replies: Sequence[Reply]) -> set[str]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from selfplay.core import Ask, Episode, Game, Message, Play, SelfplayError, at_least, user
+from selfplay.games.rules import drawn
 from selfplay.options import Holding, Name, NotEmpty, Range, Share
 
 GUESS = re.compile(r"\bI know the word\b(?:\W+It is\W+(\w+))?", re.IGNORECASE)
@@ -60,15 +61,13 @@ class Taboo(Game):
         self.attacker, self.defender = attacker, defender
 
     def play(self) -> Play:
-        [drawn] = yield [Ask("chance", options=self.words)]
-        if drawn.text not in self.words:
-            raise SelfplayError(
-                f"chance drew '{drawn.text}', no target of Taboo; seat Nature there: seats.chance=nature"
-            )
-        word = re.compile(rf"\b{re.escape(drawn.text)}\b", re.IGNORECASE)
+        luck = Ask("chance", options=self.words)
+        [reply] = yield [luck]
+        target = drawn(luck, reply)
+        word = re.compile(rf"\b{re.escape(target)}\b", re.IGNORECASE)
         said: list[str] = []
         for _ in range(self.turns):
-            [clue] = yield [Ask("attacker", _dialogue(self.attacker.replace("{word}", drawn.text), said))]
+            [clue] = yield [Ask("attacker", _dialogue(self.attacker.replace("{word}", target), said))]
             if word.search(clue.text) or GUESS.search(clue.text):
                 return _returns(0.0)
             said.append(clue.text)

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from selfplay.core import Ask, Game, Play, SelfplayError, at_least, user
+from selfplay.games.rules import drawn
 from selfplay.options import Count, Name, Range
 
 MISTAKES = (
@@ -52,7 +53,9 @@ class TextArena(Game):
         SelfplayError (when playing): chance draws what is no seed, or the game fails or ends without a number a player.
     """
 
-    def __init__(self, name: Name, players: Annotated[int, Range(1, 100)], boards: Count, max_turns: Count) -> None:
+    def __init__(
+        self, name: Name, players: Annotated[int, Range(1, 100)] = 2, boards: Count = 1000, max_turns: Count = 200
+    ) -> None:
         at_least(1, players=players, boards=boards, max_turns=max_turns)
         self.name, self.boards, self.max_turns = name, boards, max_turns
         self.players = tuple(f"player_{i}" for i in range(players))
@@ -61,12 +64,9 @@ class TextArena(Game):
 
     def play(self) -> Play:
         seeds = tuple(map(str, range(self.boards)))
-        [seed] = yield [Ask("chance", options=seeds)]
-        if seed.text not in seeds:
-            raise SelfplayError(
-                f"chance replied '{seed.text}', no seed of {self.name}; seat Nature: seats.chance=nature"
-            )
-        luck = _Luck(int(seed.text))
+        ask = Ask("chance", options=seeds)
+        [seed] = yield [ask]
+        luck = _Luck(int(drawn(ask, seed)))
         with luck.own():
             env = self._make(int(seed.text))
         for _ in range(self.max_turns):

@@ -26,7 +26,7 @@ class MLflow(Logger):
         SelfplayError: a package is missing, or `uri` holds a password.
     """
 
-    def __init__(self, experiment: Name, uri: Name | None) -> None:
+    def __init__(self, experiment: Name = "selfplay", uri: Name | None = None) -> None:
         require("mlflow", "mlflow", "sqlalchemy", "alembic")
         if uri is not None and re.search(r"//[^/@]*:[^/@]*@", uri):
             raise SelfplayError(

@@ -15,7 +15,7 @@ class Trackio(Logger):
     That folder cannot be the run's: Trackio reads it once a process, and a process may do many runs.
     """
 
-    def __init__(self, project: Name) -> None:
+    def __init__(self, project: Name = "selfplay") -> None:
         require("trackio", "trackio")
         self.project = project
 

@@ -21,7 +21,12 @@ class WandB(Logger):
         SelfplayError: the package is missing, or `mode` is neither offline nor online.
     """
 
-    def __init__(self, project: Name, entity: str | None, mode: Annotated[str, OneOf("offline", "online")]) -> None:
+    def __init__(
+        self,
+        project: Name = "selfplay",
+        entity: str | None = None,
+        mode: Annotated[str, OneOf("offline", "online")] = "offline",
+    ) -> None:
         require("wandb", "wandb")
         if mode not in MODES:
             raise SelfplayError(f"logger.wandb.mode is '{mode}'; choose one of {', '.join(MODES)}")

@@ -48,15 +48,15 @@ def check_alike(folders: Sequence[Path]) -> None:
                 "seat both tables against each other with selfplay crossplay"
             )
     first, configs = folders[0], [_config(folder) for folder in folders]
-    for folder, (file, config) in zip(folders, configs, strict=True):
+    for folder, (file, options) in zip(folders, configs, strict=True):
         if file != configs[0][0]:
             raise SelfplayError(
                 f"one of {first} and {folder} is a whole model and the other an adapter; merge the adapter into its "
                 "base model with peft, or leave one of them out"
             )
-        if config.get("quantization_config"):
+        if options.get("quantization_config"):
             raise SelfplayError(f"{folder} has quantised weights, which have no average; give it in full precision")
-        if found := _difference(configs[0][1], config):
+        if found := _difference(configs[0][1], options):
             raise SelfplayError(
                 f"{first} and {folder} are no models of one architecture ({found}); give those that are"
             )
@@ -141,19 +141,19 @@ def _config(folder: Path) -> tuple[str, dict[str, Any]]:
     """The name of the config in a folder, an adapter's or a whole model's, and what it says."""
     name = CONFIG if (folder / CONFIG).is_file() else WHOLE
     try:
-        config = json.loads((folder / name).read_text(encoding="utf-8"))
+        options = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SelfplayError(f"{folder / name} cannot be read ({error}); give another checkpoint") from error
-    if not isinstance(config, dict):
+    if not isinstance(options, dict):
         raise SelfplayError(f"{folder / name} is no config; give another checkpoint")
-    return name, config
+    return name, options
 
 
 def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """The first option in which two configs differ, in words; "" where all are alike."""
     base = "base_model_name_or_path"
     for key in (base, "revision", *sorted((one.keys() | other.keys()) - ORIGIN - UNLIKE)):
-        here, there = (_said(key, config.get(key)) for config in (one, other))
+        here, there = (_said(key, options.get(key)) for options in (one, other))
         if key == base and here and there:
             here, there = (resolve(str(name)) for name in (here, there))
         if here != there:
@@ -222,25 +222,25 @@ def _averaged(name: str, values: Sequence[Tensor], shares: Sequence[float], fold
     return total.to(values[0].dtype)
 
 
-def _widened(config: Mapping[str, Any], times: int, folder: Path) -> dict[str, Any]:
+def _widened(options: Mapping[str, Any], times: int, folder: Path) -> dict[str, Any]:
     """The config of an adapter of so many times the rank, and of the same scale: alpha / r, or alpha / sqrt(r).
 
     Raises:
         SelfplayError: of an adapter that is no plain sum.
     """
-    raw = str(config.get("init_lora_weights")).lower().startswith(("pissa", "olora"))
-    if raw or config.get("target_parameters"):
+    raw = str(options.get("init_lora_weights")).lower().startswith(("pissa", "olora"))
+    if raw or options.get("target_parameters"):
         reason = f"init_lora_weights={config['init_lora_weights']}" if raw else "target_parameters"
         raise SelfplayError(
             f"{folder} is an adapter with {reason}, which has no exact average as an adapter; merge each into its base "
             "model with peft, and average those"
         )
-    more = math.sqrt(times) if config.get("use_rslora") else times
-    patterns = {name: config.get(name) or {} for name in ("rank_pattern", "alpha_pattern")}
+    more = math.sqrt(times) if options.get("use_rslora") else times
+    patterns = {name: options.get(name) or {} for name in ("rank_pattern", "alpha_pattern")}
     return {
-        **config,
-        "r": times * config["r"],
-        "lora_alpha": more * config["lora_alpha"],
+        **options,
+        "r": times * options["r"],
+        "lora_alpha": more * options["lora_alpha"],
         "rank_pattern": {key: times * rank for key, rank in patterns["rank_pattern"].items()},
         "alpha_pattern": {key: more * alpha for key, alpha in patterns["alpha_pattern"].items()},
     }

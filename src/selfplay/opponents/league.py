@@ -15,7 +15,7 @@ import numpy as np
 from selfplay import digests
 from selfplay.core import Episode, Game, Player, Policy, Referee, SelfplayError, at_least
 from selfplay.opponents.matchmaker import LEARNER, Matchmaker, Seats, check_learner_roles, rotated
-from selfplay.opponents.rules import Rule
+from selfplay.opponents.rules import Rule, uniform
 from selfplay.opponents.table import Table, pairs, results
 from selfplay.options import Period, Seed, Share, Steps, Whole
 from selfplay.rollout import play, score_and_pay
@@ -43,7 +43,7 @@ class League(Matchmaker):
         matches: games of a new member against each other one, to measure the table; 0 leaves it to what is played.
         exact: measure the table by enumeration instead (games that can be enumerated).
         memory: what the learner's own results are worth a step later, from 0 to 1.
-        steps: of the whole run.
+        steps: of the whole run, so that it does not end while an exploiter is learning; None: nobody knows.
         seed: of the draws.
 
     Raises:
@@ -57,16 +57,16 @@ class League(Matchmaker):
         players: Mapping[str, Player],
         game: Game,
         referees: Mapping[str, Referee],
-        rule: Rule,
-        every: Period,
-        latest: Share,
-        restart: bool,
-        exploit: Steps,
-        matches: Whole,
-        exact: bool,
-        memory: Share,
-        steps: Steps,
-        seed: Seed,
+        rule: Rule = uniform,
+        every: Period = 10,
+        latest: Share = 0.0,
+        restart: bool = False,
+        exploit: Steps = 0,
+        matches: Whole = 0,
+        exact: bool = False,
+        memory: Share = 0.95,
+        steps: Steps | None = None,
+        seed: Seed = 0,
     ) -> None:
         super().__init__(seated, players)
         at_least(1, **{"opponent.every": every})
@@ -83,7 +83,7 @@ class League(Matchmaker):
         self.game, self.referees, self.rule = game, referees, rule
         self.every, self.latest, self.restart, self.exploit = every, latest, restart, exploit
         self.matches, self.exact, self.memory, self.seed = matches, exact, memory, seed
-        if self._exploiting(steps):
+        if steps is not None and self._exploiting(steps):
             raise SelfplayError(
                 f"steps={steps} ends while an exploiter is learning; make it a multiple of {every + exploit} "
                 "(opponent.every + opponent.exploit)"

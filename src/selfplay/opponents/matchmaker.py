@@ -81,7 +81,7 @@ class Against(Matchmaker):
         SelfplayError: nobody has this name, or the game leaves no role for an opponent.
     """
 
-    def __init__(self, seated: Seats, players: Mapping[str, Player], name: Name, **_: Any) -> None:
+    def __init__(self, seated: Seats, players: Mapping[str, Player], name: Name = "reference", **_: Any) -> None:
         super().__init__(seated, players)
         if name not in players or name == LEARNER:
             others = ", ".join(p for p in players if p != LEARNER)

@@ -11,7 +11,7 @@ from selfplay.players.mixture import GeometricMixture
 MIXTURE = "mixture"
 
 
-def against_mixture(seated: Seats, players: Mapping[str, Player], coefficient: Share, **_: Any) -> Against:
+def against_mixture(seated: Seats, players: Mapping[str, Player], coefficient: Share = 0.5, **_: Any) -> Against:
     """The learner in one of its roles, the mixture learner^(1 - c) reference^c in the others; the roles take turns.
 
     With a regularizer towards the reference the learner's fixed point is that of Nash-MD (2312.00886): pi in proportion

@@ -22,7 +22,7 @@ def uniform(table: Table, names: Sequence[str]) -> np.ndarray:
     return np.full(len(names), 1.0 / len(names))
 
 
-def recent(table: Table, names: Sequence[str], window: Count) -> np.ndarray:
+def recent(table: Table, names: Sequence[str], window: Count = 5) -> np.ndarray:
     """The newest `window` members alike, nobody else."""
     at_least(1, window=window)
     weights = np.zeros(len(names))
@@ -30,7 +30,7 @@ def recent(table: Table, names: Sequence[str], window: Count) -> np.ndarray:
     return weights
 
 
-def prioritised(table: Table, names: Sequence[str], power: Annotated[float, Range(0, 100)]) -> np.ndarray:
+def prioritised(table: Table, names: Sequence[str], power: Annotated[float, Range(0, 100)] = 2.0) -> np.ndarray:
     """In proportion to (1 - the learner's win-rate) ** power: who beats it is met most.
 
     Prioritised fictitious self-play (AlphaStar, Vinyals et al. 2019, f_hard); all alike once it beats everybody.

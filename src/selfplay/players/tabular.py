@@ -38,11 +38,11 @@ class Tabular(Policy):
 
     def __init__(
         self,
-        states: Count,
-        actions: Count,
-        spread: Annotated[float, Range(0, 100)],
-        temperature: Temperature,
-        seed: Seed,
+        states: Count = 4096,
+        actions: Count = 32,
+        spread: Annotated[float, Range(0, 100)] = 0.0,
+        temperature: Temperature = 1.0,
+        seed: Seed = 0,
     ) -> None:
         at_least(1, states=states, actions=actions)
         if temperature <= 0:

@@ -34,7 +34,7 @@ class Code(Referee):
         SelfplayError: a task of something else, or an isolation that there is not.
     """
 
-    def __init__(self, task: Task, parallel: Annotated[int, Range(1, 1000)], isolation: str = "auto") -> None:
+    def __init__(self, task: Task, parallel: Annotated[int, Range(1, 1000)] = 2, isolation: str = "auto") -> None:
         at_least(1, parallel=parallel)
         if not isinstance(task, Programs):
             raise SelfplayError(

@@ -36,6 +36,9 @@ def pause(stop: Event, seconds: float) -> None:
     stop.wait(seconds)
 
 
+PARAMETERS: Mapping[str, object] = {"temperature": 0.0, "max_tokens": 512}
+
+
 class Endpoint:
     """Asks many prompts at once and keeps every reply.
 
@@ -62,15 +65,15 @@ class Endpoint:
         self,
         url: Name,
         model: Name,
-        key: str | None,
-        parameters: Mapping[str, object],
-        timeout: Annotated[float, Range(0, 86400, above=True, below=True)],
-        retries: Annotated[int, Range(0, 1000)],
-        wait: Annotated[float, Range(0, 86400, above=True, below=True)],
-        longest_wait: Annotated[float, Range(0, 86400, above=True, below=True)],
-        parallel: Annotated[int, Range(1, 1000)],
-        cache: Name | None,
-        seed: Seed,
+        key: str | None = None,
+        parameters: Mapping[str, object] = PARAMETERS,
+        timeout: Annotated[float, Range(0, 86400, above=True, below=True)] = 120.0,
+        retries: Annotated[int, Range(0, 1000)] = 6,
+        wait: Annotated[float, Range(0, 86400, above=True, below=True)] = 1.0,
+        longest_wait: Annotated[float, Range(0, 86400, above=True, below=True)] = 60.0,
+        parallel: Annotated[int, Range(1, 1000)] = 16,
+        cache: Name | None = None,
+        seed: Seed = 0,
     ) -> None:
         at_least(0, **{"endpoint.retries": retries})
         at_least(1, **{"endpoint.parallel": parallel})

@@ -37,12 +37,12 @@ class RewardModel(Referee):
     def __init__(
         self,
         path: Name,
-        batch_size: Count,
-        chat: Mapping[str, Any],
-        truncate: bool,
-        attention: str,
-        dtype: Dtype,
-        device: Name,
+        batch_size: Count = 512,
+        chat: Mapping[str, Any] | None = None,
+        truncate: bool = True,
+        attention: str = "sdpa",
+        dtype: Dtype = "float32",
+        device: Name = "cpu",
     ) -> None:
         at_least(1, batch_size=batch_size)
         self.tokenizer = tokenizer_at(path)
@@ -56,7 +56,7 @@ class RewardModel(Referee):
                 "use one trained on preference pairs, with one label"
             )
         self.context = context_of(self.model)
-        self.chat, self.truncate = Chat(self.tokenizer, chat), truncate
+        self.chat, self.truncate = Chat(self.tokenizer, chat or {}), truncate
         self.scorer = Scorer(self.model, batch_size, self._pad, *self._examples())
 
     def score(self, turns: Sequence[Turn], players: Mapping[str, Policy]) -> Tensor:

@@ -70,7 +70,9 @@ class ExpectedScore(Referee):
         unreadable: the score where less than half of the probability lies on the score tokens.
     """
 
-    def __init__(self, prompt: Annotated[str, Holding("question", "answer")], begin: str, unreadable: Reward) -> None:
+    def __init__(
+        self, prompt: Annotated[str, Holding("question", "answer")], begin: str = "", unreadable: Reward = 0.0
+    ) -> None:
         self.prompt, self.begin, self.unreadable = prompt, begin, unreadable
 
     def score(self, turns: Sequence[Turn], players: Mapping[str, Policy]) -> Tensor:
@@ -110,9 +112,9 @@ class WrittenScore(Referee):
         self,
         prompt: Annotated[str, Holding("question", "answer")],
         pattern: Annotated[str, Expression(1)],
-        unreadable: Reward,
-        temperature: Annotated[float, Range(0, 100)],
-        max_tokens: Count | None,
+        unreadable: Reward = 0.0,
+        temperature: Annotated[float, Range(0, 100)] = 0.0,
+        max_tokens: Count | None = None,
     ) -> None:
         if max_tokens is not None:
             at_least(1, **{"quality.max_tokens": max_tokens})

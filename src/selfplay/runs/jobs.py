@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from selfplay import interrupts
-from selfplay.commandline import program
+from selfplay.commandline import as_typed, program
 from selfplay.console import plain, say
 from selfplay.core import SelfplayError
 from selfplay.files import append, lines, mend, to_disk
@@ -227,4 +227,4 @@ def _command(sweep: str) -> str:
     """What was typed, with the folder of the sweep where that had been left to the clock."""
     given = any(arg.startswith(("sweep=", "hydra.sweep.dir=")) for arg in sys.argv)
     start = ["python", sys.argv[0]] if program() != "selfplay" else ["selfplay"]
-    return shlex.join([*start, *sys.argv[1:], *([] if given else [f"hydra.sweep.dir={sweep}"])])
+    return shlex.join([*start, *as_typed(sys.argv[1:]), *([] if given else [f"hydra.sweep.dir={sweep}"])])

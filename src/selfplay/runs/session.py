@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from selfplay import interrupts, renamed
 from selfplay.building import make
@@ -50,7 +51,7 @@ class Session:
             self._restore()
         self.evals: dict[int, dict[str, Any]] = {m["step"]: m["eval"] for m in self.folder.metrics() if "eval" in m}
         self._saved = self.done
-        self.progress = Progress(cfg.steps, self.done, cfg.progress_metric)
+        self.progress = Progress(cfg.steps, self.done, str(cfg.progress_metric))
 
     def _restore(self) -> None:
         found = checkpoint.latest(self.folder)
@@ -124,17 +125,25 @@ class Session:
             raise interrupts.Stopped(number)
 
     def record(
-        self, step: int, episodes: Sequence[Episode], learnt: Sequence[Turn], metrics: Mapping[str, float]
+        self,
+        step: int,
+        episodes: Sequence[Episode],
+        learnt: Sequence[Turn],
+        metrics: Mapping[str, float],
+        advantages: Tensor | None,
     ) -> None:
         """Write the step's metrics and transcripts, evaluate and save a checkpoint when they are due.
+
+        Args:
+            learnt: the turns of the update's batch.
+            advantages: one a turn of them, where there are any.
 
         Raises:
             SelfplayError: there is no such metric as the optimised one.
         """
         self._optimized({**metrics, "eval": self.evals.get(0, {})})  # a wrong name is told now, not after the last step
-        self._check_watch(metrics)
+        self._check_watch({**self._evaluated(), **metrics})
         last = step == self.cfg.steps
-        advantages = self.experiment.update.last_advantages
         by_turn = {} if advantages is None else {id(t): a for t, a in zip(learnt, advantages.tolist(), strict=True)}
         self.folder.transcribe(step, episodes, by_turn)
         due = self.experiment.evaluation is not None and (last or step % self.experiment.evaluation.every == 0)
@@ -142,7 +151,7 @@ class Session:
         if last or step % self.cfg.checkpoint.every == 0:
             self._save(step)
         self.done = step
-        self.progress.update(step, metrics)
+        self.progress.update(step, {**self._evaluated(), **metrics})
 
     def _save(self, step: int) -> None:
         """Write the checkpoint of the step that was done last."""
@@ -158,6 +167,10 @@ class Session:
             frozen = {**self.experiment.update.frozen, **trainee.frozen}
             checkpoint.save(self.folder, step, self.experiment.learner, state, kept.keep, kept.keep_every, frozen)
         self._saved = step
+
+    def _evaluated(self) -> dict[str, float]:
+        """The figures of the last evaluation, as `eval/<figure>`."""
+        return numbers(self.evals[max(self.evals)], "eval/") if self.evals else {}
 
     def _check_watch(self, metrics: Mapping[str, object]) -> None:
         """Raise SelfplayError where somebody wants to watch what is not there; a role may be asked later."""

@@ -11,9 +11,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from selfplay import interrupts
+from selfplay.building import make
+from selfplay.commandline import as_typed
 from selfplay.config import check_config, check_entry
 from selfplay.console import say
 from selfplay.core import SelfplayError
+from selfplay.derived import fill_in
 from selfplay.effect import check_effect, take_away
 from selfplay.renamed import refused_in
 from selfplay.runs.claim import Claim
@@ -29,6 +32,14 @@ RESUMABLE = (
     "player.batch_size",
     "update.micro_batch",
 )
+FOLLOWERS = {  # key -> the parts whose option of that name follows it in conf/
+    "steps": (
+        "selfplay.updates.schedules.linear",
+        "selfplay.updates.schedules.cosine",
+        "selfplay.opponents.league.League",
+    ),
+    "device": ("selfplay.players.language_model.LanguageModel", "selfplay.referees.reward_model.RewardModel"),
+}
 NO_PART = ("resume", "sweep", "trust", "overrides")  # of what a run computes: how it was asked for
 PARTS = (  # of every config
     "game", "task", "player", "seats", "players", "reward", "quality", "probes", "regularizer", "schedule", "update",
@@ -78,6 +89,9 @@ def prepared(cfg: DictConfig) -> Iterator[Start]:
         take_away(cfg, job.runtime.choices)
     if told := refused_in(cfg):
         raise SelfplayError(told)
+    for key in ("game", "seats", "players", "probes", "progress_metric", "optimized_metric"):
+        check_entry(cfg, key)
+    fill_in(cfg, make(cfg.game, "game"))
     read = check_config(cfg)
     check_effect(cfg, overrides, read)
     if cfg.steps == 0 and cfg.eval is None:
@@ -100,7 +114,7 @@ def overrides_of(job: DictConfig) -> list[str]:
     """The overrides of a job, as they were typed; `job` is Hydra's own part of the config."""
     overrides = OmegaConf.to_container(job.overrides.task, resolve=False)
     assert isinstance(overrides, list)
-    return overrides
+    return as_typed(overrides)
 
 
 def _resumed(cfg: DictConfig, folder: RunFolder, overrides: list[str]) -> DictConfig:
@@ -177,15 +191,15 @@ def _change(config: DictConfig, key: str, source: DictConfig) -> None:
     old, new = OmegaConf.select(config, key), OmegaConf.select(source, key)
     if old == new:
         return
-    if key in ("device", "steps"):
+    if key in FOLLOWERS:
         _move(config, key, old, new)
     OmegaConf.update(config, key, new)
 
 
 def _move(node: DictConfig, name: str, old: object, new: object) -> None:
-    """What followed `name` when the config was composed follows it still."""
-    for key, value in node.items():
+    """What followed `name` when the config was composed follows it still: options of the parts in FOLLOWERS."""
+    for value in node.values():
         if isinstance(value, DictConfig):
             _move(value, name, old, new)
-        elif key == name and value == old:
-            node[key] = new
+    if "_target_" in node and node["_target_"] in FOLLOWERS[name] and name in node and node[name] == old:
+        node[name] = new

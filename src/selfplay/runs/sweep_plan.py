@@ -16,6 +16,7 @@ from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from selfplay.commandline import as_typed
 from selfplay.core import SelfplayError
 from selfplay.runs.safe_yaml import read_mapping
 
@@ -90,7 +91,7 @@ def _jobs(arguments: list[str], hydra: dict[str, Any], file: Path) -> list[list[
                 count *= sum(1 for _ in islice(override.sweep_string_iterator(), MOST))
             if count >= MOST:
                 raise SelfplayError(f"{file} is of {MOST} jobs or more, too many to be listed; count them yourself")
-        return [job for batch in BasicSweeper.split_arguments(overrides, None) for job in batch]
+        return [as_typed(job) for batch in BasicSweeper.split_arguments(overrides, None) for job in batch]
     except HydraException as error:
         raise SelfplayError(f"{file} cannot be expanded ({str(error).splitlines()[0]}); count its jobs") from error
 

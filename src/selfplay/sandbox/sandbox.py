@@ -64,9 +64,9 @@ class Sandbox:
         SelfplayError: a limit out of range, an isolation that there is not, or a setting of before.
     """
 
-    seconds: float
-    megabytes: int
-    file_megabytes: int
+    seconds: float = 5.0
+    megabytes: int = 512
+    file_megabytes: int = 16
     threads: int = 8
     isolation: str = "auto"
     isolated: object = None

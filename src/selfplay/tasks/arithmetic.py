@@ -39,10 +39,10 @@ class Arithmetic(Task):
 
     def __init__(
         self,
-        levels: Annotated[Sequence[Count], NotEmpty()],
-        per_level: Annotated[int, Range(1, 10_000)],
-        held_out_share: Annotated[float, Range(0, 1, above=True, below=True)],
-        seed: Seed,
+        levels: Annotated[Sequence[Count], NotEmpty()] = (1, 2, 3, 4, 5),
+        per_level: Annotated[int, Range(1, 10_000)] = 30,
+        held_out_share: Annotated[float, Range(0, 1, above=True, below=True)] = 0.125,
+        seed: Seed = 0,
     ) -> None:
         at_least(1, **{"task.per_level": per_level})
         check_share("task.held_out_share", held_out_share)

@@ -79,7 +79,7 @@ class IFBench(Task):
         SelfplayError (when drawing): all prompts are held out.
     """
 
-    def __init__(self, held_out_share: Share, longest: Count | None) -> None:
+    def __init__(self, held_out_share: Share = 0.5, longest: Count | None = None) -> None:
         check_share("task.held_out_share", held_out_share)
         benchmark = load()
         self.missing = benchmark.missing()

@@ -104,7 +104,7 @@ class RoleBaseline:
         decay: from 0 (the last batch alone) to just below 1.
     """
 
-    def __init__(self, decay: Annotated[float, Range(0, 1, below=True)]) -> None:
+    def __init__(self, decay: Annotated[float, Range(0, 1, below=True)] = 0.95) -> None:
         if not 0 <= decay < 1:
             raise SelfplayError(f"update.advantage.decay is {decay}; choose a number from 0 to below 1")
         self.decay = decay

@@ -1,18 +1,24 @@
 """Optimizer steps over a batch in micro-batches: what every update shares."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from selfplay.core import Batch, Policy, SelfplayError, at_least
+from selfplay.core import Batch, Policy, SelfplayError, Update, at_least
+from selfplay.options import OneOf, Range
 from selfplay.updates.schedules import Schedule
 
 TurnLosses = Callable[[Tensor, Tensor], Tensor]  # (row numbers [b], log-probs [b, t]) -> losses [b]
 MakeOptimizer = Callable[[Iterable[Parameter]], torch.optim.Optimizer]
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 COMPARE = ("group", "prompt")
+Compare = Annotated[str, OneOf(*COMPARE)]
+GradNorm = Annotated[float, Range(0, above=True)]
+ALIKE: Mapping[str, float] = MappingProxyType({})  # role_weights: every role weighs 1
 
 
 class GradientStep:
@@ -20,7 +26,7 @@ class GradientStep:
 
     Args:
         policy: what is trained.
-        roles: those of the learner.
+        roles: those of the learner; None: nobody knows.
         optimizer: parameters -> optimizer.
         schedule: number of the step, from 1 -> factor on the optimizer's learning rate.
         role_weights: role -> weight of its mean loss.
@@ -39,7 +45,7 @@ class GradientStep:
     def __init__(
         self,
         policy: Policy,
-        roles: Sequence[str],
+        roles: Sequence[str] | None,
         optimizer: MakeOptimizer,
         schedule: Schedule,
         role_weights: Mapping[str, float],
@@ -48,11 +54,12 @@ class GradientStep:
     ) -> None:
         at_least(1, micro_batch=micro_batch)
         not_negative(**{"update.max_grad_norm": max_grad_norm})
-        for role in set(role_weights) - set(roles):
-            raise SelfplayError(
-                f"update.role_weights names '{role}', but the learner's roles are {', '.join(roles)}; "
-                f"remove it with ~update.role_weights.{role} or seat the learner there"
-            )
+        for role in role_weights:
+            if roles is not None and role not in roles:
+                raise SelfplayError(
+                    f"update.role_weights names '{role}', but the learner's roles are {', '.join(roles)}; "
+                    f"remove it with ~update.role_weights.{role} or seat the learner there"
+                )
         schedule(1)  # a number out of range is told now
         self.policy, self.optimizer = policy, optimizer(policy.parameters())
         self.schedule, self.rates = schedule, [group["lr"] for group in self.optimizer.param_groups]
@@ -96,6 +103,37 @@ class GradientStep:
         return frozen_logprobs(policy, batch, self.micro_batch)
 
 
+class GradientUpdate(Update):
+    """What updates that follow a gradient share: the policy's optimizer, and a reference that may follow the policy.
+
+    Args:
+        policy: the learner.
+        reference: the learner as it was before the first step, frozen.
+        gradient_step: how it is optimized.
+    """
+
+    def __init__(self, policy: Policy, reference: Policy, gradient_step: GradientStep) -> None:
+        self.policy, self.reference, self.gradient_step = policy, reference, gradient_step
+        self.optimizer = gradient_step.optimizer
+
+    @property
+    def magnet(self) -> Policy:
+        """What the policy is held near: the reference, or the policy as it was some steps ago."""
+        return self.frozen.get("magnet", self.reference)
+
+    def move_magnet(self, every: int) -> None:
+        """At the end of a step: every so many steps the magnet becomes the policy as it is; 0 for never."""
+        if every and self.gradient_step.steps % every == 0:
+            self.frozen = {"magnet": self.policy.snapshot()}
+
+    def state_dict(self) -> dict[str, object]:
+        return {**super().state_dict(), "steps": self.gradient_step.steps}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        super().load_state_dict(state)
+        self.gradient_step.steps = state["steps"]  # type: ignore[assignment]
+
+
 def not_negative(**options: object) -> None:
     """Raise SelfplayError unless every option is a number, at least 0."""
     for name, value in options.items():
@@ -105,7 +143,7 @@ def not_negative(**options: object) -> None:
             )
 
 
-def check_weights(weights: Mapping[str, float], roles: Sequence[str]) -> None:
+def check_weights(weights: Mapping[str, float], roles: Sequence[str] | None) -> None:
     """Raise SelfplayError where all of the learner's roles have the weight 0; a learner without a role is taught."""
     if roles and all(weights.get(role, 1.0) == 0 for role in roles):
         raise SelfplayError(

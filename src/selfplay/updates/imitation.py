@@ -1,19 +1,30 @@
 """Supervised learning on turns that are worth it: a teacher's, or the learner's own best."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from selfplay.core import Batch, Policy, Update
-from selfplay.options import Count, NotNegative, Number, OneOf, Range
-from selfplay.updates.aggregations import Aggregation
-from selfplay.updates.gradient_step import GradientStep, MakeOptimizer, check_compare, check_teachers, groups_of
+from selfplay.core import Batch, Learnt, Policy
+from selfplay.options import Count, NotNegative, Number
+from selfplay.updates.aggregations import Aggregation, per_token
+from selfplay.updates.gradient_step import (
+    ALIKE,
+    Compare,
+    GradientStep,
+    GradientUpdate,
+    GradNorm,
+    MakeOptimizer,
+    check_compare,
+    check_teachers,
+    groups_of,
+)
 from selfplay.updates.losses import likelihood
 from selfplay.updates.measures import by_role
+from selfplay.updates.optimizers import adamw
 from selfplay.updates.pairs import best_and_worst
-from selfplay.updates.schedules import Schedule
+from selfplay.updates.schedules import Schedule, constant
 
 
 class Keep(Protocol):
@@ -43,7 +54,7 @@ def above(batch: Batch, groups: Tensor, threshold: Number) -> Tensor:
     return batch.payoffs > threshold
 
 
-class Imitation(Update):
+class Imitation(GradientUpdate):
     """One optimizer step a batch on the sum over roles of weight x -log pi of the kept turns.
 
     Nothing is learnt in a step in which none is kept.
@@ -51,7 +62,7 @@ class Imitation(Update):
     Args:
         policy: the learner.
         reference: the learner as it was before the first step, frozen; it is measured, not used.
-        roles: those of the learner; what a teacher says in another role weighs 1.
+        roles: those of the learner, None where nobody knows; what a teacher says in another role weighs 1.
         optimizer: parameters -> optimizer.
         teachers: players beside the learner whose turns are part of the batch.
         keep: which turns are learnt.
@@ -64,27 +75,27 @@ class Imitation(Update):
         self,
         policy: Policy,
         reference: Policy,
-        roles: Sequence[str],
-        optimizer: MakeOptimizer,
-        teachers: Sequence[str],
-        keep: Keep,
-        compare: Annotated[str, OneOf("group", "prompt")],
-        aggregation: Aggregation,
-        schedule: Schedule,
-        role_weights: Mapping[str, NotNegative],
-        micro_batch: Count,
-        max_grad_norm: Annotated[float, Range(0, above=True)],
+        roles: Sequence[str] | None = None,
+        optimizer: MakeOptimizer = adamw,
+        teachers: Sequence[str] = (),
+        keep: Keep = best,
+        compare: Compare = "group",
+        aggregation: Aggregation = per_token,
+        schedule: Schedule = constant,
+        role_weights: Mapping[str, NotNegative] = ALIKE,
+        micro_batch: Count = 384,
+        max_grad_norm: GradNorm = 1.0,
     ) -> None:
         check_compare(compare)
         check_teachers(teachers, getattr(keep, "func", keep) is off_policy)
-        self.gradient_step = GradientStep(policy, roles, optimizer, schedule, role_weights, micro_batch, max_grad_norm)
-        self.optimizer, self.teachers = self.gradient_step.optimizer, tuple(teachers)
-        self.reference, self.keep, self.compare, self.aggregation = reference, keep, compare, aggregation
+        gradient_step = GradientStep(policy, roles, optimizer, schedule, role_weights, micro_batch, max_grad_norm)
+        super().__init__(policy, reference, gradient_step)
+        self.teachers = tuple(teachers)
+        self.keep, self.compare, self.aggregation = keep, compare, aggregation
 
-    def step(self, batch: Batch) -> dict[str, float]:
+    def step(self, batch: Batch) -> Learnt:
         rate = self.gradient_step.begin()
         kept = self.keep(batch, groups_of(batch, self.compare))
-        self.last_advantages = kept.float()
         part = batch.rows(kept.nonzero()[:, 0])
 
         def losses(rows: Tensor, logprobs: Tensor) -> Tensor:
@@ -94,14 +105,8 @@ class Imitation(Update):
         metrics = self.gradient_step.descend(part, weights, losses)
         own = batch.rows(batch.on_policy.nonzero()[:, 0])
         measured = by_role(own, self.gradient_step.logprobs(self.reference, own)) if len(own) else {}
-        return metrics | rate | measured | {"kept": float(len(part)), "tokens/kept": float(part.mask.sum())}
-
-    def state_dict(self) -> dict[str, object]:
-        return {**super().state_dict(), "steps": self.gradient_step.steps}
-
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
-        super().load_state_dict(state)
-        self.gradient_step.steps = state["steps"]  # type: ignore[assignment]
+        metrics |= rate | measured | {"kept": float(len(part)), "tokens/kept": float(part.mask.sum())}
+        return Learnt(metrics, kept.float())
 
 
 def _at(rows: Tensor, count: int) -> Tensor:

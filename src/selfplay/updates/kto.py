@@ -2,16 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from selfplay.core import Batch, Policy, SelfplayError, Update, at_least
-from selfplay.options import Count, NotNegative, Number, OneOf, Positive, Range, Steps
+from selfplay.core import Batch, Learnt, Policy, SelfplayError, at_least
+from selfplay.options import Count, NotNegative, Number, Positive, Steps
 from selfplay.updates.advantages import centred
 from selfplay.updates.gradient_step import (
+    ALIKE,
+    Compare,
     GradientStep,
+    GradientUpdate,
+    GradNorm,
     MakeOptimizer,
     check_compare,
     check_weights,
@@ -20,9 +24,10 @@ from selfplay.updates.gradient_step import (
     same_prompts,
 )
 from selfplay.updates.measures import by_role, roles_of
+from selfplay.updates.optimizers import adamw
 from selfplay.updates.pairwise import check_beta
 from selfplay.updates.preferences import kl_baseline, kto
-from selfplay.updates.schedules import Schedule
+from selfplay.updates.schedules import Schedule, constant
 from selfplay.updates.sequence_loss import descend_on_ratios, log_ratios
 
 ROUNDING = 2.0**-22  # of the largest pay-off of a group: four times the relative rounding of a float32
@@ -50,7 +55,7 @@ def above(batch: Batch, groups: Tensor, threshold: Number) -> Tensor:
     return batch.payoffs - threshold
 
 
-class KTO(Update):
+class KTO(GradientUpdate):
     """One optimizer step a batch on the sum over roles of weight x mean over the role's labelled turns of KTO's loss.
 
     Its baseline z stands for KL(pi || pi_ref). As in the paper and in TRL it is max(0, the mean log-ratio of
@@ -61,7 +66,7 @@ class KTO(Update):
     Args:
         policy: the learner.
         reference: the learner as it was before the first step, frozen.
-        roles: those of the learner.
+        roles: those of the learner; None: nobody knows.
         optimizer: parameters -> optimizer.
         label: which turns are desirable; those that are neither are left out, and counted as ties.
         compare: "group" or "prompt": within what a label compares.
@@ -75,18 +80,18 @@ class KTO(Update):
         self,
         policy: Policy,
         reference: Policy,
-        roles: Sequence[str],
-        optimizer: MakeOptimizer,
-        label: Label,
-        compare: Annotated[str, OneOf("group", "prompt")],
-        beta: Positive,
-        desirable: NotNegative,
-        undesirable: NotNegative,
-        refresh: Steps,
-        schedule: Schedule,
-        role_weights: Mapping[str, NotNegative],
-        micro_batch: Count,
-        max_grad_norm: Annotated[float, Range(0, above=True)],
+        roles: Sequence[str] | None = None,
+        optimizer: MakeOptimizer = adamw,
+        label: Label = above_mean,
+        compare: Compare = "group",
+        beta: Positive = 0.1,
+        desirable: NotNegative = 1.0,
+        undesirable: NotNegative = 1.0,
+        refresh: Steps = 0,
+        schedule: Schedule = constant,
+        role_weights: Mapping[str, NotNegative] = ALIKE,
+        micro_batch: Count = 384,
+        max_grad_norm: GradNorm = 1.0,
     ) -> None:
         at_least(0, **{"update.refresh": refresh})
         not_negative(**{"update.desirable": desirable, "update.undesirable": undesirable})
@@ -95,20 +100,18 @@ class KTO(Update):
         check_beta(beta)
         check_compare(compare)
         check_weights(role_weights, roles)
-        self.gradient_step = GradientStep(policy, roles, optimizer, schedule, role_weights, micro_batch, max_grad_norm)
-        self.optimizer = self.gradient_step.optimizer
-        self.policy, self.reference, self.refresh = policy, reference, refresh
-        self.label, self.compare, self.beta = label, compare, beta
+        gradient_step = GradientStep(policy, roles, optimizer, schedule, role_weights, micro_batch, max_grad_norm)
+        super().__init__(policy, reference, gradient_step)
+        self.label, self.compare, self.beta, self.refresh = label, compare, beta, refresh
         self.desirable, self.undesirable = desirable, undesirable
 
-    def step(self, batch: Batch) -> dict[str, float]:
+    def step(self, batch: Batch) -> Learnt:
         rate = self.gradient_step.begin()
-        magnet = self.frozen.get("magnet", self.reference)
-        reference = self.gradient_step.logprobs(magnet, batch)
+        reference = self.gradient_step.logprobs(self.magnet, batch)
         labels = self.label(batch, groups_of(batch, self.compare))
         used = labels.nonzero()[:, 0]
         part, good = batch.rows(used), labels[used] > 0
-        baselines = {role: self._baseline(batch, role, magnet) for role in roles_of(batch)}
+        baselines = {role: self._baseline(batch, role) for role in roles_of(batch)}
         z = torch.tensor([baselines[role] for role in part.roles])
         weights = self.gradient_step.weights(part) * torch.where(good, self.desirable, self.undesirable)
 
@@ -116,16 +119,15 @@ class KTO(Update):
             return kto(ratios, good, z, self.beta), weights
 
         metrics, ratios, pull = descend_on_ratios(self.gradient_step, part, reference[used], losses)
-        self.last_advantages = torch.zeros(len(batch)).index_add(0, used, pull)
-        if self.refresh and self.gradient_step.steps % self.refresh == 0:
-            self.frozen = {"magnet": self.policy.snapshot()}
+        self.move_magnet(self.refresh)
         told = {"ties": float(len(batch) - len(used))} | {f"{r}/kl_baseline": value for r, value in baselines.items()}
-        return metrics | rate | by_role(batch, reference) | told | self._rewards(part, good, ratios)
+        metrics |= rate | by_role(batch, reference) | told | self._rewards(part, good, ratios)
+        return Learnt(metrics, torch.zeros(len(batch)).index_add(0, used, pull))
 
-    def _baseline(self, batch: Batch, role: str, reference: Policy) -> float:
+    def _baseline(self, batch: Batch, role: str) -> float:
         """z of a role."""
         pairs = mismatched(batch.rows(torch.tensor([i for i, r in enumerate(batch.roles) if r == role])))
-        ratios = log_ratios(self.gradient_step, pairs, self.gradient_step.logprobs(reference, pairs))
+        ratios = log_ratios(self.gradient_step, pairs, self.gradient_step.logprobs(self.magnet, pairs))
         return float(kl_baseline(ratios, pairs.weights))
 
     def _rewards(self, part: Batch, good: Tensor, ratios: Tensor) -> dict[str, float]:
@@ -138,13 +140,6 @@ class KTO(Update):
             if all(len(found) for found in kinds.values()):
                 out[f"{role}/rewards/margins"] = float(kinds["chosen"].mean() - kinds["rejected"].mean())
         return out
-
-    def state_dict(self) -> dict[str, object]:
-        return {**super().state_dict(), "steps": self.gradient_step.steps}
-
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
-        super().load_state_dict(state)
-        self.gradient_step.steps = state["steps"]  # type: ignore[assignment]
 
 
 def mismatched(batch: Batch) -> Batch:

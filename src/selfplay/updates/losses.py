@@ -36,8 +36,8 @@ def clipped(
     mask: Tensor,
     advantages: Tensor,
     penalty: Tensor,
-    low: Share,
-    high: Annotated[float, Range(0, 1000)],
+    low: Share = 0.2,
+    high: Annotated[float, Range(0, 1000)] = 0.2,
 ) -> Tensor:
     """Sum over the reply's tokens of -min(r A, clip(r, 1 - low, 1 + high) A) + the penalty, r = pi / pi_old. [B]
 

@@ -13,7 +13,7 @@ FUSED = ("cpu", "cuda")
 
 def adamw(
     parameters: Iterable[Parameter],
-    lr: Annotated[float, Range(0, 1e38, above=True)],
+    lr: Annotated[float, Range(0, 1e38, above=True)] = 1e-4,
     weight_decay: NotNegative = 0.0,
     betas: tuple[Momentum, Momentum] = (0.9, 0.999),
     eps: NotNegative = 1e-8,

@@ -1,15 +1,18 @@
 """Learning from pairs of replies, one better than the other: DPO online, SPIN, SPPO."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from selfplay.core import Batch, Policy, SelfplayError, Update, at_least
-from selfplay.options import Count, NotNegative, OneOf, Positive, Range, Steps
+from selfplay.core import Batch, Learnt, Policy, SelfplayError, at_least
+from selfplay.options import Count, NotNegative, Positive, Steps
 from selfplay.updates.gradient_step import (
+    ALIKE,
+    Compare,
     GradientStep,
+    GradientUpdate,
+    GradNorm,
     MakeOptimizer,
     check_compare,
     check_teachers,
@@ -18,13 +21,14 @@ from selfplay.updates.gradient_step import (
     shares,
 )
 from selfplay.updates.measures import by_role
-from selfplay.updates.pairs import Pairing, Pairs, demonstrated
-from selfplay.updates.preferences import PairLoss, win_probabilities
-from selfplay.updates.schedules import Schedule
+from selfplay.updates.optimizers import adamw
+from selfplay.updates.pairs import Pairing, Pairs, best_and_worst, demonstrated
+from selfplay.updates.preferences import PairLoss, dpo, win_probabilities
+from selfplay.updates.schedules import Schedule, constant
 from selfplay.updates.sequence_loss import descend_on_ratios
 
 
-class Pairwise(Update):
+class Pairwise(GradientUpdate):
     """One optimizer step a batch on the sum over roles of weight x mean over the role's pairs of a loss of the pair.
 
     A pair is of the role of its rejected turn. Without any pair nothing is learnt in a step.
@@ -32,7 +36,7 @@ class Pairwise(Update):
     Args:
         policy: the learner.
         reference: the learner as it was before the first step, frozen.
-        roles: those of the learner.
+        roles: those of the learner; None: nobody knows.
         optimizer: parameters -> optimizer.
         teachers: players beside the learner whose turns are part of the batch.
         pairs: which turns are held against each other, see `selfplay.updates.pairs`.
@@ -48,32 +52,33 @@ class Pairwise(Update):
         self,
         policy: Policy,
         reference: Policy,
-        roles: Sequence[str],
-        optimizer: MakeOptimizer,
-        teachers: Sequence[str],
-        pairs: Pairing,
-        compare: Annotated[str, OneOf("group", "prompt")],
-        objective: PairLoss,
-        beta: Positive,
-        refresh: Steps,
-        schedule: Schedule,
-        role_weights: Mapping[str, NotNegative],
-        micro_batch: Count,
-        max_grad_norm: Annotated[float, Range(0, above=True)],
+        roles: Sequence[str] | None = None,
+        optimizer: MakeOptimizer = adamw,
+        teachers: Sequence[str] = (),
+        pairs: Pairing = best_and_worst,
+        compare: Compare = "group",
+        objective: PairLoss = dpo,
+        beta: Positive = 0.1,
+        refresh: Steps = 0,
+        schedule: Schedule = constant,
+        role_weights: Mapping[str, NotNegative] = ALIKE,
+        micro_batch: Count = 384,
+        max_grad_norm: GradNorm = 1.0,
     ) -> None:
         at_least(0, **{"update.refresh": refresh})
         check_beta(beta)
         check_teachers(teachers, getattr(pairs, "func", pairs) is demonstrated)
         check_compare(compare)
         check_weights(role_weights, roles)
-        self.gradient_step = GradientStep(policy, roles, optimizer, schedule, role_weights, micro_batch, max_grad_norm)
-        self.optimizer, self.teachers = self.gradient_step.optimizer, tuple(teachers)
-        self.policy, self.reference, self.refresh = policy, reference, refresh
-        self.pairs, self.compare, self.objective, self.beta = pairs, compare, objective, beta
+        gradient_step = GradientStep(policy, roles, optimizer, schedule, role_weights, micro_batch, max_grad_norm)
+        super().__init__(policy, reference, gradient_step)
+        self.teachers = tuple(teachers)
+        self.pairs, self.compare, self.objective = pairs, compare, objective
+        self.beta, self.refresh = beta, refresh
 
-    def step(self, batch: Batch) -> dict[str, float]:
+    def step(self, batch: Batch) -> Learnt:
         rate = self.gradient_step.begin()
-        reference = self.gradient_step.logprobs(self.frozen.get("magnet", self.reference), batch)
+        reference = self.gradient_step.logprobs(self.magnet, batch)
         groups = groups_of(batch, self.compare)
         pairs = self.pairs(batch, groups)
         wins = win_probabilities(batch.payoffs, groups, None if batch.sampled else batch.weights)
@@ -88,18 +93,10 @@ class Pairwise(Update):
             return self.objective(*both, wins[pairs.chosen], wins[pairs.rejected], self.beta), weights
 
         metrics, ratios, pull = descend_on_ratios(self.gradient_step, batch.rows(used), reference[used], losses)
-        self.last_advantages = torch.zeros(len(batch)).index_add(0, used, pull)
-        if self.refresh and self.gradient_step.steps % self.refresh == 0:
-            self.frozen = {"magnet": self.policy.snapshot()}
+        self.move_magnet(self.refresh)
         implied = self.beta * ratios
-        return metrics | rate | by_role(batch, reference) | _told(batch, pairs, implied[chosen], implied[rejected])
-
-    def state_dict(self) -> dict[str, object]:
-        return {**super().state_dict(), "steps": self.gradient_step.steps}
-
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
-        super().load_state_dict(state)
-        self.gradient_step.steps = state["steps"]  # type: ignore[assignment]
+        metrics |= rate | by_role(batch, reference) | _told(batch, pairs, implied[chosen], implied[rejected])
+        return Learnt(metrics, torch.zeros(len(batch)).index_add(0, used, pull))
 
 
 def check_beta(beta: float) -> None:

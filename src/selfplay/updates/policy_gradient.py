@@ -7,12 +7,16 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from selfplay.core import Batch, Policy, SelfplayError, Update, at_least
+from selfplay.core import Batch, Learnt, Policy, SelfplayError, at_least
 from selfplay.options import Count, NotNegative, OneOf, Range, Share, Steps
-from selfplay.updates.advantages import Advantage, Remembering
-from selfplay.updates.aggregations import Aggregation
+from selfplay.updates.advantages import Advantage, Remembering, centred
+from selfplay.updates.aggregations import Aggregation, sequence_sum
 from selfplay.updates.gradient_step import (
+    ALIKE,
+    Compare,
     GradientStep,
+    GradientUpdate,
+    GradNorm,
     MakeOptimizer,
     check_compare,
     check_weights,
@@ -22,11 +26,12 @@ from selfplay.updates.gradient_step import (
 from selfplay.updates.losses import Objective, reinforce
 from selfplay.updates.measures import by_role
 from selfplay.updates.mismatch import check_mismatch, corrected, weighed
-from selfplay.updates.regularizers import Regularizer
-from selfplay.updates.schedules import Schedule
+from selfplay.updates.optimizers import adamw
+from selfplay.updates.regularizers import REVERSE_KL, Regularizer
+from selfplay.updates.schedules import Schedule, constant
 
 
-class PolicyGradient(Update):
+class PolicyGradient(GradientUpdate):
     """Steps on the sum over roles of weight x mean over the role's turns of objective, one a minibatch.
 
     With `centred`, `reinforce` and `whole` this is Language Self-Play (arXiv 2509.07414, equations 2-5, Algorithm 1);
@@ -35,7 +40,7 @@ class PolicyGradient(Update):
     Args:
         policy: the learner.
         reference: the learner as it was before the first step, frozen.
-        roles: those of the learner.
+        roles: those of the learner; None: nobody knows.
         optimizer: parameters -> optimizer.
         advantage: see `selfplay.updates.advantages`.
         compare: "group" compares the turns that the game groups, "prompt" all turns of a role that saw the same (for
@@ -63,22 +68,22 @@ class PolicyGradient(Update):
         self,
         policy: Policy,
         reference: Policy,
-        roles: Sequence[str],
-        optimizer: MakeOptimizer,
-        advantage: Advantage,
-        compare: Annotated[str, OneOf("group", "prompt")],
-        mixture: Share,
-        objective: Objective,
-        aggregation: Aggregation,
-        regularizer: Regularizer,
-        epochs: Count,
-        minibatches: Count,
-        schedule: Schedule,
-        role_weights: Mapping[str, NotNegative],
-        measure_kl: bool,
-        magnet_every: Steps,
-        micro_batch: Count,
-        max_grad_norm: Annotated[float, Range(0, above=True)],
+        roles: Sequence[str] | None = None,
+        optimizer: MakeOptimizer = adamw,
+        advantage: Advantage = centred,
+        compare: Compare = "group",
+        mixture: Share = 0.0,
+        objective: Objective = reinforce,
+        aggregation: Aggregation = sequence_sum,
+        regularizer: Regularizer = REVERSE_KL,
+        epochs: Count = 1,
+        minibatches: Count = 1,
+        schedule: Schedule = constant,
+        role_weights: Mapping[str, NotNegative] = ALIKE,
+        measure_kl: bool = True,
+        magnet_every: Steps = 0,
+        micro_batch: Count = 384,
+        max_grad_norm: GradNorm = 1.0,
         mismatch: Annotated[str, OneOf("none", "token_truncate", "sequence_mask")] = "token_truncate",
         mismatch_clip: Annotated[float, Range(1, above=True)] = 2.0,
     ) -> None:
@@ -95,31 +100,29 @@ class PolicyGradient(Update):
         check_compare(compare)
         check_mismatch(mismatch, mismatch_clip)
         check_weights(role_weights, roles)
-        self.gradient_step = GradientStep(policy, roles, optimizer, schedule, role_weights, micro_batch, max_grad_norm)
-        self.optimizer = self.gradient_step.optimizer
-        self.policy, self.reference, self.regularizer = policy, reference, regularizer
+        gradient_step = GradientStep(policy, roles, optimizer, schedule, role_weights, micro_batch, max_grad_norm)
+        super().__init__(policy, reference, gradient_step)
         self.advantage, self.compare, self.mixture = advantage, compare, mixture
-        self.objective, self.aggregation = objective, aggregation
+        self.objective, self.aggregation, self.regularizer = objective, aggregation, regularizer
         self.epochs, self.minibatches, self.magnet_every = epochs, minibatches, magnet_every
         self.mismatch = mismatch, mismatch_clip
         self.refers = measure_kl or regularizer.beta > 0 or mixture > 0
 
-    def step(self, batch: Batch) -> dict[str, float]:
+    def step(self, batch: Batch) -> Learnt:
         rate = self.gradient_step.begin()
         batch, tokens, told = self._corrected(batch)
         reference = self._reference(batch)
         paid = batch.payoffs + self.regularizer.payoff(batch.logprobs, reference, batch.mask)
-        advantages = self.last_advantages = self.advantage(
-            paid, groups_of(batch, self.compare), batch.roles, self._counts(batch, reference)
-        )
+        groups = groups_of(batch, self.compare)
+        advantages = self.advantage(paid, groups, batch.roles, self._counts(batch, reference))
         passes = [
             self._descend(batch.rows(rows), advantages[rows], reference[rows], None if tokens is None else tokens[rows])
             for _ in range(self.epochs)
             for rows in self._split(len(batch))
         ]
-        if self.magnet_every and self.gradient_step.steps % self.magnet_every == 0:
-            self.frozen = {"magnet": self.policy.snapshot()}
-        return _together(passes) | rate | by_role(batch, reference if self.refers else None) | told
+        self.move_magnet(self.magnet_every)
+        measured = by_role(batch, reference if self.refers else None)
+        return Learnt(_together(passes) | rate | measured | told, advantages)
 
     def _corrected(self, batch: Batch) -> tuple[Batch, Tensor | None, dict[str, float]]:
         """The batch with the learner's own log-probs, and each token's weight; as it is where sampling is exact."""
@@ -132,7 +135,7 @@ class PolicyGradient(Update):
         """[B, T] log-probabilities of the reference; the sampler's, where nothing looks at them."""
         if not self.refers:
             return batch.logprobs
-        return self.gradient_step.logprobs(self.frozen.get("magnet", self.reference), batch)
+        return self.gradient_step.logprobs(self.magnet, batch)
 
     def _counts(self, batch: Batch, reference: Tensor) -> Tensor | None:
         """[B] how often each turn counts in a comparison, None where all count alike."""
@@ -166,11 +169,10 @@ class PolicyGradient(Update):
 
     def state_dict(self) -> dict[str, object]:
         remembered = self.advantage.state_dict() if isinstance(self.advantage, Remembering) else {}
-        return {**super().state_dict(), "steps": self.gradient_step.steps, "advantage": remembered}
+        return {**super().state_dict(), "advantage": remembered}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         super().load_state_dict(state)
-        self.gradient_step.steps = state["steps"]  # type: ignore[assignment]
         if isinstance(self.advantage, Remembering):
             self.advantage.load_state_dict(state["advantage"])  # type: ignore[arg-type]
 

@@ -36,45 +36,6 @@ class Regularizer(Protocol):
         ...
 
 
-class Off:
-    """No regularizer."""
-
-    beta = 0.0
-
-    def loss(self, logprobs: Tensor, reference: Tensor) -> Tensor:
-        return torch.zeros_like(logprobs)
-
-    def payoff(self, logprobs: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
-        return logprobs.new_zeros(len(logprobs))
-
-
-class InLoss:
-    """beta times the estimator, differentiated."""
-
-    def __init__(self, estimator: Callable[[Tensor, Tensor], Tensor], beta: NotNegative) -> None:
-        self.estimator, self.beta = estimator, beta
-
-    def loss(self, logprobs: Tensor, reference: Tensor) -> Tensor:
-        return self.beta * self.estimator(logprobs, reference)
-
-    def payoff(self, logprobs: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
-        return logprobs.new_zeros(len(logprobs))
-
-
-class InPayoff:
-    """Minus beta times the cost of the whole reply's log-ratio, paid and not differentiated."""
-
-    def __init__(self, cost: Callable[[Tensor], Tensor], beta: NotNegative) -> None:
-        self.cost, self.beta = cost, beta
-
-    def loss(self, logprobs: Tensor, reference: Tensor) -> Tensor:
-        return torch.zeros_like(logprobs)
-
-    @torch.no_grad()
-    def payoff(self, logprobs: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
-        return -self.beta * self.cost((log_ratio(logprobs, reference) * mask).sum(-1))
-
-
 def log_ratio(logprobs: Tensor, reference: Tensor) -> Tensor:
     """log pi - log pi_ref: as printed in Language Self-Play (2509.07414), equations 4-5. [B, T]"""
     assert logprobs.shape == reference.shape, f"{tuple(logprobs.shape)} beside {tuple(reference.shape)}"
@@ -106,3 +67,45 @@ def reverse_cost(whole: Tensor) -> Tensor:
 def forward_cost(whole: Tensor) -> Tensor:
     """1 - pi_ref / pi of the whole reply. [B]"""
     return 1 - (-whole).exp()
+
+
+class Off:
+    """No regularizer."""
+
+    beta = 0.0
+
+    def loss(self, logprobs: Tensor, reference: Tensor) -> Tensor:
+        return torch.zeros_like(logprobs)
+
+    def payoff(self, logprobs: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
+        return logprobs.new_zeros(len(logprobs))
+
+
+class InLoss:
+    """beta times the estimator, differentiated."""
+
+    def __init__(self, estimator: Callable[[Tensor, Tensor], Tensor] = k2, beta: NotNegative = 0.05) -> None:
+        self.estimator, self.beta = estimator, beta
+
+    def loss(self, logprobs: Tensor, reference: Tensor) -> Tensor:
+        return self.beta * self.estimator(logprobs, reference)
+
+    def payoff(self, logprobs: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
+        return logprobs.new_zeros(len(logprobs))
+
+
+class InPayoff:
+    """Minus beta times the cost of the whole reply's log-ratio, paid and not differentiated."""
+
+    def __init__(self, cost: Callable[[Tensor], Tensor] = reverse_cost, beta: NotNegative = 0.05) -> None:
+        self.cost, self.beta = cost, beta
+
+    def loss(self, logprobs: Tensor, reference: Tensor) -> Tensor:
+        return torch.zeros_like(logprobs)
+
+    @torch.no_grad()
+    def payoff(self, logprobs: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
+        return -self.beta * self.cost((log_ratio(logprobs, reference) * mask).sum(-1))
+
+
+REVERSE_KL: Regularizer = InLoss()

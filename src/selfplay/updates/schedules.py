@@ -22,17 +22,17 @@ def constant(step: int) -> float:
     return 1.0
 
 
-def linear(step: int, steps: Steps, warmup: Steps) -> float:
+def linear(step: int, steps: Steps, warmup: Steps = 0) -> float:
     """Up from 1/warmup to 1 over the first `warmup` steps, then down so that the step after the last would be 0."""
     return _rise(step, warmup) * (1.0 - _progress(step, steps, warmup))
 
 
-def cosine(step: int, steps: Steps, warmup: Steps) -> float:
+def cosine(step: int, steps: Steps, warmup: Steps = 0) -> float:
     """The same way up, then down along half a cosine (SGDR, 1608.03983)."""
     return _rise(step, warmup) * 0.5 * (1.0 + math.cos(math.pi * _progress(step, steps, warmup)))
 
 
-def harmonic(step: int, half: Positive) -> float:
+def harmonic(step: int, half: Positive = 100.0) -> float:
     """1 / (1 + (step - 1) / half), a half at step `half` + 1.
 
     The sum of the rates diverges and that of their squares does not (Robbins and Monro 1951), so what a constant rate

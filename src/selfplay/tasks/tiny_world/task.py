@@ -20,7 +20,7 @@ class TinyWorld(Task):
         SelfplayError: a family and level has not so many.
     """
 
-    def __init__(self, per_cell: Count, seed: Seed) -> None:
+    def __init__(self, per_cell: Count = 12, seed: Seed = 0) -> None:
         at_least(1, **{"task.per_cell": per_cell})
         self._held_out = [_item(question) for question in held_out(per_cell, seed)]
 
