@@ -230,7 +230,7 @@ def _widened(options: Mapping[str, Any], times: int, folder: Path) -> dict[str, 
     """
     raw = str(options.get("init_lora_weights")).lower().startswith(("pissa", "olora"))
     if raw or options.get("target_parameters"):
-        reason = f"init_lora_weights={config['init_lora_weights']}" if raw else "target_parameters"
+        reason = f"init_lora_weights={options['init_lora_weights']}" if raw else "target_parameters"
         raise SelfplayError(
             f"{folder} is an adapter with {reason}, which has no exact average as an adapter; merge each into its base "
             "model with peft, and average those"
