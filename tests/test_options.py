@@ -19,6 +19,7 @@ from selfplay.effect import check_effect
 from selfplay.games.iterated_dilemma import IteratedDilemma
 from selfplay.games.kuhn import Kuhn
 from selfplay.options import Count, Expression, Holding, OneOf, Range, Share
+from selfplay.runs import RunFolder
 from selfplay.secrets import holds_secret, is_variable, suspicious
 from selfplay.signature import Walk
 from selfplay.tasks.arithmetic import Arithmetic
@@ -219,8 +220,8 @@ def test_any_experiment_goes_without_an_evaluation(name: str) -> None:
 
 
 def test_an_experiment_without_its_evaluation_runs(tmp_path: Path) -> None:
-    cli.finished(tmp_path / "run", "experiment=kuhn_magnet", "eval=none", "steps=1")
-    assert cli.composed("experiment=kuhn_magnet", "eval=none").optimized_metric == "first/payoff"
+    run = cli.finished(tmp_path / "run", "experiment=kuhn_magnet", "eval=none", "steps=1")
+    assert RunFolder.open(run).config.optimized_metric == "first/payoff"
 
 
 # --- set-ups that learn nothing ---------------------------------------------------------------------------------------

@@ -165,5 +165,5 @@ def test_what_is_kept() -> None:
 def test_rows_keep_who_said_it() -> None:
     shown = replace(five(), off_policy=(False, True, False, False, True))
     assert shown.rows(torch.tensor([4, 0])).off_policy == (True, False)
-    assert shown.rows(torch.tensor([4, 0])).own.tolist() == [False, True]
-    assert five().rows(torch.tensor([4, 0])).off_policy == () and batch().own.tolist() == [True] * 3
+    assert shown.rows(torch.tensor([4, 0])).on_policy.tolist() == [False, True]
+    assert five().rows(torch.tensor([4, 0])).off_policy == () and batch().on_policy.tolist() == [True] * 3

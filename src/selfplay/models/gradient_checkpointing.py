@@ -1,5 +1,6 @@
 """Gradient checkpointing: layers are run again in the backward pass instead of remembered, for less memory."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,7 +23,9 @@ def prepare(model: PreTrainedModel, path: str) -> None:
             f"the layers of '{path}' cannot be recomputed; leave out player.gradient_checkpointing, and lower "
             "update.micro_batch where memory is short"
         )
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    with warnings.catch_warnings():  # its newer name is not there in every version that we take
+        warnings.simplefilter("ignore", FutureWarning)
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 @contextmanager
