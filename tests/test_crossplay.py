@@ -16,8 +16,10 @@ from scipy.stats import binom
 from selfplay.building import make
 from selfplay.core import Ask, Game, Play, Player, Reply, SelfplayError, user
 from selfplay.crossplay import main
+from selfplay.derived import fill_in
 from selfplay.games.matrix import matrix_game
 from selfplay.opponents.round_robin import Arena, enumerated, played
+from selfplay.players.nature import Nature
 from selfplay.players.tabular import Tabular
 from selfplay.runs.crossplay_table import show
 from selfplay.runs.folder import RunFolder
@@ -57,6 +59,7 @@ def rps() -> Game:
 def written(path: Path, policies: Mapping[int, Tabular], *overrides: str) -> Path:
     """A run folder with these checkpoints."""
     cfg = config("game=matrix", "player=tabular", "player.actions=8", "player.states=64", "eval=none", *overrides)
+    fill_in(cfg, make(cfg.game, "game"))
     run = RunFolder.create(path, cfg)
     for step, policy in policies.items():
         folder = run.checkpoints / f"step-{step:06d}"
@@ -129,7 +132,7 @@ def test_games_agree_with_the_enumeration() -> None:
 
 def test_kuhn_is_zero_sum_and_its_pay_offs_are_those_of_both_seats() -> None:
     game = make(config("game=kuhn").game, "game")
-    nature = make(config("game=kuhn").players.nature, "nature")
+    nature = Nature()
     here = arena(game, "first", "second", chance=nature)
     shares = {"uniform": [0.5, 0.5], "passes": [1.0, 0.0], "bets": [0.0, 1.0]}
     players = {name: mixed(game, np.array(row)) for name, row in shares.items()}
