@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import cli
 import pytest
-from conftest import config
+from conftest import config, filled
 from fuzz_overrides import WRONG, Set, drawn, limit, tried
 from omegaconf import OmegaConf
 
@@ -157,7 +157,7 @@ UNREAD = [
 
 @pytest.mark.parametrize("overrides", UNREAD, ids=" ".join)
 def test_what_is_typed_in_vain_is_refused(overrides: list[str]) -> None:
-    cfg = config(*overrides)
+    cfg = filled(*overrides)
     with pytest.raises(SelfplayError, match=r"changes nothing|counts only where"):
         check_effect(cfg, overrides, check_config(cfg))
 
@@ -219,8 +219,8 @@ def test_any_experiment_goes_without_an_evaluation(name: str) -> None:
 
 
 def test_an_experiment_without_its_evaluation_runs(tmp_path: Path) -> None:
-    cli.finished(tmp_path / "run", "experiment=kuhn_magnet", "eval=none", "steps=1")
-    assert cli.composed("experiment=kuhn_magnet", "eval=none").optimized_metric == "first/payoff"
+    run = cli.finished(tmp_path / "run", "experiment=kuhn_magnet", "eval=none", "steps=1")
+    assert cli.summary(run)["optimized"]["metric"] == "first/payoff"
 
 
 # --- set-ups that learn nothing ---------------------------------------------------------------------------------------
