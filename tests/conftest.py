@@ -18,8 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from selfplay.building import make
 from selfplay.commandline import arguments
 from selfplay.core import Ask, Player, Policy, Referee, Reply, Turn
+from selfplay.derived import fill_in
 from selfplay.engines.versions import Version
 from selfplay.players.language_model import LanguageModel
 from selfplay.runs import RunFolder
@@ -76,6 +78,13 @@ def one_composition() -> Iterator[None]:
 def config(*overrides: str) -> DictConfig:
     """The config as `run.py` would compose it."""
     return copy.deepcopy(_composed(overrides))
+
+
+def filled(*overrides: str) -> DictConfig:
+    """The same, with what it leaves to its game."""
+    cfg = config(*overrides)
+    fill_in(cfg, make(cfg.game, "game"))
+    return cfg
 
 
 @cache

@@ -5,13 +5,12 @@ from pathlib import Path
 import cli
 import pytest
 import torch
-from conftest import config
+from conftest import config, filled
 from omegaconf import OmegaConf
 
 from selfplay.building import build, make
 from selfplay.commandline import arguments, as_typed
 from selfplay.core import Learnt, SelfplayError
-from selfplay.derived import fill_in
 from selfplay.runs.start import FOLLOWERS, _change
 
 WATCHED = {  # game -> the progress metric of its default run
@@ -21,12 +20,6 @@ WATCHED = {  # game -> the progress metric of its default run
     "openspiel": "eval/nash_conv", "taboo": "eval/return", "textarena": "player_0/payoff",
 }  # fmt: skip
 PROBED = {"contest": ["truth"], "dataset": ["truth"], "debate": ["truth"], "demonstrations": ["truth"]}
-
-
-def filled(*args: str):  # type: ignore[no-untyped-def]
-    cfg = config(*args)
-    fill_in(cfg, make(cfg.game, "game"))
-    return cfg
 
 
 @pytest.mark.parametrize("game", sorted(path.stem for path in (cli.CONF / "game").glob("*.yaml")))

@@ -1,7 +1,7 @@
 """Every game under conf/game keeps the rules of the house: found by glob, judged by `selfplay.testing.check_game`."""
 
 import pytest
-from conftest import CONF, config
+from conftest import CONF, config, filled
 from omegaconf import DictConfig
 
 from selfplay.building import make
@@ -15,7 +15,7 @@ PAYS = sorted(path.stem for path in (CONF / "challenger").glob("*.yaml"))
 @pytest.fixture(params=[(name, ()) for name in NAMES] + [("lsp", (f"challenger={pay}",)) for pay in PAYS], ids=str)
 def cfg(request: pytest.FixtureRequest) -> DictConfig:
     name, overrides = request.param
-    return config(f"game={name}", *overrides)
+    return filled(f"game={name}", *overrides)
 
 
 @pytest.fixture

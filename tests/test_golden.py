@@ -19,7 +19,7 @@ from random import Random
 
 import pytest
 import torch
-from conftest import CONF, config
+from conftest import CONF, filled
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -52,7 +52,7 @@ class Dice(Referee):
 
 def playthrough(name: str) -> str:
     """The text of a golden file: two episodes of the game as its yaml makes it."""
-    cfg = config(f"game={name}")
+    cfg = filled(f"game={name}")
     game: Game = make(cfg.game, "game")
     episodes = play(game, seats(cfg, game), range(2), key="golden")
     score_and_pay(game, episodes, {name: Dice(name) for name in ("reward", "quality")}, {})

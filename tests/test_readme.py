@@ -55,19 +55,27 @@ def test_the_readme_is_short_and_in_order() -> None:
 def test_the_example_game_trains_from_its_two_files(tmp_path: Path) -> None:
     (tmp_path / "my_game.py").write_text(block("python"))
     (tmp_path / "conf" / "game").mkdir(parents=True)
-    (tmp_path / "conf" / "game" / "guess.yaml").write_text(block("yaml"))
+    (tmp_path / "conf" / "game" / "signals.yaml").write_text(block("yaml"))
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "selfplay", "game=guess", "hydra.run.dir=run", "steps=2", "episodes=4"]
+    learnt = ("player=tabular", "update.optimizer.lr=4")
+    command = [sys.executable, "-m", "selfplay", "game=signals", *learnt, "hydra.run.dir=run"]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    assert len(cli.metrics(run)) == 2
-    assert {turn["role"] for turn in cli.lines(run / "episodes.jsonl")} == {"chance", "hider", "guesser"}
+    assert {turn["role"] for turn in cli.lines(run / "episodes.jsonl")} == {"chance", "signaller", "guesser"}
+    shown = [float(text) for text in re.findall(r"^step .* signaller/payoff (\S+)", ended.stdout, re.MULTILINE)]
+    assert len(shown) >= 20 and max(shown[:2]) < 0.75 and min(shown[-3:]) > 0.85
 
 
 def test_the_example_game_keeps_the_rules_of_every_game() -> None:
     namespace: dict[str, Any] = {}
     exec(block("python"), namespace)
-    assert check_game(namespace["GuessTheNumber"]()).game == "GuessTheNumber"
+    assert check_game(namespace["Signals"]()).game == "Signals"
+
+
+def test_a_small_game_is_short() -> None:
+    kuhn = [ROOT / "src/selfplay/games/kuhn.py", ROOT / "conf/game/kuhn.yaml"]
+    lines = [len(path.read_text().splitlines()) for path in kuhn]
+    assert lines[0] <= 50 and lines[1] <= 8
 
 
 def slug(heading: str) -> str:
