@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     add("--generator", metavar="NAME", help="what the answers are called (default: the model as given)")
     add("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (%(default)s); the paper takes 0.01")
     add("--max-tokens", type=int, default=None, metavar="N", help="of an answer (default: the run's; 2048 for a model)")
-    add("--rows", type=int, default=None, metavar="N", help="answers side by side (default: the run's; 64 for a model)")
+    add("--batch-size", type=int, default=None, metavar="N", help="answers side by side (default: the run's; 64 for a model)")
     add("--trust", action="append", default=[], metavar="PACKAGE", help="beside selfplay, whose code a run may call")
     add("--device", default="cpu", help='"cpu", "cuda", ... (%(default)s)')
     return found
@@ -62,7 +62,7 @@ def questions_of(file: Path) -> list[Mapping[str, Any]]:
 
 
 def policy_of(
-    model: str, device: str, max_tokens: int | None, rows: int | None, trusted: Sequence[str] = ()
+    model: str, device: str, max_tokens: int | None, batch_size: int | None, trusted: Sequence[str] = ()
 ) -> "Policy":
     """The last policy of a run, or a model with its own chat template.
 
@@ -74,7 +74,7 @@ def policy_of(
     from selfplay.building import make
     from selfplay.runs.players import last_policy, trusted_run
 
-    sizes = {"max_tokens": max_tokens, "rows": rows}
+    sizes = {"max_tokens": max_tokens, "batch_size": batch_size}
     if (Path(model) / "metrics.jsonl").is_file():
         run = trusted_run(model, trusted)
         given = {key: value for key, value in sizes.items() if value is not None}
@@ -82,23 +82,10 @@ def policy_of(
     node = {
         "_target_": "selfplay.players.language_model.LanguageModel",
         "path": model,
-        "temperature": 1.0,
-        "top_k": 0,
-        "top_p": 1.0,
-        "min_p": 0.0,
-        "stop": [],
         "max_tokens": max_tokens or 2048,
-        "rows": rows or 64,
+        "batch_size": batch_size or 64,
         "choose": "text",
-        "pattern": None,
-        "lora": None,
-        "chat": {},
-        "attention": "sdpa",
-        "checkpointing": False,
-        "dtype": "float32",
-        "compute": None,
         "device": device,
-        "seed": 0,
     }
     policy: Policy = make(OmegaConf.create(node), "player")
     return policy
@@ -127,7 +114,7 @@ def export(args: argparse.Namespace) -> None:
     if not args.out.parent.is_dir():
         raise SelfplayError(f"the folder of {args.out} does not exist; make it, or choose another --out")
     questions = questions_of(args.questions)
-    policy = policy_of(args.model, args.device, args.max_tokens, args.rows, args.trust)
+    policy = policy_of(args.model, args.device, args.max_tokens, args.batch_size, args.trust)
     found = outputs(policy, questions, args.generator or args.model, args.temperature)
     with replacing(args.out) as draft:
         draft.write_text(json.dumps(found, indent=2, ensure_ascii=True) + "\n", encoding="utf-8")
