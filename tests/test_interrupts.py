@@ -211,7 +211,7 @@ def test_a_preempted_job_of_submitit_is_queued_again_after_its_step(
         signal.signal(signal.SIGUSR2, requeue)
         watch(patient=True)
 
-    monkeypatch.setattr(interrupts, "progress_metric", watching)
+    monkeypatch.setattr(interrupts, "watch", watching)
     with started(folder, *TABLE, f"hydra.run.dir={folder}") as process:
         until(lambda: logged(folder) > 3)
         os.kill(process.pid, signal.SIGUSR2)
