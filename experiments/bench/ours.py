@@ -33,24 +33,26 @@ def endless(cfg: Any) -> Any:
     """The player of a config, which reads texts without a chat template and never stops before `max_tokens`."""
     from omegaconf import OmegaConf
 
+    from selfplay.building import make
     from selfplay.players.language_model import LanguageModel
 
     class Endless(LanguageModel):
-        stop_ids = property(lambda self: [-1])  # type: ignore[assignment]
+        stop_ids = property(lambda self: (-1,))  # type: ignore[assignment]
 
         def render(self, messages: Any) -> tuple[int, ...]:
             return tuple(self.tokenizer.encode(messages[-1]["content"], add_special_tokens=False))
 
     given = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(given, dict)
+    given["engine"] = make(cfg.engine, "engine")
     return Endless(**{str(name): what for name, what in given.items() if name != "_target_"})
 
 
 def ours(args: argparse.Namespace) -> None:
     """Play, collate, update, as run.py does; with --sample only play."""
     from hydra import compose, initialize_config_dir
-    from hydra.utils import instantiate
 
+    from selfplay.building import make_later
     from selfplay.core import Ask, Episode, Turn, user
     from selfplay.engines.memory import keep_freed_memory
     from selfplay.rollout import collate
@@ -60,7 +62,7 @@ def ours(args: argparse.Namespace) -> None:
         cfg = compose("config", overrides(args))
     player = endless(cfg.player)
     if not args.sample:
-        update = instantiate(cfg["update"])(policy=player, reference=player.snapshot(), roles=("solver",))
+        update = make_later(cfg["update"], "update")(policy=player, reference=player.snapshot(), roles=("solver",))
     prompts = prompts_of(player.tokenizer, args.queries, args.prompt)
     done = 0
 

@@ -34,7 +34,13 @@ def parser() -> argparse.ArgumentParser:
     add("--generator", metavar="NAME", help="what the answers are called (default: the model as given)")
     add("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (%(default)s); the paper takes 0.01")
     add("--max-tokens", type=int, default=None, metavar="N", help="of an answer (default: the run's; 2048 for a model)")
-    add("--batch-size", type=int, default=None, metavar="N", help="answers side by side (default: the run's; 64 for a model)")
+    add(
+        "--batch-size",
+        type=int,
+        default=None,
+        metavar="N",
+        help="answers at once (default: the run's; 64 for a model)",
+    )
     add("--trust", action="append", default=[], metavar="PACKAGE", help="beside selfplay, whose code a run may call")
     add("--device", default="cpu", help='"cpu", "cuda", ... (%(default)s)')
     return found
