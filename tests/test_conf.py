@@ -79,6 +79,17 @@ DELIBERATE = OF_THE_DEFAULT_RUN | {  # the same, of the choice that is named; ex
     "clipped.high": "update=dapo",
 }
 
+PLAIN = {  # the choice that gives a class its defaults, where others depart from them -> the class
+    "opponent=uniform": "League",
+    "opponent=reference": "Against",
+    "update=dpo": "Pairwise",
+    "update=kto": "KTO",
+    "update=rejection": "Imitation",
+    "update=grpo": "clipped",
+    "regularizer=kl_reverse_payoff": "InPayoff",
+    "quality=selfjudge_written": "WrittenScore",
+}
+
 
 def calls(node: Any, where: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     """Every node with a `_target_`."""
@@ -141,6 +152,9 @@ def test_every_key_is_a_parameter_and_what_has_no_default_is_a_key(choice: str) 
 
 def test_a_yaml_gives_the_default_of_the_constructor_or_another_value_on_purpose() -> None:
     assert departures() == set(OF_THE_DEFAULT_RUN)
+    for choice, name in PLAIN.items():
+        of_it = {option for option in departures(*cli.needing(choice)) if option.startswith(f"{name}.")}
+        assert of_it <= {f"{name}.role_weights"}, f"{choice} gives {of_it}"
     choices = [choice for choice in cli.choices() if not choice.startswith("experiment=")]
     found = {option: choice for choice in choices for option in departures(*cli.needing(choice))}
     assert set(found) == set(DELIBERATE), {option: found.get(option) for option in set(found) ^ set(DELIBERATE)}
