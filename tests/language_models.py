@@ -17,6 +17,16 @@ from selfplay.rollout import collate
 
 ASKS = [Ask("solver", user(text), key=text) for text in ("add 3 and 4", "reverse abc", "")]
 
+SIZES: dict[str, Any] = {
+    "vocab_size": 90,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}
+
 
 def made(**changes: object) -> LanguageModel:
     return LanguageModel(**{"path": "asset:tiny", "max_tokens": 8, "batch_size": 512, **changes})  # type: ignore[arg-type]

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import torch
 from cli import finished, lines
-from conftest import config
+from conftest import config, filled
 from omegaconf import DictConfig, OmegaConf
 from scipy.stats import binom
 
 from selfplay.building import make
 from selfplay.core import Ask, Game, Play, Player, Reply, SelfplayError, user
 from selfplay.crossplay import main
-from selfplay.derived import fill_in
 from selfplay.games.matrix import matrix_game
 from selfplay.opponents.round_robin import Arena, enumerated, played
 from selfplay.players.nature import Nature
@@ -58,8 +57,7 @@ def rps() -> Game:
 
 def written(path: Path, policies: Mapping[int, Tabular], *overrides: str) -> Path:
     """A run folder with these checkpoints."""
-    cfg = config("game=matrix", "player=tabular", "player.actions=8", "player.states=64", "eval=none", *overrides)
-    fill_in(cfg, make(cfg.game, "game"))
+    cfg = filled("game=matrix", "player=tabular", "player.actions=8", "player.states=64", "eval=none", *overrides)
     run = RunFolder.create(path, cfg)
     for step, policy in policies.items():
         folder = run.checkpoints / f"step-{step:06d}"

@@ -316,6 +316,15 @@ def test_a_version_is_of_one_policy_and_its_twins() -> None:
     assert policy.version.uid not in {now, *seen}
 
 
+def test_a_frozen_adapter_keeps_its_version_while_the_live_one_learns() -> None:
+    """They share one model, whose parameters the optimizer moves."""
+    policy = adapted()
+    snapshot = policy.snapshot()
+    live, frozen = policy.version.uid, snapshot.version.uid
+    torch.optim.SGD(policy.parameters(), lr=0.1).step()
+    assert policy.version.uid != live and snapshot.version.uid == frozen
+
+
 def test_products_in_bfloat16_over_weights_in_float32() -> None:
     """The sampler and the learner agree to the precision of bfloat16, and a step far below it is not lost."""
     exact, rough = made(max_tokens=24), made(max_tokens=24, compute_dtype="bfloat16")

@@ -255,6 +255,15 @@ def test_a_run_logs_its_mismatch_and_stale_weights_are_seen(tmp_path: Path) -> N
     assert stale[-1]["mismatch/ess"] < 0.9 and stale[-1]["mismatch/max"] > 0.05
 
 
+def test_an_update_without_a_correction_stops_where_weights_are_stale(tmp_path: Path) -> None:
+    """What cannot be corrected is compared, as the embedded engine's samples are; fresh weights pass."""
+    args = ("engine=transformers", *LEARNS, "update=kto")
+    cli.finished(tmp_path / "fresh", *args, "steps=2")
+    ended = cli.run(f"hydra.run.dir={tmp_path / 'stale'}", *args, "engine._target_=test_engines.Stale")
+    assert ended.code == 1 and "than its sampler did (logprob_mismatch)" in ended.err
+    assert 1 <= cli.summary(tmp_path / "stale")["steps"] < 4
+
+
 def test_options_of_a_correction_are_checked(tmp_path: Path) -> None:
     for option, told in (
         ("mismatch=tis", "update.mismatch is 'tis'"),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import perturb
+from language_models import SIZES
 from peft import LoraConfig, get_peft_model
 from test_tree_attention import a_tree_a_row, replies_to
 from transformers import (
@@ -37,15 +38,6 @@ from selfplay.engines.logprobs import plain_logprobs, reply_logprobs
 from selfplay.engines.packing import pack, under_mask
 from selfplay.players.language_model import LanguageModel
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 90,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-}
 FAMILY = [
     LlamaConfig(**SIZES),
     LlamaConfig(**{**SIZES, "num_key_value_heads": 4}, tie_word_embeddings=True, attention_bias=True),

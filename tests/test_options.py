@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import cli
 import pytest
-from conftest import config
+from conftest import config, filled
 from fuzz_overrides import WRONG, Set, drawn, limit, tried
 from omegaconf import OmegaConf
 
@@ -158,7 +158,7 @@ UNREAD = [
 
 @pytest.mark.parametrize("overrides", UNREAD, ids=" ".join)
 def test_what_is_typed_in_vain_is_refused(overrides: list[str]) -> None:
-    cfg = config(*overrides)
+    cfg = filled(*overrides)
     with pytest.raises(SelfplayError, match=r"changes nothing|counts only where"):
         check_effect(cfg, overrides, check_config(cfg))
 

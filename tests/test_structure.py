@@ -8,7 +8,7 @@ import pytest
 import torch
 from chat_models import FAMILIES, saved, tokenizer_of
 from conftest import perturb
-from language_models import adapted, batch_of, logprobs, made, moved
+from language_models import SIZES, adapted, batch_of, logprobs, made, moved
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -37,16 +37,6 @@ from selfplay.models.architecture import check_architecture
 from selfplay.models.structure import body_of
 from selfplay.models.trial import forget, moved_adapters
 from selfplay.players.language_model import LanguageModel
-
-SIZES: dict[str, Any] = {
-    "vocab_size": 90,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-}
 
 
 def of(config: PretrainedConfig, kind: Any = None) -> Any:

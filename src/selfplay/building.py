@@ -71,7 +71,8 @@ def build(cfg: DictConfig) -> Experiment:
         made_update = make_later(cfg["update"], "update")
         update: Update = made_update(policy=learner, reference=policies["reference"], roles=roles)
     _check_teachers(update, seated)
-    if learner.samples_exactly and isinstance(gradient_step := getattr(update, "gradient_step", None), GradientStep):
+    gradient_step, corrects = getattr(update, "gradient_step", None), hasattr(update, "mismatch")
+    if isinstance(gradient_step, GradientStep) and (learner.samples_exactly or not corrects):
         gradient_step.compare = Mismatch(learner)
     check_answers(game, update, roles)
     _check_judged(game, referees)

@@ -1,7 +1,7 @@
 """What is wrong with a command line before anything is composed, made or written. Nothing heavy is imported here."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -68,6 +68,17 @@ def as_typed(given: Sequence[str]) -> list[str]:
 def _is_open(argument: str) -> bool:
     key, equals, _ = argument.partition("=")
     return bool(equals) and any(key == name or key.startswith(f"{name}.") for name in OPEN)
+
+
+def run_command(work: Callable[[], None]) -> None:
+    """Run a command; it ends with 1 and one line on stderr where the user has to change something."""
+    try:
+        work()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except SelfplayError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 def program() -> str:

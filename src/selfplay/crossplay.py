@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from selfplay.commandline import run_command
 
 if TYPE_CHECKING:
     from selfplay.opponents.round_robin import Arena
@@ -144,17 +145,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser().parse_args(arguments)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a run's model is here already
 
-    from selfplay.core import SelfplayError
     from selfplay.openmp import fit_threads
 
     fit_threads()
-    try:
-        crossplay(args)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except SelfplayError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    run_command(lambda: crossplay(args))
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ an "instruction", as in AlpacaEval's own alpaca_eval.json. What is written is th
 import argparse
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from selfplay.commandline import run_command
 
 if TYPE_CHECKING:
     from selfplay.core import Policy
@@ -133,17 +134,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if Path(args.model).exists():
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # it is here already
 
-    from selfplay.core import SelfplayError
     from selfplay.openmp import fit_threads
 
     fit_threads()
-    try:
-        export(args)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except SelfplayError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    run_command(lambda: export(args))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from selfplay.commandline import run_command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -135,17 +136,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser().parse_args(arguments)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # what is averaged is here already
 
-    from selfplay.core import SelfplayError
     from selfplay.openmp import fit_threads
 
     fit_threads()
-    try:
-        soup(args)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except SelfplayError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    run_command(lambda: soup(args))
 
 
 if __name__ == "__main__":

@@ -54,4 +54,4 @@ class EmbeddedEngine(Engine):
 
 def resolve(engine: Engine | None) -> Engine:
     """The engine, or the embedded one where none is given."""
-    return engine or EmbeddedEngine()
+    return EmbeddedEngine() if engine is None else engine

@@ -20,13 +20,18 @@ class Version:
     Any optimizer that holds a parameter of the model raises it with each step; `restore` and `load` do, too. Code that
     writes into the weights by itself calls `raise_by_one`.
 
+    Args:
+        model: whose parameters they are; None for a copy that no optimizer changes.
+
     Attributes:
         uid: names the weights as they are now, "policy-3@412"; it never names other values later.
     """
 
-    def __init__(self, model: Module) -> None:
-        self._number, self._count, self._model = next(_numbers), 0, ref(model)
-        _versions.add(self)
+    def __init__(self, model: Module | None) -> None:
+        self._number, self._count = next(_numbers), 0
+        if model is not None:
+            self._model = ref(model)
+            _versions.add(self)
 
     @property
     def uid(self) -> str:

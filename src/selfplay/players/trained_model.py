@@ -49,7 +49,7 @@ class TrainedModel(Policy):
                 twin.frozen_adapter = {n: p.detach().clone() for n, p in self.adapter.weights.items()}
         else:
             twin.model = copy.deepcopy(self.model).requires_grad_(False).eval()
-        twin.version = Version(twin.model)
+        twin.version = Version(None)
         return twin
 
     @torch.no_grad()

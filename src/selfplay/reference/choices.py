@@ -195,9 +195,6 @@ def elsewhere(choice: Choice) -> Iterator[str]:
             yield f"{path}={yaml_value(entry.text)}"
 
 
-# reading constructors
-
-
 def _parameters(entries: Mapping[str, Entry]) -> list[str]:
     if "_target_" not in entries:
         return []

@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from selfplay.commandline import run_command
 from selfplay.config import OPTIONS
 from selfplay.project import CONF, config_folders, import_from_here
 from selfplay.reference.choices import Choice, Option, choices, elsewhere, entries_of, first_sentence, options
@@ -107,9 +108,6 @@ def _of_the_run(path: Path) -> Iterator[Option]:
                 )
 
 
-# reading yaml files
-
-
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -118,4 +116,4 @@ def main() -> None:
     )
     parser.parse_args()
     import_from_here()
-    print(reference([CONF, *config_folders().values()]), end="")
+    run_command(lambda: print(reference([CONF, *config_folders().values()]), end=""))

@@ -60,8 +60,6 @@ def _followed(told: str, name: str) -> str:
     return told
 
 
-# writing types and values
-
 BASIC = {object: "", bool: "true or false", int: "int", float: "float", str: "text", type(None): "null"}
 
 

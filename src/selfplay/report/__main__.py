@@ -5,9 +5,10 @@ python -m selfplay.report outputs multirun/x --out x --baseline "game=dataset re
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from selfplay.commandline import run_command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,23 +40,24 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The program; ends with 1 and one line on stderr where the user has to change something."""
     args = parser().parse_args(arguments)
+    run_command(lambda: report(args))
 
+
+def report(args: argparse.Namespace) -> None:
+    """Read the runs, write the page, and print where it is.
+
+    Raises:
+        SelfplayError: a folder holds no run, or the page cannot be written.
+    """
     from selfplay.console import say
-    from selfplay.core import SelfplayError
     from selfplay.plots.figure_store import Album
     from selfplay.report.page import write
     from selfplay.runs.sweep import load
 
-    try:
-        sweep = load(*args.folders)
-        say(str(sweep))
-        album = Album(args.out)
-        page = write(sweep, args.folders, album, args.baseline)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except SelfplayError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    sweep = load(*args.folders)
+    say(str(sweep))
+    album = Album(args.out)
+    page = write(sweep, args.folders, album, args.baseline)
     size, figures = page.stat().st_size / 1e6, len(album.pictures)
     say(f"written: {page} ({size:.1f} MB) and its {figures} figures as png and svg")
 

@@ -34,8 +34,8 @@ from selfplay.updates.schedules import Schedule, constant
 class PolicyGradient(GradientUpdate):
     """Steps on the sum over roles of weight x mean over the role's turns of objective, one a minibatch.
 
-    With `centred`, `reinforce` and `whole` this is Language Self-Play (arXiv 2509.07414, equations 2-5, Algorithm 1);
-    docs/updates.md lists the others.
+    With `centred`, `reinforce` and `sequence_sum` this is Language Self-Play (arXiv 2509.07414, equations 2-5,
+    Algorithm 1); docs/updates.md lists the others.
 
     Args:
         policy: the learner.
@@ -178,8 +178,7 @@ class PolicyGradient(GradientUpdate):
 
 
 def _together(passes: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means over the passes; logprob_mismatch is the first one's, before anything
-    moved, shift how far it went from there."""
+    """Means over the passes; logprob_mismatch is of the first, before anything moved, shift of those after it."""
     found = {name: fmean([one[name] for one in passes]) for name in ("loss", "grad_norm")}
     found["logprob_mismatch"] = passes[0]["logprob_mismatch"]
     if len(passes) > 1:
