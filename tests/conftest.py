@@ -1,56 +1,23 @@
-"""What many tests share: the embedded model, learners made of it, configs, scripted players."""
+"""Fixtures: the embedded model, a learner of its architecture, a run folder."""
 
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is fetched by a test
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra._internal.hydra import Hydra
-from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from omegaconf import OmegaConf
+from transformers import AutoModelForCausalLM
 
-from selfplay.building import make
-from selfplay.commandline import arguments
-from selfplay.core import Ask, Player, Policy, Referee, Reply, Turn
-from selfplay.derived import fill_in
 from selfplay.engines.versions import Version
 from selfplay.players.language_model import LanguageModel
 from selfplay.runs import RunFolder
-
-CONF = Path(__file__).parent.parent / "conf"
-
-
-class Script(Player):
-    """Says what a function of the ask says; keeps what it was asked, call by call."""
-
-    def __init__(self, say: Callable[[Ask], Reply]) -> None:
-        self.say = say
-        self.calls: list[list[Ask]] = []
-
-    def act(self, asks: Sequence[Ask]) -> list[Reply]:
-        self.calls.append(list(asks))
-        return [self.say(ask) for ask in asks]
-
-
-class Fixed(Referee):
-    """Gives the numbers that it was given."""
-
-    def __init__(self, scores: Sequence[float] | Tensor, roles: tuple[str, ...] = ()) -> None:
-        self.scores, self.roles = torch.as_tensor(scores), roles
-        self.seen: list[Turn] = []
-
-    def score(self, turns: Sequence[Turn], players: Mapping[str, Policy]) -> Tensor:
-        self.seen = list(turns)
-        return self.scores
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -73,39 +40,6 @@ def one_composition() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Hydra, "get_mode", get_mode)
         yield
-
-
-def config(*overrides: str) -> DictConfig:
-    """The config as `run.py` would compose it."""
-    return copy.deepcopy(_composed(overrides))
-
-
-def filled(*overrides: str) -> DictConfig:
-    """The same, with what it leaves to its game."""
-    cfg = config(*overrides)
-    fill_in(cfg, make(cfg.game, "game"))
-    return cfg
-
-
-@cache
-def _composed(overrides: tuple[str, ...]) -> DictConfig:
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return compose("config", arguments(overrides, [CONF]))
-
-
-def plain_logprobs(model: PreTrainedModel, prompt: Sequence[int], reply: Sequence[int]) -> Tensor:
-    """[T] log-probabilities of a reply's tokens by one unpadded call of the model, nothing of ours."""
-    ids = torch.tensor([[*prompt, *reply]])
-    logp = torch.log_softmax(model(input_ids=ids).logits[0], dim=-1)
-    return logp[len(prompt) - 1 : -1].gather(-1, torch.tensor(reply)[:, None])[:, 0]
-
-
-def perturb(model: PreTrainedModel, scale: float, seed: int = 0) -> None:
-    """Move every parameter a little, at random."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in model.parameters():
-            p += scale * torch.randn(p.shape, generator=generator)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,8 @@ import cli
 import numpy as np
 import pytest
 import torch
-from conftest import Fixed, config
+from configs import config
+from scripted import Fixed
 
 from selfplay.building import make
 from selfplay.core import Ask, Episode, Game, Play, Referee, Reply, SelfplayError, Turn

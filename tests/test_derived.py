@@ -5,7 +5,7 @@ from pathlib import Path
 import cli
 import pytest
 import torch
-from conftest import config, filled
+from configs import config, filled
 from omegaconf import OmegaConf
 
 from selfplay.building import build, make

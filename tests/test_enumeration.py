@@ -6,7 +6,7 @@ from pathlib import Path
 import cli
 import pytest
 import torch
-from conftest import config
+from configs import config
 
 from selfplay.building import build
 from selfplay.core import Episode, SelfplayError

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import cli
-import conftest
+import configs
 import pytest
 from omegaconf import DictConfig
 
@@ -29,7 +29,7 @@ def shrunk(choice: str) -> list[str]:
     if not choice.startswith(("eval=", "experiment=")):
         more.append("eval=none")
     args = cli.needing(choice, *more)
-    config = conftest.filled(*args)
+    config = configs.filled(*args)
     args += ["steps=1", "episodes=2"]
     args += ["player.max_tokens=12"] if "max_tokens" in config.player else []
     args += ["game.answers=2"] if "answers" in config.game else []

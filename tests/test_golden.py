@@ -19,7 +19,7 @@ from random import Random
 
 import pytest
 import torch
-from conftest import CONF, filled
+from configs import CONF, filled
 from omegaconf import DictConfig
 from torch import Tensor
 

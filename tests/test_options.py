@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import cli
 import pytest
-from conftest import config, filled
+from configs import config, filled
 from fuzz_overrides import WRONG, Set, drawn, limit, tried
 from omegaconf import OmegaConf
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import Fixed, Script
+from scripted import Fixed, Script
 
 from selfplay.core import Ask, Episode, Game, Play, Reply, SelfplayError, Turn, user
 from selfplay.games.challenger_rewards import lsp

@@ -1,0 +1,93 @@
+"""What each published system pays its Challenger, worked by hand; and which yaml pays what."""
+
+import math
+
+import pytest
+from configs import CONF, config
+
+from selfplay.building import make
+from selfplay.core import SelfplayError
+from selfplay.games import challenger_rewards as pay
+
+NONE = [0.0, 0.0, 0.0, 0.0]
+FOUR = ["a", "b", "c", "d"]
+
+
+def test_lsp_is_quality_minus_reward() -> None:
+    """(7 + 4 + 0 + 3) / 4 - (1 + 0 - .5 + .25) / 4 = 3.5 - .1875; an invalid question is no matter."""
+    args = ([1.0, 0.0, -0.5, 0.25], [7.0, 4.0, 0.0, 3.0], FOUR)
+    assert pay.lsp(*args, False) == pay.lsp(*args, True) == 3.3125
+
+
+def test_lsp_zero_is_minus_reward_whatever_the_quality() -> None:
+    args = ([1.0, 0.0, -0.5, 0.25], [7.0, 4.0, 0.0, 3.0], FOUR)
+    assert pay.lsp_zero(*args, False) == pay.lsp_zero(*args, True) == -0.1875
+
+
+@pytest.mark.parametrize(
+    ("rewards", "invalid", "earned"),
+    [
+        ([1.0, 0.0, 0.0, 0.0], False, 0.75),
+        ([1.0, 1.0, 1.0, 0.0], False, 0.25),
+        ([0.5, 0.5, 0.0, 1.0], False, 0.5),
+        ([0.0, 0.0, 0.0, 0.0], False, -0.5),
+        ([1.0, 1.0, 1.0, 1.0], False, -0.5),
+        ([1.0, 0.0, 0.0, 0.0], True, -1.0),
+        ([0.0, 0.0, 0.0, 0.0], True, -1.0),
+    ],
+)
+def test_absolute_zero(rewards: list[float], invalid: bool, earned: float) -> None:
+    assert pay.absolute_zero(rewards, NONE, FOUR, invalid) == earned
+
+
+@pytest.mark.parametrize(
+    ("answers", "r_zero", "sqlm"),
+    [
+        ("aaaa", 0.0, 0.0),  # p = 1
+        ("aaab", 0.5, 1.0),  # p = 3/4
+        ("aabb", 1.0, 1.0),  # p = 1/2
+        ("abca", 1.0, 1.0),
+        ("abcd", 0.5, 0.0),  # p = 1/4: nobody agrees
+        ("aabbc", 1 - 2 * 0.1, 1.0),  # p = 2/5
+    ],
+)
+def test_agreement(answers: str, r_zero: float, sqlm: float) -> None:
+    """Both look at the answers alone: rewards outside [0, 1] are no matter."""
+    args = ([9.0] * len(answers), [0.0] * len(answers), list(answers))
+    assert pay.r_zero(*args, False) == pytest.approx(r_zero, abs=1e-15)
+    assert pay.sqlm(*args, False) == sqlm
+    assert pay.r_zero(*args, True) == -1.0
+    assert pay.sqlm(*args, True) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("rewards", "sigma", "earned"),
+    [
+        ([1.0, 0.0, 1.0, 0.0], 0.2, 1.0),
+        ([1.0, 1.0, 1.0, 1.0], 0.2, math.exp(-3.125)),  # .25 / .08
+        ([0.0, 0.0, 0.0, 1.0], 0.25, math.exp(-0.5)),  # .0625 / .125
+    ],
+)
+def test_spice(rewards: list[float], sigma: float, earned: float) -> None:
+    assert pay.spice(rewards, NONE, FOUR, False, sigma) == pytest.approx(earned, rel=1e-12)
+    assert pay.spice(rewards, NONE, FOUR, True, sigma) == -0.1
+
+
+@pytest.mark.parametrize("name", ["absolute_zero", "spice"])
+@pytest.mark.parametrize(("bad", "told"), [(-0.01, "-0.01"), (1.5, "1.5"), (math.nan, "nan")])
+def test_success_needs_rewards_between_0_and_1(name: str, bad: float, told: str) -> None:
+    with pytest.raises(SelfplayError, match=f"challenger={name} needs rewards between 0 and 1, but one is {told};"):
+        getattr(pay, name)([1.0, 0.0, bad], NONE[:3], FOUR[:3], False)
+
+
+@pytest.mark.parametrize("name", ["absolute_zero", "spice"])
+def test_the_bounds_themselves_are_fine(name: str) -> None:
+    assert math.isfinite(getattr(pay, name)([1.0, 0.0], NONE[:2], FOUR[:2], False))
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted((CONF / "challenger").glob("*.yaml"))])
+def test_a_yaml_pays_by_the_function_of_its_name(name: str) -> None:
+    game = make(config("game=lsp", f"challenger={name}").game, "game")
+    args = ([1.0, 0.0, 0.0, 0.0], [2.0, 0.0, 0.0, 0.0], ["a", "a", "a", "b"])
+    for invalid in (False, True):
+        assert game.pay(*args, invalid) == getattr(pay, name)(*args, invalid)
