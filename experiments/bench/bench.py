@@ -35,13 +35,14 @@ SQUARE = {"cpu": 2048, "cuda": 8192}  # side of the matrices: an accelerator is 
 
 
 class Side:
-    """A worker process."""
+    """A worker process, of this checkout or of another one."""
 
-    def __init__(self, arguments: list[str], device: str) -> None:
-        command = [sys.executable, str(HERE / "worker.py"), *arguments, "--device", device]
+    def __init__(self, arguments: list[str], device: str, checkout: Path = HERE.parents[1]) -> None:
+        worker = checkout / "experiments" / "bench" / "worker.py"
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            [sys.executable, str(worker), *arguments, "--device", device],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(checkout / "src")},
         )  # fmt: skip
         self.facts = self._line()
 
@@ -68,18 +69,23 @@ class Side:
         self.process.wait()
 
 
-def alternate(case: Case, pairs: int, device: str) -> dict[str, Any]:
-    """Steps of each side by turns; seconds, medians, and ours against each other side."""
-    sides = {name: Side(arguments, device) for name, arguments in case.sides.items()}
+def by_turns(label: str, sides: dict[str, Side], pairs: int) -> dict[str, Any]:
+    """What steps of each side take, one side after the other; the first step of each is not counted."""
     steps: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     for number in range(pairs + 1):
         for name, side in sides.items():
             told = side.step()
-            print(f"  {case.name} {number} {name}: {told['seconds']:.2f} s", flush=True)
+            print(f"  {label} {number} {name}: {told['seconds']:.2f} s", flush=True)
             steps[name] += [told] if number else []
     for side in sides.values():
         side.end()
-    found = {name: of_side(taken, sides[name].facts) for name, taken in steps.items()}
+    return {name: of_side(taken, sides[name].facts) for name, taken in steps.items()}
+
+
+def alternate(case: Case, pairs: int, device: str) -> dict[str, Any]:
+    """Steps of each side by turns; seconds, medians, and ours against each other side."""
+    sides = {name: Side(arguments, device) for name, arguments in case.sides.items()}
+    found = by_turns(case.name, sides, pairs)
     first, *others = found
     return {
         "question": case.question,
@@ -244,6 +250,18 @@ def run(args: argparse.Namespace) -> None:
     draw(results, path.with_name(f"bench{slug(args.device)}.png"))
 
 
+def compare(checkout: Path, cases: list[Case], pairs: int, device: str) -> None:
+    """Print how many times as long each case takes in another checkout as in this one; nothing is written."""
+    print("case | this, s | other, s | other / this | of a pair")
+    for case in cases:
+        arguments = next(iter(case.sides.values()))
+        sides = {"this": Side(arguments, device), "other": Side(arguments, device, checkout)}
+        found = by_turns(case.name, sides, pairs)
+        ratios = against(found["this"], found["other"])
+        medians = " | ".join(f"{found[name]['median']:.3f}" for name in sides)
+        print(f"{case.name} | {medians} | {ratios['ratio']:.3f} | {ratios['least']:.3f} to {ratios['most']:.3f}")
+
+
 def slug(device: str) -> str:
     """What the files of an accelerator have in their names."""
     return "" if device == "cpu" else "-" + torch.cuda.get_device_name().lower().replace(" ", "-")
@@ -267,6 +285,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[], choices=[case.name for case in CASES], metavar="CASE")
     parser.add_argument("--quick", action="store_true", help="the tiny model, one pair: does it run at all")
     parser.add_argument("--table", action="store_true", help="print the tables, fill the README's, measure nothing")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="compare ours with another checkout's instead")
     parser.add_argument("--out", type=Path, default=HERE)
     args = parser.parse_args()
     if args.table:
@@ -277,7 +296,11 @@ def main() -> None:
     for package in ("trl", "datasets"):
         if find_spec(package) is None:
             sys.exit(f"error: {package} is not installed; install it with: pip install 'selfplay[bench]'")
-    run(args)
+    if args.against:
+        cases = [case for case in CASES if not args.only or case.name in args.only]
+        compare(args.against.resolve(), cases, args.pairs, args.device)
+    else:
+        run(args)
 
 
 if __name__ == "__main__":
