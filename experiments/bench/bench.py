@@ -134,14 +134,15 @@ def best(call: Any, device: str, tries: int = 15, limit: float = 10.0) -> float:
 
 
 def ceilings(device: str, quick: bool = False) -> dict[str, float]:
-    """Matrix products in GFLOP/s and copies in GB/s (read and written); `quick`: of small matrices, to try it out."""
+    """Matrix products in GFLOP/s and copies in GB/s (read and written); `quick`: of small operands, to try it out."""
     found, square = {}, 256 if quick else SQUARE[device.split(":")[0]]  # bfloat16 in software is a hundred times slower
+    size = BANDWIDTH // 100 if quick else BANDWIDTH
     for dtype in (torch.float32, torch.bfloat16):
         a, b = (torch.randn(square, square, device=device).to(dtype) for _ in range(2))
         found[str(dtype).removeprefix("torch.")] = 2e-9 * square**3 / best(lambda a=a, b=b: a @ b, device)
-    source = torch.ones(BANDWIDTH, device=device)
+    source = torch.ones(size, device=device)
     target = torch.empty_like(source)
-    found["copy"] = 8e-9 * BANDWIDTH / best(lambda: target.copy_(source), device)
+    found["copy"] = 8e-9 * size / best(lambda: target.copy_(source), device)
     return found
 
 
