@@ -49,7 +49,7 @@ def test_the_learner_spells_it(tiny: LanguageModel) -> None:
     assert (chosen.reply_ids, chosen.logprobs, chosen.choices) == ((1,), (), tiny.reply_with([PAIR], [1])[0].choices)
     with pytest.raises(SelfplayError, match="'maybe' is no reply to 'now'"):
         tiny.encode_reply(PAIR, "maybe")
-    with pytest.raises(SelfplayError, match=r"a reply of 61 tokens is to be learnt.*player\.max_tokens is 48"):
+    with pytest.raises(SelfplayError, match=r"has 61 tokens, but player\.max_tokens is 48"):
         tiny.encode_reply(FREE, "a" * 60)
     policy = table()
     assert policy.encode_reply(ASK, "r").reply_ids == (2,) and policy.encode_reply(ASK, "r").logprobs == ()

@@ -116,7 +116,8 @@ def load_incomplete(
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if "attention implementation" in str(error):
             raise SelfplayError(
-                f"the architecture of '{name}' does not support attention={attention}; take attention=eager, which all do"
+                f"the architecture of '{name}' does not support attention={attention}; take attention=eager, which is "
+                "always supported"
             ) from error
         raise SelfplayError(_unloadable(name, "model", error)) from error
     if unused := sorted(info["unexpected_keys"]):
