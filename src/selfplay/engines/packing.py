@@ -232,7 +232,7 @@ class PackingPlanner:
                     end += n
                     segment += 1
         lengths, *fields = torch.tensor(parts).unbind(1)
-        place, start, position, part, root_of, number, behind = (x.repeat_interleave(lengths) for x in fields)
+        place, start, position, part, root_of, number, prompt_end = (x.repeat_interleave(lengths) for x in fields)
         within = torch.arange(len(ids)) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
         column = start + within
 
@@ -241,7 +241,7 @@ class PackingPlanner:
 
         own = number >= 0
         token = number[own], within[own]
-        before = torch.where(within == 0, behind, column)[own] - 1
+        before = torch.where(within == 0, prompt_end, column)[own] - 1
         there = torch.arange(self.replies.shape[1]) < self.lengths[self.first, None]
         return Packed(
             ids=spread(torch.tensor(ids), 0),

@@ -63,7 +63,7 @@ def of_replies(
 def of_menus(model: PreTrainedModel, menus: Sequence[Menu], temperature: float) -> Tensor:
     """[N] the same for `choice_logprobs`: the largest error over a menu's choices, divided by the temperature.
 
-    The rounding errors of a choice's tokens are independent in sign, so they add in quadrature.
+    The rounding errors of a choice's tokens have random signs, so they add in quadrature.
     """
     found = []
     for prompt, choices in menus:

@@ -15,7 +15,7 @@ class Truncation:
 
     Args:
         top_k: keep the k most likely tokens; 0 keeps all.
-        top_p: keep the smallest set of most likely tokens with this total probability (1904.09751); 1 keeps all.
+        top_p: keep the smallest set of most likely tokens that sums to at least this (1904.09751); 1 keeps all.
         min_p: keep tokens with at least this fraction of the maximum probability (2407.01082); 0 keeps all.
 
     Raises:
@@ -38,28 +38,28 @@ class Truncation:
     def keeps_all(self) -> bool:
         return not self.top_k and self.top_p == 1 and not self.min_p
 
-    def __call__(self, logits: Tensor, said: Tensor | None = None) -> Tensor:
+    def __call__(self, logits: Tensor, sampled: Tensor | None = None) -> Tensor:
         """Logits [M, V] with -inf for tokens that are filtered out.
 
         Args:
             logits: [M, V], already divided by the temperature.
-            said: [M] sampled tokens, which are always kept: the sampler's logits may have been rounded differently.
+            sampled: [M] sampled tokens, which are always kept: the sampler's logits may have been rounded differently.
         """
         if self.keeps_all:
             return logits
         with torch.no_grad():
             out = self._out(logits.detach())
-            if said is not None:
-                out.scatter_(-1, said[:, None], False)
+            if sampled is not None:
+                out.scatter_(-1, sampled[:, None], False)
         return logits.masked_fill(out, -torch.inf)
 
-    def doubt(self, logits: Tensor, said: Tensor, slack: float) -> Tensor:
+    def doubt(self, logits: Tensor, sampled: Tensor, slack: float) -> Tensor:
         """[M] by how much the log-probability of a sampled token [M] may change if logits are off by `slack`.
 
         Tokens near a threshold may be kept or dropped; this is the log ratio of the largest to the smallest total
         weight that may be kept.
         """
-        mine = torch.nn.functional.one_hot(said, logits.shape[-1]).bool()
+        mine = torch.nn.functional.one_hot(sampled, logits.shape[-1]).bool()
         most, least = (
             logits.masked_fill(self._beyond(logits, way * slack) & ~mine, -torch.inf).logsumexp(-1) for way in (1, -1)
         )

@@ -86,7 +86,10 @@ def load_base(
         ) from error
     if reason := lacking({**info, "missing_keys": []}):
         kind = type(model).__name__
-        raise SelfplayError(f"the base model '{base}' of the adapter '{name}' is not a {kind} ({reason})")
+        raise SelfplayError(
+            f"the base model '{base}' of the adapter '{name}' is not a {kind} ({reason}); correct "
+            f"base_model_name_or_path in its {CONFIG}"
+        )
     return model, config, set(info["missing_keys"])
 
 

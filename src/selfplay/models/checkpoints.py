@@ -18,7 +18,7 @@ from selfplay.core import SelfplayError
 from selfplay.models.load import lacking, quiet, some
 
 REMEDY = "resume with the player it was made with"
-CONTAINERS = (ModuleList, ModuleDict, Sequential)  # never initialised themselves
+CONTAINERS = (ModuleList, ModuleDict, Sequential)  # not initialised by any architecture
 
 
 def check_kept(model: PreTrainedModel, path: str) -> None:
@@ -103,7 +103,7 @@ def load(model: PreTrainedModel, folder: Path) -> None:
         raise SelfplayError(f"the checkpoint {folder} does not fit the model ({reason}); {REMEDY}")
     if changed := _changed(theirs, folder):
         raise SelfplayError(
-            f"transformers loads weights that differ from those in {folder} ({some(changed)}), a bug of its "
+            f"transformers loads weights that differ from those in {folder} ({some(changed)}), a bug in its "
             f"{type(model).__name__}; train an adapter (player.lora), or another architecture"
         )
     copy_weights(read, model)

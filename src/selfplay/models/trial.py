@@ -36,8 +36,7 @@ def forget(model: PreTrainedModel) -> dict[str, bool]:
 
 
 def alike(ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> bool:
-    """Whether two results computed in `dtype` agree up to rounding: a relative norm of 3e-4 in float32, 0.1 in
-    bfloat16."""
+    """Whether two results computed in `dtype` agree to a relative error in norm of 3e-4 (float32) or 0.1 (bfloat16)."""
     apart = min(0.1, 50 * torch.finfo(dtype).eps ** 0.75)
     return bool((ours - theirs).float().norm() <= apart * theirs.float().norm())
 

@@ -58,8 +58,8 @@ class LanguageModel(TrainedModel):
             replies do not share their prompt's computation (see `selfplay.engines.packing`).
         gradient_checkpointing: whether to recompute layers in the backward pass, to save memory at the cost of time.
         dtype: of the weights, such as "float32".
-        compute_dtype: of matrix products with float32 weights, such as "bfloat16" if the hardware supports it; weights
-            and updates stay float32. None: as `dtype`.
+        compute_dtype: of matrix products with float32 weights, "bfloat16" if the hardware supports it; weights and
+            updates stay float32. None: as `dtype`.
         device: "cpu", "cuda", ...
         engine: generates replies, see `selfplay.engines.engine`; None: the embedded engine.
         seed: seed of the adapter's initial weights.
@@ -213,7 +213,7 @@ class LanguageModel(TrainedModel):
     def _menu(self, ask: Ask, prompt: tuple[int, ...]) -> Menu:
         """The options' token ids, each with the end token."""
         if not ask.options:
-            raise SelfplayError(f"the role '{ask.role}' was asked for free text, which has no options")
+            raise SelfplayError(f"the role '{ask.role}' was asked for free text, which has no options; play episodes instead")
         return prompt, tuple(self.texts.option(option) for option in ask.options)
 
     def render(self, messages: Sequence[Message]) -> tuple[int, ...]:

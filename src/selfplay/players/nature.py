@@ -17,7 +17,7 @@ def chances(ask: Ask) -> tuple[float, ...]:
         SelfplayError: there are no options, or the weights are not one non-negative number per option.
     """
     if not ask.options:
-        raise SelfplayError(f"the role '{ask.role}' was asked without options; enumeration of outcomes needs them")
+        raise SelfplayError(f"the role '{ask.role}' was asked without options; give it some to enumerate its outcomes")
     weights = ask.weights or (1.0,) * len(ask.options)
     if len(weights) != len(ask.options) or min(weights) < 0 or not 0 < sum(weights) < math.inf:
         raise SelfplayError(

@@ -1,4 +1,4 @@
-"""Calls with untrusted arguments, each in a separate process with CPU time and memory limits of the kernel.
+"""Calls with untrusted arguments, each in a separate process whose CPU time and memory the kernel limits.
 
 Some scorers evaluate their input. Its cost cannot be predicted, and a Python signal handler cannot interrupt a single
 operation on large numbers, so the kernel enforces the limits. CPU time is used instead of wall-clock time so that

@@ -57,7 +57,7 @@ class Sandbox:
         file_megabytes: limit on all files together; without isolation, on each file.
         threads: maximum number of concurrent threads; code cannot start processes.
         isolation: "bubblewrap", or "namespaces" for Linux namespaces without it: no network, no other processes, and no
-            files but an own folder and read-only libraries. "auto": the first of the two that works, else an error.
+            files but its own folder and read-only libraries. "auto": the first of the two that works, else an error.
             "none": only limits on time, memory and file size, for code that you would run yourself.
 
     Raises:

@@ -48,7 +48,7 @@ class PrefixShared:
 
     Args:
         decoder: the model.
-        room: maximum number of tokens per row.
+        room: maximum number of generated tokens per row.
     """
 
     refills = together = True
