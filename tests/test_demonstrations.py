@@ -25,7 +25,7 @@ FREE, PAIR = Ask("solver", user("sort cab")), Ask("solver", user("now"), ("yes",
 
 def test_a_teacher_knows_the_tiny_world() -> None:
     assert [r.text for r in Scripted(RIGHT).act([FREE, Ask("x", user("add 3 and 4"))])] == ["abc", "7"]
-    with pytest.raises(SelfplayError, match="'who\\?' is no question of task TinyWorld"):
+    with pytest.raises(SelfplayError, match="'who\\?' is not a question of task TinyWorld"):
         Scripted(RIGHT).act([Ask("x", user("who?"))])
 
 

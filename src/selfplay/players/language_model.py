@@ -213,7 +213,7 @@ class LanguageModel(TrainedModel):
     def _menu(self, ask: Ask, prompt: tuple[int, ...]) -> Menu:
         """The options' token ids, each with the end token."""
         if not ask.options:
-            raise SelfplayError(f"the role '{ask.role}' was asked for free text, which has no options; play episodes instead")
+            raise SelfplayError(f"the role '{ask.role}' was asked for free text, which has no options; play episodes")
         return prompt, tuple(self.texts.option(option) for option in ask.options)
 
     def render(self, messages: Sequence[Message]) -> tuple[int, ...]:
