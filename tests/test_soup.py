@@ -204,7 +204,7 @@ def test_adapters_that_have_no_exact_average(
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("base_model_name_or_path", "another/base", "base_model_name_or_path is .*tiny in the first and another/base in"),
+        ("base_model_name_or_path", "another/base", "base_model_name_or_path is .*tiny in the first and another/base"),
         ("revision", "v2", "revision is None in the first and v2 in the second"),
     ],
 )

@@ -322,7 +322,7 @@ def test_who_cannot_read_is_told_by_name(monkeypatch: pytest.MonkeyPatch) -> Non
         raise ValueError("give pixel_values.\nOr do not.")
 
     model.forward = broken
-    with pytest.raises(SelfplayError, match=r"LlamaForCausalLM of 'x' cannot process a text of 8 tokens \(give pixel_v"):
+    with pytest.raises(SelfplayError, match=r"ForCausalLM of 'x' cannot process a text of 8 tokens \(give pixel_v"):
         check_architecture(model, "x")
     monkeypatch.setattr(model, "get_output_embeddings", lambda: None)
     with pytest.raises(SelfplayError, match="has no output layer"):

@@ -249,7 +249,7 @@ def test_what_a_table_cannot_play(asks: list[Ask], told: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"temperature": 0.0}, "player.temperature is 0.0; a learner explores"),
+        ({"temperature": 0.0}, "player.temperature is 0.0; a learner must explore"),
         ({"temperature": -1.0}, "player.temperature is -1.0"),
         ({"states": 0}, "states is 0, but it must be a whole number, at least 1"),
         ({"actions": 0}, "actions is 0, but it must be a whole number, at least 1"),

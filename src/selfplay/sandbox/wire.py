@@ -15,9 +15,7 @@ LONGEST = 1 << 24  # maximum bytes of a message
 SEQUENCES: dict[str, Callable[[Any], Any]] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 BUFFERS: dict[str, Callable[[Any], Any]] = {"bytes": bytes, "bytearray": bytearray}
 KEPT = 1 << 53  # integers below it are JSON numbers
-MORE: dict[
-    str, Callable[[Any], tuple[Any, ...]]
-] = {  # class -> constructor arguments of an equal value
+MORE: dict[str, Callable[[Any], tuple[Any, ...]]] = {  # class -> constructor arguments of an equal value
     "decimal.Decimal": lambda x: (str(x),),
     "fractions.Fraction": lambda x: (x.numerator, x.denominator),
     "datetime.date": lambda x: (x.year, x.month, x.day),
