@@ -113,7 +113,7 @@ def test_choose_among_many_is_choose_among_few(more: int) -> None:
 def test_logits_that_are_no_numbers(wrong: float) -> None:
     logits = torch.zeros(2, 5)
     logits[1, 3] = wrong
-    with pytest.raises(SelfplayError, match="not numbers any more"):
+    with pytest.raises(SelfplayError, match="NaN or infinite"):
         choose(logits, torch.tensor([0.5, 0.5], dtype=torch.float64), 1.0)
     logits[1, 3] = -torch.inf
     assert choose(logits, torch.tensor([0.5, 0.99], dtype=torch.float64), 1.0)[0].tolist() == [2, 4]

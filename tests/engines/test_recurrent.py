@@ -63,7 +63,7 @@ def test_what_depends_on_its_company_is_refused(tmp_path: Path) -> None:
     model = model_of("gpt2")
     block = model.transformer.h[0]
     block.register_forward_hook(lambda module, given, out: out + out.mean(0, keepdim=True))
-    with pytest.raises(SelfplayError, match="GPT2LMHeadModel reads a text otherwise beside another than alone"):
+    with pytest.raises(SelfplayError, match="GPT2LMHeadModel computes different logits for a text in a batch"):
         way_of(model)
 
 

@@ -60,7 +60,7 @@ def test_padding_on_the_left_would_be_seen(tmp_path: Path, monkeypatch: pytest.M
 def test_a_model_whose_score_depends_on_its_company_is_refused() -> None:
     model, texts = model_of("bert", reward=True), [(5, 6, 7), (5, 9, 7), (5, 6, 7, 8)]
     model.bert.encoder.layer[0].register_forward_hook(lambda module, given, out: out + out.mean(0, keepdim=True))
-    with pytest.raises(SelfplayError, match="BertForSequenceClassification gives a text another score beside others"):
+    with pytest.raises(SelfplayError, match="BertForSequenceClassification scores a text differently in a batch"):
         Scorer(model, 8, 0, texts, [])
 
 

@@ -80,8 +80,8 @@ def test_a_text_that_ends_a_reply() -> None:
     ("override", "words"),
     [
         ("player.top_k=-1", "player.top_k is -1; give a whole number"),
-        ("player.top_p=0", "player.top_p is 0, but it is a share above 0"),
-        ("player.min_p=2", "player.min_p is 2, but it is a share"),
+        ("player.top_p=0", "player.top_p is 0; give a number in"),
+        ("player.min_p=2", "player.min_p is 2; give a number from 0 to 1"),
         ("player.stop=['']", "give texts of at least one character"),
         (
             "player.compute_dtype=float16",

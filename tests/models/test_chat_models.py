@@ -140,7 +140,7 @@ def test_messages_that_a_template_refuses_are_told(tmp_path: Path) -> None:
     saved("mistral", tmp_path)
     player = made(path=str(tmp_path))
     told = (
-        r"chat template of '.*' refuses messages of the roles system, user \(Only user and assistant .*choose another"
+        r"chat template of '.*' rejects messages with the roles system, user \(Only user and assistant .*choose another"
     )
     with pytest.raises(SelfplayError, match=told):
         player.render(({"role": "system", "content": "Be brief."}, *user("x")))
@@ -150,7 +150,7 @@ def test_capped_logits_are_refused(tmp_path: Path) -> None:
     saved("gemma2", tmp_path, final_logit_softcapping=3.0)
     with pytest.raises(SelfplayError, match="scales or caps its logits"):
         made(path=str(tmp_path), attention="eager")
-    with pytest.raises(SelfplayError, match="has no attention=sdpa; take attention=eager"):
+    with pytest.raises(SelfplayError, match="does not support attention=sdpa; take attention=eager"):
         made(path=str(tmp_path))
 
 

@@ -175,7 +175,7 @@ def test_missing_and_foreign_weights_are_named(folder: Path) -> None:
     base = "base_model.model.model.norm.weight"
     own = policy.model.state_dict()[base]
     changed(folder, **{"base_model.model.foo.lora_A.weight": None, base: own + 1})
-    with pytest.raises(SelfplayError, match=r"model\.norm\.weight is another one than the base model's"):
+    with pytest.raises(SelfplayError, match=r"model\.norm\.weight differs from the base model's"):
         policy.load(folder)
     assert same(policy.model.state_dict()[base], own)
     changed(folder, **{base: own.clone()})
@@ -207,9 +207,9 @@ def test_an_adapter_of_other_options_is_refused(folder: Path, lora: dict[str, An
         ({"init_lora_weights": "corda"}, "is 'corda', which needs more"),
         ({"init_lora_weights": "lora_ga"}, "is 'lora_ga', which needs more"),
         ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens is given"),
-        ({"init_lora_weights": "pissa", "target_parameters": ["gate"]}, "target_parameters does not go with"),
-        ({"init_lora_weights": "pissa", "target_modules": ["lm_head"]}, "out of .*lm_head, whose weights are shared"),
-        ({"init_lora_weights": "olora", "layer_replication": [[0, 4], [2, 4]]}, "whose weights are shared"),
+        ({"init_lora_weights": "pissa", "target_parameters": ["gate"]}, "target_parameters cannot be combined with"),
+        ({"init_lora_weights": "pissa", "target_modules": ["lm_head"]}, "the weights of .*lm_head, which are shared"),
+        ({"init_lora_weights": "olora", "layer_replication": [[0, 4], [2, 4]]}, "which are shared"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:`init_lora_weights` is")
@@ -223,7 +223,7 @@ def test_what_could_not_be_saved_is_refused_at_once(lora: dict[str, Any], told: 
     [
         ("falcon_mamba", {}, r"peft cannot put this adapter into FalconMambaForCausalLM \(.*'out_proj'"),
         ("olmoe", {"use_dora": True}, r"peft cannot put this adapter into OlmoeForCausalLM \(.*use_dora=True"),
-        ("laguna", {}, r"peft could not read this adapter again as it saves it \(missing: .*shared_experts"),
+        ("laguna", {}, r"peft could not load this adapter in the form that it saves \(missing: .*shared_experts"),
     ],
 )
 def test_what_peft_cannot_make_or_keep_is_refused_at_once(
@@ -245,7 +245,7 @@ def test_a_residual_of_another_seed_is_refused(tmp_path: Path) -> None:
     lora = {**LINEAR, "init_lora_weights": "pissa_niter_1"}
     made(lora=lora, seed=0).save(tmp_path)
     made(lora=lora, seed=0).load(tmp_path)
-    with pytest.raises(SelfplayError, match=r"began elsewhere: player\.seed"):
+    with pytest.raises(SelfplayError, match=r"has different initial weights: player\.seed"):
         made(lora=lora, seed=1).load(tmp_path)
 
 
@@ -291,10 +291,10 @@ def config_of(folder: Path, **changes: object) -> None:
     [
         (
             {"base_model_name_or_path": "/nowhere/tiny"},
-            r"the base model of the adapter '.*' is not to be had: .*nowhere",
+            r"the base model of the adapter '.*' cannot be loaded: .*nowhere",
         ),
         ({"base_model_name_or_path": None}, "does not name its base model"),
-        ({"peft_type": "IA3"}, "only LoRA can be read"),
+        ({"peft_type": "IA3"}, "only LoRA is supported"),
     ],
 )
 def test_an_adapter_that_cannot_be_used_is_told(folder: Path, changes: dict[str, Any], told: str) -> None:
@@ -306,5 +306,5 @@ def test_an_adapter_that_cannot_be_used_is_told(folder: Path, changes: dict[str,
 
 def test_an_adapter_over_an_adapter_is_told(folder: Path) -> None:
     config_of(folder, base_model_name_or_path=str(folder))
-    with pytest.raises(SelfplayError, match="is an adapter itself"):
+    with pytest.raises(SelfplayError, match="is itself an adapter"):
         made(path=str(folder))

@@ -226,7 +226,7 @@ def test_a_reward_adapter_is_read(tmp_path: Path) -> None:
     bare = Adapter(AutoModelForCausalLM.from_pretrained(base), {"r": 4, "target_modules": ["q_proj"]}, 0)
     bare.save(tmp_path / "bare")
     AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "bare")
-    with pytest.raises(SelfplayError, match=r"missing: .*score|has score\.weight, which would be drawn by chance"):
+    with pytest.raises(SelfplayError, match=r"missing: .*score|has score\.weight, which would be initialised randomly"):
         judge(tmp_path / "bare")
 
 
@@ -237,7 +237,7 @@ def test_what_transformers_would_draw_anew_at_each_reading_is_told(kind: str, lo
 
     model = architectures.model_of(kind)
     kept = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(SelfplayError, match=rf"transformers draws model\..*{lost} of .*anew.*train an adapter"):
+    with pytest.raises(SelfplayError, match=rf"transformers reinitialises model\..*{lost} of .*train an adapter"):
         checkpoints.check_kept(model, "x")
     assert all(same(value, kept[name]) for name, value in model.state_dict().items())
 
@@ -262,6 +262,6 @@ def test_a_checkpoint_that_is_read_otherwise_than_it_is_held_is_refused(kind: st
     stir(model, 3)
     checkpoints.save(model, tmp_path / "it")
     kept = {name: value.clone() for name, value in other.state_dict().items()}
-    with pytest.raises(SelfplayError, match=r"transformers reads other weights than .* holds .*train an adapter"):
+    with pytest.raises(SelfplayError, match=r"transformers loads weights that differ from those in .*train an adapter"):
         checkpoints.load(other, tmp_path / "it")
     assert all(same(value, kept[name]) for name, value in other.state_dict().items())

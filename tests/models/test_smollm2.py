@@ -124,7 +124,7 @@ def test_without_the_reader(package: Path, cache: Path, monkeypatch: pytest.Monk
 def test_the_player_says_what_to_type(cache: Path, tmp_path: Path) -> None:
     ended = cli.run("player=smollm2", f"hydra.run.dir={tmp_path / 'run'}")
     assert ended.code == 1
-    assert ended.err == f"error: the model 'cache:smollm2' is not in {cache} yet; make it there with: make smollm2\n"
+    assert ended.err == f"error: the model 'cache:smollm2' is not in {cache} yet; create it with: make smollm2\n"
     assert not (tmp_path / "run").exists()
 
 

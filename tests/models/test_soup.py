@@ -188,9 +188,9 @@ def test_an_adapter_alone_is_itself(lora: dict[str, Any], tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("here", "there", "words"),
     [
-        ({}, {"r": 8}, "r is 4 in the one and 8 in the other"),
-        ({}, {"lora_alpha": 16}, "lora_alpha is 8 in the one and 16 in the other"),
-        ({}, {"target_modules": ["q_proj"]}, "target_modules is .* in the one and"),
+        ({}, {"r": 8}, "r is 4 in the first and 8 in the second"),
+        ({}, {"lora_alpha": 16}, "lora_alpha is 8 in the first and 16 in the second"),
+        ({}, {"target_modules": ["q_proj"]}, "target_modules is .* in the first and"),
         ({"use_dora": True}, {"use_dora": True}, "lora_magnitude_vector.*is not linear.*; merge each adapter"),
     ],
 )
@@ -204,8 +204,8 @@ def test_adapters_that_have_no_exact_average(
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("base_model_name_or_path", "another/base", "base_model_name_or_path is .*tiny in the one and another/base in"),
-        ("revision", "v2", "revision is None in the one and v2 in the other"),
+        ("base_model_name_or_path", "another/base", "base_model_name_or_path is .*tiny in the first and another/base"),
+        ("revision", "v2", "revision is None in the first and v2 in the second"),
     ],
 )
 def test_adapters_over_another_base(
@@ -239,16 +239,16 @@ def test_other_shapes_and_tensors(whole: list[Path], tmp_path: Path, capsys: pyt
     name = sorted(held)[0]
     wider = torch.cat([held[name], held[name]])
     for state, words in (
-        ({**held, name: wider}, f"{name} is F32 .* in the one and F32 .* in the other"),
-        ({**held, name: held[name].half()}, f"{name} is F32 .* in the one and F16 .*saved in one precision"),
-        ({**held, "more": wider}, "more is missing in the one and F32 .* in the other"),
-        ({k: v for k, v in held.items() if k != name}, f"{name} is F32 .* in the one and missing in the other"),
+        ({**held, name: wider}, f"{name} is F32 .* in the first and F32 .* in the second"),
+        ({**held, name: held[name].half()}, f"{name} is F32 .* in the first and F16 .*saved in one precision"),
+        ({**held, "more": wider}, "more is missing in the first and F32 .* in the second"),
+        ({k: v for k, v in held.items() if k != name}, f"{name} is F32 .* in the first and missing in the second"),
     ):
         save_file(state, file, metadata={"format": "pt"})
         told(capsys, f"hold different tensors .{words}", *whole[:2], *out)
     for folder, number in zip(whole, (1, 2, 2), strict=True):
         save_file({**held, "count": torch.tensor([number])}, folder / "model.safetensors", metadata={"format": "pt"})
-    told(capsys, "count of .* holds whole numbers that differ", *whole[:2], *out)
+    told(capsys, "count of .* holds integers that differ", *whole[:2], *out)
     assert int(weights_of(souped(tmp_path / "counted", *whole[1:]))["count"]) == 2
     file.write_bytes(b"broken")
     told(capsys, "model.safetensors is broken", *whole[:2], *out)
@@ -261,24 +261,24 @@ def test_other_architectures(whole: list[Path], tmp_path: Path, capsys: pytest.C
     out = ("--out", tmp_path / "out")
     told(
         capsys,
-        "are no models of one architecture .* is .* in the one and .* in the other",
+        "have different architectures .* is .* in the first and .* in the second",
         whole[0],
         tmp_path / "qwen2",
         *out,
     )
     change(whole[1] / "config.json", hidden_size=99)
-    told(capsys, r"one architecture \(hidden_size is \d+ in the one and 99 in the other\)", *whole[:2], *out)
+    told(capsys, r"different architectures \(hidden_size is \d+ in the first and 99 in the second\)", *whole[:2], *out)
     change(whole[2] / "config.json", quantization_config={"bits": 4})
     told(capsys, "has quantised weights", whole[0], whole[2], *out)
     adapter = checkpoint(tmp_path / "adapter", 1, lora={})
     told(capsys, "one of .* is a whole model and the other an adapter; merge", whole[0], adapter, *out)
     (whole[1] / "config.json").write_text("[]")
-    told(capsys, "config.json is no config", *whole[:2], *out)
+    told(capsys, "config.json is not a config", *whole[:2], *out)
     (whole[1] / "config.json").write_text("{")
     told(capsys, "config.json cannot be read", *whole[:2], *out)
 
 
-@pytest.mark.parametrize("what", ["chat template", "vocabulary", "way to cut text up", "set of special tokens"])
+@pytest.mark.parametrize("what", ["chat template", "vocabulary", "pipeline", "set of special tokens"])
 def test_other_tokenizers(what: str, whole: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = whole[1] / "tokenizer.json"
     pipeline = json.loads(file.read_text())
@@ -289,12 +289,12 @@ def test_other_tokenizers(what: str, whole: list[Path], tmp_path: Path, capsys: 
         words = pipeline["model"]["vocab"]
         one, two = list(words)[-2:]
         words[one], words[two] = words[two], words[one]
-    elif what == "way to cut text up":
+    elif what == "pipeline":
         pipeline["normalizer"] = {"type": "Lowercase"}
     else:
         change(whole[1] / "tokenizer_config.json", unk_token=list(pipeline["model"]["vocab"])[-1])
     file.write_text(json.dumps(pipeline))
-    words_ = rf"have different tokenizers \(another {what}\), .*; give models with one tokenizer"
+    words_ = rf"have different tokenizers \(the {what} differs\), .*; give models with the same tokenizer"
     told(capsys, words_, *whole[:2], "--out", tmp_path / "out")
 
 
@@ -345,7 +345,7 @@ def test_runs_are_souped_and_played(player: str, tmp_path: Path, capsys: pytest.
 def test_runs_that_cannot_be_souped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = cli.finished(tmp_path / "run", *KUHN, "player=tabular")
     out = ("--out", tmp_path / "out")
-    told(capsys, r"step-000001 is a table \(player=tabular\), and only language models are averaged", run, *out)
+    told(capsys, r"step-000001 is a table \(player=tabular\), and only language models can be averaged", run, *out)
     change(run / "summary.json", status="failed")
     told(capsys, rf"{run} is no finished run \(its status is failed\); resume it with resume={run}, or", run, *out)
     (run / "summary.json").unlink()

@@ -310,7 +310,7 @@ def test_who_sees_what_comes_is_refused(tmp_path: Path) -> None:
             return out + hidden_states.mean(1, keepdim=True), weights
 
         layer.self_attn.forward = seeing
-    with pytest.raises(SelfplayError, match="lets a token see what comes after it"):
+    with pytest.raises(SelfplayError, match="lets a token attend to later ones"):
         check_architecture(policy.model, "x")
 
 
@@ -321,7 +321,7 @@ def test_who_cannot_read_is_told_by_name(monkeypatch: pytest.MonkeyPatch) -> Non
         raise ValueError("give pixel_values.\nOr do not.")
 
     model.forward = broken
-    with pytest.raises(SelfplayError, match=r"LlamaForCausalLM of 'x' cannot read a text of 8 tokens \(give pixel_v"):
+    with pytest.raises(SelfplayError, match=r"ForCausalLM of 'x' cannot process a text of 8 tokens \(give pixel_v"):
         check_architecture(model, "x")
     monkeypatch.setattr(model, "get_output_embeddings", lambda: None)
     with pytest.raises(SelfplayError, match="has no output layer"):

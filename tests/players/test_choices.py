@@ -272,7 +272,7 @@ def test_an_illegal_text_reaches_the_game(learner: LanguageModel) -> None:
     ("changes", "told"),
     [
         ({"choose": "best"}, "player.choose is 'best'; take one of likelihood, text"),
-        ({"choose": "text", "pattern": "(a"}, r"player.pattern '\(a' is no regular expression \(.*\); mend it"),
+        ({"choose": "text", "pattern": "(a"}, r"player.pattern '\(a' is not a regular expression \(.*\); correct it"),
     ],
 )
 def test_what_is_no_way_to_choose(changes: dict[str, Any], told: str) -> None:
@@ -281,9 +281,9 @@ def test_what_is_no_way_to_choose(changes: dict[str, Any], told: str) -> None:
 
 
 def test_what_has_no_probabilities(tiny: LanguageModel) -> None:
-    with pytest.raises(SelfplayError, match=r"player.choose=text cannot say how likely.*use player.choose=likelihood"):
+    with pytest.raises(SelfplayError, match=r"player.choose=text has no exact probabilities.*player.choose=likelihood"):
         made(choose="text").probabilities([ASK])
-    with pytest.raises(SelfplayError, match="the role 'a' was asked for free text, which has no list of options"):
+    with pytest.raises(SelfplayError, match="the role 'a' was asked for free text, which has no options"):
         tiny.probabilities([FREE])
 
 

@@ -229,12 +229,12 @@ def test_a_snapshots_table_is_saved_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("asks", "told"),
     [
-        ([Ask("solver", user("x"))], "cannot write free text, but the game asks 'solver' for it; use player=tiny"),
+        ([Ask("solver", user("x"))], "cannot generate free text, but the game asks 'solver' for it; use player=tiny"),
         ([Ask("a", options=tuple("pqrs"))], r"a state of 'a' has 4 options; raise player.actions \(now 3\)"),
         ([Ask("a", user(str(i)), ("p",)) for i in range(5)], "more than 4 information states; raise player.states"),
         (
             [TWO, Ask("a", user("x"), ("p", "q", "r"))],
-            r"the state \('a', 'x'\) had 2 options and now has 3; a game must show in its messages",
+            r"the state \('a', 'x'\) had 2 options and now has 3; the messages of a game must",
         ),
     ],
     ids=["text", "options", "room", "changed"],
@@ -249,7 +249,7 @@ def test_what_a_table_cannot_play(asks: list[Ask], told: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"temperature": 0.0}, "player.temperature is 0.0; a learner explores"),
+        ({"temperature": 0.0}, "player.temperature is 0.0; a learner must explore"),
         ({"temperature": -1.0}, "player.temperature is -1.0"),
         ({"states": 0}, "states is 0, but it must be a whole number, at least 1"),
         ({"actions": 0}, "actions is 0, but it must be a whole number, at least 1"),
@@ -291,7 +291,7 @@ def wider(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "told"),
     [
-        *((harm, "is no table or broken") for harm in (no_weights, no_states, cut, cut_states, foreign)),
+        *((harm, "is not a table or is broken") for harm in (no_weights, no_states, cut, cut_states, foreign)),
         (fewer, r"holds 1 states in a table of shape \(2, 3\)"),
         (wider, r"holds 2 states in a table of shape \(2, 5\), the player has rows of 3; resume with the player"),
     ],

@@ -108,7 +108,7 @@ def test_what_tests_name() -> None:
 
 
 def test_an_argument_that_cannot_cross_is_an_error() -> None:
-    with pytest.raises(SelfplayError, match="hands the code an object of the class Tree, which cannot be sent"):
+    with pytest.raises(SelfplayError, match="passes the code an object of the class Tree, which cannot be sent"):
         LIMITS.run("def f(t): return 1", ("class Tree: pass\nassert f(Tree()) == 1",))
 
 

@@ -64,7 +64,7 @@ def test_what_a_function_raises_is_an_error(bounded: Bounded) -> None:
         with pytest.raises(SelfplayError, match=words):
             bounded.call(function)
     assert bounded.call("loud") == 2  # what it prints is no answer
-    with pytest.raises(SelfplayError, match="its own message stands above"):
+    with pytest.raises(SelfplayError, match="see its message above"):
         bounded.prepare("wrong")
     assert bounded.call("power", 2) == 3
 

@@ -1,1 +1,1 @@
-"""Engines: who generates tokens and scores them."""
+"""Engines that generate and score tokens."""

@@ -1,4 +1,4 @@
-"""The embedded engine: our decoder for the Llama family, transformers' modules for any other architecture."""
+"""The embedded engine: our own decoder for the Llama family, transformers' modules for other architectures."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from selfplay.engines.sampling import sample
 
 
 class EmbeddedEngine(Engine):
-    """Samples in this process, in the learner's precision, with prompts and common beginnings read once.
+    """Samples in this process, in the learner's precision; each prompt and shared prefix is computed once.
 
-    For the Llama family it keeps one decoder, whose layout of the weights takes as much memory as they do: that of
-    the last weights that were live.
+    For the Llama family it caches the decoder of the last live weights, which takes as much memory as the weights.
     """
 
     exact = True
@@ -36,7 +35,7 @@ class EmbeddedEngine(Engine):
             return sample(self.reader(weights), prompts, keys, sampling)
 
     def reader(self, weights: Weights) -> Decoder | PreTrainedModel:
-        """What `sample` reads texts with fastest: a decoder of the weights, which must be in place, or the model."""
+        """What to pass to `sample`: a decoder if supported, else the model itself. The weights must be in place."""
         model: Any = weights.model
         if not can_decode(model):
             return model
@@ -44,7 +43,7 @@ class EmbeddedEngine(Engine):
         if not weights.live:
             return Decoder(model, dtype)
         if self._kept is None or self._kept[0] != (weights.uid, dtype):
-            self._kept = None  # before another one is made, for its memory
+            self._kept = None  # free its memory before building the next one
             self._kept = (weights.uid, dtype), Decoder(model, dtype)
         return self._kept[1]
 
@@ -53,5 +52,5 @@ class EmbeddedEngine(Engine):
 
 
 def resolve(engine: Engine | None) -> Engine:
-    """The engine, or the embedded one where none is given."""
+    """The given engine, or an embedded engine for None."""
     return EmbeddedEngine() if engine is None else engine

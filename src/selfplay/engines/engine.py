@@ -1,6 +1,6 @@
-"""Who generates tokens: the interface of an engine, and what it is given and gives back.
+"""The interface of a generation engine, with its inputs and outputs.
 
-A learner's log-probabilities are always computed by PyTorch (`selfplay.engines.logprobs`); an engine samples.
+An engine only samples; the learner's log-probabilities always come from PyTorch (`selfplay.engines.logprobs`).
 """
 
 from __future__ import annotations
@@ -20,17 +20,16 @@ Prompt = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Sampling:
-    """The distribution that tokens are drawn from, and when a completion ends.
+    """Sampling parameters: the next-token distribution and the stopping criteria.
 
     Attributes:
-        max_tokens: the longest completion.
-        temperature: logits are divided by it; 0 takes the most likely token, whose log-probability is then given at
-            temperature 1.
-        truncation: top-k, top-p and min-p.
-        stop_ids: tokens that end a completion and are part of it.
-        pad_id: a token to fill rows with; it is masked out.
-        batch_size: the most completions that are generated side by side.
-        ended: the tokens so far -> whether the completion ends after them; None where only tokens end it.
+        max_tokens: maximum number of tokens in a completion.
+        temperature: divides the logits; 0 means greedy decoding, with log-probabilities reported at temperature 1.
+        truncation: top-k, top-p and min-p filtering.
+        stop_ids: tokens that end a completion; the completion includes them.
+        pad_id: padding token; it is masked out.
+        batch_size: maximum number of completions generated in parallel.
+        ended: maps the tokens so far to whether the completion stops; None to stop at `stop_ids` only.
     """
 
     max_tokens: int
@@ -44,12 +43,12 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Completion:
-    """Sampled tokens.
+    """One sampled completion.
 
     Attributes:
-        ids: the token ids, with the stop token where one was sampled.
+        ids: the token ids, including the stop token if one was sampled.
         logprobs: natural-log probability of each token under the distribution it was sampled from.
-        finish_reason: "stop" where a stop token or `Sampling.ended` ended it, else "length".
+        finish_reason: "stop" if a stop token or `Sampling.ended` ended the completion, otherwise "length".
     """
 
     ids: tuple[int, ...]
@@ -59,14 +58,14 @@ class Completion:
 
 @dataclass(frozen=True)
 class Weights:
-    """The weights of a causal language model at one version.
+    """One version of the weights of a causal language model.
 
     Attributes:
-        uid: names their values; an engine that keeps a copy makes a new one for a uid that it has not seen.
-        model: a causal language model of transformers.
-        placed: gives a context in which `model` has these weights; those of an adapter's snapshot are swapped in.
-        compute_dtype: the precision of matrix products over float32 weights; None: that of the weights.
-        live: whether `model` has these weights outside of `placed`, too.
+        uid: identifies the values; an engine that caches a copy refreshes it when the uid changes.
+        model: a causal language model from transformers.
+        placed: returns a context in which `model` holds these weights (an adapter snapshot is swapped in).
+        compute_dtype: precision of matrix products with float32 weights; None: the precision of the weights.
+        live: whether `model` also holds these weights outside `placed`.
     """
 
     uid: str
@@ -78,7 +77,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Weights of two models with one vocabulary: next-token logits (1 - coefficient) first + coefficient second.
+    """Two models with a shared vocabulary, mixed as next-token logits (1 - coefficient) first + coefficient second.
 
     At any temperature this is the geometric mixture of the two tempered distributions.
     """
@@ -93,11 +92,11 @@ class Mixture:
 
 
 class Engine(ABC):
-    """Generates completions with the weights that it is given.
+    """Generates completions with the given weights.
 
     Attributes:
-        exact: whether its log-probabilities are the learner's up to rounding. The updates of an engine that is not
-            exact correct for the difference, see `selfplay.updates.mismatch`.
+        exact: whether the engine's log-probabilities equal the learner's up to rounding. If not, updates correct for
+            the mismatch, see `selfplay.updates.mismatch`.
     """
 
     exact: bool
@@ -106,14 +105,15 @@ class Engine(ABC):
     def generate(
         self, weights: Weights | Mixture, prompts: Sequence[Prompt], keys: Sequence[str], sampling: Sampling
     ) -> list[Completion]:
-        """One completion a prompt: a function of the prompt, its key and the weights, up to rounding.
+        """Sample one completion per prompt.
 
-        Engines may differ in the tokens that they draw for a key, but not in the distribution.
+        Up to rounding, a completion depends only on its prompt, its key and the weights. Engines may sample different
+        tokens for the same key, but from the same distribution.
 
         Raises:
-            SelfplayError: the engine cannot generate with this model, or the logits are not finite.
+            SelfplayError: the engine does not support this model, or the logits are not finite.
         """
 
     def rest(self) -> None:
-        """Give memory back; called before a gradient is computed. The next `generate` takes what it needs."""
+        """Release memory before a gradient computation; the next `generate` allocates it again."""
         return

@@ -1,4 +1,4 @@
-"""Many texts, each read to its last token, where judges and reward models look: common beginnings are read once."""
+"""Last-token hidden states of many texts, as judges and reward models need them; common prefixes are computed once."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,16 +11,20 @@ from selfplay.engines.llama.layers import can_pack, choose_layout, states_at
 from selfplay.models.structure import body_of
 
 Text = tuple[int, ...]
-DEEP = 64  # beginnings within beginnings that are told apart
-WORTH = 0.8  # of the tokens: where more would be left to read, texts are read one a row, without a mask of ours
+DEEP = 64  # maximum nesting depth of shared prefixes
+WORTH = 0.8  # share prefixes only if at most this fraction of the tokens remains to compute
 
 
 @torch.no_grad()
 def last_states(model: PreTrainedModel, texts: Sequence[Text], rows: int) -> Tensor:
-    """[N, H] the hidden state of each text's last token, `rows` texts at a time.
+    """[N, H] the last hidden state of each text's last token.
 
-    Where the model takes it and it is worth while, texts with a common beginning share its reading (see
+    If the model supports it and enough tokens are saved, a common prefix is computed once (see
     `selfplay.engines.packing`).
+
+    Args:
+        texts: N sequences of token ids.
+        rows: texts per forward pass.
     """
     packs = can_pack(model) and shares_enough(texts)
     order = sorted(range(len(texts)), key=texts.__getitem__ if packs else lambda i: len(texts[i]))
@@ -34,7 +38,7 @@ def last_states(model: PreTrainedModel, texts: Sequence[Text], rows: int) -> Ten
 
 
 def _plain(model: PreTrainedModel, texts: Sequence[Text]) -> Tensor:
-    """One row a text. Padding is on the right, behind all that is read, so causal attention needs no mask."""
+    """One row per text. Padding is on the right, so causal attention needs no mask."""
     lengths = torch.tensor([len(text) for text in texts])
     ids = torch.zeros(len(texts), int(lengths.max()), dtype=torch.int64)
     for row, text in enumerate(texts):
@@ -54,34 +58,35 @@ def _packed(model: PreTrainedModel, texts: Sequence[Text]) -> Tensor:
     prompts = [torch.tensor(text[:n], dtype=torch.int64) for text, n in zip(texts, shared, strict=True)]
     packed = choose_layout(model, prompts, replies, mask)
     ends = packed.mask.sum(1, keepdim=True) - 1
-    columns = packed.columns.gather(1, ends)[:, 0] + 1  # behind the one that predicts the last token
+    columns = packed.columns.gather(1, ends)[:, 0] + 1  # one past the column that predicts the last token
     return states_at(model, packed, packed.rows[:, 0], columns)[packed.owner]
 
 
 def shares_enough(texts: Sequence[Text]) -> bool:
-    """Whether common beginnings save enough: a row of many texts takes more attention, and a mask."""
+    """Whether shared prefixes save enough tokens to pay for longer rows and an explicit attention mask."""
     distinct = sorted(set(texts))
     return min(map(len, distinct)) > 1 and _tree(distinct)[0] <= WORTH * sum(map(len, distinct))
 
 
 def beginnings(texts: Sequence[Text]) -> list[int]:
-    """How many tokens of each text, in sorted order, are read together with its neighbours'.
+    """The length of each text's shared prefix, for texts in sorted order.
 
-    Neighbours are taken together where that makes fewer tokens to read. Two tokens of each text are its own.
+    Neighbours share a prefix where that reduces the number of tokens to compute. Each text keeps at least two tokens of
+    its own.
     """
     return _tree(texts)[1]
 
 
 def _tree(texts: Sequence[Text]) -> tuple[int, list[int]]:
-    """How many tokens are read of texts in sorted order, and `beginnings`."""
+    """The number of tokens to compute for texts in sorted order, and their prefix lengths (see `beginnings`)."""
     common = [0, *(_common(one, other) for one, other in pairwise(texts))]
     return _split(texts, common, 0, len(texts), 0)
 
 
 def _split(texts: Sequence[Text], common: Sequence[int], first: int, last: int, depth: int) -> tuple[int, list[int]]:
-    """Of the texts from `first` to before `last`: how many tokens are read, and how many of each are shared.
+    """For texts[first:last], the number of tokens to compute and the length of each text's shared prefix.
 
-    All are read together, or apart wherever two neighbours have the least in common.
+    Either all of them share one prefix, or they are split wherever two neighbours have the shortest common prefix.
     """
     lengths = [len(text) for text in texts[first:last]]
     least = min(common[first + 1 : last], default=lengths[0])

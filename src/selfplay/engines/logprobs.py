@@ -1,4 +1,4 @@
-"""Log-probabilities of given replies: reply positions only, head and log-sum-exp in chunks, never [B, T, V]."""
+"""Log-probabilities of given replies, computed at reply positions only and in chunks, without [B, T, V] logits."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,13 +14,13 @@ from selfplay.engines.llama.layers import can_pack, choose_layout, states_at
 from selfplay.engines.truncation import ALL, Truncation
 from selfplay.models.structure import body_of, is_plain
 
-Menu = tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]  # a prompt and what may be said after it, as token ids
-CHUNK = 1 << 22  # logits in memory at once (entries), 16 MiB in float32 ...
-LEAST = 512  # ... but at least this part of the vocabulary
+Menu = tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]  # a prompt and its possible replies, as token ids
+CHUNK = 1 << 22  # maximum number of logits in memory, 16 MiB in float32
+LEAST = 512  # minimum vocabulary entries per chunk
 
 
 def right_padded(prompts: Sequence[Tensor], replies: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Prompt and reply side by side, [B, L] int64 padded on the right with 0, and where each reply starts, [B]."""
+    """Prompts and replies concatenated, [B, L] int64 right-padded with 0, and the start of each reply, [B]."""
     starts = torch.tensor([len(p) for p in prompts])
     lengths = mask.sum(1)
     ids = torch.zeros(len(prompts), int((starts + lengths).max()), dtype=torch.int64)
@@ -39,15 +39,17 @@ def reply_logprobs(
     temperature: float,
     truncation: Truncation = ALL,
 ) -> Tensor:
-    """[B, T] float32 log softmax(logits / temperature) of the reply tokens, with gradient, 0 off the mask.
+    """[B, T] float32 log softmax(logits / temperature) of the reply tokens, with gradient, 0 outside the mask.
+
+    If the model supports it, replies to the same prompt share its computation (see `packing`).
 
     Args:
-        prompts: B ragged int64 vectors.
+        model: a causal language model.
+        prompts: B int64 vectors of any length.
         replies: [B, T] int64.
         mask: [B, T] bool.
-        truncation: which tokens could be said; what was said counts among them.
-
-    Where the model takes it, replies to one prompt share its reading (see `packing`).
+        temperature: divides the logits.
+        truncation: the filter used for sampling; the tokens of the replies are always kept.
     """
     if not can_pack(model):
         return plain_logprobs(model, prompts, replies, mask, temperature, truncation)
@@ -67,7 +69,7 @@ def plain_logprobs(
     temperature: float,
     truncation: Truncation = ALL,
 ) -> Tensor:
-    """The same, one row a reply. Padding is on the right, after all that is read, so causal attention needs no mask."""
+    """As `reply_logprobs`, with one row per reply. Padding is on the right, so causal attention needs no mask."""
     device = model.device
     ids, starts = (x.to(device) for x in right_padded(prompts, replies, mask))
     mask, replies = mask.to(device), replies.to(device)
@@ -81,7 +83,7 @@ def plain_logprobs(
 def _of_states(
     model: PreTrainedModel, states: Tensor, targets: Tensor, temperature: float, truncation: Truncation
 ) -> Tensor:
-    """[M] log-probabilities of the targets [M], from hidden states [M, H]; the head in chunks."""
+    """[M] log-probabilities of the targets [M] from hidden states [M, H], with the head applied in chunks."""
     head = model.get_output_embeddings()
     if is_plain(head, torch.nn.Linear) and head.bias is None and truncation.keeps_all:
         return head_logprobs(states, head.weight, targets, temperature)
@@ -111,7 +113,7 @@ def head_logprobs(states: Tensor, weight: Tensor, targets: Tensor, temperature: 
 
 
 class _Head(torch.autograd.Function):
-    """Logits are made for a part of the vocabulary at a time, once forwards and once backwards, and never kept."""
+    """Computes logits one vocabulary chunk at a time and recomputes them in the backward pass."""
 
     @staticmethod
     def forward(
@@ -141,7 +143,7 @@ class _Head(torch.autograd.Function):
         for part in _parts(len(states), len(weight)):
             used = weight[part].to(ctx.dtype)
             logits = torch.mm(rows, used.t()).float().div_(ctx.temperature)
-            by_logits = logits.sub_(sums[:, None]).exp_().mul_(-pull[:, None])  # pull x (one of the target - softmax)
+            by_logits = logits.sub_(sums[:, None]).exp_().mul_(-pull[:, None])  # pull x (one-hot target - softmax)
             inside = ((targets >= part.start) & (targets < part.stop)).nonzero()[:, 0]
             by_logits[inside, targets[inside] - part.start] += pull[inside]
             by_logits = by_logits.to(ctx.dtype)
@@ -158,19 +160,20 @@ def _parts(rows: int, vocabulary: int) -> list[slice]:
 
 
 def choice_logprobs(model: PreTrainedModel, menus: Sequence[Menu], temperature: float, rows: int) -> list[Tensor]:
-    """For each menu [K] float32 log-probabilities of its K choices, with gradient; they add up to 1.
+    """For each menu, [K] float32 log-probabilities of its K choices, with gradient, normalised over the choices.
 
-    A choice's likelihood is the product of its tokens' probabilities after the prompt. A choice is one action, so the
-    temperature divides whole log-likelihoods: tempered token by token, a longer choice would lose by its length.
-    Nothing else than a choice can be said, however unlikely they all are.
+    A choice's likelihood is the product of its token probabilities given the prompt. A choice is one action, so the
+    temperature divides the log-likelihood of the whole choice; per-token tempering would penalise longer choices.
 
     Args:
-        menus: (prompt, choices) each, as token ids; a menu that is there twice is computed once.
-        rows: sequences in one forward pass.
+        model: a causal language model.
+        menus: (prompt, choices) pairs of token ids; duplicates are computed once.
+        temperature: divides the log-likelihoods.
+        rows: sequences per forward pass.
     """
     distinct = list(dict.fromkeys(menus))
     flat = [(torch.tensor(prompt), choice) for prompt, choices in distinct for choice in choices]
-    wholes = []
+    likelihoods = []
     for start in range(0, len(flat), rows):
         part = flat[start : start + rows]
         replies = torch.zeros(len(part), max(len(choice) for _, choice in part), dtype=torch.int64)
@@ -178,9 +181,9 @@ def choice_logprobs(model: PreTrainedModel, menus: Sequence[Menu], temperature: 
         for row, (_, choice) in enumerate(part):
             replies[row, : len(choice)] = torch.tensor(choice)
         mask = torch.arange(replies.shape[1])[None] < lengths[:, None]
-        wholes.append(reply_logprobs(model, [p for p, _ in part], replies, mask, 1.0).sum(-1))
+        likelihoods.append(reply_logprobs(model, [p for p, _ in part], replies, mask, 1.0).sum(-1))
     sizes = [len(choices) for _, choices in distinct]
-    shared = [torch.log_softmax(x / temperature, 0) for x in torch.split(torch.cat(wholes), sizes)]
+    shared = [torch.log_softmax(x / temperature, 0) for x in torch.split(torch.cat(likelihoods), sizes)]
     where = {menu: i for i, menu in enumerate(distinct)}
     return [shared[where[menu]] for menu in menus]
 
@@ -195,7 +198,7 @@ def _chosen(
 
 @torch.no_grad()
 def next_logprobs(model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], rows: int) -> Tensor:
-    """[N, V] float32 log-probabilities of the token after each prompt, `rows` prompts at a time."""
+    """[N, V] float32 log-probabilities of the next token after each prompt, in batches of `rows` prompts."""
     head = model.get_output_embeddings()
     states = last_states(model, prompts, rows)
     return torch.cat([torch.log_softmax(head(part).float(), dim=-1) for part in torch.split(states, rows)])

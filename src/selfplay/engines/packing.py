@@ -1,8 +1,8 @@
-"""Prompts read once: the replies to one prompt side by side behind it, each blind to the others.
+"""Tree packing: all replies to a prompt follow it in one row and do not attend to each other.
 
-A tree is [prompt, reply 1, reply 2, ...] under a mask of that shape, so that G answers to one question cost one reading
-of the question; a reply that was given twice is computed once. Short trees share a row, so that little is padding. What
-comes out equals one row a reply (tests/test_packing).
+A tree is [prompt, reply 1, reply 2, ...] under a tree-shaped attention mask, so the prompt of G answers is computed
+once; duplicate replies are computed once too. Short trees share a row to reduce padding. The results equal those of one
+row per reply (tests/test_packing).
 """
 
 from bisect import bisect_left, insort
@@ -21,31 +21,31 @@ from transformers import PreTrainedModel
 from selfplay.models.structure import body_of
 from selfplay.models.trial import alike, passes
 
-SHARE = 0.75  # the share of prompts that fit into one tree with all their replies; longer ones take several
-CAP = 512  # tokens of a tree of several replies, unless two of the longest need more: attention grows with the square
-WIDER = (1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.5, 3.0)  # rows are so many times as long as the longest tree,
-EVEN = 1024  # whichever costs least: a token costs as much as attention to so many places of its row
-LONG = 400  # tokens of a row that is read branch by branch; shorter ones are as fast under the mask, in bfloat16 faster
-WHOLE = 8192  # tokens of such a row at most
-# Tokens of the trial's rows: more than the local windows of older architectures; few enough for `_EagerAttention`.
+SHARE = 0.75  # quantile of the tree sizes that fits into one tree; larger trees are split
+CAP = 512  # maximum tokens of a tree, or twice the longest text if that is more: attention is quadratic
+WIDER = (1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.5, 3.0)  # candidate row lengths, in units of the longest tree
+EVEN = 1024  # cost of a token outside attention, in attended positions
+LONG = 400  # minimum row length for branch attention; shorter rows are as fast or faster under the mask
+WHOLE = 8192  # maximum tokens of a row with branch attention
+# Row lengths of the trial: longer than the local windows of older architectures; short enough for `_EagerAttention`.
 PROBES = (320, 90)
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Rows for one forward pass, and where to look for each reply.
+    """Rows for one forward pass, and the position of each reply token in them.
 
     Attributes:
-        ids: [R, L] int64, 0 where there is padding (on the right).
-        positions: [R, L] int64, each reply's as if it alone followed its prompt.
-        segments: [R, L] int64, prompts and replies of a row numbered from 0, -1 padding.
-        roots: [R, L] int64, the segment of each token's prompt, -1 padding.
+        ids: [R, L] int64, right-padded with 0.
+        positions: [R, L] int64 position ids; each reply continues from the end of its prompt.
+        segments: [R, L] int64, index of the prompt or reply within the row, -1 for padding.
+        roots: [R, L] int64, the segment of each token's prompt, -1 for padding.
         rows: [D, T] the row of each token of each distinct reply.
-        columns: [D, T] the column that predicts it.
-        replies: [D, T] int64, the distinct replies, whatever is behind their ends.
+        columns: [D, T] the column whose hidden state predicts it.
+        replies: [D, T] int64, the distinct replies; entries outside `mask` are arbitrary.
         mask: [D, T] bool.
-        owner: [B] which distinct reply is the batch's b-th.
-        branched: whether each row is one tree, and attention is to go branch by branch where it can.
+        owner: [B] index of the distinct reply of each batch entry.
+        branched: whether each row holds a single tree and should use branch attention if supported.
     """
 
     ids: Tensor
@@ -60,7 +60,7 @@ class Packed:
     branched: bool = False
 
     def attention(self, dtype: torch.dtype) -> Tensor:
-        """[R, 1, L, L], added to the scores: 0 where a token may look, the least number where not."""
+        """[R, 1, L, L] additive mask: 0 where a token may attend, the minimum of `dtype` elsewhere."""
         here = self.segments[:, None, :]
         visible = (here == self.segments[:, :, None]) | (here == self.roots[:, :, None])
         visible &= torch.ones(self.ids.shape[1], self.ids.shape[1], dtype=torch.bool, device=self.ids.device).tril()
@@ -72,15 +72,15 @@ class Packed:
 
 
 def obeys_masks(model: PreTrainedModel) -> bool:
-    """Whether the model obeys a mask and positions of ours: by its parts, and by a trial of a few hundred tokens."""
+    """Whether the model supports custom masks and positions, by its modules and by a trial of a few hundred tokens."""
     return full_attention(model) and _takes_masks(model) and passes(model, "packed", lambda m: trial(m, under_mask))
 
 
 def _takes_masks(model: PreTrainedModel) -> bool:
-    """Whether the model can be given a mask [R, 1, L, L] and positions.
+    """Whether the model accepts a mask [R, 1, L, L] and position ids.
 
-    Models whose masks come from `transformers.masking_utils.create_causal_mask` take one of that shape as it is. Others
-    make their own of the kind [R, L] (BLOOM, MPT), or know no positions but those of their rows.
+    Models that use `transformers.masking_utils.create_causal_mask` pass a mask of that shape through. Others accept
+    only [R, L] masks (BLOOM, MPT), or always number positions along the row.
     """
     body = body_of(model)
     given = signature(body.forward).parameters
@@ -90,7 +90,7 @@ def _takes_masks(model: PreTrainedModel) -> bool:
 
 
 def under_mask(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Tensor) -> Tensor:
-    """[M, H] the last hidden states at places of packed rows, by transformers' modules under a tree-shaped mask."""
+    """[M, H] last hidden states at (rows, columns), computed by transformers' modules under a tree-shaped mask."""
     states: Tensor = body_of(model)(
         input_ids=packed.ids,
         attention_mask=packed.attention(model.dtype),
@@ -101,25 +101,24 @@ def under_mask(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Te
 
 
 def trial(model: PreTrainedModel, states_at: Callable[..., Tensor], branched: bool = False) -> bool:
-    """Whether replies in rows with others have the states that they have alone, in long rows and in short ones.
+    """Whether packed replies have the same hidden states as unpacked ones, for long and short rows.
 
     Args:
         states_at: (model, packed, rows, columns) -> [M, H].
-        branched: whether each prompt has a row of its own.
+        branched: whether each prompt has its own row.
     """
     return all(_is_alone(model, states_at, length, branched) for length in PROBES)
 
 
 def _is_alone(model: PreTrainedModel, states_at: Callable[..., Tensor], most: int, branched: bool) -> bool:
-    """Two replies to one prompt, the second behind the first, and one to a shorter prompt, in the row of the others
-    unless each prompt has its own."""
+    """Test two replies to one prompt and one reply to a shorter prompt, in the same row unless `branched`."""
     config = model.config.get_text_config()
     length = min(most, getattr(config, "max_position_embeddings", None) or most)
     ids = torch.arange(1, length + 1) % config.vocab_size
     prompt, short = ids[: length // 2], ids[3 : 3 + length // 5]
-    prompts, said = [prompt, prompt, short], [ids[length // 2 : -9], ids[-9:], ids[-16:-9]]
-    replies = pad_sequence(said, batch_first=True)
-    mask = torch.arange(replies.shape[1]) < torch.tensor(list(map(len, said)))[:, None]
+    prompts, texts = [prompt, prompt, short], [ids[length // 2 : -9], ids[-9:], ids[-16:-9]]
+    replies = pad_sequence(texts, batch_first=True)
+    mask = torch.arange(replies.shape[1]) < torch.tensor(list(map(len, texts)))[:, None]
     planner = PackingPlanner(prompts, replies, mask)
     plan = planner.apart()
     if not branched:
@@ -127,18 +126,18 @@ def _is_alone(model: PreTrainedModel, states_at: Callable[..., Tensor], most: in
         plan = Plan([trees], sum(map(_size, trees)), branched=False)
     packed = planner.packed(plan).to(model.device)
     there = packed.mask
-    ours = states_at(model, packed, packed.rows[there], packed.columns[there]).split(list(map(len, said)))
-    texts = [torch.cat([p, r]) for p, r in zip(prompts, said, strict=True)]
-    plain = [body_of(model)(input_ids=text[None].to(model.device), use_cache=False) for text in texts]
+    ours = states_at(model, packed, packed.rows[there], packed.columns[there]).split(list(map(len, texts)))
+    rows = [torch.cat([p, r]) for p, r in zip(prompts, texts, strict=True)]
+    plain = [body_of(model)(input_ids=row[None].to(model.device), use_cache=False) for row in rows]
     alone = [
         out.last_hidden_state[0, len(p) - 1 : len(p) + len(r) - 1]
-        for out, p, r in zip(plain, prompts, said, strict=True)
+        for out, p, r in zip(plain, prompts, texts, strict=True)
     ]
     return all(alike(a, b, model.dtype) for a, b in zip(ours, alone, strict=True))
 
 
 def full_attention(model: PreTrainedModel) -> bool:
-    """Whether every layer looks at all that came before, by the config."""
+    """Whether every layer attends to all earlier tokens, according to the config."""
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
@@ -146,18 +145,18 @@ def full_attention(model: PreTrainedModel) -> bool:
 
 
 def pack(prompts: Sequence[Tensor], replies: Tensor, mask: Tensor) -> Packed:
-    """Lay B replies behind their prompts, in the rows that cost least under a mask; see `PackingPlanner`."""
+    """Pack B replies with their prompts into the rows that cost least under a mask; see `PackingPlanner`."""
     planner = PackingPlanner(prompts, replies, mask)
     return planner.packed(planner.close())
 
 
 Ids = tuple[int, ...]
-Group = tuple[Ids, list[tuple[int, int]]]  # a prompt, and the number and the length of some of its replies
+Group = tuple[Ids, list[tuple[int, int]]]  # a prompt, and (index, length) of some of its distinct replies
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which trees share a row, the tokens of the longest row, and whether attention is to go branch by branch."""
+    """The trees of each row, the length of the longest row, and whether to use branch attention."""
 
     rows: list[list[Group]]
     width: int
@@ -165,7 +164,7 @@ class Plan:
 
 
 class PackingPlanner:
-    """Replies by their prompts; one that was given twice is there once.
+    """Groups replies by prompt, without duplicates, and assigns them to rows.
 
     Args:
         prompts: B ragged int64 vectors.
@@ -174,8 +173,8 @@ class PackingPlanner:
 
     def __init__(self, prompts: Sequence[Tensor], replies: Tensor, mask: Tensor) -> None:
         self.replies, self.lengths = replies.cpu(), mask.sum(1).cpu()
-        self.owner: list[int] = []  # [B] which distinct reply
-        self.first: list[int] = []  # [D] where it comes first
+        self.owner: list[int] = []  # [B] index of the distinct reply
+        self.first: list[int] = []  # [D] its first batch entry
         self.groups: dict[Ids, list[tuple[int, int]]] = {}
         numbers: dict[tuple[Ids, Ids], int] = {}
         for prompt, reply, n in zip(prompts, self.replies.tolist(), self.lengths.tolist(), strict=True):
@@ -188,7 +187,7 @@ class PackingPlanner:
         self.longest = max(len(prompt) + n for prompt, members in self.groups.items() for _, n in members)
 
     def close(self) -> Plan:
-        """Trees of like length, several to a row: of several widths of a row the one that costs least under a mask."""
+        """Several trees per row, with the row length in WIDER that costs least under a mask."""
         totals = sorted(map(_size, self.groups.items()))
         trees = self._trees(min(max(CAP, 2 * self.longest), totals[int(SHARE * (len(totals) - 1))]))
         sizes = list(map(_size, trees))
@@ -199,12 +198,12 @@ class PackingPlanner:
         return Plan([[trees[i] for i in row] for row in tried[best]], widths[best], branched=False)
 
     def apart(self) -> Plan:
-        """A row for each prompt with all its replies, or so many of them as WHOLE has room for."""
+        """One row per prompt with all its replies, split into several rows above WHOLE tokens."""
         trees = self._trees(WHOLE)
         return Plan([[tree] for tree in trees], max(map(_size, trees)), branched=True)
 
     def _trees(self, most: int) -> list[Group]:
-        """A prompt and some of its replies each: so many tokens, unless one reply needs more."""
+        """Trees of at most `most` tokens, or of the longest prompt and reply if that is more."""
         trees, most = [], max(most, self.longest)
         for prompt, members in self.groups.items():
             tree: list[tuple[int, int]] = []
@@ -219,33 +218,33 @@ class PackingPlanner:
         return trees
 
     def packed(self, plan: Plan) -> Packed:
-        """The rows of a plan."""
-        said: list[int] = []
-        parts: list[tuple[int, ...]] = []  # prompts and replies, one after the other
+        """Build the rows of a plan."""
+        ids: list[int] = []
+        parts: list[tuple[int, ...]] = []  # prompts and replies in order
         texts = self.replies[self.first].tolist()
         for row, trees in enumerate(plan.rows):
             end, segment = 0, 0
             for prompt, members in trees:
                 root, read = segment, end + len(prompt)
                 for which, n in ((-1, len(prompt)), *members):
-                    said += prompt if which < 0 else texts[which][:n]
+                    ids += prompt if which < 0 else texts[which][:n]
                     parts.append((n, row, end, 0 if which < 0 else len(prompt), segment, root, which, read))
                     end += n
                     segment += 1
-        lengths, *told = torch.tensor(parts).unbind(1)
-        place, start, position, part, root_of, number, behind = (x.repeat_interleave(lengths) for x in told)
-        within = torch.arange(len(said)) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        lengths, *fields = torch.tensor(parts).unbind(1)
+        place, start, position, part, root_of, number, prompt_end = (x.repeat_interleave(lengths) for x in fields)
+        within = torch.arange(len(ids)) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
         column = start + within
 
-        def spread(values: Tensor, nothing: int) -> Tensor:
-            return torch.full((len(plan.rows), plan.width), nothing).index_put_((place, column), values)
+        def spread(values: Tensor, fill: int) -> Tensor:
+            return torch.full((len(plan.rows), plan.width), fill).index_put_((place, column), values)
 
         own = number >= 0
         token = number[own], within[own]
-        before = torch.where(within == 0, behind, column)[own] - 1
+        before = torch.where(within == 0, prompt_end, column)[own] - 1
         there = torch.arange(self.replies.shape[1]) < self.lengths[self.first, None]
         return Packed(
-            ids=spread(torch.tensor(said), 0),
+            ids=spread(torch.tensor(ids), 0),
             positions=spread(position + within, 0),
             segments=spread(part, -1),
             roots=spread(root_of, -1),
@@ -264,27 +263,28 @@ def _size(tree: Group) -> int:
 
 
 def masked_cost(rows: int, width: int) -> float:
-    """What reading so many rows of so many tokens costs under a mask, in pairs of tokens that are compared."""
+    """Cost of a forward pass over `rows` of `width` tokens under a mask, in attended token pairs."""
     return rows * width * (width + EVEN)
 
 
 def branched_cost(plan: Plan) -> float:
-    """What reading a row for each prompt costs branch by branch, in the unit of `masked_cost`.
+    """Cost of branch attention with one row per prompt, in the unit of `masked_cost`.
 
-    As if each prompt were as long as the longest, and each reply, and each row had as many, and each pair cost twice.
+    An upper estimate: every prompt and reply is counted at the maximum length, every row at the maximum number of
+    replies, and every pair twice.
     """
     trees = [tree for [tree] in plan.rows]
     if plan.width < LONG or not all(prompt for prompt, _ in trees):
-        return inf  # the kernel wants a prompt
+        return inf  # the kernel needs a non-empty prompt
     prompt = max(len(prompt) for prompt, _ in trees)
     most, reply = max(len(members) for _, members in trees), max(n for _, members in trees for _, n in members)
     return float(len(trees) * (plan.width * EVEN + 2 * (prompt**2 + most * reply * (prompt + reply))))
 
 
 def _fill(sizes: Sequence[int], width: int) -> list[list[int]]:
-    """What is in each row of at most `width`: the longest first, each where the least room is left (best fit)."""
+    """Bin packing by best fit decreasing: the items of each row of at most `width` tokens."""
     rows: list[list[int]] = []
-    rooms: list[tuple[int, int]] = []  # rising: room that is left, which row
+    rooms: list[tuple[int, int]] = []  # ascending (remaining room, row)
     for i in sorted(range(len(sizes)), key=sizes.__getitem__, reverse=True):
         place = bisect_left(rooms, (sizes[i], -1))
         if place == len(rooms):

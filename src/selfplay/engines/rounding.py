@@ -1,10 +1,9 @@
-"""How far rounding takes a model's log-probabilities: the scale by which a difference is told from a mistake.
+"""Rounding error of a model's log-probabilities: the tolerance that separates rounding from a bug.
 
-The model is its own measure. A text is read twice, in the precision that policies compute in and in a finer one
-(float32 for bfloat16, float64 for float32), weights and inputs being the same; the largest difference between the two
-log-probabilities of any token of the vocabulary is what the coarser one rounds. A sampler and a learner each round
-once, in another order, so they differ by at most twice the largest rounding where they were measured; FACTOR leaves as
-much again for places that were not.
+The error is measured on the model itself. A forward pass runs twice with the same weights and inputs, in the precision
+of the policy and in a higher one (float32 for bfloat16, float64 for float32); the largest difference in log-probability
+over the vocabulary is the rounding error. Sampler and learner each round once, in a different order, so they differ by
+at most twice the largest measured error; FACTOR doubles that for positions that were not measured.
 """
 
 from __future__ import annotations
@@ -34,19 +33,22 @@ def of_replies(
     temperature: float,
     truncation: Truncation,
 ) -> Tensor:
-    """[B, T] float32, how far two computations of `reply_logprobs` may be apart by rounding, 0 off the mask.
+    """[B, T] float32, how much two computations of `reply_logprobs` may differ by rounding, 0 outside the mask.
 
-    That is FACTOR x the largest rounding of any of these tokens' distributions; and, of a truncated distribution, how
-    much of it tokens make up that are so near to the border that rounding decides whether they are in.
+    This is FACTOR x the largest rounding error over these tokens' distributions, plus, for a truncated distribution,
+    the effect of tokens so close to the threshold that rounding decides whether they are kept.
+
+    Args:
+        model, prompts, replies, mask, temperature, truncation: as for `reply_logprobs`.
     """
     found = torch.zeros(mask.shape)
     if not bool(mask.any()):
         return found
     where = mask.nonzero(as_tuple=True)
     states, fine = _both(model, prompts, replies, mask)
-    head, said = model.get_output_embeddings(), replies.to(states.device)[mask.to(states.device)]
+    head, tokens = model.get_output_embeddings(), replies.to(states.device)[mask.to(states.device)]
     parts = list(
-        zip(*(torch.split(x, max(1, CHUNK // head.weight.shape[0])) for x in (states, fine, said)), strict=True)
+        zip(*(torch.split(x, max(1, CHUNK // head.weight.shape[0])) for x in (states, fine, tokens)), strict=True)
     )
     rounded = [_apart(head, one, other, temperature) for one, other, _ in parts]
     most = FACTOR * float(torch.cat(rounded).max())
@@ -59,9 +61,9 @@ def of_replies(
 
 @torch.no_grad()
 def of_menus(model: PreTrainedModel, menus: Sequence[Menu], temperature: float) -> Tensor:
-    """[N] the same of `choice_logprobs`, one a menu: of its choices the largest, over the temperature.
+    """[N] the same for `choice_logprobs`: the largest error over a menu's choices, divided by the temperature.
 
-    The roundings of a choice's tokens point anywhere, so they add up by their squares.
+    The rounding errors of a choice's tokens have random signs, so they add in quadrature.
     """
     found = []
     for prompt, choices in menus:
@@ -73,7 +75,7 @@ def of_menus(model: PreTrainedModel, menus: Sequence[Menu], temperature: float) 
 
 
 def _both(model: PreTrainedModel, prompts: Sequence[Tensor], replies: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """[M, H] the states that predict the replies' tokens, in the precision that is set, and in a finer one."""
+    """[M, H] the hidden states that predict the replies' tokens, in the current precision and in a higher one."""
     ids, starts = (x.to(model.device) for x in right_padded(prompts, replies, mask))
     rows, columns = mask.to(model.device).nonzero(as_tuple=True)
     kind = model.device.type
@@ -95,7 +97,7 @@ def _logits(head: Any, states: Tensor, temperature: float) -> Tensor:
 
 
 def _apart(head: Any, states: Tensor, fine: Tensor, temperature: float) -> Tensor:
-    """[M] the largest difference between two log-probabilities of any next token."""
+    """[M] the largest difference in log-probability over the vocabulary."""
     ours = torch.log_softmax(_logits(head, states, temperature), -1)
     with torch.autocast(states.device.type, enabled=False), finer(head, fine.dtype):
         right = torch.log_softmax(head(fine) / temperature, -1)
@@ -104,9 +106,9 @@ def _apart(head: Any, states: Tensor, fine: Tensor, temperature: float) -> Tenso
 
 @contextmanager
 def finer(module: Module, dtype: torch.dtype) -> Iterator[None]:
-    """A module computes in another precision, its weights being converted block by block while each is in use.
+    """Run a module in another precision, converting the weights of each block only while it executes.
 
-    They come back bit for bit. A kernel that has no such precision (flash attention) is replaced by PyTorch's.
+    The weights are restored bit for bit. FlashAttention, which does not support it, is replaced by PyTorch's SDPA.
     """
     kept: dict[Any, Tensor] = {}
 
@@ -140,7 +142,7 @@ def finer(module: Module, dtype: torch.dtype) -> Iterator[None]:
 
 
 def _blocks(module: Module) -> list[tuple[Module, list[Any]]]:
-    """The parts that are called one after the other, each with all its parameters; and the module with the rest."""
+    """The submodules that run one after another, each with its parameters, and the module itself with the rest."""
     parts: list[Module] = []
     for child in module.children():
         parts += list(child) if isinstance(child, ModuleList) else [child]

@@ -1,4 +1,4 @@
-"""Sampling replies: what several begin with is read once, finished rows leave, and each reply has dice of its own."""
+"""Batched sampling: shared prefixes are decoded once, finished rows are dropped, each reply has its own uniforms."""
 
 import hashlib
 from collections import deque
@@ -19,13 +19,13 @@ from selfplay.engines.mixture import MixedModel
 from selfplay.engines.transformers.decode import HFDecodeState
 from selfplay.engines.truncation import ALL, Truncation
 
-BLOCK = 256  # tokens of the vocabulary whose probabilities are added up first
-MANY = 1 << 32  # more than there are tokens
-LEAVE = 8  # rows leave when one in so many has nobody left who follows it
+BLOCK = 256  # tokens per block when the cumulative distribution is inverted in two levels
+MANY = 1 << 32  # larger than any token id
+LEAVE = 8  # unused rows are dropped once they are 1/LEAVE of the batch
 
 
 def uniforms(key: str, count: int) -> np.ndarray:
-    """[count] uniforms in [0, 1), float64, a pure function of the key."""
+    """[count] float64 uniforms in [0, 1), a pure function of the key."""
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "little")
     return np.random.Generator(np.random.Philox(key=seed)).random(count)
 
@@ -36,14 +36,14 @@ def choose(logits: Tensor, uniforms: Tensor, temperature: float, truncation: Tru
     Args:
         logits: [B, V].
         uniforms: [B] float64 in [0, 1).
-        temperature: > 0; or 0 for the most likely token, whose log-probability is then given at temperature 1.
-        truncation: which tokens may be said.
+        temperature: > 0, or 0 for the argmax token with its log-probability at temperature 1.
+        truncation: top-k, top-p and min-p filtering.
 
     Returns:
-        token [B] int64, and its log-probability [B] float32 under softmax(logits / temperature) of what may be said.
+        Token [B] int64, and its log-probability [B] float32 under the truncated softmax(logits / temperature).
 
     Raises:
-        SelfplayError: a logit is NaN or plus infinity.
+        SelfplayError: a logit is NaN or +inf.
     """
     logits = truncation(logits.float() / (temperature or 1.0))
     most = logits.amax(-1, keepdim=True)
@@ -52,7 +52,7 @@ def choose(logits: Tensor, uniforms: Tensor, temperature: float, truncation: Tru
     sums = weights.cumsum(-1, dtype=torch.float64) if blocks is None else blocks.sum(-1, dtype=torch.float64).cumsum(-1)
     if not bool(sums[:, -1].isfinite().all()):
         raise SelfplayError(
-            "the model's logits are not numbers any more, so no token can be drawn; go on from an earlier checkpoint, "
+            "the model's logits are NaN or infinite, so no token can be sampled; resume from an earlier checkpoint, "
             "or start a new run with a lower update.optimizer.lr"
         )
     if temperature == 0:
@@ -64,15 +64,15 @@ def choose(logits: Tensor, uniforms: Tensor, temperature: float, truncation: Tru
 
 
 def _blocks(weights: Tensor) -> Tensor:
-    """[B, K, BLOCK] the weights [B, V], zeros at the end."""
+    """[B, K, BLOCK] the weights [B, V], zero-padded at the end."""
     padded = torch.nn.functional.pad(weights, (0, -weights.shape[-1] % BLOCK))
     return padded.view(len(weights), -1, BLOCK)
 
 
 def _invert(blocks: Tensor, sums: Tensor, points: Tensor) -> Tensor:
-    """[B] the first token up to which the weights [B, K, BLOCK] add up to more than the point [B].
+    """[B] the first token at which the cumulative weight exceeds the point [B].
 
-    It is looked for among the blocks, whose rising sums are [B, K], then within one.
+    Searches the blocks by their cumulative sums [B, K], then within one of the blocks [B, K, BLOCK].
     """
     block = _above(sums, points)
     before = sums.gather(-1, (block - 1).clamp(min=0)[:, None])[:, 0].masked_fill(block == 0, 0.0)
@@ -81,7 +81,7 @@ def _invert(blocks: Tensor, sums: Tensor, points: Tensor) -> Tensor:
 
 
 def _above(sums: Tensor, points: Tensor) -> Tensor:
-    """[B] which of the sums [B, K], rising, is the first above the point; a point beyond all is of the last."""
+    """[B] index of the first cumulative sum [B, K] above the point, or the last index for points beyond it."""
     points = torch.minimum(points, sums[:, -1] * (1 - 2.0**-50)).clamp_(min=0)
     return torch.searchsorted(sums, points[:, None], right=True)[:, 0]
 
@@ -89,38 +89,40 @@ def _above(sums: Tensor, points: Tensor) -> Tensor:
 def sample(
     model: PreTrainedModel | MixedModel | Decoder, prompts: Sequence[Prompt], keys: Sequence[str], sampling: Sampling
 ) -> list[Completion]:
-    """One completion a prompt, a function of its prompt, its key and the model alone (up to rounding).
+    """Sample one completion per prompt; it depends only on its prompt, its key and the model, up to rounding.
 
     Args:
-        model: see `selfplay.engines.llama.kv_sharing`; a `Decoder` is faster, and others take the place of those that
-            end.
+        model: see `selfplay.engines.llama.kv_sharing`; a `Decoder` is faster, and refills finished rows from the queue.
+        prompts: token ids.
+        keys: one key per prompt, which determines its uniforms.
+        sampling: see `Sampling`.
     """
-    ours = isinstance(model, Decoder)  # and remembers no tensor of inference mode, as modules may
+    ours = isinstance(model, Decoder)  # unlike other modules, it caches no inference-mode tensors
     with (
         torch.inference_mode() if ours else torch.no_grad(),
         torch.autocast(model.device.type, enabled=False) if ours else nullcontext(),
     ):
-        writing = _Writing(model, prompts, keys, sampling)
+        decoding = _DecodeBatch(model, prompts, keys, sampling)
         stops = torch.tensor(sampling.stop_ids, dtype=torch.int64)
-        while (logits := writing.logits()) is not None:
-            who = writing.who
-            points = writing.uniforms[who, writing.lengths[who]]
+        while (logits := decoding.logits()) is not None:
+            active = decoding.active
+            points = decoding.uniforms[active, decoding.lengths[active]]
             chosen = choose(logits, points, sampling.temperature, sampling.truncation)
             tokens = chosen[0].cpu()
-            writing.say(tokens, chosen[1].cpu())
+            decoding.append(tokens, chosen[1].cpu())
             stopped = torch.isin(tokens, stops)
             if sampling.ended is not None:
                 for i in (~stopped).nonzero()[:, 0].tolist():
-                    stopped[i] = sampling.ended(writing.said[who[i], : writing.lengths[who[i]]].tolist())
-            writing.stopped[who] = stopped
-            writing.go_on(tokens, ~stopped & (writing.lengths[who] < sampling.max_tokens))
-    return writing.completions()
+                    stopped[i] = sampling.ended(decoding.sampled[active[i], : decoding.lengths[active[i]]].tolist())
+            decoding.stopped[active] = stopped
+            decoding.advance(tokens, ~stopped & (decoding.lengths[active] < sampling.max_tokens))
+    return decoding.completions()
 
 
-class _Writing:
-    """Replies in the making: what was said, who waits, and which row each follows.
+class _DecodeBatch:
+    """State of a batch: sampled tokens, the queue of waiting prompts, and the row that each reply is decoded in.
 
-    Replies to one prompt follow one row for as long as they say the same.
+    Replies to the same prompt share a row for as long as their tokens are identical.
     """
 
     def __init__(self, model: Any, prompts: Sequence[Prompt], keys: Sequence[str], sampling: Sampling) -> None:
@@ -132,72 +134,75 @@ class _Writing:
         )
         self.device, self.prompts, self.rows = model.device, prompts, sampling.batch_size
         self.uniforms = torch.from_numpy(np.stack([uniforms(key, max_tokens) for key in keys]))
-        self.said = torch.zeros(len(prompts), max_tokens, dtype=torch.int64)
+        self.sampled = torch.zeros(len(prompts), max_tokens, dtype=torch.int64)
         self.logps = torch.zeros(len(prompts), max_tokens)
         self.lengths = torch.zeros(len(prompts), dtype=torch.int64)
         self.stopped = torch.zeros(len(prompts), dtype=torch.bool)
         self.queue = deque(sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i])))
-        self.who = torch.zeros(0, dtype=torch.int64)  # [W] the replies that are being written
-        self.row = torch.zeros(0, dtype=torch.int64)  # [W] which row each follows
-        self.tokens = torch.zeros(0, dtype=torch.int64)  # [B] each row's last token; 0 where nobody follows it any more
+        self.active = torch.zeros(0, dtype=torch.int64)  # [W] the replies being decoded
+        self.row = torch.zeros(0, dtype=torch.int64)  # [W] the row of each
+        self.tokens = torch.zeros(0, dtype=torch.int64)  # [B] each row's last token; 0 if unused
 
     def logits(self) -> Tensor | None:
-        """Of each reply's next token [W, V], after reading the last ones and taking in who waits; None at the end."""
+        """[W, V] next-token logits, after a decoding step and admitting prompts from the queue; None at the end."""
         rows = len(self.tokens)
         found = [self.state.step(self.tokens.to(self.device))] if rows else []
         if self.queue and (not rows or self._has_room()):
             some = self._next()
             where: dict[Prompt, int] = {}
-            behind = [rows + where.setdefault(self.prompts[i], len(where)) for i in some]
+            rows_of = [rows + where.setdefault(self.prompts[i], len(where)) for i in some]
             found.append(self.state.admit(list(where)))
-            self.who = torch.cat([self.who, torch.tensor(some)])
-            self.row = torch.cat([self.row, torch.tensor(behind)])
+            self.active = torch.cat([self.active, torch.tensor(some)])
+            self.row = torch.cat([self.row, torch.tensor(rows_of)])
             self.tokens = torch.cat([self.tokens, torch.zeros(len(where), dtype=torch.int64)])
         if not found:
             return None
         logits = torch.cat(found)
-        as_they_are = len(self.row) == len(logits) and bool((self.row == torch.arange(len(logits))).all())
-        return logits if as_they_are else logits[self.row.to(self.device)]
+        identity = len(self.row) == len(logits) and bool((self.row == torch.arange(len(logits))).all())
+        return logits if identity else logits[self.row.to(self.device)]
 
     def _next(self) -> list[int]:
-        """Who is taken in: as many as have room, the shortest prompts first; of one length where that must be."""
+        """The next replies to admit, shortest prompts first; of equal length if the model does not support padding."""
         some = [self.queue.popleft()]
         length = len(self.prompts[some[0]])
-        while self.queue and len(self.who) + len(some) < self.rows:
+        while self.queue and len(self.active) + len(some) < self.rows:
             if not self.state.together and len(self.prompts[self.queue[0]]) != length:
                 break
             some.append(self.queue.popleft())
         return some
 
     def _has_room(self) -> bool:
-        """Whether others are taken in beside those that are being written."""
-        return bool(self.queue) and self.state.refills and 2 * len(self.who) <= self.rows
+        """Whether waiting prompts can be admitted to the running batch."""
+        return bool(self.queue) and self.state.refills and 2 * len(self.active) <= self.rows
 
-    def say(self, tokens: Tensor, logps: Tensor) -> None:
-        """Write down each reply's next token [W]."""
-        place = self.lengths[self.who]
-        self.said[self.who, place], self.logps[self.who, place] = tokens, logps
-        self.lengths[self.who] += 1
+    def append(self, tokens: Tensor, logps: Tensor) -> None:
+        """Store the next token [W] of each active reply, and its log-probability [W]."""
+        place = self.lengths[self.active]
+        self.sampled[self.active, place], self.logps[self.active, place] = tokens, logps
+        self.lengths[self.active] += 1
 
-    def go_on(self, tokens: Tensor, going: Tensor) -> None:
-        """Let each row say what its replies that go on have said, [W] both; where they differ, it becomes several.
+    def advance(self, tokens: Tensor, going: Tensor) -> None:
+        """Set each row's next input token; a row whose replies diverge is split.
 
-        Rows that nobody follows any more are dropped when they are many or somebody waits for their place, for that
-        copies what is kept.
+        Unused rows are dropped only when there are many or prompts are waiting, because dropping copies the cache.
+
+        Args:
+            tokens: [W] the tokens just sampled.
+            going: [W] bool, the replies that continue.
         """
-        self.who, self.row, tokens = self.who[going], self.row[going], tokens[going]
+        self.active, self.row, tokens = self.active[going], self.row[going], tokens[going]
         pairs, follows = (self.row * MANY + tokens).unique(return_inverse=True)
-        source, said = pairs // MANY, pairs % MANY
+        source, sampled = pairs // MANY, pairs % MANY
         rows, followed = len(self.tokens), len(source.unique_consecutive())
         if followed < len(source) or (followed < rows and (self._has_room() or LEAVE * (rows - followed) >= rows)):
             self.state.keep(source.to(self.device))
-            self.row, self.tokens = follows, said
+            self.row, self.tokens = follows, sampled
         else:
-            self.tokens = torch.zeros_like(self.tokens).index_copy_(0, source, said)
+            self.tokens = torch.zeros_like(self.tokens).index_copy_(0, source, sampled)
 
     def completions(self) -> list[Completion]:
-        said, logps = self.said.tolist(), self.logps.tolist()
+        sampled, logps = self.sampled.tolist(), self.logps.tolist()
         return [
             Completion(tuple(ids[:n]), tuple(logp[:n]), "stop" if stopped else "length")
-            for ids, logp, n, stopped in zip(said, logps, self.lengths.tolist(), self.stopped.tolist(), strict=True)
+            for ids, logp, n, stopped in zip(sampled, logps, self.lengths.tolist(), self.stopped.tolist(), strict=True)
         ]

@@ -1,8 +1,8 @@
-"""Scores of texts by a sequence-classification model of any architecture: a score is a function of its text alone.
+"""Batched scores from a sequence-classification model of any architecture, independent of the rest of the batch.
 
-Encoders see what comes after a token, padding too, and number their places by themselves; decoders read the score off
-their last token, which each finds in its own way. Which way of reading many texts is right for a model is tried out:
-each text must be given the score that it has alone, in one unpadded call.
+Encoders attend to later tokens, which may include padding, and number positions themselves; decoders score the last
+token, which each architecture finds differently. A trial therefore selects a batching method that is correct for the
+model: each text must get the score that it gets alone, in one unpadded call.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,28 +19,28 @@ from selfplay.engines.transformers.decode import NEAR
 
 Text = tuple[int, ...]
 UNREADABLE = (AssertionError, AttributeError, LookupError, RuntimeError, SelfplayError, TypeError, ValueError)
-LONG = 1024  # tokens of the longest text of a trial: more than the windows and blocks of long encoders
+LONG = 1024  # tokens of the longest text of a trial, above the windows and blocks of long-context encoders
 
 
 class Scorer:
-    """[N] float32 scores of N texts, ragged.
+    """Computes [N] float32 scores of N texts of any length.
 
     Args:
-        model: with one label.
-        rows: texts read side by side.
-        pad: the padding token.
-        some: short texts to try it out with, of different lengths and two of one.
-        long: two longer ones, for architectures with windows or blocks that depend on the longest text of a batch.
+        model: a sequence-classification model with one label.
+        rows: texts per forward pass.
+        pad: id of the padding token.
+        some: short texts for the trial, of different lengths and two of equal length.
+        long: two longer texts, for architectures whose windows or blocks depend on the longest text of a batch.
 
     Raises:
-        SelfplayError: no way of reading gives a text the score that it has alone.
+        SelfplayError: no batching method gives each text the score that it gets alone.
     """
 
     def __init__(self, model: PreTrainedModel, rows: int, pad: int, some: Sequence[Text], long: Sequence[Text]) -> None:
         self.model, self.rows, self.pad = model, rows, pad
         config: Any = model.config.get_text_config()
         if isinstance(getattr(model, "score", None), torch.nn.Linear):
-            config.pad_token_id = -1  # never seen, so such a head reads the last position
+            config.pad_token_id = -1  # never occurs, so such a head reads the last position
         elif getattr(config, "pad_token_id", None) is None:
             config.pad_token_id = pad
         self.read = self._tried(some, long)
@@ -51,14 +51,14 @@ class Scorer:
 
     @torch.no_grad()
     def _tried(self, some: Sequence[Text], long: Sequence[Text]) -> Callable[[Sequence[Text]], Tensor]:
-        """The first way of reading that is right."""
+        """The first batching method that passes the trial."""
         name = type(self.model).__name__
         try:
             alone = self._alone(some)
         except UNREADABLE as error:
             reason = str(error).strip().split("\n")[0]
             raise SelfplayError(
-                f"the reward model {name} cannot read a text ({reason}); choose another model"
+                f"the reward model {name} cannot process a text ({reason}); choose another model"
             ) from error
         if not self._near(self._alone(some), alone):
             raise SelfplayError(f"the reward model {name} gives one text two different scores; choose another model")
@@ -74,14 +74,14 @@ class Scorer:
             except torch.OutOfMemoryError:
                 raise
             except UNREADABLE as error:
-                problem = error  # of a way that is not for this architecture
+                problem = error  # this architecture does not support the method
         raise SelfplayError(
-            f"the reward model {name} gives a text another score beside others than alone, so a reward would not "
-            "depend on its question and answer alone; choose another model"
+            f"the reward model {name} scores a text differently in a batch than alone, so a reward would depend on the "
+            "other texts of its batch; choose another model"
         ) from problem
 
     def _near(self, scores: Tensor, alone: Tensor) -> bool:
-        """Whether each score is what it is alone but for rounding."""
+        """Whether each score equals the score of the text alone, up to rounding."""
         return torch.allclose(scores, alone, rtol=self._rounding, atol=self._rounding)
 
     @property
@@ -89,23 +89,23 @@ class Scorer:
         return float(min(0.1, NEAR * torch.finfo(self.model.dtype).eps ** 0.75))
 
     def _unmoved(self, texts: Sequence[Text]) -> bool:
-        """Whether padding leaves every layer's states of a text's own tokens as they are alone.
+        """Whether padding changes no layer's hidden states of a text's own tokens.
 
-        Scores may hide that it does not, where a pooled state is near the limits of tanh. MobileBERT, for one, reads
-        at each token what stands beside it.
+        Scores may hide a change if the pooled state saturates tanh. In MobileBERT, for example, the embedding of a
+        token also uses its neighbours.
         """
         beside, width = self._states(*self._side_by_side(texts)), max(map(len, texts))
         for row, text in enumerate(texts):
             one = self._states(torch.tensor([text]))
             for there, here in zip(beside, one, strict=True):
-                if here.shape[1] == len(text) and there.shape[1] == width:  # one state a token
+                if here.shape[1] == len(text) and there.shape[1] == width:  # one state per token
                     moved = (there[row, : len(text)] - here[0]).abs().max()
-                    if not moved <= self._rounding * here.abs().max():  # NaN, too
+                    if not moved <= self._rounding * here.abs().max():  # also true for NaN
                         return False
         return True
 
     def _states(self, ids: Tensor, mask: Tensor | None = None) -> list[Tensor]:
-        """[N, T, D] of each layer that tells its states."""
+        """[N, T, D] hidden states of each layer that returns them."""
         options = {} if mask is None else {"attention_mask": mask.to(self.model.device)}
         output = self.model(input_ids=ids.to(self.model.device), output_hidden_states=True, **options)
         kinds = ("hidden_states", "encoder_hidden_states", "decoder_hidden_states")
@@ -115,21 +115,21 @@ class Scorer:
         return torch.cat([self._logits(torch.tensor([text])) for text in texts])
 
     def _by_states(self, texts: Sequence[Text]) -> Tensor:
-        """For causal models whose layer `score` reads the last token's state: common beginnings are read once."""
+        """For causal models whose layer `score` reads the last token's state; common prefixes are computed once."""
         head: Any = self.model.score
         scores: Tensor = head(last_states(self.model, texts, self.rows))
         return scores.squeeze(-1).float()
 
     def _padded(self, texts: Sequence[Text]) -> Tensor:
-        """Side by side, padded on the right, with a mask; a head that reads the last position cannot."""
+        """Right-padded batches with an attention mask; invalid for heads that read the last position."""
         if isinstance(getattr(self.model, "score", None), torch.nn.Linear):
-            raise ValueError("the padding would be read")
+            raise ValueError("the head would read the padding")
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         parts = [self._beside([texts[i] for i in order[k : k + self.rows]]) for k in range(0, len(texts), self.rows)]
         return _in_order(torch.cat(parts), order)
 
     def _by_length(self, texts: Sequence[Text]) -> Tensor:
-        """Only texts of one length side by side."""
+        """Batches of texts of equal length."""
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         groups = [list(group) for _, group in groupby(order, key=lambda i: len(texts[i]))]
         some = [group[k : k + self.rows] for group in groups for k in range(0, len(group), self.rows)]
@@ -140,7 +140,7 @@ class Scorer:
         return self._logits(ids, attention_mask=mask)
 
     def _side_by_side(self, texts: Sequence[Text]) -> tuple[Tensor, Tensor]:
-        """Tokens and mask of texts padded on the right."""
+        """Token ids and attention mask of texts, right-padded."""
         lengths = torch.tensor([len(text) for text in texts])
         ids = torch.full((len(texts), int(lengths.max())), self.pad)
         for row, text in enumerate(texts):
@@ -161,9 +161,9 @@ def _in_order(sorted_scores: Tensor, order: Sequence[int]) -> Tensor:
 
 
 def context_of(model: PreTrainedModel) -> int | None:
-    """The most tokens that a model reads; None: any number.
+    """The maximum sequence length of a model; None if unlimited.
 
-    Models of RoBERTa's kind number places from behind their padding token's, so some of the table cannot be used.
+    RoBERTa-like models start position ids after the padding token's, so part of the position table is unused.
     """
     context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if context is None or context <= 0:

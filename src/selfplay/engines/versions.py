@@ -1,4 +1,4 @@
-"""The version of a model's weights: a counter that every change of them raises."""
+"""Version counters for model weights, incremented with every change."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _versions: WeakSet[Version] = WeakSet()
 class Version:
     """Counts the changes of one policy's weights.
 
-    Any optimizer that holds a parameter of the model raises it with each step; `restore` and `load` do, too. Code that
-    writes into the weights by itself calls `raise_by_one`.
+    Each step of an optimizer with a parameter of the model increments it, as do `restore` and `load`. Code that
+    modifies the weights directly must call `raise_by_one`.
 
     Args:
-        model: whose parameters they are; None for a copy that no optimizer changes.
+        model: the model that owns the parameters; None for a copy that no optimizer updates.
 
     Attributes:
-        uid: names the weights as they are now, "policy-3@412"; it never names other values later.
+        uid: identifies the current weights, such as "policy-3@412"; it is never reused for other values.
     """
 
     def __init__(self, model: Module | None) -> None:
@@ -41,7 +41,7 @@ class Version:
         self._count += 1
 
     def holds_one_of(self, parameters: set[int]) -> bool:
-        """Whether the model has a parameter with one of these ids."""
+        """Whether one of these ids belongs to a parameter of the model."""
         model = self._model()
         return model is not None and any(id(p) in parameters for p in model.parameters())
 

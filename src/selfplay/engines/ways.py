@@ -1,4 +1,4 @@
-"""Which of several equivalent computations a model takes, and how the trials behind that choice are repeated."""
+"""Which of several equivalent implementations a model uses, and how to repeat the trials that choose them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from selfplay.models.trial import forget
 
 
 def check_readable(model: PreTrainedModel) -> None:
-    """Raise SelfplayError where no way of generating gives each text the logits that it has alone."""
+    """Raise SelfplayError if no generation method gives each text the logits that it gets alone."""
     if not can_decode(model):
         way_of(model)
 
 
 def ways_of(model: PreTrainedModel, again: bool, checkpointing: bool) -> dict[str, str]:
-    """What is computed -> by what.
+    """The implementation used for each computation.
 
     Args:
-        again: repeat the trials with the weights as they are now.
-        checkpointing: whether layers are run again in the backward pass.
+        model: a causal language model.
+        again: repeat the trials with the current weights.
+        checkpointing: whether gradient checkpointing is enabled.
     """
     if again:
         forget(model)

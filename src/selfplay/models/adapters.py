@@ -1,4 +1,4 @@
-"""LoRA adapters over frozen weights: peft makes, saves and reads them; none of its names is guessed here."""
+"""LoRA adapters over frozen weights, created, saved and loaded by peft."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from selfplay.models.residual import A, B, doubled, halved, leaves_residual, pub
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-NAME = "default"  # peft's, of a model's only adapter
+NAME = "default"  # peft's name of a model's only adapter
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -36,23 +36,22 @@ class Adapter:
     """A LoRA adapter over a base model's frozen weights.
 
     Args:
-        base: the base model, in eval mode; the adapter is put into it.
-        lora: arguments of `peft.LoraConfig`, or None where the adapter at `path` says them.
-        seed: of the initial weights.
-        path: folder or hub id of an adapter to go on with.
-        missing: weights that the base model lacks, such as a head; the adapter must bring them.
-        task: what the base model is for, in peft's words.
+        base: the base model, in eval mode; the adapter is inserted into it.
+        lora: arguments of `peft.LoraConfig`, or None to use those of the adapter at `path`.
+        seed: seed of the initial weights.
+        path: folder or hub id of an adapter to continue training.
+        missing: weights that the base model lacks, such as a head, and that the adapter must provide.
+        task: peft's task type.
 
     Attributes:
-        model: the base model with the adapter in it, in eval mode; what the adapter trains takes a gradient.
-        weights: the adapter's own, by their names in the model: what it adds, modules that it trains whole, biases, and
-            buffers of these. They stay the same objects.
-        start: the adapter's first weights, by their names in a file, where they were taken out of the base model's (see
-            `selfplay.models.residual`).
+        model: the base model with the adapter, in eval mode; trained parameters require a gradient.
+        weights: the adapter's weights by their names in the model: factors, fully trained modules, biases, and their
+            buffers. They stay the same objects.
+        start: the adapter's initial weights by their names in a file, if they were subtracted from the base model's
+            (see `selfplay.models.residual`).
 
     Raises:
-        SelfplayError: the options make an adapter that cannot be kept, or another one than that at `path`; or weights
-            are missing in the end.
+        SelfplayError: the adapter cannot be saved exactly or does not match the one at `path`, or weights are missing.
     """
 
     def __init__(
@@ -80,7 +79,7 @@ class Adapter:
                     f"peft cannot put this adapter into {type(base).__name__} ({reason}); change player.lora, for "
                     "example its target_modules"
                 ) from error
-        self._check_whole(missing, path)
+        self._check_complete(missing, path)
         self.start: dict[str, Tensor] | None = None
         if leaves_residual(config):
             self._check_apart()
@@ -97,48 +96,49 @@ class Adapter:
                 path, f"the adapter '{path}' does not fit player.lora", "leave out player.lora to take it as it is"
             )
 
-    def _check_whole(self, missing: Collection[str], path: str | None) -> None:
-        """Raise SelfplayError where the base model lacks a weight that is in no module which the adapter brings."""
+    def _check_complete(self, missing: Collection[str], path: str | None) -> None:
+        """Raise SelfplayError if the base model lacks a weight that the adapter does not provide."""
         from peft.utils import ModulesToSaveWrapper
 
         inner = self.model.get_base_model()
         lost = [n for n in missing if not isinstance(inner.get_submodule(n.rpartition(".")[0]), ModulesToSaveWrapper)]
         if lost:
             raise SelfplayError(
-                f"neither the adapter '{path}' nor its base model has {some(sorted(lost))}, which would be drawn by "
-                "chance; give a model that was trained and saved for this use"
+                f"neither the adapter '{path}' nor its base model has {some(sorted(lost))}, which would be "
+                "initialised randomly; give a model that was trained for this use"
             )
 
     def _check_names(self) -> None:
-        """Raise SelfplayError where peft would not find an adapter's weights again by the names that it saves."""
+        """Raise SelfplayError if peft could not load the adapter from the names that it saves."""
         names = {name: p.detach().clone() for name, p in self._state().items()}
         if reason := self._of_base(names) or self._assign(names):
             raise SelfplayError(
-                f"peft could not read this adapter again as it saves it ({reason}); change player.lora.target_modules"
+                f"peft could not load this adapter in the form that it saves ({reason}); change "
+                "player.lora.target_modules"
             )
 
     def _check_apart(self) -> None:
-        """Raise SelfplayError where the adapter's start was taken out of a weight that has another use, too."""
+        """Raise SelfplayError if the adapter's initial weights were subtracted from a weight that is shared."""
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         uses = Counter(id(p) for _, p in self.model.named_parameters(remove_duplicate=False))
         for name, module in self.model.named_modules():
             if isinstance(module, BaseTunerLayer) and uses[id(getattr(module.get_base_layer(), "weight", None))] > 1:
                 raise SelfplayError(
-                    f"player.lora.init_lora_weights={self.config.init_lora_weights} would take a part out of {name}, "
-                    "whose weights are shared with another module; leave it out of player.lora.target_modules"
+                    f"player.lora.init_lora_weights={self.config.init_lora_weights} would change the weights of "
+                    f"{name}, which are shared with another module; leave it out of player.lora.target_modules"
                 )
 
     @property
     def config(self) -> LoraConfig:
-        """The adapter's own, as peft completed it."""
+        """The adapter's config, as completed by peft."""
         config: LoraConfig = self.model.peft_config[NAME]
         return config
 
     # --- on disk ------------------------------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
-        """A folder that peft loads over the base model as it was published; the same bytes in every process."""
+        """Write a folder that peft loads over the published base model; the bytes do not depend on the process."""
         with _without_hints():
             self.model.save_pretrained(folder, save_embedding_layers=False)
         if self.start is not None:
@@ -146,34 +146,34 @@ class Adapter:
         self._published().save_pretrained(str(folder))
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote, in place.
+        """Load what `save` wrote, in place.
 
         Raises:
-            SelfplayError: the folder lacks a file, holds a broken one, or is another adapter's.
+            SelfplayError: a file is missing or broken, or belongs to a different adapter.
         """
         problem = f"the checkpoint {folder} does not fit the model"
         self._read(str(folder), problem, "resume with the player it was made with")
 
     def _published(self) -> LoraConfig:
-        """The config of what `save` writes."""
+        """The config that `save` writes."""
         config = copy.copy(self.config)
         config.inference_mode = True
         for field in fields(config):
-            if isinstance(value := getattr(config, field.name), set):  # its order is that of the process's hashes
+            if isinstance(value := getattr(config, field.name), set):  # the order of a set depends on the process
                 setattr(config, field.name, sorted(value))
         if self.start is not None:
             publish(config)
         return config
 
     def _state(self) -> dict[str, Tensor]:
-        """What a file would hold: the adapter's weights, by their names there."""
+        """The adapter's weights by their names in a file."""
         from peft import get_peft_model_state_dict
 
         state: dict[str, Tensor] = get_peft_model_state_dict(self.model, save_embedding_layers=False)
         return state
 
     def _names(self) -> dict[str, str]:
-        """Names in a file -> names in the model, by peft's own account: it is given names in place of tensors."""
+        """Maps names in a file to names in the model, by passing names through peft in place of tensors."""
         from peft import get_peft_model_state_dict
 
         names: Any = {name: name for name in self.model.state_dict()}
@@ -181,10 +181,10 @@ class Adapter:
         return dict(found)
 
     def _read(self, place: str, problem: str, remedy: str) -> None:
-        """Read an adapter's weights.
+        """Load an adapter's weights.
 
         Raises:
-            SelfplayError: they cannot be read; or they do not fit, which is told as `problem (reason); remedy`.
+            SelfplayError: they cannot be read, or they do not fit, with the message `problem (reason); remedy`.
         """
         weights, config = _weights_at(place), config_at(place)
         if config is None:
@@ -197,15 +197,15 @@ class Adapter:
             raise SelfplayError(f"{problem} ({reason}); {remedy}")
 
     def _of_base(self, weights: dict[str, Tensor]) -> str:
-        """Drop weights of the base model that are what they are here; in words, one that is not."""
+        """Drop weights equal to the base model's; return a description of one that differs, or ""."""
         every, own = self.model.state_dict(), self._names()
         for name in sorted(weights.keys() & every.keys() - own.keys()):
             if not torch.equal(weights.pop(name).to(every[name]), every[name]):
-                return f"{name} is another one than the base model's, and no part of the adapter"
+                return f"{name} differs from the base model's, and is not part of the adapter"
         return ""
 
     def _assign(self, weights: dict[str, Tensor]) -> str:
-        """Let peft put weights into the model; in words, what it could not."""
+        """Let peft load weights into the model; return a description of what failed, or ""."""
         from peft import set_peft_model_state_dict
 
         try:
@@ -213,7 +213,7 @@ class Adapter:
                 result: Any = set_peft_model_state_dict(self.model, weights)
         except KeyError as error:
             return f"missing: {error.args[0]}"
-        except (RuntimeError, ValueError) as error:  # about shapes
+        except (RuntimeError, ValueError) as error:  # mismatched shapes
             return str(error).strip().splitlines()[-1].strip()
         missing = sorted(set(result.missing_keys) & set(self._names().values()))
         unknown = sorted(result.unexpected_keys)
@@ -221,9 +221,9 @@ class Adapter:
 
 
 def judging(base: PreTrainedModel, path: str, missing: Collection[str]) -> PreTrainedModel:
-    """A classifier with the adapter at `path` in it, all of it frozen; see `Adapter`.
+    """A frozen classifier with the adapter at `path`; see `Adapter`.
 
-    Modules that the adapter brings whole, such as the head, stand in their places without peft's wrapping.
+    Modules that the adapter replaces, such as the head, are put into the model without peft's wrapper.
     """
     from peft.utils import ModulesToSaveWrapper
 
@@ -237,10 +237,10 @@ def judging(base: PreTrainedModel, path: str, missing: Collection[str]) -> PreTr
 
 
 def _weights_at(place: str) -> dict[str, Tensor]:
-    """The weights of an adapter, by their names in the file.
+    """The weights of an adapter by their names in the file.
 
     Raises:
-        SelfplayError: there is no such file, or it is broken.
+        SelfplayError: the file is missing or broken.
     """
     from peft.utils.save_and_load import load_peft_weights
 
@@ -258,7 +258,7 @@ def _weights_at(place: str) -> dict[str, Tensor]:
 
 @contextmanager
 def _without_hints() -> Iterator[None]:
-    """Without peft's hint about its own gradient checkpointing."""
+    """Suppress peft's warning about gradient checkpointing."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
         yield

@@ -1,4 +1,4 @@
-"""Whether a policy can be made of a model: a causal one, whose logits are its head's, with nothing after it."""
+"""Checks that a model can be a policy: it is causal, and its logits are the unmodified output of its head."""
 
 from __future__ import annotations
 
@@ -12,31 +12,33 @@ from selfplay.core import SelfplayError
 from selfplay.models.structure import body_of
 from selfplay.models.trial import alike
 
-READ, SEEN = 8, 5  # tokens that are read, and of these the first ones, read alone
-LOUD = (
-    100.0  # logits are planted between minus this and this: a trained head's are as large, an untrained one's are not
-)
+READ, SEEN = 8, 5  # tokens of the test input and of its prefix, for the causality check
+LOUD = 100.0  # injected logits lie within +-LOUD, as large as a trained head's
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 REMEDY = "choose a decoder-only chat model (Llama, Qwen, Mistral, SmolLM and the like)"
 
 
 @torch.no_grad()
 def check_architecture(model: PreTrainedModel, path: str) -> None:
-    """Read a few tokens, and compare what policies compute with what the model says.
+    """Run a few tokens through the model and check the assumptions of policies.
 
-    Logits are planted behind the head and must come out as they are: a soft cap or a scale moves them, however small
-    the head's own are.
+    The head's output is replaced by large injected logits, which must come out unchanged: a soft cap or a scale would
+    alter them, even if an untrained head's own logits are too small to show it.
+
+    Args:
+        model: a causal language model.
+        path: its path, for messages.
 
     Raises:
-        SelfplayError: the model cannot read a text; it has no head, or one that reads something else than the decoder's
-            last hidden states; it scales or caps its logits; a token sees those that come after it.
+        SelfplayError: the model cannot process a text; it has no head, or the head's input is not the decoder's last
+            hidden state; it scales or caps its logits; a token attends to later ones; or it has no gradient.
     """
     kind = f"the architecture {type(model).__name__} of '{path}'"
     head: Any = model.get_output_embeddings()
     if head is None:
-        raise SelfplayError(f"{kind} has no output layer that could be read; {REMEDY}")
+        raise SelfplayError(f"{kind} has no output layer; {REMEDY}")
     ids = torch.arange(1, READ + 1, device=model.device)[None] % head.weight.shape[0]
-    read, planted, logits = _planted(model, head, ids, kind)
+    read, injected, logits = _injected(model, head, ids, kind)
     body = body_of(model)
     both = [_reading(kind, body, ids[:, :n]) for n in (READ, SEEN)]
     whole, first = (getattr(out, "last_hidden_state", None) for out in both)
@@ -44,31 +46,31 @@ def check_architecture(model: PreTrainedModel, path: str) -> None:
         raise SelfplayError(f"{kind} has a decoder, {type(body).__name__}, without last hidden states; {REMEDY}")
     if read is None or read.shape != whole.shape or not alike(whole, read, whole.dtype):
         raise SelfplayError(f"{kind} does not compute its logits from its decoder's last hidden states; {REMEDY}")
-    if logits.shape != planted.shape or not torch.equal(logits.float(), planted.float()):
+    if logits.shape != injected.shape or not torch.equal(logits.float(), injected.float()):
         raise SelfplayError(
-            f"{kind} scales or caps its logits after the head, which this policy would not see; {REMEDY}"
+            f"{kind} scales or caps its logits after the head, which this policy would ignore; {REMEDY}"
         )
     if not alike(whole[:, :SEEN], first, whole.dtype):
-        raise SelfplayError(f"{kind} lets a token see what comes after it, so it cannot write token by token; {REMEDY}")
+        raise SelfplayError(f"{kind} lets a token attend to later ones, so it cannot generate token by token; {REMEDY}")
     _check_gradient(model, ids, kind)
 
 
 @torch.enable_grad()
 def _check_gradient(model: PreTrainedModel, ids: Tensor, kind: str) -> None:
-    """Raise SelfplayError where no gradient comes from the logits down to what the first layer reads.
+    """Raise SelfplayError if no gradient flows from the logits back to the input of the first layer.
 
-    Of what the embedding gives out alone, which needs no memory for the gradients of parameters.
+    Only the gradient of the embedding's output is computed, which needs no memory for parameter gradients.
     """
     given: list[Tensor] = []
 
     def leaf(module: Any, tokens: tuple[Tensor, ...], output: Tensor) -> Tensor:
         given.append(output.detach().requires_grad_())
-        return given[-1].clone()  # some change it in place
+        return given[-1].clone()  # some models modify it in place
 
     handle = model.get_input_embeddings().register_forward_hook(leaf)
     try:
         logits = _reading(kind, model, ids).logits
-        if given:  # else the model reads its embedding's weight by itself
+        if given:  # else the model does not call its embedding module
             torch.autograd.grad(logits.float().sum(), given[:1])
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         if any(words in str(error) for words in OUT_OF_MEMORY):
@@ -79,24 +81,24 @@ def _check_gradient(model: PreTrainedModel, ids: Tensor, kind: str) -> None:
         handle.remove()
 
 
-def _planted(model: PreTrainedModel, head: Any, ids: Tensor, kind: str) -> tuple[Tensor | None, Tensor, Tensor]:
-    """What the head read, what was planted behind it, and the model's logits."""
+def _injected(model: PreTrainedModel, head: Any, ids: Tensor, kind: str) -> tuple[Tensor | None, Tensor, Tensor]:
+    """The head's input, the logits injected as its output, and the model's final logits."""
     read: list[Tensor] = []
-    planted = [torch.zeros(0)]
+    injected = [torch.zeros(0)]
 
-    def plant(module: Any, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def inject(module: Any, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
         places = torch.arange(output.numel(), device=output.device)
         shares = (places * 7919 % 997).float() / 997
         read.append(given[0])
-        planted[0] = (LOUD * (2 * shares - 1)).view(output.shape).to(output.dtype)
-        return planted[0]
+        injected[0] = (LOUD * (2 * shares - 1)).view(output.shape).to(output.dtype)
+        return injected[0]
 
-    handle = head.register_forward_hook(plant)
+    handle = head.register_forward_hook(inject)
     try:
         logits = _reading(kind, model, ids).logits
     finally:
         handle.remove()
-    return (read[0] if len(read) == 1 else None), planted[0], logits
+    return (read[0] if len(read) == 1 else None), injected[0], logits
 
 
 def _reading(kind: str, module: Any, ids: Tensor) -> Any:
@@ -106,4 +108,4 @@ def _reading(kind: str, module: Any, ids: Tensor) -> Any:
         if any(words in str(error) for words in OUT_OF_MEMORY):
             raise
         reason = str(error).strip().split("\n")[0].rstrip(".")
-        raise SelfplayError(f"{kind} cannot read a text of {ids.shape[1]} tokens ({reason}); {REMEDY}") from error
+        raise SelfplayError(f"{kind} cannot process a text of {ids.shape[1]} tokens ({reason}); {REMEDY}") from error

@@ -1,7 +1,7 @@
-"""The average of the weights of several models of one architecture, a model soup (Wortsman et al. 2022, 2203.05482).
+"""Weight averaging of models with the same architecture, a model soup (Wortsman et al. 2022, 2203.05482).
 
-Whole models are averaged tensor by tensor, as their files hold them. Adapters are averaged as what they add to the base
-model: where s is their scale, the mean of s B_i A_i with weights w_i is, exactly, one adapter of the ranks' sum,
+Whole models are averaged tensor by tensor, as stored in their files. For adapters, the weight updates are averaged:
+with scale s and weights w_i, the mean of s B_i A_i is exactly one adapter whose rank is the sum of the ranks,
 
     s [w_1 B_1, ..., w_n B_n] [A_1; ...; A_n].
 """
@@ -26,55 +26,56 @@ from selfplay.models.lora_options import ORIGIN
 
 WHOLE = "config.json"
 TABLE = "table.safetensors"
-COPIED = (".json", ".txt", ".jinja", ".model")  # of a folder's files: configs, the tokenizer, the chat template
-UNLIKE = {"transformers_version", "_name_or_path", "torch_dtype", "dtype", "use_cache"}  # nothing of an architecture
-A, B = ("lora_A.weight", "lora_embedding_A"), ("lora_B.weight", "lora_embedding_B")  # how names of the factors end
+COPIED = (".json", ".txt", ".jinja", ".model")  # configs, tokenizer, chat template
+UNLIKE = {"transformers_version", "_name_or_path", "torch_dtype", "dtype", "use_cache"}  # may differ
+A, B = ("lora_A.weight", "lora_embedding_A"), ("lora_B.weight", "lora_embedding_B")  # suffixes of tensor names
 
 
 def holds_weights(folder: Path) -> bool:
-    """Whether a folder is one of a whole model, an adapter or a table."""
+    """Whether a folder holds a whole model, an adapter or a table."""
     return any((folder / name).is_file() for name in (WHOLE, CONFIG, TABLE))
 
 
 def check_alike(folders: Sequence[Path]) -> None:
-    """Raise SelfplayError, naming a difference, unless all are models or adapters that can be averaged.
+    """Raise SelfplayError, naming the difference, unless the models or adapters can be averaged.
 
-    Whole models must be of one config, adapters of one config over one base model, and all must read text alike.
+    All must be whole models, or all adapters of the same base model, with equal configs and tokenizers.
     """
     for folder in folders:
         if (folder / TABLE).is_file():
             raise SelfplayError(
-                f"{folder} is a table (player=tabular), and only language models are averaged; give their runs, or "
-                "seat both tables against each other with selfplay crossplay"
+                f"{folder} is a table (player=tabular), and only language models can be averaged; give runs of "
+                "language models, or compare the tables with selfplay crossplay"
             )
     first, configs = folders[0], [_config(folder) for folder in folders]
     for folder, (file, options) in zip(folders, configs, strict=True):
         if file != configs[0][0]:
             raise SelfplayError(
                 f"one of {first} and {folder} is a whole model and the other an adapter; merge the adapter into its "
-                "base model with peft, or leave one of them out"
+                "base model with peft, or remove one of them"
             )
         if options.get("quantization_config"):
-            raise SelfplayError(f"{folder} has quantised weights, which have no average; give it in full precision")
+            raise SelfplayError(f"{folder} has quantised weights, which cannot be averaged; give it in full precision")
         if found := _difference(configs[0][1], options):
             raise SelfplayError(
-                f"{first} and {folder} are no models of one architecture ({found}); give those that are"
+                f"{first} and {folder} have different architectures ({found}); give models of one architecture"
             )
     _check_tokenizers(folders)
 
 
 def average(folders: Sequence[Path], weights: Sequence[float], target: Path) -> None:
-    """Write the average into the empty folder `target`, as a folder that `from_pretrained` or peft loads.
+    """Write the average into the empty folder `target`, in a format that `from_pretrained` or peft can load.
 
-    A weight of 0 leaves a folder out. What is left alone is copied, so a soup of one is this one, bit for bit. All but
-    the weights is the first folder's.
+    Folders with weight 0 are skipped. A single remaining folder is copied bit for bit. All files but the weights come
+    from the first remaining folder.
 
     Args:
-        folders: which `check_alike` accepts.
-        weights: which add up to 1, none below 0.
+        folders: folders that `check_alike` accepts.
+        weights: non-negative weights that sum to 1.
+        target: an empty folder.
 
     Raises:
-        SelfplayError: tensors of another name, shape or type; adapters that have no exact average.
+        SelfplayError: names, shapes or dtypes of tensors differ, or the adapters have no exact average.
     """
     used = [(folder, weight) for folder, weight in zip(folders, weights, strict=True) if weight > 0]
     sources = [_Tensors(folder) for folder, _ in used]
@@ -92,19 +93,19 @@ def average(folders: Sequence[Path], weights: Sequence[float], target: Path) -> 
     if (first / CONFIG).is_file():
         wider = _widened(_config(first)[1], len(used), first)
         (target / CONFIG).write_text(json.dumps(wider, indent=2, sort_keys=True), encoding="utf-8")
-    for file in sources[0].files:  # one at a time: large models come in several
+    for file in sources[0].files:  # one file at a time: large models have several
         names = [name for name, home in sources[0].home.items() if home == file]
         found = {name: _averaged(name, [source.read(name) for source in sources], shares, first) for name in names}
         save_file(found, target / file.name, metadata=sources[0].metadata(file))
 
 
 class _Tensors:
-    """The tensors in a folder's files, each read when it is needed.
+    """The tensors in a folder's files, read lazily.
 
     Attributes:
-        files: in order.
-        home: name of a tensor -> its file.
-        kinds: name of a tensor -> its shape and type.
+        files: the weight files, sorted.
+        home: maps a tensor's name to its file.
+        kinds: maps a tensor's name to its dtype and shape.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -116,7 +117,7 @@ class _Tensors:
         self.kinds: dict[str, str] = {}
         for file in self.files:
             with self._opened(file) as held:
-                for name in held.keys():  # noqa: SIM118  (it is no mapping)
+                for name in held.keys():  # noqa: SIM118  (not a mapping)
                     part = held.get_slice(name)
                     self.home[name], self.kinds[name] = file, f"{part.get_dtype()} {part.get_shape()}"
 
@@ -138,31 +139,31 @@ class _Tensors:
 
 
 def _config(folder: Path) -> tuple[str, dict[str, Any]]:
-    """The name of the config in a folder, an adapter's or a whole model's, and what it says."""
+    """The file name and the contents of the config in a folder, of an adapter or a whole model."""
     name = CONFIG if (folder / CONFIG).is_file() else WHOLE
     try:
         options = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SelfplayError(f"{folder / name} cannot be read ({error}); give another checkpoint") from error
     if not isinstance(options, dict):
-        raise SelfplayError(f"{folder / name} is no config; give another checkpoint")
+        raise SelfplayError(f"{folder / name} is not a config; give another checkpoint")
     return name, options
 
 
 def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """The first option in which two configs differ, in words; "" where all are alike."""
+    """A description of the first option in which two configs differ, or "" if they are equal."""
     base = "base_model_name_or_path"
     for key in (base, "revision", *sorted((one.keys() | other.keys()) - ORIGIN - UNLIKE)):
-        here, there = (_said(key, options.get(key)) for options in (one, other))
+        here, there = (_normal(key, options.get(key)) for options in (one, other))
         if key == base and here and there:
             here, there = (resolve(str(name)) for name in (here, there))
         if here != there:
-            return f"{key} is {here} in the one and {there} in the other"
+            return f"{key} is {here} in the first and {there} in the second"
     return ""
 
 
-def _said(key: str, value: Any) -> Any:
-    """A value of a config; the names of modules come in any order, and what says nothing is None."""
+def _normal(key: str, value: Any) -> Any:
+    """A config value in normal form: module names are sorted, and empty values become None."""
     return (
         sorted(value) if key in ("target_modules", "modules_to_save") and isinstance(value, list) else value
     ) or None
@@ -174,30 +175,30 @@ def _check_tokenizers(folders: Sequence[Path]) -> None:
         for what, there in _reading(folder).items():
             if first[what] != there:
                 raise SelfplayError(
-                    f"{folders[0]} and {folder} have different tokenizers (another {what}), so their weights mean "
-                    "different texts; give models with one tokenizer"
+                    f"{folders[0]} and {folder} have different tokenizers (the {what} differs), so their weights "
+                    "cannot be averaged; give models with the same tokenizer"
                 )
 
 
 def _reading(folder: Path) -> dict[str, object]:
-    """All by which a tokenizer turns messages into numbers."""
+    """All properties of a tokenizer that affect how messages become token ids."""
     tokenizer: Any = tokenizer_at(str(folder))
     found: dict[str, object] = {"vocabulary": tokenizer.get_vocab(), "chat template": tokenizer.chat_template}
     found["set of special tokens"] = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     if hasattr(tokenizer, "backend_tokenizer"):
         pipeline = json.loads(tokenizer.backend_tokenizer.to_str())
-        found["way to cut text up"] = {k: v for k, v in pipeline.items() if k not in ("truncation", "padding")}
+        found["pipeline"] = {k: v for k, v in pipeline.items() if k not in ("truncation", "padding")}
     return found
 
 
 def _check_same(one: _Tensors, other: _Tensors) -> None:
-    """Raise SelfplayError unless both folders hold tensors of the same names, shapes and types."""
+    """Raise SelfplayError unless both folders hold tensors of the same names, shapes and dtypes."""
     for name in sorted(one.kinds.keys() | other.kinds.keys()):
         here, there = (source.kinds.get(name, "missing") for source in (one, other))
         if here != there:
             raise SelfplayError(
-                f"{one.folder} and {other.folder} hold different tensors ({name} is {here} in the one and {there} in "
-                "the other); give models of one architecture, saved in one precision"
+                f"{one.folder} and {other.folder} hold different tensors ({name} is {here} in the first and {there} in "
+                "the second); give models of one architecture, saved in one precision"
             )
 
 
@@ -209,12 +210,12 @@ def _averaged(name: str, values: Sequence[Tensor], shares: Sequence[float], fold
         return torch.cat([(w * v.double()).to(v.dtype) for w, v in zip(shares, values, strict=True)], 1)
     if "lora_" in name and not name.endswith("lora_B.bias"):
         raise SelfplayError(
-            f"{folder} holds {name}, in which what the adapter adds is not linear, so there is no exact average; merge "
-            "each adapter into its base model with peft, and average those"
+            f"{folder} holds {name}, in which the adapter's update is not linear, so there is no exact average; merge "
+            "each adapter into its base model with peft, and average the merged models"
         )
     if not values[0].is_floating_point():
         if any(not torch.equal(values[0], value) for value in values):
-            raise SelfplayError(f"{name} of {folder} holds whole numbers that differ; give models of one architecture")
+            raise SelfplayError(f"{name} of {folder} holds integers that differ; give models of one architecture")
         return values[0]
     total = shares[0] * values[0].double()
     for share, value in zip(shares[1:], values[1:], strict=True):
@@ -223,17 +224,17 @@ def _averaged(name: str, values: Sequence[Tensor], shares: Sequence[float], fold
 
 
 def _widened(options: Mapping[str, Any], times: int, folder: Path) -> dict[str, Any]:
-    """The config of an adapter of so many times the rank, and of the same scale: alpha / r, or alpha / sqrt(r).
+    """The config of an adapter with `times` the rank and the same scale, alpha / r or alpha / sqrt(r).
 
     Raises:
-        SelfplayError: of an adapter that is no plain sum.
+        SelfplayError: the adapter is not a plain sum s B A.
     """
     raw = str(options.get("init_lora_weights")).lower().startswith(("pissa", "olora"))
     if raw or options.get("target_parameters"):
         reason = f"init_lora_weights={options['init_lora_weights']}" if raw else "target_parameters"
         raise SelfplayError(
             f"{folder} is an adapter with {reason}, which has no exact average as an adapter; merge each into its base "
-            "model with peft, and average those"
+            "model with peft, and average the merged models"
         )
     more = math.sqrt(times) if options.get("use_rslora") else times
     patterns = {name: options.get(name) or {} for name in ("rank_pattern", "alpha_pattern")}

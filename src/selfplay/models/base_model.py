@@ -1,4 +1,4 @@
-"""What lies at a path: a whole model, or a LoRA adapter of peft's and the base model that it names."""
+"""Loads the model at a path: a whole model, or the base model of a LoRA adapter."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ CONFIG = "adapter_config.json"
 
 
 def config_at(name: str) -> LoraConfig | None:
-    """The config of the LoRA adapter in a folder or at a hub id; None where there is a whole model, or nothing.
+    """The config of the LoRA adapter in a folder or at a hub id; None for a whole model, or if nothing is there.
 
     Raises:
-        SelfplayError: it is no LoRA adapter, or its config cannot be read.
+        SelfplayError: it is an adapter of another kind, or its config cannot be read.
     """
     place = resolve(name)
     try:
         if find_adapter_config_file(place) is None:
             return None
     except (OSError, ValueError):
-        return None  # what is not there is told where the model is loaded
+        return None  # loading the model reports what is missing
     from peft import LoraConfig, PeftConfig
 
     try:
@@ -37,8 +37,8 @@ def config_at(name: str) -> LoraConfig | None:
         raise SelfplayError(f"the {CONFIG} of '{name}' cannot be read ({reason}); give another folder") from error
     if type(config) is not LoraConfig:
         raise SelfplayError(
-            f"the adapter '{name}' is of the type {config.peft_type}, but only LoRA can be read here; merge it into "
-            "its base model with peft"
+            f"the adapter '{name}' has the type {config.peft_type}, but only LoRA is supported; merge it into its base "
+            "model with peft"
         )
     return config
 
@@ -47,7 +47,7 @@ def _base_of(name: str, config: LoraConfig) -> str:
     """The path of an adapter's base model."""
     if not config.base_model_name_or_path:
         raise SelfplayError(
-            f"the adapter '{name}' does not name its base model; write it into its {CONFIG} as base_model_name_or_path"
+            f"the adapter '{name}' does not name its base model; set base_model_name_or_path in its {CONFIG}"
         )
     return str(config.base_model_name_or_path)
 
@@ -55,14 +55,19 @@ def _base_of(name: str, config: LoraConfig) -> str:
 def load_base(
     auto: Any, name: str, dtype: str, device: str, attention: str, **options: Any
 ) -> tuple[PreTrainedModel, LoraConfig | None, set[str]]:
-    """The model at a path, or the base model of the adapter there.
+    """Load the model at a path, or the base model of the adapter there.
+
+    Args:
+        auto: a transformers Auto class.
+        name: hub id, folder, `asset:<name>` or `cache:smollm2`.
+        dtype, device, attention, options: see `load_model`.
 
     Returns:
-        the model; the adapter's config, which is not in the model yet, or None where there is none; and the names of
-        weights that the base model lacks and the adapter has to bring (none without an adapter).
+        The model; the config of the adapter, which is not applied yet, or None; and the names of weights that the base
+        model lacks and the adapter must provide (empty without an adapter).
 
     Raises:
-        SelfplayError: it cannot be loaded, or the weights of a whole model are incomplete.
+        SelfplayError: the model cannot be loaded, or the weights of a whole model are incomplete.
     """
     config = config_at(name)
     if config is None:
@@ -72,20 +77,24 @@ def load_base(
         options = {**options, "revision": config.revision}
     try:
         if config_at(base) is not None:
-            raise SelfplayError(f"'{base}' is an adapter itself; merge that one into its base model with peft")
+            raise SelfplayError(f"'{base}' is itself an adapter; merge it into its base model with peft")
         model, info = load_incomplete(auto, base, dtype, device, attention, **options)
     except SelfplayError as error:
         raise SelfplayError(
-            f"the base model of the adapter '{name}' is not to be had: {error}; or mend base_model_name_or_path in its "
-            f"{CONFIG}"
+            f"the base model of the adapter '{name}' cannot be loaded: {error}; or correct base_model_name_or_path in "
+            f"its {CONFIG}"
         ) from error
     if reason := lacking({**info, "missing_keys": []}):
-        raise SelfplayError(f"the base model '{base}' of the adapter '{name}' is no {type(model).__name__} ({reason})")
+        kind = type(model).__name__
+        raise SelfplayError(
+            f"the base model '{base}' of the adapter '{name}' is not a {kind} ({reason}); correct "
+            f"base_model_name_or_path in its {CONFIG}"
+        )
     return model, config, set(info["missing_keys"])
 
 
 def tokenizer_at(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer at a path; an adapter without one has that of its base model.
+    """The tokenizer at a path, or of the base model if an adapter has none.
 
     Raises:
         SelfplayError: see `load_tokenizer`.

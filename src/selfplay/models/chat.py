@@ -1,9 +1,9 @@
-"""Conversations as token ids after a model's own chat template; what a message says is never read as its structure.
+"""Token ids of conversations by the model's chat template, with protection against special-token injection.
 
-A template turns messages into text, and a tokenizer reads a special token wherever its name is written: an answer that
-spells out <|im_end|> would end its own message. So names of special tokens inside a message are spelt with ordinary
-tokens here; everything else is what `apply_chat_template` gives, id for id. Marks that are plain text to the tokenizer,
-such as [INST] of Llama 2, cannot be told from what somebody said; nothing can be done about them here.
+A template renders messages as text, and a tokenizer parses the name of a special token anywhere in it: an answer that
+contains <|im_end|> would end its own message. Here the names of special tokens inside messages are encoded with
+ordinary tokens; otherwise the ids equal those of `apply_chat_template`. Markers that are plain text to the tokenizer,
+such as [INST] of Llama 2, cannot be distinguished from message content and are not protected.
 """
 
 import hashlib
@@ -16,22 +16,22 @@ from transformers import PreTrainedTokenizerBase
 
 from selfplay.core import Message, SelfplayError
 
-QUIET = {"verbose": False}  # who cuts what is too long, or refuses it, is not the tokenizer
+QUIET = {"verbose": False}  # no warning about long texts: the caller checks the length
 
 
 class Chat:
     """A tokenizer's chat template.
 
     Args:
-        tokenizer: with a chat template.
-        options: what the template is told beside the messages, such as date_string or enable_thinking.
+        tokenizer: a tokenizer with a chat template.
+        options: further template arguments, such as date_string or enable_thinking.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any]) -> None:
         self.tokenizer, self.options = tokenizer, dict(options)
         added = tokenizer.added_tokens_decoder.values()
         special = {token.content for token in added if token.special}
-        # a reasoning model's <think> is no special token, but structure where its template writes it
+        # a reasoning model's <think> is not a special token, but its template may use it as structure
         written = {t.content for t in added if t.content.strip() and t.content in str(tokenizer.chat_template)}
         self.marks = sorted(special | written, key=lambda mark: (-len(mark), mark))
         self._special, self._any = _one_of(special), _one_of(self.marks)
@@ -40,19 +40,20 @@ class Chat:
         """The token ids of a conversation.
 
         Args:
-            generate: whether the assistant's next message begins at the end.
+            messages: the conversation.
+            generate: whether to append the header of the assistant's next message.
 
         Raises:
-            SelfplayError: the template refuses the messages.
+            SelfplayError: the template rejects the messages.
         """
         messages = [{**m, "content": _encodable(m["content"])} for m in messages]
-        said = "".join(message["content"] for message in messages)
-        if not self._any.search(said):
+        text = "".join(message["content"] for message in messages)
+        if not self._any.search(text):
             return tuple(self._template(messages, generate, tokenize=True)["input_ids"])
-        secret = hashlib.sha256(said.encode()).hexdigest()  # which no message can hold
-        text = self._template([self._hidden(m, secret) for m in messages], generate, tokenize=False)
+        secret = hashlib.sha256(text.encode()).hexdigest()  # no message can contain it
+        rendered = self._template([self._hidden(m, secret) for m in messages], generate, tokenize=False)
         ids: list[int] = []
-        for i, piece in enumerate(re.split(rf"{secret}(\d{{6}})", text)):
+        for i, piece in enumerate(re.split(rf"{secret}(\d{{6}})", rendered)):
             ids += self._spelt(self.marks[int(piece)]) if i % 2 else self._encode(piece)
         return tuple(ids)
 
@@ -69,18 +70,18 @@ class Chat:
         except TemplateError as error:
             roles = ", ".join(message["role"] for message in messages)
             raise SelfplayError(
-                f"the chat template of '{self.tokenizer.name_or_path}' refuses messages of the roles {roles} "
-                f"({error}); play a game without such messages, or choose another model"
+                f"the chat template of '{self.tokenizer.name_or_path}' rejects messages with the roles "
+                f"{roles} ({error}); play a game without such messages, or choose another model"
             ) from error
 
     def _hidden(self, message: Message, secret: str) -> Message:
-        """The message with a secret word for each mark; an assistant may use what is not special (its <think>)."""
+        """Replace marks by placeholders; assistants may use marks that are not special tokens (<think>)."""
         marks = self._special if message["role"] == "assistant" else self._any
         text = marks.sub(lambda found: f"{secret}{self.marks.index(found[0]):06d}", message["content"])
         return {**message, "content": text}
 
     def _spelt(self, mark: str) -> list[int]:
-        """A mark in ordinary tokens."""
+        """Encode a mark with ordinary tokens."""
         if len(mark) > 1 and self._any.search(mark):
             return self._spelt(mark[:1]) + self._spelt(mark[1:])
         return self._encode(mark)
@@ -90,11 +91,11 @@ class Chat:
 
 
 def _encodable(text: str) -> str:
-    """The text with "?" for half characters (lone surrogates), which a data set may hold and no tokenizer takes."""
+    """Replace lone surrogates, which data sets may contain and no tokenizer accepts, by "?"."""
     return text.encode("utf-8", "replace").decode()
 
 
 def _one_of(words: Sequence[str] | set[str]) -> re.Pattern[str]:
-    """A pattern that finds any of the words, the longest first; none where there are none."""
+    """A pattern that matches any of the words, preferring longer ones; without words it matches nothing."""
     ordered = sorted((re.escape(word) for word in words), key=lambda word: (-len(word), word))
     return re.compile("|".join(ordered) or r"(?!)")

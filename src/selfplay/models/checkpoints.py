@@ -1,7 +1,7 @@
-"""Whole models on disk: written under the names that were published, and read back by the library that wrote them.
+"""Checkpoints of whole models, saved and loaded by transformers under the published names.
 
-transformers converts the weights of many architectures when it loads them (the experts of a mixture become one tensor)
-and back when it saves them, so names in a file are not names in the model. They are left to it.
+transformers converts the weights of many architectures when loading (such as stacking the experts of a mixture) and
+back when saving, so names in a file may differ from names in the model.
 """
 
 import copy
@@ -18,15 +18,18 @@ from selfplay.core import SelfplayError
 from selfplay.models.load import lacking, quiet, some
 
 REMEDY = "resume with the player it was made with"
-CONTAINERS = (ModuleList, ModuleDict, Sequential)  # which no architecture initialises by themselves
+CONTAINERS = (ModuleList, ModuleDict, Sequential)  # not initialised by any architecture
 
 
 def check_kept(model: PreTrainedModel, path: str) -> None:
-    """Raise SelfplayError where transformers would read other weights than a checkpoint of the model holds.
+    """Raise SelfplayError if loading a checkpoint of the model would change its weights.
 
-    While it reads a file it initialises what the file lacks. Some architectures initialise more than that, such as the
-    padding token's embedding. A copy of one module of each type is tried; the model itself is not touched, for a
-    module's initialisation may reach into the modules within it.
+    While loading, transformers initialises weights that the file lacks. Some architectures also initialise others, such
+    as the padding token's embedding. This is tested on a copy of one module of each type, so the model is not changed.
+
+    Args:
+        model: the model.
+        path: its path, for messages.
     """
     seen: set[tuple[type, bool]] = set()
     owners = {name: module for name, module in model.named_modules() if isinstance(module, PreTrainedModel)}
@@ -42,42 +45,41 @@ def check_kept(model: PreTrainedModel, path: str) -> None:
         owner = owners[max((n for n in owners if not n or name.startswith(f"{n}.")), key=len)]
         if lost := _initialised(owner, copy.deepcopy(module)):
             raise SelfplayError(
-                f"transformers draws {name}.{lost} of {type(model).__name__} ('{path}') anew whenever it reads a "
-                "checkpoint, so what is learnt would be lost; train an adapter of it (player.lora), or another "
-                "architecture"
+                f"transformers reinitialises {name}.{lost} of {type(model).__name__} ('{path}') whenever it loads a "
+                "checkpoint, so its training would be lost; train an adapter (player.lora), or another architecture"
             )
 
 
 @torch.no_grad()
 def _initialised(owner: PreTrainedModel, module: Module) -> str:
-    """The name of a weight in this module that its owner initialises although it was read; "" for none.
+    """The name of a weight in this module that its owner initialises although it is loaded, or "".
 
     Args:
         owner: the model to whose architecture the module belongs.
-        module: to be thrown away.
+        module: a copy, which is modified.
     """
     held = {name: value for name, value in module.state_dict(keep_vars=True).items() if value.is_floating_point()}
     for value in held.values():
-        value.add_(1.0)  # away from whatever it may be initialised with
+        value.add_(1.0)  # differs from any initial value
         value._is_hf_initialized = True  # type: ignore[attr-defined]
     read = {name: value.clone() for name, value in held.items()}
-    with guard_torch_init_functions():  # as transformers does it while it reads
+    with guard_torch_init_functions():  # as transformers does while loading
         owner._init_weights(module)
     return next((name for name, value in held.items() if not torch.equal(value, read[name])), "")
 
 
 def save(model: PreTrainedModel, folder: Path) -> None:
-    """A folder that `from_pretrained` loads as it is."""
+    """Write a folder that `from_pretrained` can load."""
     model.save_pretrained(folder)
 
 
 def load(model: PreTrainedModel, folder: Path) -> None:
-    """Read what `save` wrote into the model, in place: its parameters and persistent buffers stay the same objects.
+    """Load what `save` wrote, in place: parameters and persistent buffers stay the same objects.
 
-    For the time being a second model is in the CPU's memory.
+    This temporarily needs CPU memory for a second model.
 
     Raises:
-        SelfplayError: the folder lacks a file, holds a broken one, or is another model's.
+        SelfplayError: a file is missing or broken, or belongs to a different model.
     """
     _check_files(folder)
     try:
@@ -101,15 +103,15 @@ def load(model: PreTrainedModel, folder: Path) -> None:
         raise SelfplayError(f"the checkpoint {folder} does not fit the model ({reason}); {REMEDY}")
     if changed := _changed(theirs, folder):
         raise SelfplayError(
-            f"transformers reads other weights than {folder} holds ({some(changed)}), which is a fault of its "
-            f"{type(model).__name__}; train an adapter of it (player.lora), or another architecture"
+            f"transformers loads weights that differ from those in {folder} ({some(changed)}), a bug in its "
+            f"{type(model).__name__}; train an adapter (player.lora), or another architecture"
         )
     copy_weights(read, model)
 
 
 @torch.no_grad()
 def copy_weights(source: Module, target: Module) -> None:
-    """Copy all parameters and persistent buffers of a model into another one of the same shape, in place."""
+    """Copy all parameters and persistent buffers into another model of the same shape, in place."""
     found, into = source.state_dict(), target.state_dict()
     assert found.keys() == into.keys()
     for name, value in into.items():
@@ -117,7 +119,7 @@ def copy_weights(source: Module, target: Module) -> None:
 
 
 def _check_files(folder: Path) -> None:
-    """Raise SelfplayError unless there are weights, in files that can be opened."""
+    """Raise SelfplayError unless there are weight files and all can be opened."""
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
         raise SelfplayError(
@@ -134,11 +136,11 @@ def _check_files(folder: Path) -> None:
 
 
 def _changed(read: dict[str, Tensor], folder: Path) -> list[str]:
-    """The names of weights that are in the files under the model's own names, and have other values in the model."""
+    """The names of weights, among those with equal names in file and model, whose values differ."""
     changed = []
     for file in sorted(folder.glob("model*.safetensors")):
         with safe_open(file, framework="pt") as held:
-            for name in held.keys():  # noqa: SIM118  (it is no mapping)
+            for name in held.keys():  # noqa: SIM118  (not a mapping)
                 value = read.get(name)
                 there = None if value is None else held.get_tensor(name)
                 if value is not None and there is not None and value.shape == there.shape:
@@ -148,7 +150,7 @@ def _changed(read: dict[str, Tensor], folder: Path) -> list[str]:
 
 
 def _apart(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
-    """The names of what one has and the other has not, or has in another shape."""
+    """The names that only one of the two has, or that differ in shape."""
     shapes = [{name: value.shape for name, value in state.items()} for state in (ours, theirs)]
     return sorted(name for name in {**ours, **theirs} if shapes[0].get(name) != shapes[1].get(name))
 

@@ -1,4 +1,4 @@
-"""Gradient checkpointing: layers are run again in the backward pass instead of remembered, for less memory."""
+"""Gradient checkpointing: recompute layer activations in the backward pass to save memory."""
 
 import warnings
 from collections.abc import Iterator
@@ -13,26 +13,31 @@ from selfplay.core import SelfplayError
 
 
 def prepare(model: PreTrainedModel, path: str) -> None:
-    """Let a model's layers be recomputed within `checkpointed`.
+    """Enable gradient checkpointing for use within `checkpointed`.
+
+    Args:
+        model: the model.
+        path: its path, for messages.
 
     Raises:
-        SelfplayError: its architecture has no such layers.
+        SelfplayError: the architecture does not support it.
     """
     if not _layers(model):
         raise SelfplayError(
-            f"the layers of '{path}' cannot be recomputed; leave out player.gradient_checkpointing, and lower "
-            "update.micro_batch where memory is short"
+            f"'{path}' does not support gradient checkpointing; leave out player.gradient_checkpointing, and lower "
+            "update.micro_batch if memory is short"
         )
-    with warnings.catch_warnings():  # its newer name is not there in every version that we take
+    with warnings.catch_warnings():  # the new name does not exist in every supported version
         warnings.simplefilter("ignore", FutureWarning)
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 @contextmanager
 def checkpointed(model: Module) -> Iterator[None]:
-    """Layers run in here forget what they computed, where there is a gradient. Dropout stays off.
+    """Checkpoint the layers run in this context if gradients are enabled. Dropout stays off.
 
-    transformers recomputes what is in training mode alone, so the layers are; what is within them stays as it was.
+    transformers checkpoints only layers in training mode, so the mode of the layers is set, but not that of their
+    submodules.
     """
     layers = _layers(model) if torch.is_grad_enabled() else []
     for layer in layers:
@@ -48,7 +53,7 @@ def checkpointed(model: Module) -> Iterator[None]:
 
 
 def runs_again(model: Module) -> bool:
-    """Whether what is run now is run again in the backward pass."""
+    """Whether layers run now are recomputed in the backward pass."""
     return any(layer.training for layer in _layers(model))
 
 

@@ -1,4 +1,4 @@
-"""Loading models and tokenizers by hub id, folder, `asset:<name>` (embedded here) or `cache:smollm2` (made here)."""
+"""Loads models and tokenizers by hub id, folder, `asset:<name>` (embedded) or `cache:smollm2` (converted)."""
 
 import warnings
 from collections.abc import Collection, Iterator, Mapping
@@ -22,14 +22,14 @@ transformers_logging.disable_progress_bar()
 
 
 def resolve(name: str) -> str:
-    """The folder of an embedded or converted model, or the name itself.
+    """The folder of an embedded or converted model; other names unchanged.
 
     Raises:
-        SelfplayError: no such asset, or SmolLM2 was not converted yet.
+        SelfplayError: there is no such asset, or SmolLM2 has not been converted yet.
     """
     if name == SMOLLM2:
         if not (smollm2.folder() / "config.json").is_file():
-            raise SelfplayError(f"the model '{name}' is not in {smollm2.cache()} yet; make it there with: make smollm2")
+            raise SelfplayError(f"the model '{name}' is not in {smollm2.cache()} yet; create it with: make smollm2")
         return str(smollm2.folder())
     if not name.startswith(ASSET):
         return name
@@ -42,10 +42,10 @@ def resolve(name: str) -> str:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer, which must have a chat template and an end token.
+    """Load a tokenizer, which must have a chat template and an end token.
 
     Raises:
-        SelfplayError: it cannot be loaded or lacks one of them.
+        SelfplayError: it cannot be loaded, or lacks one of them.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(resolve(name))
@@ -57,17 +57,25 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def load_model(auto: Any, name: str, dtype: str, device: str, attention: str, **options: Any) -> PreTrainedModel:
-    """A model of the given Auto class, in eval mode on the device, without dropout.
+    """Load a model in eval mode onto a device.
+
+    Args:
+        auto: a transformers Auto class.
+        name: hub id, folder, `asset:<name>` or `cache:smollm2`.
+        dtype: of the weights, such as "float32".
+        device: of the model.
+        attention: attention implementation, one of ATTENTION.
+        options: further arguments of `from_pretrained`.
 
     Raises:
-        SelfplayError: it cannot be loaded, or weights of it are missing or of another shape: what a folder lacks would
-            be drawn by chance.
+        SelfplayError: the model cannot be loaded, or weights are missing or have a different shape; transformers would
+            initialise those randomly.
     """
     model, info = load_incomplete(auto, name, dtype, device, attention, **options)
     if reason := lacking(info):
         raise SelfplayError(
-            f"the model '{name}' is incomplete for {type(model).__name__} ({reason}), and what is missing would be "
-            "drawn by chance; give a model that was trained and saved for this use"
+            f"the model '{name}' is incomplete for {type(model).__name__} ({reason}), and missing weights would be "
+            "initialised randomly; give a model that was trained for this use"
         )
     return model
 
@@ -75,10 +83,10 @@ def load_model(auto: Any, name: str, dtype: str, device: str, attention: str, **
 def load_incomplete(
     auto: Any, name: str, dtype: str, device: str, attention: str, **options: Any
 ) -> tuple[PreTrainedModel, Mapping[str, Any]]:
-    """A model as `load_model` gives it, and what transformers says of its weights: see `lacking`.
+    """As `load_model`, but return the loading info of transformers instead of checking it; see `lacking`.
 
     Raises:
-        SelfplayError: it cannot be loaded.
+        SelfplayError: the model cannot be loaded.
     """
     if attention not in ATTENTION:
         raise SelfplayError(f"the attention of '{name}' is '{attention}'; take one of {', '.join(ATTENTION)}")
@@ -88,8 +96,8 @@ def load_incomplete(
         with quiet():
             if auto is AutoModelForCausalLM and AutoConfig.from_pretrained(place).is_encoder_decoder:
                 raise SelfplayError(
-                    f"the model '{name}' is an encoder-decoder, and would be loaded without its encoder, which reads "
-                    "the prompt; choose a decoder-only chat model (Llama, Qwen, Mistral, SmolLM and the like)"
+                    f"the model '{name}' is an encoder-decoder, and would be loaded without its encoder; "
+                    "choose a decoder-only chat model (Llama, Qwen, Mistral, SmolLM and the like)"
                 )
             model, info = auto.from_pretrained(
                 place,
@@ -108,7 +116,8 @@ def load_incomplete(
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if "attention implementation" in str(error):
             raise SelfplayError(
-                f"the architecture of '{name}' has no attention={attention}; take attention=eager, which all have"
+                f"the architecture of '{name}' does not support attention={attention}; take attention=eager, which is "
+                "always supported"
             ) from error
         raise SelfplayError(_unloadable(name, "model", error)) from error
     if unused := sorted(info["unexpected_keys"]):
@@ -119,11 +128,10 @@ def load_incomplete(
 
 
 def lacking(info: Mapping[str, Any]) -> str:
-    """Which weights a folder lacked or had in another shape, in words; "" for none.
+    """A description of weights that a folder lacked or had in a different shape, or "".
 
     Args:
-        info: what `from_pretrained(..., output_loading_info=True)` gave. It has no weights that are tied to others or
-            computed anew.
+        info: loading info of `from_pretrained(..., output_loading_info=True)`, which omits tied and recomputed weights.
     """
     missing = sorted(info["missing_keys"])
     other = [f"{name} {list(there)} instead of {list(here)}" for name, there, here in sorted(info["mismatched_keys"])]
@@ -138,7 +146,7 @@ def some(names: Collection[str]) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' own report of what it loads; what matters of it is told here."""
+    """Suppress transformers' loading report; this module reports the relevant parts."""
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity(max(before, transformers_logging.ERROR))
     try:

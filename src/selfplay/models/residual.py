@@ -1,7 +1,7 @@
-"""Adapters that begin with a part of the weights: PiSSA (arXiv 2404.02948) and OLoRA (arXiv 2406.01775).
+"""Adapters initialised from the weights themselves: PiSSA (arXiv 2404.02948) and OLoRA (arXiv 2406.01775).
 
-Where W is a published weight and s the adapter's scale, they begin with B0 A0 near a part of W and freeze the residual
-W - s B0 A0 in W's place. On disk they are plain adapters of twice the rank over W itself, by
+For a published weight W and the adapter's scale s, the factors B0 A0 start as an approximation of part of W, and W is
+replaced by the frozen residual W - s B0 A0. On disk they are plain adapters of twice the rank over W, since
 
     W - s B0 A0 + s B A = W + s [B, -B0] [A; A0].
 """
@@ -18,16 +18,16 @@ from torch import Tensor
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-A, B = "lora_A.weight", "lora_B.weight"  # how peft's names of the two factors end
+A, B = "lora_A.weight", "lora_B.weight"  # suffixes of peft's names of the factors
 
 
 def leaves_residual(config: LoraConfig) -> bool:
-    """Whether the adapter's initialisation takes its first weights out of the base model's."""
+    """Whether the initialisation subtracts the adapter's initial weights from the base model's."""
     return str(config.init_lora_weights).lower().startswith(("pissa", "olora"))
 
 
 def publish(config: LoraConfig) -> None:
-    """Turn an adapter's config, in place, into that of the adapter of twice the rank."""
+    """Convert an adapter's config, in place, to that of the equivalent adapter of twice the rank."""
     more = math.sqrt(2) if config.use_rslora else 2  # the scale is alpha / sqrt(r), or alpha / r
     config.init_lora_weights, config.r = True, 2 * config.r
     config.lora_alpha = more * config.lora_alpha  # type: ignore[assignment]
@@ -36,10 +36,11 @@ def publish(config: LoraConfig) -> None:
 
 
 def doubled(state: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An adapter's weights as those of the adapter of twice the rank.
+    """Convert an adapter's weights to those of the equivalent adapter of twice the rank.
 
     Args:
-        start: the weights that it began with, by the same names.
+        state: the adapter's weights.
+        start: its initial weights, by the same names.
     """
     found = dict(state)
     for name, value in state.items():
@@ -51,28 +52,32 @@ def doubled(state: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> dict[st
 
 
 def halved(state: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """What `doubled` was given; and, in words, what shows that it was made with another start, or "".
+    """Invert `doubled`.
 
     Args:
-        start: the weights that this adapter began with, by the same names.
+        state: the weights of the adapter of twice the rank.
+        start: the initial weights, by the same names.
+
+    Returns:
+        The adapter's weights, and a description of a difference from `start`, or "".
     """
     found = dict(state)
     for name in (name for name in state if name.endswith(A)):
         twin = name.removesuffix(A) + B
         if name not in start or twin not in state:
-            return found, f"{name} is not both here and there"
+            return found, f"only one of the checkpoint and the player has {name}"
         a, b, a0, b0 = state[name], state[twin], start[name].cpu(), start[twin].cpu()
         rank = len(a0)
         if (len(a), b.shape[1]) != (2 * rank, 2 * rank) or a[rank:].shape != a0.shape or b[:, rank:].shape != b0.shape:
-            return found, f"{name} is {list(a.shape)} there, twice {list(a0.shape)} was expected"
+            return found, f"{name} has shape {list(a.shape)}, but twice the rank of {list(a0.shape)} was expected"
         if not _same_product((-b[:, rank:], a[rank:]), (b0, a0)):
-            return found, f"{name} began elsewhere: player.seed or the base model is another one"
+            return found, f"{name} has different initial weights: player.seed or the base model differs"
         found[name], found[twin] = a[:rank].contiguous(), b[:, :rank].contiguous()
     return found, ""
 
 
 def _same_product(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
-    """Whether two factorisations are alike but for rounding; their factors may differ in sign between machines."""
+    """Whether two products are equal up to rounding; the signs of the factors may depend on the machine."""
     if all(torch.equal(x, y) for x, y in zip(one, other, strict=True)):
         return True
     here, there = (b.flatten(1) @ a.flatten(1) for b, a in (one, other))

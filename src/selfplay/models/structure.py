@@ -1,9 +1,8 @@
-"""What a language model is made of: which of its modules may be read past, because what they compute is known.
+"""The modules of a language model, and which of them may be bypassed because their computation is known.
 
 `decoder.py`, `layers.py` and `logprobs.py` under `engines/` use weights without calling the modules that hold them.
-That is right only where each such module is exactly what it is taken for: of the very class, without a hook, a wrapper
-(of an adapter, a quantiser, an offloader) or a forward method of its own. Everything here is read off the modules,
-never tried out.
+This is correct only if each such module has exactly the expected class and no hook, wrapper (adapter, quantiser,
+offloader) or overridden forward method. The functions here inspect modules and never run them.
 """
 
 from __future__ import annotations
@@ -23,23 +22,23 @@ FAMILIES = {
     "qwen2": "Qwen2",
     "qwen3": "Qwen3",
     "seed_oss": "SeedOss",
-}  # of one code, but for names
+}  # same code up to names
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-HARMLESS = ("make_inputs_require_grad", "make_inputs_require_grads")  # peft's and transformers', for checkpointing
+HARMLESS = ("make_inputs_require_grad", "make_inputs_require_grads")  # for gradient checkpointing
 
 
 def bare(model: Any) -> Any:
-    """The model under the wrappers of peft, whose adapters are within its layers."""
+    """The model without the wrappers of peft; adapters inside its layers remain."""
     while type(model).__module__.partition(".")[0] == "peft":
         model = model.get_base_model()
     return model
 
 
 def body_of(model: Any) -> Any:
-    """The module from token ids to last hidden states, without the head.
+    """The module that maps token ids to last hidden states, without the head.
 
     Raises:
-        SelfplayError: the architecture has none that can be told.
+        SelfplayError: the architecture does not identify its text decoder.
     """
     model = bare(model)
     body = model.get_decoder()
@@ -48,14 +47,14 @@ def body_of(model: Any) -> Any:
     inner = [child for child in model.children() if isinstance(child, PreTrainedModel)]
     if len(inner) != 1:
         raise SelfplayError(
-            f"the architecture {type(model).__name__} does not tell which of its modules is the text decoder; "
+            f"the architecture {type(model).__name__} does not identify its text decoder; "
             "choose a decoder-only chat model (Llama, Qwen, Mistral, SmolLM and the like)"
         )
     return inner[0]
 
 
 def is_plain(module: Any, *kinds: type) -> bool:
-    """Whether a module is exactly of one of these classes, and a call of it runs that class's forward method alone."""
+    """Whether a module has exactly one of these classes, and calling it runs only that class's forward method."""
     return type(module) in kinds and _untouched(module)
 
 
@@ -69,20 +68,20 @@ def _is_harmless(hook: Any) -> bool:
 
 
 def has_llama_body(model: Any) -> bool:
-    """Whether the layers are those of the Llama family, each part that `llama/layers.py` reads past being plain.
+    """Whether the layers are of the Llama family, and every module that `llama/layers.py` bypasses is plain.
 
-    The products (q_proj, ..., down_proj) and the embedding are called as modules there, so they may be anything.
+    The projections (q_proj, ..., down_proj) and the embedding are called as modules there, so they may be anything.
     """
     body = body_of(model)
     family = _family(body)
     if family is None or _has_any_global_hook() or not _untouched(body):  # type: ignore[no-untyped-call]
         return False
     config = body.config
-    whole = len(body.layers) == config.num_hidden_layers
-    sized = body.rotary_emb.inv_freq.shape[0] * 2 == body.layers[0].self_attn.head_dim  # all of a head is turned
+    complete = len(body.layers) == config.num_hidden_layers
+    sized = body.rotary_emb.inv_freq.shape[0] * 2 == body.layers[0].self_attn.head_dim  # no partial rotary
     norms = [body.norm, *(norm for layer in body.layers for norm in (layer.input_layernorm, _second_norm(layer)))]
     return (
-        whole
+        complete
         and sized
         and _is(body.rotary_emb, family, "RotaryEmbedding")
         and all(_is(norm, family, "RMSNorm") and norm.weight.shape == (config.hidden_size,) for norm in norms)
@@ -102,7 +101,7 @@ def _family(body: Any) -> str | None:
 
 
 def _is_of(module: Any, family: str, part: str) -> bool:
-    """Whether the module's class is transformers' own of this family; compared by name, so that none is imported."""
+    """Whether the class is transformers' own of this family; compared by name to avoid importing it."""
     kind = type(module)
     return (kind.__module__, kind.__qualname__) == (
         f"transformers.models.{family}.modeling_{family}",
@@ -128,8 +127,10 @@ def _is_layer(layer: Any, family: str) -> bool:
 
 
 def is_llama(model: Any) -> bool:
-    """Whether a causal language model is all of the Llama family: the body, and beside its products, which
-    `is_product` looks at, an embedding and a head that are read bare."""
+    """Whether all modules of a causal language model that `Decoder` bypasses are plain modules of the Llama family.
+
+    Projections and the head are checked by `is_product`.
+    """
     if not has_llama_body(model) or not all(map(_untouched, _wrappers(model))):
         return False
     inner, body = bare(model), body_of(model)
@@ -148,7 +149,7 @@ def _wrappers(model: Any) -> list[Any]:
 
 
 def is_product(module: Any) -> bool:
-    """Whether a module computes x W^T + b, or that under one plain LoRA adapter over a matrix of float32."""
+    """Whether a module computes x W^T + b, possibly with one plain LoRA adapter over a float32 weight."""
     if is_plain(module, Linear):
         return True
     base = base_of(module)
@@ -166,5 +167,5 @@ def is_product(module: Any) -> bool:
 
 
 def base_of(module: Any) -> Any:
-    """The module that an adapter's layer wraps, or the module itself."""
+    """The module that an adapter layer wraps, or the module itself."""
     return getattr(module, "base_layer", module)

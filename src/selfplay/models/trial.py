@@ -1,8 +1,7 @@
-"""Trials: whether a fast way of computing gives what the model's own modules give, on a few tokens.
+"""Trials: whether a fast implementation agrees with the model's own modules on a few tokens.
 
-A trial is made where it can fail: with adapters moved away from where they begin (a fresh one is the identity, which
-no mistake with it changes). It answers with "equal" or "not equal"; what is raised in it is an error, and goes on as
-one.
+Adapters are perturbed during a trial, because a fresh adapter is the identity and would hide errors in its handling. A
+trial returns whether the results agree; exceptions propagate.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from transformers import PreTrainedModel
 
 from selfplay.models.structure import bare
 
-MOVED = 0.1  # of its root mean square, how far each adapter weight is moved; where that is 0, LEAST
+MOVED = 0.1  # perturbation of an adapter weight, relative to its root mean square; LEAST if that is 0
 LEAST = 0.05
 _found: WeakKeyDictionary[PreTrainedModel, dict[str, bool]] = WeakKeyDictionary()
 
 
 def passes(model: PreTrainedModel, name: str, trial: Callable[[PreTrainedModel], bool]) -> bool:
-    """What the trial of that name has found for the model; it is made at the first call, in the weights' precision."""
+    """The cached result of a named trial; the first call runs it, in the precision of the weights."""
     known = _found.setdefault(model, {})
     if name not in known:
         with torch.no_grad(), torch.autocast(model.device.type, enabled=False), moved_adapters(model):
@@ -32,22 +31,21 @@ def passes(model: PreTrainedModel, name: str, trial: Callable[[PreTrainedModel],
 
 
 def forget(model: PreTrainedModel) -> dict[str, bool]:
-    """Let every trial of the model be made again; what they had found."""
+    """Discard and return the results of the model's trials, so that they run again."""
     return _found.pop(model, {})
 
 
 def alike(ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> bool:
-    """Whether two results of a computation in `dtype` differ by rounding alone, in the norm: 3e-4 in float32, 0.1 in
-    bfloat16."""
+    """Whether two results computed in `dtype` agree to a relative error in norm of 3e-4 (float32) or 0.1 (bfloat16)."""
     apart = min(0.1, 50 * torch.finfo(dtype).eps ** 0.75)
     return bool((ours - theirs).float().norm() <= apart * theirs.float().norm())
 
 
 @contextmanager
 def moved_adapters(model: PreTrainedModel) -> Iterator[None]:
-    """All that an adapter trains is somewhere else for the time being; it comes back bit for bit, whatever happens.
+    """Perturb the trainable parameters of an adapter, with a separate generator; they are restored bit for bit.
 
-    The luck is of a generator of its own. A model without an adapter stays as it is.
+    A model without an adapter is unchanged.
     """
     trained = [p for p in model.parameters() if p.requires_grad] if bare(model) is not model else []
     kept = [p.data for p in trained]

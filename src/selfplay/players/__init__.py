@@ -1,1 +1,1 @@
-"""Players: a language model, Nature, scripts."""
+"""Players: language models, tables, scripted players and Nature."""

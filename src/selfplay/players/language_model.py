@@ -1,4 +1,4 @@
-"""A causal language model in a seat: full fine-tuning, or LoRA over frozen weights."""
+"""A causal language model as a policy, with full fine-tuning or LoRA."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -38,32 +38,31 @@ class LanguageModel(TrainedModel):
     """Any Hugging Face chat model as a policy.
 
     Args:
-        path: hub id, folder, `asset:<name>` or `cache:smollm2`: a model, or a LoRA adapter, which goes on where it was
-            over the model that it names.
-        temperature: of sampling; log-probabilities are those of the tempered and truncated distribution.
-        top_k, top_p, min_p: which tokens may be said, see `selfplay.engines.truncation`.
-        stop: texts that end a reply; the text that the game reads ends before the first of them.
-        max_tokens: longest reply.
-        batch_size: replies sampled side by side; lower it when memory runs out.
-        lora: arguments of `peft.LoraConfig`, or None for full fine-tuning; where `path` is an adapter, None takes it
-            as it is. The adapter is in float32 whatever the weights under it are.
-        choose: what is done with an ask's options: "likelihood" takes one of them, each as likely as the model finds it
-            (all its words and the end, after the prompt) among the options; "text" lets the model write, and the
-            game decides what an illegal reply costs.
-        pattern: with choose="text", a regular expression; the reply that the game reads is its first group, or its
-            whole match, within the first 2,000 characters; what does not match is read as it is. None reads the text as
-            it is.
-        chat: what the chat template is told beside the messages.
-        attention: the kernel: "sdpa", "eager" or "flash_attention_2". The last knows no mask of ours, so replies to one
-            prompt do not share its reading there (see `selfplay.engines.packing`).
-        gradient_checkpointing: whether layers are run again in the backward pass instead of remembered: less
-            memory, more time.
-        dtype: of the weights, a name such as "float32".
-        compute_dtype: of the products of float32 weights, "bfloat16" where the processor has it (learning keeps float32
-            weights); None: as the weights.
+        path: hub id, folder, `asset:<name>` or `cache:smollm2` of a model, or of a LoRA adapter, whose training
+            continues over the model that it names.
+        temperature: sampling temperature; log-probabilities are those of the tempered and truncated distribution.
+        top_k, top_p, min_p: truncated sampling, see `selfplay.engines.truncation`.
+        stop: texts that end a reply; the game receives the text before the first of them.
+        max_tokens: maximum length of a reply.
+        batch_size: replies sampled in parallel; lower it if memory runs out.
+        lora: arguments of `peft.LoraConfig`, or None for full fine-tuning; if `path` is an adapter, None uses its own
+            config. Adapter weights are float32, whatever the dtype of the model.
+        choose: how asks with options are answered: "likelihood" samples an option by its likelihood after the prompt
+            (of all its tokens and the end token), normalised over the options; "text" generates free text, and the game
+            decides what an illegal reply costs.
+        pattern: with choose="text", a regular expression searched in the first 2,000 characters; the game receives its
+            first group, or its whole match without groups. Replies without a match, and all replies with None, are
+            passed unchanged.
+        chat: further arguments of the chat template.
+        attention: implementation: "sdpa", "eager" or "flash_attention_2". The last does not support custom masks, so
+            replies do not share their prompt's computation (see `selfplay.engines.packing`).
+        gradient_checkpointing: whether to recompute layers in the backward pass, to save memory at the cost of time.
+        dtype: of the weights, such as "float32".
+        compute_dtype: of matrix products with float32 weights, "bfloat16" if the hardware supports it; weights and
+            updates stay float32. None: as `dtype`.
         device: "cpu", "cuda", ...
-        engine: who samples, see `selfplay.engines.engine`; None: the embedded engine.
-        seed: of the adapter's initial weights.
+        engine: generates replies, see `selfplay.engines.engine`; None: the embedded engine.
+        seed: seed of the adapter's initial weights.
 
     Raises:
         SelfplayError: the model or its tokenizer cannot be loaded or used.
@@ -73,7 +72,7 @@ class LanguageModel(TrainedModel):
         self,
         path: Name,
         temperature: Temperature = 1.0,
-        top_k: Annotated[Whole, Unlike(1, "0 for all tokens, or 2 or more: of one alone nothing could be learnt")] = 0,
+        top_k: Annotated[Whole, Unlike(1, "0 for all tokens, or at least 2, since 1 leaves nothing to learn")] = 0,
         top_p: Annotated[float, Range(0.01, 1)] = 1.0,
         min_p: Annotated[float, Range(0, 1, below=True)] = 0.0,
         stop: Sequence[Name] = (),
@@ -92,7 +91,7 @@ class LanguageModel(TrainedModel):
         engine: Engine | None = None,
     ) -> None:
         if temperature <= 0:
-            raise SelfplayError(f"player.temperature is {temperature}; a learner explores, so it must be above 0")
+            raise SelfplayError(f"player.temperature is {temperature}; a learner must explore, so take one above 0")
         at_least(1, max_tokens=max_tokens, batch_size=batch_size)
         if choose not in CHOOSE:
             raise SelfplayError(f"player.choose is '{choose}'; take one of {', '.join(CHOOSE)}")
@@ -123,16 +122,16 @@ class LanguageModel(TrainedModel):
     # --- playing ------------------------------------------------------------------------------------------------------
 
     def act(self, asks: Sequence[Ask]) -> list[Reply]:
-        """One reply an ask: one of its options by their likelihood, or text written token by token."""
+        """One reply per ask: an option sampled by likelihood, or generated text."""
         chosen = [i for i, ask in enumerate(asks) if ask.options and self.choose == "likelihood"]
-        written = sorted(set(range(len(asks))) - set(chosen))
+        free = sorted(set(range(len(asks))) - set(chosen))
         replies = dict(zip(chosen, self._pick([asks[i] for i in chosen]), strict=True)) if chosen else {}
-        if written:
-            replies |= dict(zip(written, self.write([asks[i] for i in written], self.weights), strict=True))
+        if free:
+            replies |= dict(zip(free, self.write([asks[i] for i in free], self.weights), strict=True))
         return [replies[i] for i in range(len(asks))]
 
     def write(self, asks: Sequence[Ask], weights: Weights | Mixture) -> list[Reply]:
-        """One text an ask, sampled by the engine from these weights as this player samples."""
+        """Generate one text per ask from the given weights, with this player's sampling options."""
         prompts, texts = [self.render(ask.messages) for ask in asks], self.texts
         sampling = Sampling(
             self.max_tokens,
@@ -151,7 +150,7 @@ class LanguageModel(TrainedModel):
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """Every token that ends a reply: the tokenizer's, and those that the generation config adds."""
+        """The tokens that end a reply: the tokenizer's end token and those of the generation config."""
         config = self.model.generation_config
         extra = config.eos_token_id if config is not None else None
         more = extra if isinstance(extra, list) else [extra] if extra is not None else []
@@ -159,7 +158,7 @@ class LanguageModel(TrainedModel):
 
     @property
     def weights(self) -> Weights:
-        """The weights as they are now, for an engine."""
+        """The current weights, for an engine."""
         live = self.frozen_adapter is None
         return Weights(self.version.uid, self.model, self.forward_passes, self.compute_dtype, live)
 
@@ -170,7 +169,7 @@ class LanguageModel(TrainedModel):
     def probabilities(self, asks: Sequence[Ask]) -> list[tuple[float, ...]]:
         if self.choose != "likelihood":
             raise SelfplayError(
-                "a language model with player.choose=text cannot say how likely each option is; "
+                "a language model with player.choose=text has no exact probabilities of options; "
                 "use player.choose=likelihood, or play episodes instead"
             )
         menus = [self._menu(ask, self.render(ask.messages)) for ask in asks]
@@ -180,7 +179,7 @@ class LanguageModel(TrainedModel):
         return [tuple(p.tolist()) for p in found]
 
     def _pick(self, asks: Sequence[Ask]) -> list[Reply]:
-        """One of the options each, by their likelihood: one action, whatever the number of its tokens."""
+        """Sample one option per ask by likelihood, as a single action whatever its number of tokens."""
         menus = [self._menu(ask, self.render(ask.messages)) for ask in asks]
         replies = []
         for ask, (prompt, choices), logp in zip(asks, menus, self._menu_logprobs(menus), strict=True):
@@ -206,23 +205,23 @@ class LanguageModel(TrainedModel):
             return Reply(text, prompt, (option_index(ask, text),), (), self._menu(ask, prompt)[1])
         if len(ids) > self.max_tokens:
             raise SelfplayError(
-                f"a reply of {len(ids)} tokens is to be learnt, '{text[:40]}...', but player.max_tokens is "
-                f"{self.max_tokens}; raise it, or let the teacher be shorter (task.longest)"
+                f"the target reply '{text[:40]}...' has {len(ids)} tokens, but player.max_tokens is "
+                f"{self.max_tokens}; raise it, or shorten the teacher's replies (task.longest)"
             )
         return Reply(text, prompt, ids)
 
     def _menu(self, ask: Ask, prompt: tuple[int, ...]) -> Menu:
         """The options' token ids, each with the end token."""
         if not ask.options:
-            raise SelfplayError(f"the role '{ask.role}' was asked for free text, which has no list of options")
+            raise SelfplayError(f"the role '{ask.role}' was asked for free text, which has no options; play episodes")
         return prompt, tuple(self.texts.option(option) for option in ask.options)
 
     def render(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """The prompt's token ids after the chat template, see `Texts.prompt`."""
+        """The prompt's token ids by the chat template, see `Texts.prompt`."""
         return self.texts.prompt(messages, self.max_tokens)
 
     def next_token(self, prompts: Sequence[tuple[int, ...]]) -> Tensor:
-        """[N, V] log-probabilities of the token after each prompt, at temperature 1."""
+        """[N, V] next-token log-probabilities after each prompt, at temperature 1."""
         with self.forward_passes():
             return next_logprobs(self.model, prompts, self.batch_size)
 
@@ -256,7 +255,7 @@ class LanguageModel(TrainedModel):
             return out
 
     def rounding(self, batch: Batch) -> Tensor:
-        """Measured, see `selfplay.engines.rounding`."""
+        """The measured rounding error, see `selfplay.engines.rounding`."""
         chosen = torch.tensor([bool(c) for c in batch.choices], dtype=torch.bool)
         found, mask = torch.zeros(batch.replies.shape), batch.mask & ~chosen[:, None]
         with self.forward_passes():

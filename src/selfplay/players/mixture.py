@@ -1,4 +1,4 @@
-"""A geometric mixture of two policies: p(y) in proportion to first(y)^(1 - c) second(y)^c."""
+"""A geometric mixture of two policies: p(y) proportional to first(y)^(1 - c) second(y)^c."""
 
 from collections.abc import Sequence
 
@@ -11,18 +11,18 @@ from selfplay.players.language_model import LanguageModel
 
 
 class GeometricMixture(Player):
-    """Two policies in one seat, live: what they agree on is likely.
+    """A player that samples from the geometric mixture of two policies with their current weights.
 
-    Among options the mixture is exact. Free text is mixed token by token (Nash-MD, 2312.00886, samples so as well),
-    each model at the first one's temperature: that is not the mixture of whole replies, whose constant is out of reach.
+    For options the mixture is exact. Free text is mixed token by token, as in Nash-MD (2312.00886), with both models at
+    the first one's temperature; this differs from the mixture over whole replies, whose normaliser is intractable.
 
     Args:
-        first, second: the policies; for free text two language models with one tokenizer.
-        coefficient: c, the share of the second, from 0 to 1.
+        first, second: the policies; for free text, two language models with the same tokenizer.
+        coefficient: c, the weight of the second policy, from 0 to 1.
 
     Raises:
-        SelfplayError: the coefficient is no share; when acting, free text is asked of policies that are no language
-            models, or the models have different vocabularies.
+        SelfplayError: the coefficient is out of range; when acting, free text is required of policies that are not
+            language models, or the models have different vocabularies.
     """
 
     def __init__(self, first: Policy, second: Policy, coefficient: float) -> None:
@@ -46,7 +46,7 @@ class GeometricMixture(Player):
         return mixed
 
     def _choose(self, asks: Sequence[Ask]) -> list[Reply]:
-        """One of the options each, by the luck of the ask."""
+        """Sample one option per ask, with the uniform of its key."""
         places = []
         for ask, p in zip(asks, self.probabilities(asks), strict=True):
             token, _ = choose(torch.tensor(p).log()[None], torch.from_numpy(uniforms(ask.key, 1)), 1.0)
@@ -55,19 +55,19 @@ class GeometricMixture(Player):
 
     @property
     def _writes(self) -> bool:
-        """Whether an ask with options is answered in words."""
+        """Whether asks with options are answered with generated text."""
         return isinstance(self.first, LanguageModel) and self.first.choose == "text"
 
     def _write(self, asks: Sequence[Ask]) -> list[Reply]:
-        """Free text of both models, as the first one would write it."""
+        """Generate free text from both models, with the sampling options of the first."""
         if not isinstance(self.first, LanguageModel) or not isinstance(self.second, LanguageModel):
             raise SelfplayError(
                 f"a mixture of {type(self.first).__name__} and {type(self.second).__name__} is asked for free text, "
-                "which only language models write; use player=tiny, or a game with options"
+                "which only language models generate; use player=tiny, or a game with options"
             )
         mixture = Mixture(self.first.weights, self.second.weights, self.coefficient)
         return [Reply(reply.text) for reply in self.first.write(asks, mixture)]
 
 
 def _log(probabilities: Sequence[float]) -> torch.Tensor:
-    return torch.tensor(probabilities, dtype=torch.float64).log().clamp(min=-1e4)  # 0 stays 0, and 0 x inf is none
+    return torch.tensor(probabilities, dtype=torch.float64).log().clamp(min=-1e4)  # finite, so that 0 x log 0 is 0

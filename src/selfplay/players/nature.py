@@ -1,4 +1,4 @@
-"""Nature: the player in the seat "chance"."""
+"""Nature, the chance player."""
 
 import math
 import re
@@ -11,39 +11,44 @@ from selfplay.options import Count, Holding
 
 
 def chances(ask: Ask) -> tuple[float, ...]:
-    """How likely each option of a chance ask is.
+    """The probability of each option of a chance ask: its normalised weight, or uniform without weights.
 
     Raises:
-        SelfplayError: there are no options, or not one weight an option.
+        SelfplayError: there are no options, or the weights are not one non-negative number per option.
     """
     if not ask.options:
-        raise SelfplayError(f"the role '{ask.role}' was asked without options, so its luck cannot be enumerated")
+        raise SelfplayError(f"the role '{ask.role}' was asked without options; give it some to enumerate its outcomes")
     weights = ask.weights or (1.0,) * len(ask.options)
     if len(weights) != len(ask.options) or min(weights) < 0 or not 0 < sum(weights) < math.inf:
-        raise SelfplayError(f"the role '{ask.role}' has {len(ask.options)} options, but the weights {ask.weights}")
+        raise SelfplayError(
+            f"the role '{ask.role}' has {len(ask.options)} options, but the weights {ask.weights}; give one "
+            "non-negative weight per option"
+        )
     return tuple(w / sum(weights) for w in weights)
 
 
 def numbers(rng: Random, form: Annotated[str, Holding("")], below: Count) -> str:
-    """A text with a whole number drawn from 0 to `below` - 1 in the place of each {}."""
+    """Replace each {} in `form` by a random integer from 0 to `below` - 1."""
     return re.sub(r"\{\}", lambda _: str(rng.randrange(below)), form)
 
 
 class Nature(Player):
-    """Luck, as a function of the ask's key: one of the ask's options by their weights, or a free draw without options.
+    """The chance player: samples an option by its weight, or calls `draw` if the ask has no options.
+
+    Outcomes are a function of the ask's key.
 
     Args:
-        draw: a random generator -> text, for asks without options.
+        draw: maps a random generator to a text, for asks without options.
 
     Raises (when acting):
-        SelfplayError: an ask without options, and no `draw`.
+        SelfplayError: an ask has no options, and `draw` is None.
     """
 
     def __init__(self, draw: Callable[[Random], str] | None = None) -> None:
         self.draw = draw
 
     def act(self, asks: Sequence[Ask]) -> list[Reply]:
-        """By the options' weights, alike where there are none; each ask has a generator of its own."""
+        """Sample with a separate generator per ask."""
         return [self._one(ask, Random(ask.key)) for ask in asks]
 
     def probabilities(self, asks: Sequence[Ask]) -> list[tuple[float, ...]]:
@@ -54,13 +59,13 @@ class Nature(Player):
             return Reply(rng.choices(ask.options, ask.weights or None)[0])
         if self.draw is None:
             raise SelfplayError(
-                "chance was asked without options; give the player in its seat a way to draw (its `draw`)"
+                "chance was asked without options; give its player a function to sample texts (its `draw`)"
             )
         return Reply(self.draw(rng))
 
 
 class Deal(Player):
-    """Texts dealt in their order: the i-th ask of a call gets the i-th text (for evaluation)."""
+    """Replies to the i-th ask of a call with the i-th text (for evaluation)."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.texts = texts

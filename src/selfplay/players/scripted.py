@@ -1,4 +1,4 @@
-"""A player who knows what to say: a teacher, a rule, a list of answers."""
+"""A scripted player, such as a teacher, a rule or a list of answers."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -7,28 +7,28 @@ from selfplay.tasks.task import Task
 
 
 class Scripted(Player):
-    """Says what a function of the last message says, where there are options one of them.
+    """Replies with a function of the last message.
 
     Args:
-        answer: what was said to it last -> its reply.
+        answer: maps the last message to the reply; if the ask has options, to one of them.
 
     Raises (when acting):
-        SelfplayError: `answer` does, or gives none of the ask's options.
+        SelfplayError: raised by `answer`, or its reply is not one of the options.
     """
 
     def __init__(self, answer: Callable[[str], str]) -> None:
         self.answer = answer
 
     def act(self, asks: Sequence[Ask]) -> list[Reply]:
-        return [Reply(self._say(ask)) for ask in asks]
+        return [Reply(self._text(ask)) for ask in asks]
 
     def probabilities(self, asks: Sequence[Ask]) -> list[tuple[float, ...]]:
-        places = [option_index(ask, self._say(ask)) for ask in asks]
+        places = [option_index(ask, self._text(ask)) for ask in asks]
         return [
             tuple(float(i == place) for i in range(len(ask.options))) for ask, place in zip(asks, places, strict=True)
         ]
 
-    def _say(self, ask: Ask) -> str:
+    def _text(self, ask: Ask) -> str:
         text = self.answer(ask.prompt)
         if ask.options:
             option_index(ask, text)
@@ -36,29 +36,29 @@ class Scripted(Player):
 
 
 def known(question: str, answers: Mapping[str, str]) -> str:
-    """The answer that a list has.
+    """Look up the answer to a question.
 
     Raises:
-        SelfplayError: it has none.
+        SelfplayError: there is no answer to it.
     """
     if question not in answers:
         raise SelfplayError(
-            f"the list of {len(answers)} answers has none to '{question}'; add it, or ask only what it holds"
+            f"the list of {len(answers)} answers has none to '{question}'; add it, or ask only listed questions"
         )
     return answers[question]
 
 
 def right(question: str, task: Task) -> str:
-    """How a task's question is answered: its demonstration, or where there is none its right answer.
+    """The answer to a task's question: its demonstration if there is one, else its correct answer.
 
     Raises:
-        SelfplayError: the task does not know the question, or neither of the two as a text.
+        SelfplayError: the task does not have the question, or the question has no answer as a text.
     """
     item = task.item(question)
     if item is None or not (item.demonstration or item.answer):
-        what = "no question of" if item is None else "a question without an answer in"
+        what = "not a question of" if item is None else "a question without an answer in"
         raise SelfplayError(
             f"'{question[:80]}' is {what} task {type(task).__name__}, "
-            "so no teacher can answer it; take a task with answers"
+            "so a teacher cannot answer it; take a task with answers"
         )
     return item.demonstration or item.answer

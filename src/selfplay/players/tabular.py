@@ -1,4 +1,4 @@
-"""A table as a policy: a row of logits for each information state, for games that can be solved exactly."""
+"""A tabular policy, for games small enough to be solved exactly."""
 
 import hashlib
 import json
@@ -15,25 +15,25 @@ from torch.nn import Parameter
 from selfplay.core import Ask, Batch, Policy, Reply, SelfplayError, at_least
 from selfplay.options import Count, Range, Seed, Temperature
 
-State = tuple[str, ...]  # the role, and the contents of all messages that it sees
+State = tuple[str, ...]  # the role, and the contents of all messages it observes
 WEIGHTS, STATES = "table.safetensors", "states.json"
 
 
 class Tabular(Policy):
-    """One row of logits per information state; the state is the role and the text that it is shown.
+    """A softmax policy with one row of logits per information state, identified by the role and its messages.
 
-    A reply is one action, the option's place; `Reply.prompt_ids` holds the row's number. Rows are taken as states are
-    met, and every policy that descends from this one by `snapshot` shares their numbers.
+    A reply is one action, the index of the option; `Reply.prompt_ids` holds the row index. Rows are allocated when
+    states are first visited, and snapshots share the row indices.
 
     Args:
-        states: how many information states there is room for.
-        actions: the most options of a state.
-        spread: standard deviation of the initial logits; 0 begins with the uniform policy.
-        temperature: of acting; log-probabilities are those of the tempered distribution.
-        seed: of the initial logits.
+        states: maximum number of information states.
+        actions: maximum number of options of a state.
+        spread: standard deviation of the initial logits; 0 starts from the uniform policy.
+        temperature: sampling temperature; log-probabilities are those of the tempered distribution.
+        seed: seed of the initial logits.
 
     Raises (when acting):
-        SelfplayError: an ask without options, or no room for a state or its options.
+        SelfplayError: an ask has no options, or `states` or `actions` is exceeded.
     """
 
     def __init__(
@@ -46,14 +46,14 @@ class Tabular(Policy):
     ) -> None:
         at_least(1, states=states, actions=actions)
         if temperature <= 0:
-            raise SelfplayError(f"player.temperature is {temperature}; a learner explores, so it must be above 0")
+            raise SelfplayError(f"player.temperature is {temperature}; a learner must explore, so take one above 0")
         generator = torch.Generator().manual_seed(seed)
         self.initial = spread * torch.randn(states, actions, generator=generator)
         self.logits = Parameter(self.initial.clone())
         self.temperature = temperature
         self.frozen = False
-        self.index: dict[State, int] = {}  # in the order of meeting
-        self.options: list[int] = []  # of each row
+        self.index: dict[State, int] = {}  # in order of first visit
+        self.options: list[int] = []  # number of options of each row
 
     def act(self, asks: Sequence[Ask]) -> list[Reply]:
         rows = torch.tensor([self._row(ask) for ask in asks])
@@ -91,7 +91,7 @@ class Tabular(Policy):
         return torch.full(batch.replies.shape, 64 * torch.finfo(self.logits.dtype).eps * largest)
 
     def _log_softmax(self, rows: Tensor) -> Tensor:
-        """[N, actions] log-probabilities, minus infinity beyond a state's options."""
+        """[N, actions] log-probabilities, -inf beyond a state's options."""
         counts = torch.tensor([self.options[row] for row in rows.tolist()])
         there = torch.arange(self.logits.shape[1])[None] < counts[:, None]
         logits = (self.logits[rows] / (self.temperature or 1.0)).masked_fill(~there, -torch.inf)
@@ -104,8 +104,8 @@ class Tabular(Policy):
             row = self._enter(state, len(ask.options))
         if self.options[row] != len(ask.options):
             raise SelfplayError(
-                f"the state {state} had {self.options[row]} options and now has {len(ask.options)}; a game must show "
-                "in its messages what changes its options"
+                f"the state {state} had {self.options[row]} options and now has {len(ask.options)}; the messages of a "
+                "game must determine its options"
             )
         return row
 
@@ -113,7 +113,7 @@ class Tabular(Policy):
         room, width = self.logits.shape
         if options == 0:
             raise SelfplayError(
-                f"a table cannot write free text, but the game asks '{state[0]}' for it; use player=tiny"
+                f"a table cannot generate free text, but the game asks '{state[0]}' for it; use player=tiny"
             )
         if options > width:
             raise SelfplayError(f"a state of '{state[0]}' has {options} options; raise player.actions (now {width})")
@@ -146,20 +146,20 @@ class Tabular(Policy):
     # --- on disk ------------------------------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
-        """The rows in use (table.safetensors) and what they are about (states.json)."""
+        """Write the rows in use (table.safetensors) and their states (states.json)."""
         save_file({"logits": self.logits.detach()[: len(self.options)].clone()}, folder / WEIGHTS)
         states = [{"state": list(state), "options": self.options[row]} for state, row in self.index.items()]
         (folder / STATES).write_text(json.dumps(states, indent=0) + "\n", encoding="utf-8")
 
     @torch.no_grad()
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote; a state that is not in it gets its initial row."""
+        """Load what `save` wrote; states that are not in it get their initial row."""
         try:
             logits = load_file(folder / WEIGHTS)["logits"]
             states = json.loads((folder / STATES).read_text(encoding="utf-8"))
         except (SafetensorError, OSError, ValueError, KeyError) as error:
             raise SelfplayError(
-                f"the checkpoint {folder} is no table or broken ({error}); resume from another"
+                f"the checkpoint {folder} is not a table or is broken ({error}); resume from another"
             ) from error
         if logits.shape[0] != len(states) or logits.shape[1:] != self.logits.shape[1:]:
             raise SelfplayError(
@@ -174,5 +174,5 @@ class Tabular(Policy):
 
 
 def uniform(key: str) -> float:
-    """A number in [0, 1), a pure function of the key."""
+    """A uniform in [0, 1), a pure function of the key."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little") / 2**64

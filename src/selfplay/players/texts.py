@@ -1,4 +1,4 @@
-"""A chat model's texts as token ids, and its token ids as texts."""
+"""Conversion between a chat model's texts and token ids."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from transformers import PreTrainedTokenizerBase
 from selfplay.core import Ask, Message, SelfplayError
 from selfplay.models.chat import Chat
 
-READ = 2000  # characters of a reply in which `pattern` is looked for
-REMEMBERED = 8192  # prompts whose ids are kept
+READ = 2000  # characters of a reply that `pattern` searches
+REMEMBERED = 8192  # prompts in the cache of token ids
 
 
 class Texts:
-    """Prompts, options and replies of one tokenizer.
+    """Encodes prompts and options and decodes replies with one tokenizer.
 
     Args:
-        tokenizer: with a chat template and an end token.
-        chat: what the chat template is told beside the messages.
+        tokenizer: a tokenizer with a chat template and an end token.
+        chat: its chat template.
         stop: texts that end a reply.
         pattern: see `selfplay.players.language_model.LanguageModel`.
-        context: tokens that the model can read; None: any number.
+        context: maximum sequence length of the model in tokens; None for no limit.
     """
 
     def __init__(
@@ -46,11 +46,10 @@ class Texts:
         self._options: dict[str, tuple[int, ...]] = {}
 
     def prompt(self, messages: Sequence[Message], max_tokens: int) -> tuple[int, ...]:
-        """The prompt's token ids after the chat template.
+        """The prompt's token ids by the chat template.
 
         Raises:
-            SelfplayError: prompt and longest reply do not fit the model's context, or the template refuses the
-                messages.
+            SelfplayError: the prompt and `max_tokens` exceed the model's context, or the template rejects the messages.
         """
         key = tuple((m["role"], m["content"]) for m in messages)
         if key not in self._prompts:
@@ -66,19 +65,19 @@ class Texts:
         return self._prompts[key]
 
     def option(self, text: str) -> tuple[int, ...]:
-        """The token ids of a whole reply, with the end token."""
+        """The token ids of a complete reply, with the end token."""
         if text not in self._options:
             self._options[text] = (*self.tokenizer.encode(text, add_special_tokens=False), self.end)
         return self._options[text]
 
     def stopped(self, ids: list[int]) -> bool:
-        """Whether one of the stop texts has come; it is in the last tokens, each of a byte at least."""
+        """Whether a stop text occurs in the last tokens; each token is at least one byte."""
         last = max(len(text.encode()) for text in self.stop) + 4
         tail = str(self.tokenizer.decode(ids[-last:], skip_special_tokens=True))
         return any(text in tail for text in self.stop)
 
     def reply(self, ask: Ask, ids: Sequence[int]) -> str:
-        """What the game reads of a reply's tokens: up to the first stop text, and of an option the pattern's part."""
+        """The text passed to the game: cut at the first stop text; if there are options, matched by `pattern`."""
         text = str(self.tokenizer.decode(ids, skip_special_tokens=True))
         text = text[: min((text.find(stop) for stop in self.stop if stop in text), default=len(text))]
         found = self.pattern.search(text[:READ]) if ask.options and self.pattern else None
@@ -91,4 +90,4 @@ def _compiled(pattern: str | None) -> re.Pattern[str] | None:
     try:
         return None if pattern is None else re.compile(pattern)
     except re.error as error:
-        raise SelfplayError(f"player.pattern '{pattern}' is no regular expression ({error}); mend it") from error
+        raise SelfplayError(f"player.pattern '{pattern}' is not a regular expression ({error}); correct it") from error

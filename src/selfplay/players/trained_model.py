@@ -1,4 +1,4 @@
-"""The weights of a language model in a seat: what is trained, how they are copied, and where they are kept."""
+"""Base class of language-model policies: trainable parameters, snapshots and checkpoints."""
 
 import copy
 from collections.abc import Iterator
@@ -18,15 +18,15 @@ from selfplay.models.adapters import Adapter
 
 
 class TrainedModel(Policy):
-    """A policy whose weights are those of a model of transformers, or of a LoRA adapter over one.
+    """A policy that trains a transformers model, or a LoRA adapter over one.
 
     Attributes:
-        model: with the adapter in it, where there is one.
-        tokenizer: written beside the weights.
-        adapter: None where the model itself is trained.
-        frozen_adapter: of a snapshot with LoRA, its adapter's weights; the model is shared with the live policy.
-        version: a counter that every change of the weights raises.
-        compute_dtype: of the products in forward passes; None: as the weights.
+        model: the model, including the adapter if there is one.
+        tokenizer: saved with the weights.
+        adapter: the LoRA adapter; None for full fine-tuning.
+        frozen_adapter: the adapter weights of a LoRA snapshot, which shares the model with the live policy.
+        version: counts the changes of the weights.
+        compute_dtype: precision of matrix products; None: the precision of the weights.
     """
 
     model: PreTrainedModel
@@ -65,12 +65,12 @@ class TrainedModel(Policy):
 
     @property
     def lora(self) -> bool:
-        """Whether an adapter is trained, and not the model."""
+        """Whether an adapter is trained instead of the model."""
         return self.adapter is not None
 
     @contextmanager
     def own_weights(self) -> Iterator[None]:
-        """The live weights, or for a LoRA snapshot: its own adapter for the time being, without gradient."""
+        """Swap in the adapter of a LoRA snapshot, without gradient; no effect for live policies."""
         if self.frozen_adapter is None or self.adapter is None:
             yield
             return
@@ -86,7 +86,7 @@ class TrainedModel(Policy):
 
     @contextmanager
     def forward_passes(self) -> Iterator[None]:
-        """Forward passes with this policy's weights, in its precision."""
+        """Context for forward passes with this policy's weights and precision."""
         with (
             self.own_weights(),
             torch.autocast(self.model.device.type, self.compute_dtype, enabled=self.compute_dtype is not None),
@@ -96,7 +96,7 @@ class TrainedModel(Policy):
     # --- on disk ------------------------------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
-        """A folder that `from_pretrained` loads as it is (with LoRA: an adapter folder for peft)."""
+        """Write a folder that `from_pretrained` can load (with LoRA, an adapter folder for peft)."""
         with self.own_weights():
             if self.adapter is None:
                 checkpoints.save(self.model, folder)

@@ -1,1 +1,1 @@
-"""Running what a model wrote: whole programs, and expressions that a scorer evaluates."""
+"""Execution of model-written code: programs, and expressions that a scorer evaluates."""

@@ -1,8 +1,8 @@
-"""Calls whose cost an untrusted text decides, each in a process of its own that the kernel ends at a limit.
+"""Calls with untrusted arguments, each in a separate process whose CPU time and memory the kernel limits.
 
-Some scorers evaluate what they read. No pre-check can say how long that takes, and no signal handler of Python's can
-interrupt a single operation on large numbers, so the limits are the kernel's: processor time, not the clock (a verdict
-must not depend on how busy the machine is), and memory.
+Some scorers evaluate their input. Its cost cannot be predicted, and a Python signal handler cannot interrupt a single
+operation on large numbers, so the kernel enforces the limits. CPU time is used instead of wall-clock time so that
+verdicts do not depend on the load of the machine.
 """
 
 import atexit
@@ -19,19 +19,19 @@ from selfplay.core import SelfplayError
 
 
 class Exceeded(Exception):
-    """The call used up its processor time or its memory, or took its process with it."""
+    """The call exceeded its CPU time or memory limit, or crashed its process."""
 
 
 class Bounded:
-    """A worker process that calls the functions of one module; started at the first call.
+    """A worker process that calls functions of one module; it starts at the first call.
 
-    The worker imports the module and runs `prepare`d calls itself; every other call runs in a fork of it, so that
-    nothing which one text does reaches the next. Calls from several threads wait for one another.
+    The worker imports the module and runs `prepare` calls itself; every other call runs in a fork, so that calls cannot
+    affect each other. Calls from several threads are serialised.
 
     Args:
-        module: with the functions; the worker should be able to import it quickly.
-        seconds: of processor time a call may use.
-        megabytes: of memory a call may use beside the worker's own.
+        module: the module with the functions, which should import quickly.
+        seconds: CPU time limit of a call.
+        megabytes: memory limit of a call, in addition to the worker's own memory.
     """
 
     def __init__(self, module: str, seconds: float = 2.0, megabytes: int = 1024) -> None:
@@ -41,7 +41,7 @@ class Bounded:
         self._prepared: set[Hashable] = set()
 
     def prepare(self, function: str, *args: Hashable) -> None:
-        """Call a function within the worker and without limits, once for given arguments; it must be trusted.
+        """Call a trusted function in the worker itself, without limits, once per set of arguments.
 
         Raises:
             SelfplayError: the function raised, or the worker ended.
@@ -52,10 +52,10 @@ class Bounded:
                 self._prepared.add((function, args))
 
     def call(self, function: str, *args: Any) -> Any:
-        """What the function returns: JSON types. The arguments must be picklable.
+        """Call a function under limits; it must return JSON types. The arguments must be picklable.
 
         Raises:
-            Exceeded: see there.
+            Exceeded: the call exceeded its limits.
             SelfplayError: the function raised, or the worker ended.
         """
         with self._lock:
@@ -77,7 +77,7 @@ class Bounded:
             worker.stdin.write(struct.pack("<Q", len(request)) + request)
             worker.stdin.flush()
             line = worker.stdout.readline()
-        except BaseException as error:  # half an exchange: nothing that comes later would belong to its question
+        except BaseException as error:  # an incomplete exchange: later answers would not match their requests
             self.close()
             if isinstance(error, BrokenPipeError):
                 line = b""
@@ -85,7 +85,7 @@ class Bounded:
                 raise
         if not line.endswith(b"\n"):
             self.close()
-            raise SelfplayError(f"the process that runs {self.module} ended; its own message stands above")
+            raise SelfplayError(f"the process that runs {self.module} ended; see its message above")
         kind, value = json.loads(line)
         if kind == "exceeded":
             raise Exceeded(value)

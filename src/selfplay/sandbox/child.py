@@ -1,8 +1,8 @@
-"""The process that runs proposed code. It has the code and its inputs, and no expected value: it can forge none.
+"""The process that runs proposed code. It receives the code and its inputs, but no expected outputs.
 
-The first process of the sandbox keeps the time. For the tests that call functions, a fork of it loads the code and
-answers calls that come through a pipe from the judge; for each example of input and output, a fork of it runs the code
-as a program. This module runs inside the sandbox.
+The first process of the sandbox enforces the time limit. For tests that call functions, a fork loads the code and
+serves calls from the judge through a pipe; for each input-output example, a fork runs the code as a program. This
+module runs inside the sandbox.
 """
 
 import base64
@@ -22,25 +22,25 @@ from selfplay.sandbox import confine, seccomp
 from selfplay.sandbox.wire import decode, encode, receive, send
 
 Job = dict[str, Any]
-MOST = 1 << 20  # bytes that code may write to stdout
-INPUT, OUTPUT = 3, 4  # descriptors in the process that runs code: calls come and answers go
+MOST = 1 << 20  # maximum bytes that code may write to stdout
+INPUT, OUTPUT = 3, 4  # file descriptors for calls and answers in the process that runs code
 
 
-def run(job: Job, tell: Callable[[dict[str, object]], None]) -> None:
-    """Serve the judge, then run the code on each input; tell what it wrote, and what took too long."""
+def run(job: Job, report: Callable[[dict[str, object]], None]) -> None:
+    """Serve the judge, then run the code on each input; report its output, and whether it timed out."""
     if job["calls"]:
         pipes = tuple(job["calls"])
         late = _watch(job, *_start(job, None, pipes, lambda: Server(job["code"]).serve()), most=0)[1]
-        tell({"served": True, "late": late})
+        report({"served": True, "late": late})
     for number, text in enumerate(job["stdins"]):
         source = _sealed(text.encode(errors="replace"))
-        said, late = _watch(job, *_start(job, source, (), lambda: speak(job["code"])), most=MOST)
+        output, late = _watch(job, *_start(job, source, (), lambda: run_program(job["code"])), most=MOST)
         os.close(source)
-        tell({"example": number, "stdout": base64.b64encode(said).decode(), "late": late})
+        report({"example": number, "stdout": base64.b64encode(output).decode(), "late": late})
 
 
 def _sealed(data: bytes) -> int:
-    """A file in memory that nobody can write to."""
+    """A read-only memfd with the given content."""
     import fcntl
 
     source = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -52,17 +52,17 @@ def _sealed(data: bytes) -> int:
 
 
 def _start(job: Job, stdin: int | None, pipes: tuple[int, ...], work: Callable[[], None]) -> tuple[int, int]:
-    """A process that works under limits, and the end of the pipe into which its stdout goes where it has a stdin."""
+    """Fork a process that runs `work` under limits; return its id and a pipe with its stdout, if it has a stdin."""
     reading, writing = os.pipe()
     parent, child = os.getpid(), os.fork()
     if child:
-        for pipe in (writing, *pipes):  # of the judge: it shall see when the code is gone
+        for pipe in (writing, *pipes):  # so that the judge sees when the code is gone
             os.close(pipe)
         return child, reading
     try:
         os.setsid()
         confine.control(confine.PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it has gone already, so no signal would come
+        if os.getppid() != parent:  # the parent has exited already, so no signal would come
             os._exit(1)
         null = os.open("/dev/null", os.O_RDWR)
         wanted = [null if stdin is None else stdin, null if stdin is None else writing, null, *pipes]
@@ -75,37 +75,37 @@ def _start(job: Job, stdin: int | None, pipes: tuple[int, ...], work: Callable[[
         if job["isolation"] != "none":
             seccomp.allow_computing()
         for name in [name for name in sys.modules if name.split(".")[0] == "selfplay"]:
-            del sys.modules[name]  # code shall not find our modules in the place of its own
+            del sys.modules[name]  # our modules must not shadow the code's imports
         work()
     finally:
-        with suppress(OSError, ValueError, AttributeError):  # whatever the code did to it
+        with suppress(OSError, ValueError, AttributeError):  # the code may have replaced it
             sys.stdout.flush()
         os._exit(0)
 
 
 def _above(fd: int) -> int:
-    """A duplicate out of the way of the numbers that are given out."""
+    """A duplicate of the descriptor, numbered above the targets of dup2."""
     import fcntl
 
     return fcntl.fcntl(fd, fcntl.F_DUPFD, 64)
 
 
 def _watch(job: Job, child: int, pipe: int, most: int) -> tuple[bytes, bool]:
-    """What came through the pipe until the process ended, and whether it had to be ended: too late, or too much.
+    """Collect at most `most` bytes from the pipe until the process exits; return them, and whether it timed out.
 
-    When our stdin hangs up, whoever started us is gone, and we end with all that we started: the kernel's signal at a
-    parent's death does not come where that parent, bubblewrap's, may not signal us any more.
+    If our stdin hangs up, the process that started us is gone, so kill all processes and exit: the parent-death signal
+    does not arrive if the parent, bubblewrap, may no longer signal us.
     """
-    said, end, ended, open_ = b"", time.monotonic() + job["seconds"], os.pidfd_open(child), [pipe]
+    output, end, ended, open_ = b"", time.monotonic() + job["seconds"], os.pidfd_open(child), [pipe]
     late = False
-    while len(said) <= most or not most:
+    while len(output) <= most or not most:
         ready, _, _ = select.select([0, *open_, ended], [], [], max(0.0, end - time.monotonic()))
         if 0 in ready and not os.read(0, 1):
             _sweep(job, child)
             os._exit(1)
         if pipe in ready:
             data = os.read(pipe, 1 << 16)
-            said += data if most else b""
+            output += data if most else b""
             open_ = open_ if data else []
         elif ended in ready:
             break
@@ -115,13 +115,13 @@ def _watch(job: Job, child: int, pipe: int, most: int) -> tuple[bytes, bool]:
     _sweep(job, child)
     os.close(ended)
     os.close(pipe)
-    return said[:most], late
+    return output[:most], late
 
 
 def _sweep(job: Job, child: int) -> None:
-    """End the process and all that it started; without isolation, those that stayed in its session."""
+    """Kill the process and its descendants; without isolation, only those in its session."""
     with suppress(ProcessLookupError):
-        if job["isolation"] != "none" and os.getpid() == 1:  # of the namespace: -1 is nobody else's process
+        if job["isolation"] != "none" and os.getpid() == 1:  # PID 1 of the namespace: -1 reaches only its processes
             os.kill(-1, signal.SIGKILL)
         else:
             os.kill(child, signal.SIGKILL)
@@ -131,18 +131,18 @@ def _sweep(job: Job, child: int) -> None:
             os.waitpid(-1, 0)
 
 
-def speak(code: str) -> None:
+def run_program(code: str) -> None:
     """Run the code as a program."""
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
-    module.__dict__.update(exit=sys.exit, quit=sys.exit)  # of `site`, which is left out
+    module.__dict__.update(exit=sys.exit, quit=sys.exit)  # normally defined by `site`, which is not loaded
     with suppress(SystemExit):
         exec(compile(code, "<answer>", "exec"), module.__dict__)
 
 
 # --- answering calls --------------------------------------------------------------------------------------------------
 
-BASES: dict[type, Callable[[Any], Any]] = {  # what an object of a class derived from it is, without what that adds
+BASES: dict[type, Callable[[Any], Any]] = {  # the value of an object of a derived class, without overridden methods
     int: int.__int__,
     float: float.__float__,
     complex: complex.__complex__,
@@ -168,7 +168,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
 
 
 class Server:
-    """The proposed code as a module whose functions are called from outside."""
+    """Serves calls to the proposed code, loaded as a module."""
 
     def __init__(self, code: str) -> None:
         self.objects: list[Any] = []
@@ -178,20 +178,20 @@ class Server:
         self.code = code
 
     def serve(self) -> None:
-        """Load the code, then answer until nobody asks."""
+        """Load the code, then serve calls until the judge closes the pipe."""
         exec(compile(self.code, "<answer>", "exec"), self.module.__dict__)
         with suppress(EOFError, OSError):
             self._until_returned()
 
     def _until_returned(self) -> list[Any]:
-        """Answer what is asked until the judge returns from what was asked of it."""
+        """Serve calls until the judge returns from a callback."""
         while True:
             message = receive(INPUT)
             if message[0] in ("return", "raise"):
                 return list(message)
             try:
                 answer = self._names(message[1]) if message[0] == "names" else self._do(*message)
-            except BaseException as error:  # whatever it is, it is the judge's
+            except BaseException as error:  # raised again in the judge
                 answer = self._raised(error)
             try:
                 send(OUTPUT, answer)
@@ -221,7 +221,7 @@ class Server:
         return encode(value, self._mention)
 
     def _mention(self, value: Any) -> list[Any]:
-        """What is no plain data: by its number."""
+        """Encode an object that is not plain data by its number."""
         kind = type(value)
         name = str(getattr(value, "__name__", "")) if kind is type else ""
         if name and getattr(builtins, name, None) is value:
@@ -242,10 +242,10 @@ class Server:
         if kind == "callback":
             return lambda *args, **named: self._ask(what, args, named)
         if kind == "iterator":
-            return self._drawn(what)
+            return self._iterated(what)
         raise ValueError(kind)
 
-    def _drawn(self, number: int) -> Iterator[Any]:
+    def _iterated(self, number: int) -> Iterator[Any]:
         while True:
             try:
                 yield self._ask(number, (), {})
@@ -253,7 +253,7 @@ class Server:
                 return
 
     def _ask(self, number: int, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        """Call a function of the judge's."""
+        """Call a function of the judge."""
         send(OUTPUT, ["callback", number, [self._out(x) for x in args], [[k, self._out(v)] for k, v in named.items()]])
         kind, *what = self._until_returned()
         if kind == "return":
@@ -261,7 +261,7 @@ class Server:
         raise getattr(builtins, what[0], RuntimeError)(*decode(what[1], self._in))
 
     def _raised(self, error: BaseException) -> list[Any]:
-        """An exception: the names of its ancestors that Python has, its arguments, itself."""
+        """Encode an exception: the names of its built-in base classes, its arguments, its class and itself."""
         own = None if type(error).__module__ == "builtins" else self._mention(type(error))
         try:
             args = encode(list(error.args), _none)
@@ -271,7 +271,7 @@ class Server:
 
 
 def _none(value: Any) -> Any:
-    raise TypeError("no plain data")
+    raise TypeError("not plain data")
 
 
 def _ancestors(kind: type) -> list[str]:

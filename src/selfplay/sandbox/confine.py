@@ -1,4 +1,4 @@
-"""What a process of the sandbox gives up: mounts, privileges, resources. This module runs inside the sandbox."""
+"""Restricts a sandbox process: mounts, privileges, resource limits. This module runs inside the sandbox."""
 
 import ctypes
 import os
@@ -16,10 +16,10 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def call(name: str, *args: Any) -> None:
-    """Call a C function that returns 0.
+    """Call a C function that returns 0 on success.
 
     Raises:
-        OSError: it did not.
+        OSError: it returned another value.
     """
     plain = [ctypes.c_ulong(a) if isinstance(a, int) else a for a in args]
     if getattr(libc, name)(*plain) != 0:
@@ -37,7 +37,7 @@ def control(*args: int) -> None:
 
 
 def own_folder(megabytes: int) -> None:
-    """A file system in memory over /work, bounded in size and number of files, as the current folder."""
+    """Mount a tmpfs with limited size and number of files at /work, and change into it."""
     user, group = (os.getuid(), os.getgid()) if os.getuid() else (NOBODY, NOBODY)
     options = f"size={megabytes}m,nr_inodes={INODES},mode=700,uid={user},gid={group}"
     mount("tmpfs", "/work", "tmpfs", NOSUID | NODEV, options.encode())
@@ -45,27 +45,29 @@ def own_folder(megabytes: int) -> None:
 
 
 def become_nobody() -> None:
-    """Give root up: limits on the number of processes do not bind it."""
+    """Drop root, which is exempt from limits on the number of processes."""
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)
 
 
 def drop_privileges() -> None:
-    """Give up every capability for good, those over the sandbox's own namespaces included; die with the parent."""
+    """Drop all capabilities permanently, including those over the sandbox's own namespaces; die with the parent."""
     libc.prctl(CAP_AMBIENT, ctypes.c_ulong(CLEAR_ALL), 0, 0, 0)
     for number in range(64):
-        libc.prctl(CAPBSET_DROP, ctypes.c_ulong(number), 0, 0, 0)  # fails for numbers without a capability
+        libc.prctl(CAPBSET_DROP, ctypes.c_ulong(number), 0, 0, 0)  # fails for undefined capabilities
     header, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
     call("capset", header, none)
     control(NO_NEW_PRIVS, 1)
     die_with_starter()
-    control(DUMPABLE, 0)  # proposed code may not look into it
+    control(DUMPABLE, 0)  # proposed code must not inspect this process
 
 
 def die_with_starter() -> None:
-    """End with the process that started this one, or now, if it has gone already: then no signal would come, and the
-    pipe that it kept open as our stdin has hung up. To be called after the last change of users, which clears it."""
+    """Die with the process that started this one, or exit now if its end of our stdin is already closed.
+
+    Call it after the last change of user, which clears the setting.
+    """
     control(PDEATHSIG, signal.SIGKILL)
     pipe = select.poll()
     pipe.register(0, select.POLLHUP)
@@ -74,7 +76,7 @@ def die_with_starter() -> None:
 
 
 def limit(job: dict[str, Any]) -> None:
-    """What the kernel lets this process have."""
+    """Set the resource limits of this process."""
     mega = 1 << 20
     limits = {
         resource.RLIMIT_AS: job["megabytes"] * mega,
@@ -86,7 +88,7 @@ def limit(job: dict[str, Any]) -> None:
         resource.RLIMIT_MSGQUEUE: 0,
         resource.RLIMIT_SIGPENDING: 64,
     }
-    if job["isolation"] != "none":  # only there are the user's processes counted apart
+    if job["isolation"] != "none":  # without isolation, the user's other processes would count
         limits[resource.RLIMIT_NPROC] = job["threads"] + job["beside"]
     for what, most in limits.items():
         hard = resource.getrlimit(what)[1]

@@ -1,7 +1,7 @@
-"""The process that runs the tests. Proposed code never ran in it: what it calls, it calls in another process.
+"""The process that runs the tests. Proposed code never runs in it; tests call the code in another process.
 
-Results come back as plain data, built anew here, and are compared here, with operators that the code has not touched.
-What is no plain data stands here as a `Remote`, see `selfplay.sandbox.remote`. This module runs inside the sandbox.
+Results arrive as plain data, are rebuilt here, and are compared here, with operators that the code cannot modify. Other
+objects are represented by a `Remote`, see `selfplay.sandbox.remote`. This module runs inside the sandbox.
 """
 
 import builtins
@@ -15,19 +15,19 @@ from selfplay.sandbox.remote import Remote, RemoteFunction
 from selfplay.sandbox.wire import decode, encode, receive, send
 
 PLAIN: dict[str, type] = {k.__name__: k for k in (int, float, complex, str, bytes, list, tuple, dict, set, frozenset)}
-BROKEN = (ValueError, TypeError, LookupError, RecursionError)  # of an answer that is no message
+BROKEN = (ValueError, TypeError, LookupError, RecursionError)  # raised by malformed answers
 
 
 class Unsendable(BaseException):
-    """A test hands the code something that cannot cross; not the code's fault, so nobody shall catch it."""
+    """A test passes an object to the code that cannot be sent. A BaseException, so that tests do not catch it."""
 
 
 class Gone(BaseException):
-    """The process that runs the code ended, or does not keep to the rules."""
+    """The process that runs the code ended or violated the protocol."""
 
 
-def run(job: dict[str, Any], tell: Callable[[dict[str, object]], None]) -> None:
-    """Run each test in a name space of its own; tell of each that passes."""
+def run(job: dict[str, Any], report: Callable[[dict[str, object]], None]) -> None:
+    """Run each test in its own namespace; report each that passes."""
     peer = Peer(*job["calls"])
     wanted, given = split([text for _, text in job["tests"]])
     for number, text in job["tests"]:
@@ -36,20 +36,20 @@ def run(job: dict[str, Any], tell: Callable[[dict[str, object]], None]) -> None:
             missing = {name: _missing(name) for name in wanted if name not in found and hasattr(builtins, name)}
             exec(compile(text, "<test>", "exec"), {"__name__": "test", **given, **missing, **found})
         except Unsendable as error:
-            tell({"unsendable": str(error), "test": number})
+            report({"unsendable": str(error), "test": number})
             return
         except Gone:
             break
-        except BaseException:  # whatever it is, the test does not hold
+        except BaseException:  # any other exception: the test fails
             continue
         if peer.gone:
             break
-        tell({"passed": number})
-    tell({"done": True})
+        report({"passed": number})
+    report({"done": True})
 
 
 def _missing(name: str) -> Callable[..., Any]:
-    """In the place of a function that the code was to define, under a name of Python's."""
+    """Stands for a function with a built-in's name that the code failed to define."""
 
     def missing(*args: Any, **named: Any) -> Any:
         raise NameError(f"name '{name}' is not defined")
@@ -58,7 +58,7 @@ def _missing(name: str) -> Callable[..., Any]:
 
 
 class Peer:
-    """The proposed code, at the other end of two pipes."""
+    """The connection to the process that runs the proposed code, over two pipes."""
 
     def __init__(self, answers: int, calls: int) -> None:
         self.answers, self.calls = answers, calls
@@ -67,14 +67,14 @@ class Peer:
         self.gone = False
 
     def names(self, names: list[str]) -> dict[str, Any]:
-        """The names of these that the code has, with their values."""
+        """The values of those names that the code defines."""
         found = self._exchange(["names", names], [])
         if type(found) is not dict or not set(found) <= set(names):
             raise self._lost()
         return found
 
     def do(self, operation: str, *args: Any, **named: Any) -> Any:
-        """What an operation on the code's objects gives, or raises, there."""
+        """Perform an operation on the code's objects; return its result or raise its exception."""
         encoded = [encode(x, self._out) for x in args]
         words = [[k, encode(v, self._out)] for k, v in named.items()]
         return self._exchange([operation, encoded, words], list(args))
@@ -99,7 +99,7 @@ class Peer:
         except (EOFError, OSError, *BROKEN):
             raise self._lost() from None
         if isinstance(error, StopIteration) and message[0] != "next":
-            error = RuntimeError("the code raised StopIteration")  # it would end the loop of a test
+            error = RuntimeError("the code raised StopIteration")  # which would end a loop of the test
         raise error
 
     def _lost(self) -> Gone:
@@ -107,7 +107,7 @@ class Peer:
         return Gone()
 
     def _called(self, number: int, args: list[Any], named: list[Any]) -> list[Any]:
-        """Run a function of the test's for the code."""
+        """Call a function of the test for the code."""
         function = self.callbacks[number]
         given = [decode(x, self._in) for x in args]
         words = {str(k): decode(v, self._in) for k, v in named}
@@ -118,7 +118,7 @@ class Peer:
             return ["raise", name, ["list", [str(error)]]]
 
     def _out(self, value: Any) -> list[Any]:
-        """What is no plain data, on its way to the code."""
+        """Encode an object that is not plain data, to send it to the code."""
         if isinstance(value, Remote):
             return ["object", object.__getattribute__(value, "_number")]
         name = str(getattr(value, "__name__", ""))
@@ -135,9 +135,9 @@ class Peer:
         return len(self.callbacks) - 1
 
     def _in(self, data: list[Any]) -> Any:
-        """What is no plain data, on its way from the code."""
+        """Decode an object that is not plain data, received from the code."""
         if data[0] == "builtin" and isinstance(kind := vars(builtins)[data[1]], type):
-            return kind  # a function of Python's would be called here: it stays an object of the code's
+            return kind  # built-in functions stay proxies, so they are called in the code's process
         kind, number, base, calls, ancestors = data
         if kind != "object" or type(number) is not int:
             raise ValueError(kind)
@@ -146,7 +146,7 @@ class Peer:
         return (RemoteFunction if calls is True else Remote)(self, number, PLAIN[base] if base else None)
 
     def _error_class(self, number: int, ancestors: list[str]) -> type[BaseException]:
-        """A class of exceptions that the code defines, as a class of ours, so that a test can catch it."""
+        """A local stand-in for an exception class of the code, so that a test can catch it."""
         if number not in self.errors:
             made = type("Error", (_builtin(ancestors),), {"__new__": _made_there(self, number)})
             self.errors[number] = made
@@ -170,18 +170,18 @@ def _made_there(peer: Peer, number: int) -> Callable[..., Any]:
 
 
 def _builtin(ancestors: list[str]) -> type[BaseException]:
-    """The first of some names that is an exception of Python's."""
+    """The first name that is a built-in exception."""
     for name in ancestors:
         kind = vars(builtins).get(name)
         if isinstance(kind, type) and issubclass(kind, BaseException):
             return kind
-    raise ValueError("no exception")
+    raise ValueError("not an exception")
 
 
 def _change(old: Any, new: Any) -> None:
-    """Do to an argument what the code did to its copy."""
+    """Apply the code's changes to its copy of an argument to the argument itself."""
     if type(old) is not type(new):
-        raise ValueError("another type")
+        raise ValueError("the type has changed")
     if isinstance(old, list | bytearray):
         old[:] = new
     elif isinstance(old, dict | set):
@@ -190,7 +190,7 @@ def _change(old: Any, new: Any) -> None:
 
 
 def prepare() -> None:
-    """Keep what a test prints away from what is told."""
+    """Redirect the standard streams to /dev/null, so that output of tests does not mix with reports."""
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)

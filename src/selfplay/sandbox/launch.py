@@ -1,6 +1,6 @@
-"""Starting a process of the sandbox: with bubblewrap, with namespaces by hand, or without isolation.
+"""Starts a sandbox process: with bubblewrap, with namespaces directly, or without isolation.
 
-Its program comes with its job, compiled: of the host's files it sees the libraries of Python and C alone.
+Its program is sent with the job as compiled code, so it needs only the libraries of Python and C from the host.
 """
 
 import base64
@@ -17,7 +17,7 @@ from pathlib import Path
 from selfplay.core import SelfplayError
 
 ISOLATIONS = ("auto", "bubblewrap", "namespaces", "none")
-# Each after what it imports.
+# In order of imports.
 MODULES = ("wire", "names", "confine", "seccomp", "namespaces", "child", "remote", "judge", "process")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 BOOT = """
@@ -37,20 +37,20 @@ module.main(job)
 
 
 def launch(job: Mapping[str, object], pipes: tuple[int, ...], folder: str | None) -> "subprocess.Popen[bytes]":
-    """Start a process with a job; its stdin is to be closed when it may end, its stdout tells what came of it.
+    """Start a process for a job; closing its stdin ends it, and it reports results on stdout.
 
     Args:
-        job: with `isolation`, by the name of one that is not "auto".
-        pipes: descriptors that it inherits.
-        folder: where it works without isolation.
+        job: the job; its `isolation` must not be "auto".
+        pipes: file descriptors that the process inherits.
+        folder: working directory without isolation.
     """
     isolation = job["isolation"]
     by_bubblewrap = isolation == "bubblewrap"
     source = os.memfd_create("job")
     try:
-        whole = {**job, "modules": _programs(), "library": libraries(), "beside": 1}
+        full_job = {**job, "modules": _programs(), "library": libraries(), "beside": 1}
         with open(source, "wb", closefd=False) as file:
-            file.write(json.dumps(whole).encode())
+            file.write(json.dumps(full_job).encode())
         os.lseek(source, 0, os.SEEK_SET)
         command = [os.path.realpath(sys.executable), "-I", "-S", "-X", "utf8", "-c", BOOT, str(source)]
         return subprocess.Popen(
@@ -68,17 +68,17 @@ def launch(job: Mapping[str, object], pipes: tuple[int, ...], folder: str | None
 
 
 def bubblewrap() -> str | None:
-    """Where bubblewrap is installed."""
+    """The path of bubblewrap, or None."""
     return shutil.which("bwrap")
 
 
 def _bubblewrap() -> list[str]:
-    """Its command: new namespaces of every kind, and a root that holds libraries and four devices for reading."""
+    """The bubblewrap command: new namespaces, and a read-only root with libraries and four devices."""
     command = [bubblewrap() or "bwrap", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
     command += ["--unshare-cgroup-try", "--die-with-parent", "--as-pid-1", "--new-session"]
-    needed = ["SYS_ADMIN"]  # until it has mounted its folder; over its own namespaces
+    needed = ["SYS_ADMIN"]  # over its own namespaces, to mount /work
     if os.getuid() == 0:
-        needed += ["SETUID", "SETGID", "SETPCAP", "DAC_READ_SEARCH"]  # until it is nobody
+        needed += ["SETUID", "SETGID", "SETPCAP", "DAC_READ_SEARCH"]  # to become nobody
     else:
         command += ["--unshare-user"]
     for capability in needed:
@@ -86,7 +86,7 @@ def _bubblewrap() -> list[str]:
     python = os.path.realpath(sys.executable)
     inside = [*libraries(), python, *DEVICES]
     for folder in sorted({str(parent) for path in inside for parent in Path(path).parents} - {"/"}):
-        command += ["--dir", folder]  # those that it makes by itself are root's alone
+        command += ["--dir", folder]  # directories created implicitly are accessible to root only
     for path in libraries():
         command += ["--symlink", os.readlink(path), path] if os.path.islink(path) else ["--ro-bind", path, path]
     command += ["--ro-bind", python, python, "--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
@@ -97,7 +97,7 @@ def _bubblewrap() -> list[str]:
 
 @lru_cache(maxsize=1)
 def libraries() -> list[str]:
-    """The folders that a Python needs to import its own modules, those of C included; links stay links."""
+    """The folders that Python needs to import its standard library, with shared libraries; symlinks are kept."""
     standard = [str(Path(sys.base_prefix, part).resolve()) for part in ("lib", "lib64")]
     found = [p for p in ("/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64", *standard) if os.path.isdir(p)]
     return list(dict.fromkeys(found))
@@ -105,7 +105,7 @@ def libraries() -> list[str]:
 
 @lru_cache(maxsize=1)
 def _programs() -> list[tuple[str, str]]:
-    """Each module by name, compiled once by the Python that runs it: that was a sixth of a process's time."""
+    """Names and compiled code of the modules; compiling took a sixth of a process's time."""
     found = []
     for name in MODULES:
         source = Path(__file__).with_name(f"{name}.py").read_text()
@@ -115,7 +115,7 @@ def _programs() -> list[tuple[str, str]]:
 
 
 def check_isolation(isolation: object) -> None:
-    """Raise SelfplayError unless it is the name of one."""
+    """Raise SelfplayError unless the isolation is valid and available."""
     if isolation not in ISOLATIONS:
         raise SelfplayError(f"isolation is {isolation!r}; choose one of {', '.join(ISOLATIONS)}")
     if isolation == "bubblewrap" and bubblewrap() is None:

@@ -1,4 +1,4 @@
-"""Which names in tests are the code's: a name of Python's that a test uses is Python's, whatever the code calls so.
+"""Which names in tests refer to proposed code; Python's own names keep their meaning even if the code redefines them.
 
 Otherwise `abs = lambda x: 0` would pass `assert abs(f(2) - 1.4) < 1e-3`. This module runs inside the sandbox.
 """
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-VALUES = {  # classes that tests use without importing them
+VALUES = {  # classes that tests use without import
     name: module
     for module, names in {
         "collections": ("Counter", "OrderedDict", "defaultdict", "deque", "namedtuple"),
@@ -24,11 +24,11 @@ VALUES = {  # classes that tests use without importing them
 
 
 def split(tests: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """The names that the code must supply, and the values of the others that are not Python's built-in ones.
+    """The names that the code must define, and the values of other names that are not built-ins.
 
-    A name is Python's if it is a built-in function, a module of the standard library whose attributes the test uses, or
-    one of a few well-known classes. Tests that name nothing else are about the function that their innermost call
-    names, as in `assert sum(10, 15) == 6`: this one is the code's.
+    A name is Python's if it is a built-in, a standard library module whose attributes the test uses, or one of a few
+    well-known classes. If tests use no other name, the function of their innermost call is the code's, as in
+    `assert sum(10, 15) == 6`.
     """
     code: dict[str, None] = {}
     given: dict[str, Any] = {}
@@ -52,7 +52,7 @@ def split(tests: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
 
 
 def _free(table: symtable.SymbolTable, top: bool = False) -> Iterator[str]:
-    """Names that are looked up outside of the test."""
+    """Names that the test uses but does not define."""
     for symbol in table.get_symbols():
         bound = symbol.is_assigned() or symbol.is_imported()
         if symbol.is_referenced() and (not bound if top else symbol.is_global()):
@@ -63,7 +63,7 @@ def _free(table: symtable.SymbolTable, top: bool = False) -> Iterator[str]:
 
 
 def _attributes(tree: ast.AST) -> dict[str, set[str]]:
-    """Name -> the attributes that are asked of it; "" where it stands without one."""
+    """Maps each name to the attributes accessed on it; "" if it is used without one."""
     found: dict[str, set[str]] = {}
     owners = {id(node.value): node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     for node in ast.walk(tree):
@@ -73,7 +73,7 @@ def _attributes(tree: ast.AST) -> dict[str, set[str]]:
 
 
 def _known(name: str, attributes: set[str]) -> tuple[bool, Any]:
-    """Whether a name is Python's, and what it then is."""
+    """Whether a name is Python's, and its value."""
     if hasattr(builtins, name):
         return True, getattr(builtins, name)
     if name in sys.stdlib_module_names and attributes and "" not in attributes:
@@ -89,7 +89,7 @@ def _known(name: str, attributes: set[str]) -> tuple[bool, Any]:
 
 
 def _innermost(tree: ast.AST) -> Iterator[str]:
-    """The names of calls whose arguments hold no further call of a name."""
+    """The names of called functions whose arguments contain no further call by name."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             inside = [part for argument in (*node.args, *node.keywords) for part in ast.walk(argument)]

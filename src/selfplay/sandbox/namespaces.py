@@ -1,4 +1,4 @@
-"""Isolation by hand, where there is no bubblewrap: Linux namespaces and a root of its own. Runs inside the sandbox."""
+"""Isolation without bubblewrap: Linux namespaces and a separate root. Runs inside the sandbox."""
 
 import ctypes
 import os
@@ -11,16 +11,16 @@ from selfplay.sandbox.confine import NODEV, NOSUID, call, libc, mount
 
 NEWNS, NEWUTS, NEWIPC, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 0x20000000, 0x40000000  # unshare
 RDONLY, REMOUNT, BIND, REC, PRIVATE, DETACH = 1, 32, 4096, 16384, 1 << 18, 2
-KEPT = {2: 2, 4: 4, 8: 8, 1024: 1024, 2048: 2048, 4096: 1 << 21}  # statvfs flag -> mount flag; a remount must keep them
-ROOT = "/sys"  # hidden, in the sandbox's own mount namespace, by what becomes its root: nothing is left on disk
+KEPT = {2: 2, 4: 4, 8: 8, 1024: 1024, 2048: 2048, 4096: 1 << 21}  # statvfs flag -> mount flag, kept when remounting
+ROOT = "/sys"  # mount point of the new root in the sandbox's mount namespace, so nothing is left on disk
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
-PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}  # no function of the C library
+PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}  # not in the C library
 
 
 def enter(job: dict[str, Any]) -> None:
-    """Go on as the first process of new namespaces (network, processes, mounts, IPC, and users unless it is root).
+    """Continue as the first process of new namespaces (network, PID, mount, IPC, UTS, and user unless root).
 
-    The process that calls does not return: it waits, and ends when the sandbox does or its own parent is gone.
+    The calling process does not return: it waits, and exits when the sandbox does or its own parent is gone.
 
     Raises:
         OSError: the kernel does not allow it.
@@ -29,9 +29,9 @@ def enter(job: dict[str, Any]) -> None:
     if os.getuid() == 0:
         try:
             call("unshare", rest)
-        except PermissionError:  # a container's root
+        except PermissionError:  # root in a container
             confine.become_nobody()
-            confine.control(confine.DUMPABLE, 1)  # so that /proc/self stays its own
+            confine.control(confine.DUMPABLE, 1)  # so that it can write to /proc/self
     if os.getuid() != 0:
         user, group = os.getuid(), os.getgid()
         call("unshare", confine.NEWUSER)
@@ -39,16 +39,16 @@ def enter(job: dict[str, Any]) -> None:
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(text)
         call("unshare", rest)
-        job["beside"] += 1  # this process, which waits outside
+        job["beside"] += 1  # the process that waits outside
     _build(job)
     _change_root()
-    confine.control(confine.PDEATHSIG, signal.SIGKILL)  # after the last change of users, which clears it
+    confine.control(confine.PDEATHSIG, signal.SIGKILL)  # after the last change of user, which clears it
     if first := os.fork():
         _wait(first)
 
 
 def _wait(first: int) -> None:
-    """End with the first process, or end it when stdin does: whoever started us is gone."""
+    """Exit with the first process, or kill it at the end of stdin, when the parent is gone."""
     ended = os.pidfd_open(first)
     while True:
         ready, _, _ = select.select([0, ended], [], [])
@@ -61,7 +61,7 @@ def _wait(first: int) -> None:
 
 
 def _build(job: dict[str, Any]) -> None:
-    """A root with Python's library and those of C for reading, four devices, and an empty folder."""
+    """Build a root with read-only libraries of Python and C, four devices, and an empty folder /work."""
     mount(None, "/", None, REC | PRIVATE)
     mount("tmpfs", ROOT, "tmpfs", NOSUID | NODEV, b"size=1m,nr_inodes=1024,mode=755")
     for path in job["library"]:
@@ -89,11 +89,11 @@ def _read_only(path: str) -> None:
 
 
 def _change_root() -> None:
-    """Make it the root, and let go of the one before."""
+    """Pivot to the new root and detach the old one."""
     os.chdir(ROOT)
     number = PIVOT_ROOT.get(os.uname().machine)
     if number is None:
-        raise OSError(0, f"the number of pivot_root on {os.uname().machine} is not known")
+        raise OSError(0, f"the system call number of pivot_root on {os.uname().machine} is unknown")
     if libc.syscall(number, b".", b".") != 0:
         raise OSError(0, f"pivot_root: {os.strerror(ctypes.get_errno())}")
     call("umount2", b".", DETACH)

@@ -1,4 +1,4 @@
-"""The main program of each process of the sandbox: isolate it, then run code or tests. Runs inside the sandbox."""
+"""The main program of each sandbox process: isolate it, then run code or tests. Runs inside the sandbox."""
 
 import json
 import os
@@ -8,10 +8,10 @@ from selfplay.sandbox import child, confine, judge, namespaces, seccomp
 
 
 def main(job: dict[str, Any]) -> None:
-    """Do a job; what is told goes to stdout as lines of JSON, the first of them once it is isolated, or cannot be."""
+    """Run a job; report to stdout in JSON lines, first whether isolation succeeded."""
     out = os.dup(1)
 
-    def tell(what: dict[str, object]) -> None:
+    def report(what: dict[str, object]) -> None:
         os.write(out, json.dumps(what).encode() + b"\n")
 
     try:
@@ -25,24 +25,24 @@ def main(job: dict[str, Any]) -> None:
             if job["isolation"] != "none":
                 seccomp.allow_computing()
     except OSError as error:
-        tell({"failed": error.strerror or str(error)})
+        report({"failed": error.strerror or str(error)})
         return
-    tell({"started": True})
-    (judge if "tests" in job else child).run(job, tell)
+    report({"started": True})
+    (judge if "tests" in job else child).run(job, report)
 
 
 def _isolate(job: dict[str, Any]) -> None:
-    """Everything but the limits of the process that runs code.
+    """Isolate this process; the process that runs code sets its limits later.
 
     Raises:
-        OSError: the kernel does not allow it.
+        OSError: the kernel does not allow it, or seccomp filters are unavailable.
     """
     if job["isolation"] == "namespaces":
         namespaces.enter(job)
     confine.own_folder(job["file_megabytes"])
     if os.getuid() == 0:
         confine.become_nobody()
-        confine.call("unshare", confine.NEWUSER)  # where its processes are counted apart from those of others
+        confine.call("unshare", confine.NEWUSER)  # so that its processes are counted separately
     confine.drop_privileges()
     tried = os.fork()
     if not tried:
@@ -52,4 +52,4 @@ def _isolate(job: dict[str, Any]) -> None:
             os._exit(1)
         os._exit(0)
     if os.waitpid(tried, 0)[1]:
-        raise OSError(0, "it has no filters of system calls for this machine")
+        raise OSError(0, "seccomp filters are not available on this machine")

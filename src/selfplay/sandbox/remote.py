@@ -1,6 +1,6 @@
-"""Objects of the proposed code in the process that runs the tests. This module runs inside the sandbox.
+"""Proxies for objects of proposed code in the process that runs the tests. This module runs inside the sandbox.
 
-Such an object can be used, but it can equal nothing except another one.
+A proxy can be used, but it can be equal only to another proxy.
 """
 
 from collections.abc import Callable
@@ -8,18 +8,18 @@ from typing import Any, Protocol
 
 
 class Peer(Protocol):
-    """The process that has the objects; `selfplay.sandbox.judge` implements it."""
+    """Connection to the process that holds the objects; `selfplay.sandbox.judge` implements it."""
 
     def do(self, operation: str, *args: Any, **named: Any) -> Any:
-        """What an operation on the code's objects gives, or raises, there."""
+        """Perform an operation on the code's objects; return its result or raise its exception."""
 
 
 class Remote:
-    """An object of the code's that is no plain data.
+    """A proxy for an object of the code that is not plain data.
 
-    It is used there: attributes, items, its length, iteration. It is compared here: with plain data only where its
-    class is derived from such a type, as what it is then; and with another object of the code's there. No operator asks
-    it about plain data, for its answer would be the verdict.
+    Attributes, items, length and iteration are evaluated in the code's process, as are comparisons of two proxies.
+    Comparisons with plain data are evaluated here, and only if the object's class derives from a plain type, by its
+    value of that type: the object's own operators are never asked, because their answer would decide the verdict.
     """
 
     __slots__ = ("_base", "_number", "_peer")
@@ -101,11 +101,11 @@ class Remote:
 
     @__class__.setter
     def __class__(self, value: Any) -> None:
-        raise TypeError("the class of an object of the code's cannot be set")
+        raise TypeError("the class of an object of the code cannot be set")
 
 
 class RemoteFunction(Remote):
-    """One that can be called."""
+    """A callable proxy."""
 
     __slots__ = ()
 
@@ -123,17 +123,17 @@ def _base(remote: Remote) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """The plain data that an object of a class derived from such a type is; other values as they are."""
+    """The plain value of a proxy whose class derives from a plain type; other values unchanged."""
     if type(value) not in (Remote, RemoteFunction) or _base(value) is None:
         return value
     plain = _do("plain", value)
     if type(plain) is not _base(value):
-        raise TypeError("it is not what it is said to be")
+        raise TypeError("the object does not have its declared type")
     return plain
 
 
 def _operator(name: str, there: str | None) -> Callable[..., Any]:
-    """An operator: here on plain data, there among the code's own objects."""
+    """An operator: evaluated here on plain data, and by the peer (as `there`) on the code's own objects."""
 
     def operate(self: Any, *others: Any) -> Any:
         one, *rest = map(_plain, (self, *others))

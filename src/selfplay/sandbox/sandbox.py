@@ -1,7 +1,7 @@
-"""Running code that a model wrote: isolated, within limits, and judged by a process that it cannot reach.
+"""Runs model-written code in isolation, with resource limits, and judges it in a separate process.
 
-It keeps a training run safe from what a model writes by accident or to win its reward. It is no defence against
-whoever attacks the kernel: put a virtual machine around it for that (docs/referees.md).
+It protects a training run from code that is harmful by accident or by reward hacking. It does not protect against
+attacks on the kernel; use a virtual machine for that (docs/referees.md).
 """
 
 import base64
@@ -20,22 +20,22 @@ from tempfile import TemporaryDirectory
 from selfplay.core import SelfplayError, at_least
 from selfplay.sandbox.launch import bubblewrap, check_isolation, launch
 
-GRACE = 60.0  # seconds for starting, on a machine that is busy
-TOLD = 1 << 22  # bytes that one process may tell of each test
+GRACE = 60.0  # seconds allowed for startup on a busy machine
+REPORTED = 1 << 22  # maximum bytes that a process may report per test
 FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*$")
 CLOSED = re.compile(r"^[ \t]*```")
 
-Test = str | tuple[str, str]  # an assertion, or what is read from stdin and what must be written to stdout
-Told = list[dict[str, object]]
+Test = str | tuple[str, str]  # an assertion, or (stdin, expected stdout)
+Reports = list[dict[str, object]]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What code was worth.
+    """The test results of a piece of code.
 
     Attributes:
-        passed: one flag a test.
-        late: whether its time ran out.
+        passed: one flag per test.
+        late: whether the time limit was exceeded.
     """
 
     passed: tuple[bool, ...]
@@ -43,25 +43,25 @@ class Outcome:
 
     @property
     def share(self) -> float:
-        """Of the tests that passed."""
+        """The fraction of tests that passed."""
         return sum(self.passed) / len(self.passed)
 
 
 @dataclass(frozen=True)
 class Sandbox:
-    """Where code is run. All limits are for one piece of code; more than one may run side by side.
+    """A sandbox for code. Limits apply to each piece of code; several may run in parallel.
 
     Args:
-        seconds: of the clock, for all assertions together and for each example.
-        megabytes: of address space; the process that judges may use as much again.
-        file_megabytes: of all files together; without isolation, of each file.
-        threads: at once; one piece of code is one process, which cannot start another.
-        isolation: "bubblewrap", or "namespaces" of Linux by hand: no network, no process but its own, no file but a
-            folder of its own and the libraries for reading. "auto": the first of these that works; where none does,
-            nothing is run. "none": limits on time, memory and file size alone, for code that you would run yourself.
+        seconds: wall-clock time limit for all assertions together and for each example.
+        megabytes: address space limit; the judging process may use as much again.
+        file_megabytes: limit on all files together; without isolation, on each file.
+        threads: maximum number of concurrent threads; code cannot start processes.
+        isolation: "bubblewrap", or "namespaces" for Linux namespaces without it: no network, no other processes, and no
+            files but its own folder and read-only libraries. "auto": the first of the two that works, else an error.
+            "none": only limits on time, memory and file size, for code that you would run yourself.
 
     Raises:
-        SelfplayError: a limit out of range, an isolation that there is not, or a setting of before.
+        SelfplayError: a limit is out of range, the isolation is unknown or unavailable, or an old option is set.
     """
 
     seconds: float = 5.0
@@ -75,34 +75,38 @@ class Sandbox:
     def __post_init__(self) -> None:
         if self.isolated is not None:
             raise SelfplayError(
-                "sandbox.isolated is now sandbox.isolation: auto in the place of true, none in the place of false"
+                "sandbox.isolated is now sandbox.isolation; use auto instead of true, and none instead of false"
             )
         if self.processes is not None:
-            raise SelfplayError("sandbox.processes is now sandbox.threads: code can no longer start processes")
+            raise SelfplayError("sandbox.processes is now sandbox.threads; code can no longer start processes")
         check_isolation(self.isolation)
         at_least(1, **{"sandbox.threads": self.threads, "sandbox.file_megabytes": self.file_megabytes})
         at_least(64, **{"sandbox.megabytes": self.megabytes})
         if not 0 < self.seconds < 86400:
-            raise SelfplayError(f"sandbox.seconds is {self.seconds}; give seconds, above 0 and below a day")
+            raise SelfplayError(f"sandbox.seconds is {self.seconds}; give a number above 0 and below 86400 (a day)")
 
     def run(self, code: str, tests: tuple[Test, ...]) -> Outcome:
-        """Which of the tests the code passes. What it does wrong, it does not pass; an outcome is remembered.
+        """Run the tests on the code; outcomes are cached.
+
+        Args:
+            code: Python source.
+            tests: assertions, or pairs of stdin and expected stdout.
 
         Raises:
-            SelfplayError: nothing could be run, so that nothing can be said of the code; or a test hands the code
-                something that cannot be sent to another process.
+            SelfplayError: the sandbox could not run, or a test passes the code an object that cannot be sent to
+                another process.
         """
         if sys.platform != "linux":
-            raise SelfplayError(f"code is run on Linux only, and this is {sys.platform}; use another task")
+            raise SelfplayError(f"code can be run on Linux only, not on {sys.platform}; use another task")
         return _run(replace(self, isolation=chosen(self)) if self.isolation == "auto" else self, code, tests)
 
 
 def code_in(reply: str) -> str:
-    """The last Python in a fence of a reply, else what is in its last fence without a language, else all of it."""
+    """The last fenced Python block of a reply, else its last fenced block without a language, else the whole reply."""
     found: dict[str, str] = {}
     lines, language = reply.split("\n"), None
     begun = 0
-    for i, line in enumerate([*lines, "```"]):  # a fence that nobody closes ends with the text
+    for i, line in enumerate([*lines, "```"]):  # an unclosed fence ends with the text
         if language is None:
             fence = FENCE.match(line) if i < len(lines) - 1 else None
             if fence:
@@ -118,10 +122,10 @@ def code_in(reply: str) -> str:
 
 @lru_cache(maxsize=64)
 def chosen(sandbox: Sandbox) -> str:
-    """The first kind of isolation that works here.
+    """The first isolation that works on this machine.
 
     Raises:
-        SelfplayError: none does.
+        SelfplayError: none works.
     """
     reasons = []
     for isolation in ("bubblewrap", "namespaces"):
@@ -136,7 +140,7 @@ def chosen(sandbox: Sandbox) -> str:
     raise reasons[-1]
 
 
-@lru_cache(maxsize=8192)  # a reward and a probe ask for the same
+@lru_cache(maxsize=8192)  # reward and probes run the same tests
 def _run(sandbox: Sandbox, code: str, tests: tuple[Test, ...]) -> Outcome:
     checks = [(i, test) for i, test in enumerate(tests) if isinstance(test, str)]
     examples = [(i, test) for i, test in enumerate(tests) if not isinstance(test, str)]
@@ -151,7 +155,7 @@ def _run(sandbox: Sandbox, code: str, tests: tuple[Test, ...]) -> Outcome:
         folder = None
         if sandbox.isolation == "none":
             folder = stack.enter_context(TemporaryDirectory(prefix="selfplay-", ignore_cleanup_errors=True))
-        ends = [*os.pipe(), *os.pipe()] if checks else []  # calls to the code, its answers
+        ends = [*os.pipe(), *os.pipe()] if checks else []  # pipes for calls to the code and for its answers
         stack.callback(_close, ends)
         job = {**limits, "code": code, "stdins": [test[0] for _, test in examples]}
         parts = [launch({**job, "calls": [ends[0], ends[3]] if checks else []}, tuple(ends[0::3]), folder)]
@@ -159,24 +163,24 @@ def _run(sandbox: Sandbox, code: str, tests: tuple[Test, ...]) -> Outcome:
         if checks:
             parts.append(launch({**limits, "tests": checks, "calls": [ends[2], ends[1]]}, tuple(ends[1:3]), folder))
         _close(ends)
-        told = _listen(parts, sandbox.seconds * (1 + len(examples)) + GRACE, TOLD * (1 + len(examples)))
-        for part, lines in zip(parts, told, strict=True):
+        reports = _listen(parts, sandbox.seconds * (1 + len(examples)) + GRACE, REPORTED * (1 + len(examples)))
+        for part, lines in zip(parts, reports, strict=True):
             if {"started": True} not in lines[:1]:
                 _end(parts)
                 raise SelfplayError(_refusal(sandbox, lines, part))
-    return _outcome(tests, [i for i, _ in examples], told)
+    return _outcome(tests, [i for i, _ in examples], reports)
 
 
-def _outcome(tests: tuple[Test, ...], examples: list[int], told: list[Told]) -> Outcome:
-    """What the judge says of the assertions, and whether what was written is what was to be written."""
+def _outcome(tests: tuple[Test, ...], examples: list[int], reports: list[Reports]) -> Outcome:
+    """Combine the judge's verdicts on assertions with the comparison of outputs on examples."""
     passed, late = [False] * len(tests), False
-    ran, judged = told[0], told[1] if len(told) > 1 else []
+    ran, judged = reports[0], reports[1] if len(reports) > 1 else []
     for line in judged:
         if "unsendable" in line:
             test = tests[int(str(line["test"]))]
             raise SelfplayError(
-                f"the test '{str(test)[:80]}' hands the code an object of the class {line['unsendable']}, which cannot "
-                "be sent to another process; write it with plain data, functions, or classes of the code's"
+                f"the test '{str(test)[:80]}' passes the code an object of the class {line['unsendable']}, which "
+                "cannot be sent to another process; use plain data, functions, or classes of the code"
             )
         if "passed" in line:
             passed[int(str(line["passed"]))] = True
@@ -191,9 +195,9 @@ def _outcome(tests: tuple[Test, ...], examples: list[int], told: list[Told]) -> 
     return Outcome(tuple(passed), late or not finished)
 
 
-def _listen(parts: "list[Popen[bytes]]", seconds: float, most: int) -> list[Told]:
-    """What each process tells until all have ended, or their time is over."""
-    said = [b""] * len(parts)
+def _listen(parts: "list[Popen[bytes]]", seconds: float, most: int) -> list[Reports]:
+    """Collect the reports of each process until all have ended or the time is over."""
+    received = [b""] * len(parts)
     end = time.monotonic() + seconds
     with selectors.DefaultSelector() as selector:
         for number, part in enumerate(parts):
@@ -202,16 +206,16 @@ def _listen(parts: "list[Popen[bytes]]", seconds: float, most: int) -> list[Told
         while selector.get_map() and time.monotonic() < end:
             for key, _ in selector.select(max(0.0, end - time.monotonic())):
                 data = os.read(key.fd, 1 << 16)
-                said[key.data] += data
-                if not data or len(said[key.data]) > most:
+                received[key.data] += data
+                if not data or len(received[key.data]) > most:
                     selector.unregister(key.fileobj)
-    return [_lines(text) for text in said]
+    return [_lines(text) for text in received]
 
 
-def _lines(said: bytes) -> Told:
-    """The whole lines of what a process told; of the one that runs code, they may be anything."""
+def _lines(received: bytes) -> Reports:
+    """The complete, valid JSON lines of a process; those of the process that runs code are untrusted."""
     found = []
-    for line in said.split(b"\n")[:-1]:
+    for line in received.split(b"\n")[:-1]:
         try:
             read = json.loads(line)
         except (ValueError, RecursionError):
@@ -221,22 +225,22 @@ def _lines(said: bytes) -> Told:
     return found
 
 
-def _refusal(sandbox: Sandbox, lines: Told, part: "Popen[bytes]") -> str:
-    """Why nothing could be run, in a sentence."""
+def _refusal(sandbox: Sandbox, lines: Reports, part: "Popen[bytes]") -> str:
+    """The error message if the sandbox could not start."""
     if lines and "failed" in lines[0]:
         reason = str(lines[0]["failed"])
     else:
         assert part.stderr is not None
-        reason = part.stderr.read().decode(errors="replace").strip().split("\n")[-1] or "it says nothing"
+        reason = part.stderr.read().decode(errors="replace").strip().split("\n")[-1] or "no message"
     return (
-        f"the sandbox cannot start with isolation={sandbox.isolation} ({reason}), so no code was run; let this machine "
-        "or container have user namespaces, or, for code that you would run yourself, use reward.isolation=none "
+        f"the sandbox cannot start with isolation={sandbox.isolation} ({reason}), so no code was run; enable user "
+        "namespaces on this machine or container, or, for code that you would run yourself, use reward.isolation=none "
         "(task.sandbox.isolation=none with another reward)"
     )
 
 
 def _end(parts: "list[Popen[bytes]]") -> None:
-    """End the processes; whatever happens, they are gone afterwards."""
+    """Kill the processes and wait for them."""
     for part in parts:
         with suppress(ProcessLookupError):
             os.killpg(part.pid, 9)
@@ -248,7 +252,7 @@ def _end(parts: "list[Popen[bytes]]") -> None:
 
 
 def _close(ends: list[int]) -> None:
-    """Close our ends of the pipes: a process shall see when the other one is gone."""
+    """Close our ends of the pipes, so that each process sees when the other one is gone."""
     while ends:
         os.close(ends.pop())
 

@@ -1,8 +1,8 @@
-"""Which system calls proposed code may make: those that a Python program needs to compute. The rest fails.
+"""A seccomp filter for proposed code: it allows the system calls that a Python program needs to compute.
 
-The filter is an allow list, so what a newer kernel adds is forbidden too. With it one process cannot become two, so
-that the limit on its address space bounds its memory; nor can it reach memory that is counted elsewhere (System V
-segments, memfds, sockets, message queues, keyrings). This module runs inside the sandbox.
+The filter is an allow list, so system calls of newer kernels are denied too. A process cannot fork, so the limit on its
+address space bounds its memory, and it cannot use memory that is accounted elsewhere (System V segments, memfds,
+sockets, message queues, keyrings). This module runs inside the sandbox.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ NAMESPACES = 0x7E020000 | 0x00000080  # CLONE_NEW*
 TERMINAL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
 AF_UNIX = 1
 MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}  # AUDIT_ARCH, column below
-NEWER = 424  # from here on numbers are the same everywhere, and libraries fall back where a call is not there
+NEWER = 424  # from here on numbers are the same on all machines; libraries fall back on ENOSYS
 # name:number on x86_64:number on aarch64
 CALLS = """
 read:0:63 write:1:64 open:2: openat:257:56 close:3:57 close_range:436:436 stat:4: fstat:5:80 lstat:6: lseek:8:62
@@ -49,14 +49,14 @@ NUMBER, ARCH, ARGUMENTS = 0, 4, 16  # offsets in seccomp_data
 
 
 class Unsupported(OSError):
-    """There is no filter for this machine."""
+    """No filter exists for this machine."""
 
 
 def allow_computing() -> None:
-    """Filter the system calls of this process and its threads from now on.
+    """Install the filter for this process and its threads.
 
     Raises:
-        OSError: the kernel or the machine has no such filter.
+        OSError: the kernel does not support seccomp filters, or no filter exists for this machine.
     """
     code = _program(platform.machine())
     buffer = ctypes.create_string_buffer(code)
@@ -68,13 +68,13 @@ def allow_computing() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     for arguments in ((NO_NEW_PRIVS, 1, 0), (SET_SECCOMP, FILTER, ctypes.byref(program))):
         if libc.prctl(*(ctypes.c_ulong(a) if isinstance(a, int) else a for a in arguments), 0, 0):
-            raise OSError(ctypes.get_errno(), "the kernel has no seccomp filters")
+            raise OSError(ctypes.get_errno(), "the kernel does not support seccomp filters")
 
 
 def _program(machine: str) -> bytes:
     """The filter as classic BPF."""
     if machine not in MACHINES:
-        raise Unsupported(errno.ENOTSUP, f"no filter of system calls is written for {machine}")
+        raise Unsupported(errno.ENOTSUP, f"no system-call filter exists for {machine}")
     arch, column = MACHINES[machine]
     special = {name: numbers[column] for name, numbers in SPECIAL.items()}
     code = [_step(LOAD, ARCH), _step(EQUAL, arch, 1, 0), _step(RETURN, KILL), _step(LOAD, NUMBER)]
@@ -90,7 +90,7 @@ def _program(machine: str) -> bytes:
         "prlimit64": [_step(EQUAL, 0, 0, 1), allow, deny],
     }
     for name, steps in checks.items():
-        load = _step(LOAD, ARGUMENTS + (8 if name == "ioctl" else 0))  # the low half of the argument that counts
+        load = _step(LOAD, ARGUMENTS + (8 if name == "ioctl" else 0))  # the low half of the relevant argument
         code += [_step(EQUAL, special[name], 0, len(steps) + 1), load, *steps]
     code += [_step(AT_LEAST, NEWER, 0, 1), _step(RETURN, ERRNO | errno.ENOSYS), deny]
     return b"".join(code)

@@ -1,7 +1,7 @@
-"""How values cross from the process that runs proposed code to the one that judges it: as plain data.
+"""Serialisation of values between the process that runs proposed code and the judge, as plain data.
 
-Only exact types of Python's own cross by value; they are built anew on the other side. Everything else is up to the
-`other` that a side gives. This module runs inside the sandbox: it imports nothing of ours.
+Only exact built-in and standard library types are sent by value and rebuilt on the other side; other objects are
+encoded by the callback `other`. This module runs inside the sandbox and imports no module of selfplay.
 """
 
 import json
@@ -11,13 +11,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-LONGEST = 1 << 24  # bytes of a message
+LONGEST = 1 << 24  # maximum bytes of a message
 SEQUENCES: dict[str, Callable[[Any], Any]] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 BUFFERS: dict[str, Callable[[Any], Any]] = {"bytes": bytes, "bytearray": bytearray}
 KEPT = 1 << 53  # integers below it are JSON numbers
-MORE: dict[
-    str, Callable[[Any], tuple[Any, ...]]
-] = {  # class of the standard library -> the arguments that make an equal value
+MORE: dict[str, Callable[[Any], tuple[Any, ...]]] = {  # class -> constructor arguments of an equal value
     "decimal.Decimal": lambda x: (str(x),),
     "fractions.Fraction": lambda x: (x.numerator, x.denominator),
     "datetime.date": lambda x: (x.year, x.month, x.day),
@@ -33,10 +31,10 @@ MORE: dict[
 
 
 def send(pipe: int, message: Any) -> None:
-    """Write a message of JSON types.
+    """Send a message of JSON types.
 
     Raises:
-        ValueError: it is too long.
+        ValueError: the message is too long.
     """
     data = json.dumps(message).encode()
     if len(data) > LONGEST:
@@ -47,10 +45,10 @@ def send(pipe: int, message: Any) -> None:
 
 
 def receive(pipe: int) -> Any:
-    """Read a message.
+    """Receive a message.
 
     Raises:
-        EOFError: the other side is gone, or what it says is no message.
+        EOFError: the other side is gone, or sent an invalid message.
     """
     (size,) = struct.unpack("<I", _exactly(pipe, 4))
     if size > LONGEST:
@@ -73,7 +71,7 @@ def _exactly(pipe: int, size: int) -> bytes:
 
 
 def encode(value: Any, other: Callable[[Any], Any]) -> Any:
-    """A value as JSON types; `other` encodes what is no plain data, as a list that begins with a word of its own."""
+    """Encode a value as JSON types; `other` encodes non-plain objects as a list that starts with a distinct tag."""
     kind = type(value)
     if value is None or kind in (bool, str, float):
         return value
@@ -96,15 +94,15 @@ def encode(value: Any, other: Callable[[Any], Any]) -> Any:
 
 
 def decode(data: Any, other: Callable[[Any], Any]) -> Any:
-    """The value of what `encode` made: of exact types.
+    """Invert `encode`; values have exact types.
 
     Raises:
-        ValueError, TypeError, LookupError: it is nothing that `encode` makes.
+        ValueError, TypeError, LookupError: the data is not an encoded value.
     """
     if data is None or type(data) in (bool, str, float, int):
         return data
     if type(data) is not list or not data or type(data[0]) is not str:
-        raise ValueError("no value")
+        raise ValueError("not an encoded value")
     kind, rest = data[0], data[1:]
     if kind == "int":
         return int(rest[0], 16)
@@ -123,7 +121,7 @@ def decode(data: Any, other: Callable[[Any], Any]) -> Any:
 
 
 def _known(name: str, needed: bool = False) -> Any:
-    """A class of the standard library; None where its module is not loaded and not needed."""
+    """A class of the standard library; None if its module is not loaded and not `needed`."""
     module, _, kind = name.rpartition(".")
     if needed:
         __import__(module)

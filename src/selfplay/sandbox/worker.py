@@ -1,7 +1,7 @@
 """The worker of `selfplay.sandbox.bounded`: `python -m selfplay.sandbox.worker MODULE SECONDS MEGABYTES`.
 
-It reads requests from stdin (a length, then a pickle from the process that started it) and writes one JSON line for
-each; it ends when stdin does.
+It reads requests from stdin (a length, then a pickle from its parent process), writes one JSON line for each, and exits
+at the end of stdin.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ EXCEEDED = (signal.SIGPROF, signal.SIGXCPU, signal.SIGSEGV, signal.SIGABRT, sign
 def main() -> None:
     module, seconds, megabytes = importlib.import_module(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
     source, sink = sys.stdin.buffer, os.dup(1)
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # keep output of libraries out of the answers
     while len(head := source.read(8)) == 8:
         trusted, name, args = pickle.loads(source.read(struct.unpack("<Q", head)[0]))
         function = getattr(module, name)
@@ -32,12 +32,12 @@ def main() -> None:
 
 
 def _prepared(function: Any, args: tuple[Any, ...]) -> bytes:
-    function(*args)  # what it raises ends the worker with a traceback: it is trusted, so that is a defect
+    function(*args)  # trusted code: an exception is a bug and ends the worker with a traceback
     return json.dumps(["value", None]).encode()
 
 
 def _forked(function: Any, args: tuple[Any, ...], seconds: float, megabytes: int) -> bytes:
-    """The answer of a fork, or what ended it."""
+    """Call the function in a fork; return its answer, or why it ended."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -46,19 +46,19 @@ def _forked(function: Any, args: tuple[Any, ...], seconds: float, megabytes: int
         _write(writing, _answer(function, args))
         os._exit(0)
     os.close(writing)
-    said = b""
+    answer = b""
     while True:
         ready, _, _ = select.select([0, reading], [], [])
-        if 0 in ready:  # nobody asks while it waits for an answer: stdin is at its end, and so is the fork with us
+        if 0 in ready:  # no requests arrive during a call, so stdin is closed: exit, which ends the fork too
             os._exit(1)
         data = os.read(reading, 1 << 16)
         if not data:
             break
-        said += data
+        answer += data
     os.close(reading)
     _, status = os.waitpid(child, 0)
     if status == 0:
-        return said
+        return answer
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) in EXCEEDED:
         return json.dumps(["exceeded", signal.Signals(os.WTERMSIG(status)).name]).encode()
     return json.dumps(["error", f"its process ended with status {status}"]).encode()
@@ -69,12 +69,12 @@ def _answer(function: Any, args: tuple[Any, ...]) -> bytes:
         return json.dumps(["value", function(*args)]).encode()
     except (MemoryError, RecursionError) as error:
         return json.dumps(["exceeded", type(error).__name__]).encode()
-    except BaseException as error:  # whatever it is, the caller raises it: this process is at its end
+    except BaseException as error:  # the caller raises it
         return json.dumps(["error", f"{type(error).__name__}: {error}"[:1000]]).encode()
 
 
 def _limit(seconds: float, megabytes: int) -> None:
-    """End this process at a limit, whatever it is doing then; and with its parent."""
+    """Let the kernel end this process at its limits, and with its parent."""
     ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPROF])

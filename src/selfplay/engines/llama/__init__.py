@@ -1,1 +1,1 @@
-"""The embedded engine: the layers of the Llama family, computed here."""
+"""The embedded engine: our implementation of the layers of the Llama family."""

@@ -1,16 +1,15 @@
-"""Reading and writing for models of the Llama family, without gradient and as fast as plain PyTorch goes.
+"""Fast inference in plain PyTorch for the Llama family (Llama, SmolLM, Mistral, Qwen 2 and 3), without gradient.
 
-transformers' modules read any architecture; here is the one that most chat models share (Llama, SmolLM, Mistral, Qwen 2
-and 3), with what sampling many replies to few prompts needs:
+Optimised for sampling many replies to few prompts:
 
-* a prompt's keys and values are there once, however many replies look at them; a reply's own are beside them;
-* matrices that read the same states are one matrix, laid out once as oneDNN likes it where they are large (a processor
-  multiplies sixteen rows by them about twice as fast), adapters are merged into them;
-* rotary positions are one complex product, so the two halves of a head are interleaved in the weights.
+* replies share one copy of their prompt's keys and values;
+* query, key and value projections are one matrix, adapters are merged, and large matrices are stored in oneDNN's
+  blocked layout (about twice as fast for sixteen rows on a CPU);
+* rotary embeddings are one complex product, so the two halves of a head are interleaved in the weights.
 
-Whether a model is of this family is read off its modules (`selfplay.models.structure`), then tried out:
-`writer.can_decode` compares a decoder with the model's own forward pass. One that is in use takes about as much memory
-as the weights.
+`can_decode` in `selfplay.engines.llama.trial` identifies the family by the model's modules
+(`selfplay.models.structure`) and compares a decoder with the model's own forward pass. A decoder takes about as much
+memory as the weights.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ from transformers import PreTrainedModel
 
 from selfplay.models.structure import base_of, body_of
 
-LARGE = 1 << 17  # entries of a matrix from which on oneDNN's call, 15 microseconds dearer, is repaid by its layout
+LARGE = 1 << 17  # minimum matrix entries for oneDNN's layout, whose call overhead is 15 microseconds
 
 
 class Product:
-    """x W^T + b, with the weight laid out for many calls.
+    """A linear layer x W^T + b, with the weight in oneDNN's layout where that is faster.
 
     Args:
         weight: [out, in].
         bias: [out] or None.
-        dtype: of the computation.
+        dtype: compute precision.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
@@ -76,7 +75,7 @@ class Product:
 
 
 def _lays_out(dtype: torch.dtype) -> bool:
-    """Whether oneDNN lays out matrices of this precision on this processor."""
+    """Whether oneDNN supports matrices of this precision on this CPU."""
     if not torch.backends.mkldnn.is_available():
         return False
     if dtype == torch.bfloat16:
@@ -86,7 +85,7 @@ def _lays_out(dtype: torch.dtype) -> bool:
 
 @dataclass
 class Layer:
-    """The weights of one layer; `read` makes queries, keys and values."""
+    """The weights of one layer; `read` projects to queries, keys and values, `write` is the output projection."""
 
     read: Product
     write: Product
@@ -100,11 +99,11 @@ class Layer:
 
 
 class Decoder:
-    """The model's weights as they are now; make a new one when they have changed.
+    """A decoder with the model's current weights; build a new one when they change.
 
     Args:
-        model: of the Llama family, see `can_decode`.
-        dtype: of products, and on an accelerator of keys and values; sums and norms are in float32.
+        model: a model of the Llama family, see `can_decode`.
+        dtype: precision of products and, on an accelerator, of keys and values; sums and norms are in float32.
     """
 
     def __init__(self, model: PreTrainedModel, dtype: torch.dtype) -> None:
@@ -116,8 +115,8 @@ class Decoder:
         self.scale, self.dtype, self.device = first.scaling, dtype, model.device
         sizes = (config.hidden_size, self.head_dim)
         self.least = {size: torch.tensor((size * config.rms_norm_eps) ** 0.5, device=self.device) for size in sizes}
-        on_processor = self.device.type == "cpu"  # where small products in bfloat16 are slow
-        self.attention = torch.float32 if on_processor else dtype
+        on_cpu = self.device.type == "cpu"  # small bfloat16 products are slow on a CPU
+        self.attention = torch.float32 if on_cpu else dtype
         self.rotary, self.embedding, self.norm = body.rotary_emb, body.embed_tokens.weight, _times_root(body.norm)
         self.head = _product([model.get_output_embeddings()], dtype)
         order = torch.arange(self.head_dim).view(2, -1).t().reshape(-1)
@@ -145,20 +144,20 @@ class Decoder:
         )
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        """x / sqrt(mean x^2 + epsilon) * the norm's weight, from the weight times the root of its size."""
+        """RMS norm x / sqrt(mean x^2 + epsilon) * w, where `weight` is w times the square root of its size."""
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         normed: Tensor = x / torch.hypot(length, self.least[x.shape[-1]])
         return normed.mul_(weight)
 
     def rotary_tables(self, positions: Tensor) -> Tensor:
-        """[*positions.shape, 1, D / 2] complex64: what heads are multiplied by."""
+        """[*positions.shape, 1, D / 2] complex64 rotary factors."""
         cos, sin = self.rotary(self.norm, positions.reshape(1, -1))
         half = self.head_dim // 2
         table: Tensor = torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float())
         return table.view(*positions.shape, 1, half)
 
     def qkv(self, layer: Layer, states: Tensor, rotary_tables: Tensor) -> Tensor:
-        """Queries, keys and values [..., heads + 2 kv_heads, D], float32, of states [..., H]."""
+        """[..., heads + 2 kv_heads, D] float32 queries, keys and values of states [..., H]."""
         read = layer.read(self._norm(states, layer.before).to(self.dtype)).float()
         every = read.view(*states.shape[:-1], -1, self.head_dim)
         rotated = every[..., : self.heads + self.kv_heads, :]
@@ -169,13 +168,13 @@ class Decoder:
         return every
 
     def after(self, layer: Layer, states: Tensor, seen: Tensor) -> Tensor:
-        """The layer's states [..., H], from those before it and what its heads saw [..., heads * D]."""
+        """[..., H] the layer's output, from its input states and its attention output `seen` [..., heads * D]."""
         states = layer.write.onto(seen.to(self.dtype), states)
         read = self._norm(states, layer.between).to(self.dtype)
         return layer.down.onto(layer.up.times(read, layer.gate.silu(read)), states)
 
     def logits(self, states: Tensor) -> Tensor:
-        """[B, V], float32, of the last layer's states [B, H]."""
+        """[B, V] float32 logits of the last layer's states [B, H]."""
         return self.head(self._norm(states, self.norm).to(self.dtype)).float()
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -183,13 +182,13 @@ class Decoder:
 
 
 def _times_root(norm: Any) -> Tensor:
-    """The weight of a norm, float32, times the root of its size."""
+    """The weight of a norm, in float32, times the square root of its size."""
     weight: Tensor = norm.weight.float() * len(norm.weight) ** 0.5
     return weight
 
 
 def _product(modules: Sequence[Any], dtype: torch.dtype, rows: Tensor | None = None) -> Product:
-    """The modules' matrices below one another, their adapters merged; of all rows those given, in that order."""
+    """The modules' matrices stacked, with adapters merged; `rows` selects and reorders the output rows."""
     found = [_weights(module) for module in modules]
     weight = torch.cat([weight for weight, _ in found]) if len(found) > 1 else found[0][0]
     biases = [bias for _, bias in found if bias is not None]
@@ -201,7 +200,7 @@ def _product(modules: Sequence[Any], dtype: torch.dtype, rows: Tensor | None = N
 
 
 def _weights(module: Any) -> tuple[Tensor, Tensor | None]:
-    """The matrix and the bias that a module comes down to."""
+    """The weight and bias of a linear module, with its adapter merged."""
     base = base_of(module)
     weight: Tensor = base.weight
     if base is not module:

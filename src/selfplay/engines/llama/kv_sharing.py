@@ -1,7 +1,8 @@
-"""Texts that are being written side by side: what was read of each, and the logits of what comes next.
+"""Decode state of a batch: KV caches and next-token logits.
 
-`PrefixShared` is for models of the Llama family: rows that follow one prompt look at one copy of its keys and values.
-`selfplay.engines.transformers.decode.HFDecodeState` is for any other, with transformers' own modules and a copy a row.
+`PrefixShared` is for models of the Llama family: rows with the same prompt share one copy of its keys and values.
+`selfplay.engines.transformers.decode.HFDecodeState` is for other models: it uses transformers' modules and one copy per
+row.
 """
 
 from __future__ import annotations
@@ -16,38 +17,38 @@ from torch import Tensor
 from selfplay.engines.engine import Prompt
 from selfplay.engines.llama.decoder import Decoder
 
-READ = 8192  # tokens of prompts read at once
-LEAST, MOST = 4, 32  # columns that are taken at once: as many again as there are, within these
+READ = 8192  # prompt tokens per forward pass
+LEAST, MOST = 4, 32  # bounds on the columns added at once; within them the cache doubles
 
 
 class DecodeState(Protocol):
-    """B rows, each behind a prompt; they grow by one token at a time."""
+    """B rows, each a continuation of a prompt, that grow by one token per step."""
 
-    refills: bool
-    together: bool  # whether prompts of different lengths can be admitted in one call
+    refills: bool  # whether prompts can be admitted while other rows are decoded
+    together: bool  # whether one call can admit prompts of different lengths
 
     def admit(self, prompts: Sequence[Prompt]) -> Tensor:
-        """Read distinct prompts, and let a row follow each; logits [len(prompts), V].
+        """Prefill distinct prompts and add one row for each; return next-token logits [len(prompts), V].
 
-        New rows come behind those that are there; where `refills` is false there must be none.
+        New rows are appended to the existing ones; if `refills` is false there must be none.
         """
         ...
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows [B'] (int64, rising; some perhaps twice) alone; with none, `admit` begins anew."""
+        """Keep only these rows [B'] (int64, ascending, possibly repeated); keeping none resets the state."""
         ...
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Logits [B, V] after one token more a row, [B]."""
+        """Append one token per row, [B]; return next-token logits [B, V]."""
         ...
 
 
 class PrefixShared:
-    """Rows of a model of the Llama family.
+    """Decode state for the Llama family, with one copy of each prompt's keys and values.
 
     Args:
         decoder: the model.
-        room: the most tokens that a row can take.
+        room: maximum number of generated tokens per row.
     """
 
     refills = together = True
@@ -55,17 +56,17 @@ class PrefixShared:
     def __init__(self, decoder: Decoder, room: int) -> None:
         self.decoder, self.room = decoder, room
         device = decoder.device
-        self.owner = torch.zeros(0, dtype=torch.int64, device=device)  # [B] which prompt a row follows
-        self.begun = torch.zeros(0, dtype=torch.int64, device=device)  # [B] the column of a row's first token
-        self.lengths = torch.zeros(0, dtype=torch.int64, device=device)  # [N] tokens of each prompt
-        self.now = 0  # the column of the next token
+        self.owner = torch.zeros(0, dtype=torch.int64, device=device)  # [B] index of each row's prompt
+        self.begun = torch.zeros(0, dtype=torch.int64, device=device)  # [B] column of each row's first token
+        self.lengths = torch.zeros(0, dtype=torch.int64, device=device)  # [N] length of each prompt
+        self.now = 0  # column of the next token
         self.none = torch.zeros(2 * len(decoder.layers), 0, decoder.kv_heads, 0, decoder.head_dim, device=device)
-        self.old = self.none  # keys of prompts, then values, of each layer: [2 * layers, N, kv_heads, P, D]
-        self.flat: list[tuple[Tensor, Tensor]] = []  # the same, [N * kv_heads, D, P] and [N * kv_heads, P, D]
-        self.new = self.none  # those of the rows' own tokens, [2 * layers, B, kv_heads, C, D]
+        self.old = self.none  # prompt keys and values of each layer: [2 * layers, N, kv_heads, P, D]
+        self.flat: list[tuple[Tensor, Tensor]] = []  # views of `old`: [N * kv_heads, D, P] and [N * kv_heads, P, D]
+        self.new = self.none  # keys and values of generated tokens, [2 * layers, B, kv_heads, C, D]
         self.rotary_tables = decoder.rotary_tables(torch.arange(0, device=device))
 
-    # --- reading prompts ----------------------------------------------------------------------------------------------
+    # --- prefill ------------------------------------------------------------------------------------------------------
 
     def admit(self, prompts: Sequence[Prompt]) -> Tensor:
         device = self.decoder.device
@@ -84,7 +85,7 @@ class PrefixShared:
         return self.decoder.logits(torch.cat(states))
 
     def _read(self, prompts: Sequence[Prompt], read: Tensor) -> Tensor:
-        """The last layer's state of each prompt's last token [N, H]; keys and values go into `read`."""
+        """[N, H] the last layer's state of each prompt's last token; writes keys and values into `read`."""
         decoder, width = self.decoder, read.shape[3]
         ids = torch.zeros(len(prompts), width, dtype=torch.int64)
         for row, prompt in enumerate(prompts):
@@ -99,13 +100,13 @@ class PrefixShared:
             seen = F.scaled_dot_product_attention(
                 queries, keys, values, is_causal=True, scale=decoder.scale, enable_gqa=True
             ).transpose(1, 2)
-            if number + 1 == len(decoder.layers):  # of the last layer, one state a prompt is wanted
+            if number + 1 == len(decoder.layers):  # the last layer needs one state per prompt
                 states, seen = states[rows, ends], seen[rows, ends]
             states = decoder.after(layer, states, seen.flatten(-2))
         return states
 
     def _join(self, read: Tensor, lengths: Tensor) -> None:
-        """Put prompts that were read, and a row behind each, beside those that are there."""
+        """Append prefilled prompts, with one row each."""
         owner = torch.arange(len(lengths), device=lengths.device)
         if len(self.owner) == 0:
             self.old, self.lengths, self.owner, self.now = read, lengths, owner, 0
@@ -119,12 +120,12 @@ class PrefixShared:
             self.new = F.pad(self.new, (0, 0, 0, 0, 0, 0, 0, len(owner)))
         self._arrange()
 
-    # --- going on -----------------------------------------------------------------------------------------------------
+    # --- decoding -----------------------------------------------------------------------------------------------------
 
     def keep(self, rows: Tensor) -> None:
         self.owner, self.begun = self.owner[rows], self.begun[rows]
         if len(rows) == 0:
-            self.old, self.new, self.flat = self.none, self.none, []  # their memory is needed for what comes
+            self.old, self.new, self.flat = self.none, self.none, []  # frees their memory
             return
         first = int(self.begun.min())
         self.begun, self.now = self.begun - first, self.now - first
@@ -139,15 +140,15 @@ class PrefixShared:
         return max(LEAST, min(MOST, self.now))
 
     def _arrange(self) -> None:
-        """Where the rows of each prompt are laid side by side: [N, G] places, some empty where they are not as many."""
+        """Assign rows to an [N, G] grid, grouped by prompt; prompts with fewer than G rows leave slots empty."""
         order = self.owner.argsort(stable=True)
         counts = self.owner.bincount(minlength=len(self.lengths))
         within = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[self.owner[order]]
         self.most = int(counts.max())
         self.places = torch.empty_like(order)
         self.places[order] = self.owner[order] * self.most + within
-        whole = bool((self.places == torch.arange(len(order), device=order.device)).all())
-        self.in_order = whole and len(order) == self.most * len(self.lengths)
+        grouped = bool((self.places == torch.arange(len(order), device=order.device)).all())
+        self.in_order = grouped and len(order) == self.most * len(self.lengths)
         short = torch.arange(self.old.shape[3], device=order.device) >= self.lengths[:, None]
         self.hidden = torch.zeros(short.shape, device=order.device).masked_fill(short, -torch.inf)[:, None]
         self.ragged = bool(short.any())
@@ -160,7 +161,7 @@ class PrefixShared:
         if self.now == self.new.shape[3]:
             self.new = F.pad(self.new, (0, 0, 0, self._more()))
         at = self.lengths[self.owner] + self.now - self.begun
-        rotary_tables = self.rotary_tables[at.clamp(max=len(self.rotary_tables) - 1)]  # what has ended may be read on
+        rotary_tables = self.rotary_tables[at.clamp(max=len(self.rotary_tables) - 1)]  # clamped for finished rows
         states = decoder.embed(tokens)
         unseen = None
         if self.mixed:
@@ -177,14 +178,14 @@ class PrefixShared:
     def _attend(
         self, queries: Tensor, old_keys: Tensor, old_values: Tensor, own: Tensor, unseen: Tensor | None
     ) -> Tensor:
-        """[B, heads * D] what each row's heads see: of its prompt and of what it said itself."""
+        """[B, heads * D] attention of each row to its prompt and to its own generated tokens."""
         rows, kv_heads, (width, size) = len(queries), own.shape[2], old_values.shape[1:]
         queries = (queries * self.decoder.scale).view(rows, kv_heads, -1, size)
         own_keys, own_values = own[0].flatten(0, 1), own[1].flatten(0, 1)
-        far = torch.bmm(self._by_prompt(queries), old_keys)  # [N * kv_heads, G * heads a kv_head, P]
+        far = torch.bmm(self._by_prompt(queries), old_keys)  # [N * kv_heads, G * heads / kv_heads, P]
         if self.ragged:
             far.view(len(self.lengths), -1, width).add_(self.hidden)
-        near = torch.bmm(queries.flatten(0, 1), own_keys.transpose(1, 2))  # [B * kv_heads, heads a kv_head, C]
+        near = torch.bmm(queries.flatten(0, 1), own_keys.transpose(1, 2))  # [B * kv_heads, heads / kv_heads, C]
         if unseen is not None:
             near.view(rows, -1, near.shape[-1]).add_(unseen)
         weights = torch.cat([self._by_row(far), near.view(rows, kv_heads, *near.shape[1:])], -1).softmax(-1)
@@ -192,26 +193,26 @@ class PrefixShared:
         return (seen + torch.bmm(weights[..., width:].flatten(0, 1), own_values).view(seen.shape)).reshape(rows, -1)
 
     def _by_prompt(self, x: Tensor) -> Tensor:
-        """[B, kv_heads, h, d] of each row -> [N * kv_heads, G * h, d] of each prompt."""
+        """[B, kv_heads, h, d] by row -> [N * kv_heads, G * h, d] by prompt."""
         if not self.in_order:
             x = x.new_zeros(len(self.lengths) * self.most, *x.shape[1:]).index_copy_(0, self.places, x)
         x = x.view(len(self.lengths), self.most, *x.shape[1:]).transpose(1, 2)
         return x.reshape(-1, self.most * x.shape[3], x.shape[4])
 
     def _by_row(self, x: Tensor) -> Tensor:
-        """The way back."""
+        """Inverse of `_by_prompt`."""
         x = x.view(len(self.lengths), -1, self.most, x.shape[1] // self.most, x.shape[2]).transpose(1, 2).flatten(0, 1)
         return x if self.in_order else x[self.places]
 
 
 def _of_rows(x: Tensor, rows: Tensor) -> Tensor:
-    """[K, B', ...] some rows of [K, B, ...]; this way a fifth to a half of the time that x[:, rows] takes."""
+    """[K, B', ...] equal to x[:, rows] for x [K, B, ...], in a fifth to a half of the time."""
     places = torch.arange(len(x), device=x.device)[:, None] * x.shape[1] + rows
     found: Tensor = x.flatten(0, 1).index_select(0, places.view(-1)).unflatten(0, places.shape)
     return found
 
 
 def _beside(one: Tensor, other: Tensor) -> Tensor:
-    """[K, N + M, kv_heads, P, D], the narrower one padded."""
+    """Concatenate prompts to [K, N + M, kv_heads, P, D], padding the shorter ones."""
     width = max(one.shape[3], other.shape[3])
     return torch.cat([F.pad(x, (0, 0, 0, width - x.shape[3])) for x in (one, other)], 1)

@@ -1,11 +1,10 @@
-"""The layers of the Llama family over packed rows, with gradient: what transformers' modules compute, in fewer passes.
+"""Llama-family layers over packed rows, with gradient: equal to transformers' modules, with fewer memory passes.
 
-Weights are used where they are, by the modules that hold them (adapters included). What lies between the products is
-here: a norm, a rotation and a gate that each remember as little as their gradient needs, states that are brought to the
-precision of the products once for all that read them, and of the last layer the states that are asked for alone.
+Projections call the model's own modules (adapters included). The operations between them are implemented here: norm,
+rotary embedding and gate save only what their gradients need, hidden states are cast to the compute precision once for
+all projections, and the last layer computes only the requested positions.
 
-Whether a model is of this family is read off its modules (`selfplay.models.structure`), then tried out:
-`has_own_layers`.
+`has_own_layers` identifies the family by the model's modules (`selfplay.models.structure`) and confirms it by a trial.
 """
 
 from __future__ import annotations
@@ -34,13 +33,12 @@ from selfplay.models.gradient_checkpointing import runs_again
 from selfplay.models.structure import body_of, has_llama_body
 from selfplay.models.trial import passes
 
-SMALL = 1 << 23  # bytes that the attention of a layer may have, written out: then it is faster than the kernel ...
-SHORT = {torch.float32: 160, torch.bfloat16: 512}  # ... in rows of so many tokens
+SMALL = 1 << 23  # maximum bytes of a layer's attention weights for which eager attention is faster than the kernel
+SHORT = {torch.float32: 160, torch.bfloat16: 512}  # and the maximum row length, in tokens
 
 
 def choose_layout(model: PreTrainedModel, prompts: Sequence[Tensor], replies: Tensor, mask: Tensor) -> Packed:
-    """`pack` as it is best for `states_at`, on the model's device: long prompts are there once with all their replies,
-    where attention goes branch by branch and that costs less."""
+    """Pack replies for `states_at`, on the model's device, choosing the cheaper of masked and branch attention."""
     planner = PackingPlanner(prompts, replies, mask)
     plan, other = planner.close(), planner.apart()
     if branched_cost(other) < masked_cost(len(plan.rows), plan.width) and _is_ours(model) and can_branch(model):
@@ -49,7 +47,7 @@ def choose_layout(model: PreTrainedModel, prompts: Sequence[Tensor], replies: Te
 
 
 def states_at(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Tensor) -> Tensor:
-    """[M, H] the last hidden states at places of packed rows, [M] rows and [M] columns, as fast as the model allows."""
+    """[M, H] last hidden states at ([M] rows, [M] columns), by the fastest implementation that the model supports."""
     if not _is_ours(model):
         return under_mask(model, packed, rows, columns)
     return _states(model, packed, rows, columns, packed.branched and can_branch(model))
@@ -60,10 +58,10 @@ def _is_ours(model: PreTrainedModel) -> bool:
 
 
 def has_own_layers(model: PreTrainedModel) -> bool:
-    """Whether the layers here compute what the model's do: by its parts, and by a trial.
+    """Whether the layers here compute the same as the model's, by its modules and by a trial.
 
-    Weights in bfloat16 are left to the modules: they round elsewhere, and the sampler of such weights under an adapter
-    is made of them, so that what was sampled is nearest to what is learnt.
+    Models with bfloat16 weights use their own modules: these round at different points, and the sampler of such a
+    model with an adapter uses them too, which keeps sampler and learner closest.
     """
     plain = model.config.get_text_config()._attn_implementation == "sdpa" and model.dtype == torch.float32
     return (
@@ -75,12 +73,12 @@ def has_own_layers(model: PreTrainedModel) -> bool:
 
 
 def can_pack(model: PreTrainedModel) -> bool:
-    """Whether prompts can be read once for all their replies: by the layers here, or by the model's under our mask."""
+    """Whether replies can share their prompt's computation, by the layers here or by the model's under our mask."""
     return _is_ours(model) or obeys_masks(model)
 
 
 def can_branch(model: PreTrainedModel) -> bool:
-    """Whether the layers here may also attend branch by branch: by a trial."""
+    """Whether the layers here also support branch attention, by a trial; on the CPU only."""
     on_processor = model.device.type == "cpu"
     return on_processor and passes(model, "branches", lambda m: trial(m, _branched, branched=True))
 
@@ -113,7 +111,7 @@ def _states(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Tenso
 
 
 def _seen(at: Any, read: Tensor, cos: Tensor, sin: Tensor, mask: Tree | Tensor) -> Tensor:
-    """[R, L, heads * D] what the heads see, from the normed states [R, L, H]."""
+    """[R, L, heads * D] attention outputs, from the normed states [R, L, H]."""
     query, key, value = (
         product(read).unflatten(-1, (-1, at.head_dim)) for product in (at.q_proj, at.k_proj, at.v_proj)
     )
@@ -138,7 +136,7 @@ def _norm(module: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class _RMSNorm(torch.autograd.Function):
-    """x / sqrt(mean x^2 + epsilon) * weight over the last axis, computed in float32, given in `dtype`."""
+    """x / sqrt(mean x^2 + epsilon) * weight over the last axis, computed in float32 and returned in `dtype`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
@@ -162,7 +160,7 @@ class _RMSNorm(torch.autograd.Function):
 
 
 class _Rotary(torch.autograd.Function):
-    """Heads [R, L, heads, D] rotated by their positions' angles; cos and sin are [R, L, 1, D / 2]."""
+    """Rotary embedding of heads [R, L, heads, D]; cos and sin are [R, L, 1, D / 2]."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -193,15 +191,17 @@ def _is_small(query: Tensor) -> bool:
 
 
 class _EagerAttention(torch.autograd.Function):
-    """[R, L, heads, D] what queries [R, L, heads, D] see of keys and values [R, L, kv_heads, D] under a mask
-    [R, 1, L, L]; the attention weights are written out, and kept for the gradient."""
+    """Eager attention of queries [R, L, heads, D] to keys and values [R, L, kv_heads, D] under a mask [R, 1, L, L].
+
+    The attention weights are materialised and saved for the gradient.
+    """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
         rows, length, heads, _ = query.shape
         kv_heads = key.shape[2]
         query, key, value = (_by_head(x, kv_heads) for x in (query, key, value))
-        with torch.autocast(query.device.type, enabled=False):  # in bfloat16 a score of 16 would be 0.06 off
+        with torch.autocast(query.device.type, enabled=False):  # in bfloat16 a score of 16 would be off by 0.06
             scores = torch.bmm(query.float() * scale, key.float().transpose(1, 2))
         scores.view(rows, heads, length, length).add_(mask)
         weights = scores.softmax(-1).to(value.dtype)
@@ -224,18 +224,18 @@ class _EagerAttention(torch.autograd.Function):
 
 
 def _by_head(x: Tensor, kv_heads: int) -> Tensor:
-    """[R, L, heads, D] -> [R * kv_heads, heads a kv_head * L, D]."""
+    """[R, L, heads, D] -> [R * kv_heads, heads / kv_heads * L, D]."""
     rows, length, _, size = x.shape
     return x.view(rows, length, kv_heads, -1, size).permute(0, 2, 3, 1, 4).reshape(rows * kv_heads, -1, size)
 
 
 def _by_token(x: Tensor, rows: int, length: int) -> Tensor:
-    """The way back."""
+    """Inverse of `_by_head`."""
     return x.view(rows, -1, length, x.shape[-1]).transpose(1, 2).contiguous()
 
 
 class _SwiGLU(torch.autograd.Function):
-    """silu(gate) * up; the product is made again for the gradient."""
+    """silu(gate) * up; silu(gate) is recomputed in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""Attention of packed rows on a processor: each reply looks at its prompt and at itself, and nothing else is computed.
+"""Branch attention for packed rows on a CPU: each reply attends to its prompt and to itself, without masked-out work.
 
-Under a mask (`Packed.attention`) every token of a row is compared with every other, and most of it is thrown away. Here
-a reply's attention is two calls of PyTorch's own kernel, to the prompt and to the reply so far, put together by their
-log-sum-exps; the gradient is the kernel's, too, for each part with the sums of the whole.
+Under a mask (`Packed.attention`) all token pairs of a row are computed and most are discarded. Here a reply's attention
+is two calls of PyTorch's flash-attention kernel, to the prompt and to the reply itself, combined by their log-sum-exps.
+The backward pass calls the same kernel for each part with the combined log-sum-exp.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ kernel_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 @dataclass(frozen=True)
 class Tree:
-    """Where prompts and replies are in R packed rows of L tokens.
+    """Positions of prompts and replies in R packed rows of L tokens, one tree per row.
 
     Attributes:
-        width: P, tokens of the longest prompt.
-        hidden: [R, 1, 1, P], minus infinity where a prompt is shorter; None where none is.
-        grid: [R, G, T] the place in R * L of each token of the row's replies; 0 where there is none.
-        there: [R * G * T] bool, where there is one.
+        width: P, length of the longest prompt.
+        hidden: [R, 1, 1, P] additive mask, -inf past the end of a shorter prompt; None if all have equal length.
+        grid: [R, G, T] flat index into R * L of each reply token, 0 for padding.
+        there: [R * G * T] bool, false for padding.
     """
 
     width: int
@@ -60,7 +60,7 @@ class Tree:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, scale: float, tree: Tree) -> Tensor:
-    """[R, L, heads, D] what queries [R, heads, L, D] see of keys and values [R, heads, L, D]."""
+    """[R, L, heads, D] attention of queries [R, heads, L, D] to keys and values [R, heads, L, D]."""
     rows, heads, length, size = query.shape
     _, branches, longest = tree.grid.shape
     prompt = slice(0, tree.width)
@@ -69,17 +69,17 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scale: float, tree: Tree) 
         for x in (query, key, value)
     ]
     hidden = None if tree.hidden is None else tree.hidden.to(query.dtype)
-    said: Tensor = _Branches.apply(*own, key[:, :, prompt], value[:, :, prompt], hidden, scale)  # type: ignore[no-untyped-call]
-    begun = F.scaled_dot_product_attention(
+    replies: Tensor = _Branches.apply(*own, key[:, :, prompt], value[:, :, prompt], hidden, scale)  # type: ignore[no-untyped-call]
+    prompts = F.scaled_dot_product_attention(
         query[:, :, prompt], key[:, :, prompt], value[:, :, prompt], is_causal=True, scale=scale
     )
-    seen = F.pad(begun.transpose(1, 2), (0, 0, 0, 0, 0, length - tree.width)).reshape(-1, heads, size)
-    said = said.transpose(1, 2).reshape(rows * branches * longest, heads, size)
-    return seen.index_copy(0, tree.grid.view(-1)[tree.there], said[tree.there]).view(rows, length, heads, size)
+    seen = F.pad(prompts.transpose(1, 2), (0, 0, 0, 0, 0, length - tree.width)).reshape(-1, heads, size)
+    replies = replies.transpose(1, 2).reshape(rows * branches * longest, heads, size)
+    return seen.index_copy(0, tree.grid.view(-1)[tree.there], replies[tree.there]).view(rows, length, heads, size)
 
 
 class _Branches(torch.autograd.Function):
-    """[R * G, heads, T, D] what replies see of themselves (causally) and of their row's prompt."""
+    """[R * G, heads, T, D] attention of replies to themselves (causal) and to their row's prompt."""
 
     @staticmethod
     def forward(
@@ -119,5 +119,5 @@ def _side_by_side(x: Tensor, rows: int) -> Tensor:
 
 
 def _apart(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The way back."""
+    """Inverse of `_side_by_side`."""
     return x.view(*x.shape[:2], -1, shape[2], x.shape[3]).transpose(1, 2).reshape(shape)

@@ -1,4 +1,4 @@
-"""Whether `Decoder` may generate for a model: a trial shows whether it predicts what the model predicts."""
+"""Whether `Decoder` supports a model, by a trial that compares it with the model's own forward pass."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from selfplay.engines.packing import full_attention
 from selfplay.models.structure import base_of, body_of, is_llama, is_product
 from selfplay.models.trial import alike, passes
 
-TRIAL = (12, 5, 9)  # tokens of each text of a trial
-LOUD = 100.0  # standard deviation of logits which shows whether they are bounded
-STATIC = ("default", "linear", "llama3", "yarn")  # rotary positions that do not depend on the longest text
+TRIAL = (12, 5, 9)  # token counts of the trial texts
+LOUD = 100.0  # standard deviation of the trial's logits, large enough to reveal a soft cap
+STATIC = ("default", "linear", "llama3", "yarn")  # rotary types that do not depend on the sequence length
 
 
 def can_decode(model: PreTrainedModel) -> bool:
-    """Whether `Decoder` reads and writes like the model: by its parts, and by a trial."""
+    """Whether `Decoder` computes the same as the model, by its modules and by a trial."""
     return full_attention(model) and _has_parts(model) and passes(model, "decoder", _agrees)
 
 
@@ -33,14 +33,14 @@ def _has_parts(model: PreTrainedModel) -> bool:
         [layer.self_attn.o_proj, *(getattr(layer.mlp, f"{n}_proj") for n in ("gate", "up", "down"))] for layer in layers
     ]
     parts = [model.get_output_embeddings(), *(module for some in (*read, *rest) for module in some)]
-    alike = all(len({base_of(module).bias is None for module in three}) == 1 for three in read)
+    alike = all(len({base_of(module).bias is None for module in qkv}) == 1 for qkv in read)
     return alike and all(map(is_product, parts))
 
 
 def _agrees(model: PreTrainedModel) -> bool:
-    """Whether it predicts what the model predicts, after prompts of different lengths and after a token more of each.
+    """Whether logits agree after prompts of different lengths and after one more token each.
 
-    The last norm is scaled up meanwhile: the small logits of an untrained head would hide what bounds them.
+    The final norm is temporarily scaled up, because the small logits of an untrained head would hide a soft cap.
     """
     vocabulary = model.get_output_embeddings().weight.shape[0]
     texts = [tuple(i % vocabulary for i in range(7, 7 + n)) for n in TRIAL]

@@ -1,1 +1,1 @@
-"""Reading and writing with transformers' own modules."""
+"""Generation with transformers' own modules."""

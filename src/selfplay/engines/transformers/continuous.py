@@ -1,16 +1,15 @@
-"""The transformers engine: continuous batching over a paged cache that all requests share, without padding.
+"""The transformers engine: continuous batching over a shared paged cache, without padding.
 
-transformers has the scheduler, the cache and the forward pass (those of `generate_batch`). Ours are the loop around
-them, in the thread of the caller (with its exceptions and its Ctrl-C), and the draw of each token, from uniforms that
-belong to its request alone: `generate_batch` draws from the global generator, so that a completion would depend on the
-other requests of its batch.
+transformers provides the scheduler, the cache and the forward pass (those of `generate_batch`). This module provides
+the loop around them, in the caller's thread so that exceptions and Ctrl-C work, and token sampling with per-request
+uniforms. `generate_batch` samples with the global generator, so a completion would depend on the rest of its batch.
 
-Names of transformers that this module uses beside documented ones:
+Undocumented names of transformers that this module uses:
     model.init_continuous_batching -> manager: logit_processor, warmup, batch_processor, add_request, get_result
     batch_processor: reset, prepare_next_batch, update_batch, cache.reset, inputs_and_outputs.get_model_kwargs,
         model_runner.compute_batch, inputs_and_outputs.retrieve_device_outputs
     ContinuousBatchingLogitsProcessorList: prepare_tensor_args, __call__
-Where one of them is gone or does something else, the trial that each model has to pass fails with one sentence.
+If one of them is missing or changes, the trial that each model must pass raises SelfplayError.
 """
 
 from __future__ import annotations
@@ -35,19 +34,19 @@ from selfplay.models.structure import bare
 from selfplay.models.trial import moved_adapters
 from selfplay.options import Count
 
-TRIAL = (12, 5, 9, 1)  # tokens of each prompt of a trial
-GENERATED = 4  # tokens that a trial generates after each
-LONG = 1024  # tokens; a sliding window of so many at most is crossed by a trial
+TRIAL = (12, 5, 9, 1)  # lengths of the trial prompts, in tokens
+GENERATED = 4  # tokens generated after each
+LONG = 1024  # largest sliding window that a trial prompt exceeds, in tokens
 
 
 class TransformersEngine(Engine):
     """Samples with transformers' continuous batching, in the precision of the weights.
 
     Args:
-        page: tokens in a page of the cache.
-        batch_tokens: the most tokens that a forward pass reads; longer prompts are read in parts.
-        share: whether prompts that begin alike share pages, within one call.
-        attention: the model's attention while it samples, such as "flash_attention_2" on a GPU; None: its own.
+        page: tokens per page of the cache.
+        batch_tokens: maximum tokens per forward pass; longer prompts are prefilled in chunks.
+        share: whether prompts with a common prefix share pages within one call.
+        attention: attention implementation for sampling, such as "flash_attention_2" on a GPU; None: the model's own.
     """
 
     exact = False
@@ -57,8 +56,8 @@ class TransformersEngine(Engine):
     ) -> None:
         at_least(1, **{"engine.page": page, "engine.batch_tokens": batch_tokens})
         self.page, self.batch_tokens, self.share, self.attention = page, batch_tokens, share, attention
-        self._kept: list[_Session] = []  # one at most
-        finalize(self, self._kept.clear)  # also at exit, where transformers cannot clean up any more
+        self._kept: list[_Session] = []  # at most one
+        finalize(self, self._kept.clear)  # also at interpreter exit, since transformers cannot clean up later
         self._passed: WeakSet[PreTrainedModel] = WeakSet()
 
     def generate(
@@ -82,16 +81,16 @@ class TransformersEngine(Engine):
         if not prompts:
             return []
         if not all(prompts):
-            raise SelfplayError("a prompt has no token, so nothing can be sampled after it")
+            raise SelfplayError("a prompt has no tokens; give each prompt at least one")
         try:
             with _reading(model, self.attention):
                 return self._session_for(model, prompts, sampling).generate(prompts, keys, sampling)
-        except BaseException:  # Ctrl-C too: requests were left in the cache
+        except BaseException:  # including Ctrl-C: requests are left in the cache
             self.rest()
             raise
 
     def _session_for(self, model: PreTrainedModel, prompts: Sequence[Prompt], sampling: Sampling) -> _Session:
-        """The last call's, if that was of this model and has room for these prompts; or else a new one."""
+        """The session of the last call if it has the same model and enough room, else a new one."""
         rows = min(sampling.batch_size, len(prompts))
         pages = -(-(max(map(len, prompts)) + sampling.max_tokens) // self.page) * rows
         if not any(s.model is model and s.rows >= rows and s.pages >= pages for s in self._kept):
@@ -101,9 +100,9 @@ class TransformersEngine(Engine):
         return self._kept[0]
 
     def _try(self, model: PreTrainedModel) -> None:
-        """Raise SelfplayError unless a few short completions have the probabilities that the model gives them.
+        """Raise SelfplayError unless the log-probabilities of a few short completions match plain forward passes.
 
-        The cache takes a model's layers from its config, and does not see what its attention does with them.
+        The cache is laid out from the model's config, which may not describe what its attention does.
         """
         vocabulary = model.get_output_embeddings().weight.shape[0]
         window = getattr(model.config.get_text_config(), "sliding_window", None) or 0
@@ -115,7 +114,7 @@ class TransformersEngine(Engine):
                 apart = max(_apart(model, prompt, one) for prompt, one in zip(prompts, found, strict=True))
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # whatever an architecture, or another version of transformers, raises
+        except Exception as error:  # an architecture or version of transformers may raise anything
             raise SelfplayError(_cannot(model, (str(error).strip() or type(error).__name__).split("\n")[0])) from error
         finally:
             self.rest()
@@ -124,18 +123,19 @@ class TransformersEngine(Engine):
 
 
 @dataclass
-class _Draw(ContinuousBatchingLogitsProcessorList):  # type: ignore[misc]
-    """The draw in the place of logits processors: afterwards the token that was drawn has the largest score.
+class _Sampler(ContinuousBatchingLogitsProcessorList):  # type: ignore[misc]
+    """Samples tokens in place of the logits processors; the returned scores are 1 for the sampled token, else 0.
 
     Attributes:
-        uniforms: [N, T] float64, a row for each request.
-        drawn: each request's tokens so far and their log-probabilities.
-        rows: the requests that the next logits belong to, in their order; rows of logits beyond are of no use.
+        sampling: see `Sampling`.
+        uniforms: [N, T] float64, one row per request.
+        sampled: each request's tokens so far with their log-probabilities.
+        rows: the requests of the next logits, in order; further rows of logits are unused.
     """
 
     sampling: Sampling
     uniforms: Tensor
-    drawn: list[list[tuple[int, float]]]
+    sampled: list[list[tuple[int, float]]]
     rows: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -149,51 +149,51 @@ class _Draw(ContinuousBatchingLogitsProcessorList):  # type: ignore[misc]
     def __call__(self, input_ids: Tensor, scores: Tensor, logits_processor_args: Tensor) -> Tensor:
         rows, taken = self.rows, torch.zeros_like(scores)
         if rows:
-            points = self.uniforms[rows, [len(self.drawn[i]) for i in rows]]
+            points = self.uniforms[rows, [len(self.sampled[i]) for i in rows]]
             logits, how = scores[: len(rows)], self.sampling
             tokens, logps = choose(logits, points, how.temperature, how.truncation)
             taken[: len(rows)].scatter_(-1, tokens[:, None], 1.0)
             for i, token, logp in zip(rows, tokens.tolist(), logps.tolist(), strict=True):
-                self.drawn[i].append((token, logp))
+                self.sampled[i].append((token, logp))
         return taken
 
 
 class _Session:
-    """A paged cache of some size, and what runs a model over it, call after call."""
+    """A paged cache of fixed size and the manager that runs a model over it, reused between calls."""
 
     def __init__(
         self, model: PreTrainedModel, rows: int, pages: int, page: int, batch_tokens: int, share: bool
     ) -> None:
         self.model, self.rows, self.pages = model, rows, pages
-        self.draw = _Draw(Sampling(0), torch.empty(0), [])
+        self.sampler = _Sampler(Sampling(0), torch.empty(0), [])
         config = ContinuousBatchingConfig(
             page_size=page,
             num_blocks=pages + 1,
             max_batch_tokens=batch_tokens,
             max_requests_per_batch=rows,
             allow_block_sharing=share,
-            safety_margin=0.0,  # there is a place for each row
+            safety_margin=0.0,  # the cache has room for every row
             auto_switch_to_flash=False,
-            use_cuda_graph=False,  # the draw comes back to the host; and graphs would keep the memory
-            use_async_batching=False,  # `_Draw.rows` are of the logits that come next
+            use_cuda_graph=False,  # sampling synchronises with the host, and graphs would hold memory
+            use_async_batching=False,  # `_Sampler.rows` must belong to the next logits
         )
         plain = GenerationConfig(do_sample=False, eos_token_id=-1)
         self.manager = model.init_continuous_batching(plain, config)
-        self.manager.logit_processor = self.draw
-        with torch.random.fork_rng(range(torch.cuda.device_count())):  # it would set the global seed
-            self.manager.warmup()  # nothing to warm up without graphs, but this makes the batch processor
+        self.manager.logit_processor = self.sampler
+        with torch.random.fork_rng(range(torch.cuda.device_count())):  # warmup sets the global seed
+            self.manager.warmup()  # needed to create the batch processor, even without graphs
 
     def generate(self, prompts: Sequence[Prompt], keys: Sequence[str], sampling: Sampling) -> list[Completion]:
-        draw, manager, processor = self.draw, self.manager, self.manager.batch_processor
+        sampler, manager, processor = self.sampler, self.manager, self.manager.batch_processor
         processor.reset()
-        processor.cache.reset()  # shared pages of the last call were read with its weights
-        draw.sampling, draw.drawn = sampling, [[] for _ in prompts]
-        draw.uniforms = torch.from_numpy(np.stack([uniforms(key, sampling.max_tokens) for key in keys]))
+        processor.cache.reset()  # shared pages of the last call belong to its weights
+        sampler.sampling, sampler.sampled = sampling, [[] for _ in prompts]
+        sampler.uniforms = torch.from_numpy(np.stack([uniforms(key, sampling.max_tokens) for key in keys]))
         for i, prompt in enumerate(prompts):
-            how = {"max_new_tokens": sampling.max_tokens, "eos_token_id": list(sampling.stop_ids)}
-            manager.add_request(list(prompt), request_id=str(i), **how)
+            options = {"max_new_tokens": sampling.max_tokens, "eos_token_id": list(sampling.stop_ids)}
+            manager.add_request(list(prompt), request_id=str(i), **options)
         while processor.prepare_next_batch():
-            _synchronise(self.model)  # inputs, and weights, come by another stream
+            _synchronise(self.model)  # inputs and weights are copied on another stream
             inputs = processor.inputs_and_outputs
             processor.model_runner.compute_batch(self.model, inputs.get_model_kwargs())
             inputs.retrieve_device_outputs()
@@ -201,12 +201,12 @@ class _Session:
         outputs = [manager.get_result() for _ in prompts]
         if failed := [out for out in outputs if out is None or out.error is not None]:
             raise RuntimeError(f"a request failed: {failed[0] and failed[0].error}")
-        return [_completion(drawn, sampling) for drawn in draw.drawn]
+        return [_completion(sampled, sampling) for sampled in sampler.sampled]
 
 
-def _completion(drawn: list[tuple[int, float]], sampling: Sampling) -> Completion:
-    """What was drawn, up to where `Sampling.ended` ends it: that is looked for when all is drawn."""
-    ids, logprobs = zip(*drawn, strict=True)
+def _completion(sampled: list[tuple[int, float]], sampling: Sampling) -> Completion:
+    """The sampled tokens, truncated where `Sampling.ended` first holds, which is checked after sampling."""
+    ids, logprobs = zip(*sampled, strict=True)
     if sampling.ended is not None:
         for n in range(1, len(ids) + 1):
             if sampling.ended(list(ids[:n])):
@@ -216,7 +216,7 @@ def _completion(drawn: list[tuple[int, float]], sampling: Sampling) -> Completio
 
 @contextmanager
 def _reading(model: PreTrainedModel, attention: str | None) -> Iterator[None]:
-    """Plain passes with an attention that knows pages; afterwards the model has its own again."""
+    """Inference mode with a paged attention implementation; the model's own is restored afterwards."""
     own = model.config._attn_implementation
     paged = attention or own
     with _plainly(model):
@@ -229,7 +229,7 @@ def _reading(model: PreTrainedModel, attention: str | None) -> Iterator[None]:
 
 @contextmanager
 def _plainly(model: PreTrainedModel) -> Iterator[None]:
-    """Without gradient or dropout, in the precision of the weights, which the cache has, too."""
+    """Disable gradients, dropout and autocast: the cache has the precision of the weights."""
     training = model.training
     with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
         try:
@@ -245,7 +245,7 @@ def _synchronise(model: PreTrainedModel) -> None:
 
 
 def _apart(model: PreTrainedModel, prompt: Prompt, one: Completion) -> float:
-    """How far a completion's log-probabilities are from those of one plain forward pass."""
+    """Maximum difference between a completion's log-probabilities and those of one plain forward pass."""
     ids = torch.tensor([[*prompt, *one.ids]], device=model.device)
     logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
     plain = torch.log_softmax(logits, -1).cpu().gather(-1, torch.tensor(one.ids)[:, None])[:, 0]

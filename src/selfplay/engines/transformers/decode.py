@@ -1,8 +1,8 @@
-"""Texts of any causal model, written side by side by transformers' own modules.
+"""Batched decoding of any causal model with transformers' own modules.
 
-What a model remembers of a text is its own affair: keys and values, of a window perhaps, states of a recurrence, or
-nothing. Padding before a prompt is masked out by most models and read by some; so which way of reading is right for a
-model is tried out: each row must be given the logits that its text has alone.
+The cache depends on the architecture: keys and values (perhaps of a window), recurrent states, or none. Most models
+mask out left padding, some do not. A trial therefore selects a decoding method that is correct for the model: each row
+must get the logits that its text gets alone.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from selfplay.engines.transformers.kv_cache import new_cache
 from selfplay.models.structure import bare
 
 KNOWN = {"full_attention", "sliding_attention", "linear_attention", "conv", "hybrid", "hybrid_sliding", "moe", "mlp"}
-NEAR = 4  # times the precision to the power of 3/4: 3e-5 of the logits' norm in float32, 0.1 in bfloat16
+NEAR = 4  # tolerance / eps^(3/4): 3e-5 of the logits' norm in float32, 0.1 in bfloat16
 
 
 @dataclass(frozen=True)
 class Way:
-    """How a model is read.
+    """A decoding method.
 
     Attributes:
-        ragged: whether prompts of different lengths are read together, padded on the left; otherwise only those of one
-            length are, without padding, mask or positions.
-        cached: whether what was read is remembered; otherwise all of a text is read again for each token of it.
+        ragged: whether a batch may hold prompts of different lengths, left-padded; otherwise lengths must be equal, and
+            no mask or position ids are passed.
+        cached: whether a cache is used; otherwise each step recomputes the whole text.
     """
 
     ragged: bool
     cached: bool
 
 
-WAYS = (Way(True, True), Way(False, True), Way(False, False))  # the best first
+WAYS = (Way(True, True), Way(False, True), Way(False, False))  # in order of preference
 _ways: WeakKeyDictionary[PreTrainedModel, Way] = WeakKeyDictionary()
 
 
 class HFDecodeState:
-    """B rows, each behind a prompt; they grow by one token at a time; see `kv_sharing.DecodeState`."""
+    """B rows, each a continuation of a prompt; see `kv_sharing.DecodeState`."""
 
     refills = False
 
@@ -65,7 +65,7 @@ class HFDecodeState:
     def keep(self, rows: Tensor) -> None:
         self.ids, self.mask = self.ids[rows], self.mask[rows]
         if self.way.cached:
-            self.cache.reorder_cache(rows)  # which all kinds of layers have, unlike batch_select_indices
+            self.cache.reorder_cache(rows)  # supported by all cache layers, unlike batch_select_indices
 
     def step(self, tokens: Tensor) -> Tensor:
         self.ids = torch.cat([self.ids, tokens[:, None]], dim=1)
@@ -73,10 +73,10 @@ class HFDecodeState:
         return self._read(tokens[:, None])
 
     def _read(self, new: Tensor) -> Tensor:
-        """[B, V] logits of what comes after all ids, of which the last ones are new."""
+        """[B, V] next-token logits; `new` holds the last ids, which are not cached yet."""
         options: dict[str, Any] = {"use_cache": False}
         if self.way.cached:
-            name = "past_key_values" if _takes(self.model, "past_key_values") else "cache_params"  # of Mamba
+            name = "past_key_values" if _takes(self.model, "past_key_values") else "cache_params"  # Mamba
             options = {"use_cache": True, name: self.cache}
         if self.way.ragged:
             positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
@@ -88,7 +88,7 @@ class HFDecodeState:
 
 
 def left_padded(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask, both [B, P] int64, padded on the left."""
+    """Token ids and attention mask, both [B, P] int64, left-padded."""
     width = max(map(len, prompts))
     ids = torch.full((len(prompts), width), pad)
     mask = torch.zeros(len(prompts), width, dtype=torch.int64)
@@ -99,25 +99,25 @@ def left_padded(prompts: Sequence[Sequence[int]], pad: int, device: torch.device
 
 
 def new_caches(model: Any, room: int) -> Any:
-    """An empty cache for a model, for both of a mixture."""
+    """An empty cache for a model, or one for each model of a mixture."""
     return model.new_cache(room) if isinstance(model, MixedModel) else new_cache(model, room)
 
 
 def _takes(model: Any, option: str) -> bool:
-    """Whether the forward method knows an option by name."""
+    """Whether the forward method has a parameter of this name."""
     if isinstance(model, MixedModel):
         return all(_takes(weights.model, option) for weights, _ in model.parts)
     return option in signature(bare(model).forward).parameters
 
 
-# --- which way is right -----------------------------------------------------------------------------------------------
+# --- selecting a method -----------------------------------------------------------------------------------------------
 
 
 def way_of(model: Any) -> Way:
-    """The best way of reading that is right for a model, by its config and by a trial; for both of a mixture.
+    """The preferred decoding method that is correct for a model (for both models of a mixture), by config and trial.
 
     Raises:
-        SelfplayError: none is right.
+        SelfplayError: no method is correct.
     """
     if isinstance(model, MixedModel):
         ways = [way_of(weights.model) for weights, _ in model.parts]
@@ -137,16 +137,16 @@ def _tried(model: PreTrainedModel) -> Way:
         except torch.OutOfMemoryError:
             raise
         except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            reason = error  # of a way that is not for this architecture
+            reason = error  # this architecture does not support the method
     raise SelfplayError(
-        f"the architecture {type(bare(model)).__name__} reads a text otherwise beside another than alone, even of the "
-        "same length, so a reply would not depend on its prompt alone; choose another model"
+        f"the architecture {type(bare(model)).__name__} computes different logits for a text in a batch than alone, "
+        "even at equal lengths, so a reply would depend on other prompts; choose another model"
     ) from reason
 
 
 def _by_config(model: PreTrainedModel) -> int:
-    """The first way that is worth a trial: layers that count blocks from the beginning of a row, however long, cannot
-    be tried out on short texts, and must not be padded."""
+    """Index of the first method to try. Layers with blocks counted from the start of the row must not be padded, and
+    a trial on short texts would not reveal that."""
     config: Any = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ())
     blocks = getattr(config, "attention_chunk_size", None)
@@ -154,7 +154,7 @@ def _by_config(model: PreTrainedModel) -> int:
 
 
 def _is_right(model: PreTrainedModel, way: Way) -> bool:
-    """Whether rows that come, go, become several and grow have the logits that each text has alone."""
+    """Whether rows that are admitted, repeated, dropped and extended have the logits that each text gets alone."""
     vocabulary = model.get_output_embeddings().weight.shape[0]
     ids = [i % vocabulary for i in range(7, 27)]
     texts = [tuple(ids[:9]), tuple(ids[5:9] if way.ragged else ids[5:14]), tuple(ids[2:11])]

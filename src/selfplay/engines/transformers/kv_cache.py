@@ -1,4 +1,4 @@
-"""Keys and values with room for what is still to be said: a token is written into its place instead of copying all."""
+"""A KV cache with preallocated room, so that appending a token does not copy the cache."""
 
 from sys import modules
 from typing import Any
@@ -9,14 +9,14 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from selfplay.models.structure import bare
 
-BLOCK = 128  # places that are kept free at most, so that what leaves early does not hold the memory of the longest
+BLOCK = 128  # maximum free positions, so that short replies do not hold the memory of the longest
 
 
 class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
-    """A layer's keys and values, [B, H, S, D] each: views of larger tensors.
+    """A layer's keys and values, [B, H, S, D] each, as views of larger tensors.
 
     Args:
-        room: how many tokens come after what is read first, as far as is known; more are taken, too.
+        room: expected number of tokens after the prefill; the cache grows if there are more.
     """
 
     keys: Tensor
@@ -31,7 +31,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Write the states behind those that are there; all of them so far."""
+        """Append the states; return all keys and values so far."""
         start = self.get_seq_length()
         end = start + key_states.shape[-2]
         if start == 0:
@@ -47,20 +47,20 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows, in this order; a row may be taken more than once."""
+        """Keep these rows, in this order; rows may repeat."""
         if self.get_seq_length():
             self._take(self.keys[indices], self.values[indices])
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """The same; every kind of layer has this method, and it alone."""
+        """As `batch_select_indices`; the only such method that every kind of layer has."""
         self.batch_select_indices(beam_idx)
 
     def _owns(self) -> bool:
-        """Whether the states are still where there is room behind them; a method of the base class may move them."""
+        """Whether `keys` still is a view of the larger tensor; methods of the base class may replace it."""
         return self._keys is not None and self.keys.data_ptr() == self._keys.data_ptr()
 
     def _take(self, keys: Tensor, values: Tensor, more: int = 0) -> None:
-        """Copy the states to where there is room behind them, for `more` at least."""
+        """Copy the states into new tensors with room for at least `more` further tokens."""
         size = keys.shape[-2]
         room = max(min(self._most - size, BLOCK), more)
         self._keys = keys.new_empty(*keys.shape[:-2], size + room, keys.shape[-1])
@@ -70,10 +70,10 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
 
 
 def new_cache(model: Any, room: int) -> Cache:
-    """An empty cache for a model, which can take `room` tokens after what it reads first without moving.
+    """An empty cache for a model, which can append `room` tokens after the prefill without copying.
 
-    A model with layers of another kind (a window, a state) gets transformers' own; but no window that its own masks do
-    not have (Moshi's), for then more would be forgotten than the model cannot see.
+    Models with other cache layers (sliding window, recurrent state) use transformers' own. A sliding-window layer is
+    replaced if the model's masks have no window (Moshi), since it would evict tokens that the model attends to.
     """
     cache = DynamicCache(config=model.config)
     windows = hasattr(modules[type(bare(model)).__module__], "create_sliding_window_causal_mask")
