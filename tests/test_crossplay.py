@@ -255,7 +255,7 @@ def test_who_always_won_has_no_interval_of_width_0(capsys: pytest.CaptureFixture
     [[_, [low, high]], _] = record(meta, analyse(meta))["intervals"]  # type: ignore[misc]
     assert low < 0.35 and high == 1.0
     show(meta, analyse(meta), None)
-    assert f"95 % intervals of at most ±{1 - low:.3f}" in capsys.readouterr().out
+    assert f"95 % intervals of at most +/-{1 - low:.3f}" in capsys.readouterr().out
 
 
 def test_where_all_earned_the_same_there_is_no_interval(capsys: pytest.CaptureFixture[str]) -> None:

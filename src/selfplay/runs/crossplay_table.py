@@ -49,7 +49,7 @@ def _accuracy(meta: MetaGame) -> str:
     off = np.abs(meta.intervals - meta.payoffs[..., None])[~np.eye(len(meta.names), dtype=bool)]
     if np.isnan(off).any():
         return "no intervals: all games had the same returns"
-    return f"95 % intervals of at most ±{off.max():.3f}"
+    return f"95 % intervals of at most +/-{off.max():.3f}"
 
 
 def _matrix(meta: MetaGame, found: Analysis) -> Table:
