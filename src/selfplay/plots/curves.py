@@ -110,7 +110,7 @@ def _accuracy(axes: Axes, metrics: Metrics) -> None:
 
 
 def _times(axes: Axes, metrics: Metrics) -> None:
-    axes.set_title("seconds a step")
+    axes.set_title("seconds per step")
     timed = [line for line in metrics if any(isinstance(line.get(key), int | float) for key in TIMES)]
     keys = [key for key in TIMES if any(key in line for line in timed)]
     if not keys:

@@ -10,12 +10,12 @@ SHARES = {
     "accuracy", "truth", "invalid", "distinct", "win_rate", "frac_reward_zero_std", "valid", "unique",
     "ties", "order", "longer", "prompt_loose", "instruction_strict", "instruction_loose",
 }  # fmt: skip
-UNITS = {"kl": "nats a token", "entropy": "nats a token", "length": "tokens a reply", "tokens": "tokens"}
+UNITS = {"kl": "nats per token", "entropy": "nats per token", "length": "tokens per reply", "tokens": "tokens"}
 WORDS = {
     "accuracy": "held-out accuracy",
     "truth": "right answers",
     "invalid": "invalid questions",
-    "distinct": "different replies",
+    "distinct": "distinct replies",
     "kl": "KL from the reference",
     "payoff": "pay-off",
     "nash_conv": "NashConv",

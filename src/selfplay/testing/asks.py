@@ -33,7 +33,7 @@ def _check_ask(prefix: str, ask: Ask) -> None:
                 f"{', '.join(SPEAKERS)}, or use selfplay.user(text)"
             )
     if not all(map(is_text, ask.options)) or len(set(ask.options)) < len(ask.options):
-        raise SelfplayError(f"{prefix} with the options {ask.options}; give texts, each of them once")
+        raise SelfplayError(f"{prefix} with the options {ask.options}; give distinct texts")
     if not isinstance(ask.group, Hashable):
         raise SelfplayError(
             f"{prefix} with the group {ask.group!r}, which cannot be hashed; give a number, text or tuple"

@@ -22,7 +22,7 @@ class ChanceRefused(SelfplayError):
 class ObservedGame(Game):
     """Wraps a game; checks its asks before players see them, and its returns before pay-offs are computed."""
 
-    luck = True  # whether to check the global RNG state, which takes longer than most games
+    check_rng = True  # whether to check the global RNG state, which takes longer than most games
 
     def __init__(self, game: Game) -> None:
         self.game, self.name = game, type(game).__name__
@@ -69,7 +69,7 @@ class ObservedGame(Game):
         self, run: Play, replies: list[Reply] | None, turns: Sequence[tuple[Ask, Reply]]
     ) -> tuple[bool, object]:
         """Advance the game; return whether it has ended, and what it returned or yielded."""
-        before = _rng_state() if self.luck else None
+        before = _rng_state() if self.check_rng else None
         ended = False
         given: object = None
         try:

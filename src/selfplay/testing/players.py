@@ -43,10 +43,10 @@ class Parrot(Player):
     """Repeats the replies of earlier episodes, by the ask's key."""
 
     def __init__(self, episodes: Sequence[Episode]) -> None:
-        self.said = {turn.ask.key: turn.reply for episode in episodes for turn in episode.turns}
+        self.replies = {turn.ask.key: turn.reply for episode in episodes for turn in episode.turns}
 
     def act(self, asks: Sequence[Ask]) -> list[Reply]:
-        return [self.said.get(ask.key, Reply("")) for ask in asks]
+        return [self.replies.get(ask.key, Reply("")) for ask in asks]
 
 
 class Dice(Referee):

@@ -135,7 +135,7 @@ def check_every_history(trial: Trial, nodes: int) -> tuple[int | None, tuple[str
         The number of histories, the roles without perfect recall, and ""; or None, (), and why it is not enumerable.
     """
     game = observed(trial.game.game)
-    game.luck = False
+    game.check_rng = False
     try:
         tree = enumerate_game(game, nodes)
     except NotEnumerable as error:
