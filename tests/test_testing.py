@@ -182,9 +182,7 @@ def test_what_was_shown_stays() -> None:
         yield [Ask("writer", (message,))]
         return None
 
-    told(
-        game(play, Story), "Mine changed the messages of an ask of 'writer' after yielding it; make new messages"
-    )
+    told(game(play, Story), "Mine changed the messages of an ask of 'writer' after yielding it; make new messages")
 
 
 # --- An episode is a function of its replies --------------------------------------------------------------------------
@@ -315,9 +313,7 @@ def test_any_reply_of_a_role_is_taken(error: type[Exception]) -> None:
             raise error("what?")
         return None
 
-    told(
-        game(play, Story), f"Mine.play raised {error.__name__} .* after the replies writer .*; handle replies of any"
-    )
+    told(game(play, Story), f"Mine.play raised {error.__name__} .* after the replies writer .*; handle replies of any")
 
 
 def test_any_reply_of_a_role_is_paid() -> None:
@@ -334,9 +330,7 @@ def test_free_text_may_be_anything() -> None:
             int(reply.text)  # which Python refuses beyond 4,300 digits
         return None
 
-    told(
-        game(play, Story), "Mine.play raised ValueError .* after the replies writer '9{40}...'; handle replies of any"
-    )
+    told(game(play, Story), "Mine.play raised ValueError .* after the replies writer '9{40}...'; handle replies of any")
 
 
 def test_a_mistake_before_any_reply_is_told() -> None:

@@ -86,7 +86,7 @@ def _role(key: str) -> tuple[bool, str]:
 
 
 def number(value: float, digits: int, signed: bool = False) -> str:
-    """Format a number with a typographic minus sign; values that round to 0 have no sign, NaN is an en dash."""
+    """Format a number with a typographic minus sign; values that round to 0 have no sign, NaN gives an en dash."""
     if not math.isfinite(value):
         return "–"
     rounded = round(value, digits) + 0.0

@@ -108,9 +108,7 @@ def check_payoffs(trial: Trial) -> None:
             )
         earned = [turn.payoff for turn in episode.turns if turn.ask.role == "chance" and turn.payoff != 0.0]
         if earned:
-            raise SelfplayError(
-                f"{trial.game.name}.payoffs paid {earned[0]:g} to 'chance'; pay it 0"
-            )
+            raise SelfplayError(f"{trial.game.name}.payoffs paid {earned[0]:g} to 'chance'; pay it 0")
 
 
 def check_any_reply(trial: Trial) -> None:
