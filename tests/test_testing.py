@@ -95,8 +95,8 @@ def test_who_forgets_is_told_and_not_refused() -> None:
 
 def test_it_must_be_a_game() -> None:
     told(Pennies, "the class Pennies is not a game; give an instance")
-    told(3, "3 is no game")
-    told(Pennies(), "the class Pennies is no game", again=Pennies)
+    told(3, "3 is not a game")
+    told(Pennies(), "the class Pennies is not a game", again=Pennies)
 
 
 @pytest.mark.parametrize("roles", [(), ["a"], "ab", ("a", "a"), (1, 2)])
@@ -153,11 +153,11 @@ TEXT = "the message .*; give {'role'"
 @pytest.mark.parametrize(
     ("ask", "words"),
     [
-        ({"messages": [{"role": "user", "content": "x"}]}, "messages .*, not in a tuple"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "the messages .*, not in a tuple"),
         ({"messages": ({"role": "teacher", "content": "x"},)}, TEXT),
         ({"messages": ({"role": "user", "content": 3},)}, TEXT),
         ({"messages": ("x",)}, TEXT),
-        ({"options": ("heads")}, "options 'heads', not in a tuple; a tuple of one element is"),
+        ({"options": ("heads")}, "the options 'heads', not in a tuple; a tuple of one element is"),
         ({"options": ("a", "b", "a")}, r"the options \('a', 'b', 'a'\); give distinct texts"),
         ({"options": (1, 2)}, r"the options \(1, 2\); give distinct texts"),
         ({"options": ("a", "b"), "weights": (1.0, 1.0)}, r"the weights \(1.0, 1.0\); leave them out"),
@@ -262,7 +262,7 @@ def test_payoffs_are_a_function_of_the_episode() -> None:
 
     told(
         game(Story.play, Story, payoffs=payoffs),
-        r"Mine.payoffs gave \[1.0, 0.0\] and then \[0.0, 0.0\] for one episode",
+        r"Mine.payoffs returned \[1.0, 0.0\] and then \[0.0, 0.0\] for the same episode",
     )
 
 
