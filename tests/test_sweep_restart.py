@@ -231,7 +231,7 @@ def test_more_steps_go_on_and_what_resume_may_change_may_change(whole: Path, tmp
         last = cli.metrics(whole / run)[-1]
         assert cli.metrics(tmp_path / run)[-1] == last and cli.summary(tmp_path / run)["steps"] == 8
     ended = sweeps.start(tmp_path, *sweeps.TABLE, SEEDS, "steps=5")
-    assert ended.code == 1 and f"steps is 5, but {tmp_path}/0 has done 8" in ended.err
+    assert ended.code == 1 and f"steps is 5, but {tmp_path}/0 has already done 8" in ended.err
 
 
 @pytest.mark.parametrize("left", [".writing-config.yaml", "config.yaml", "episodes.jsonl"])
