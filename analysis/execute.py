@@ -1,10 +1,10 @@
-"""Run notebooks from top to bottom and keep what they show, in place.
+"""Run notebooks from top to bottom and save their outputs in place.
 
-    python analysis/execute.py                                all notebooks beside this file
+    python analysis/execute.py                                all notebooks in analysis/
     python analysis/execute.py analysis/reward_hacking.ipynb  some of them
 
-What depends on the machine and the moment (times, versions) is left out of the files. A cell that fails ends this with
-its error, and its notebook is left as it was.
+Data that depend on the machine (times, versions) are not saved. If a cell fails, the script exits with its error and
+leaves the notebook unchanged.
 """
 
 import argparse
@@ -22,7 +22,7 @@ METADATA = {
 
 
 def execute(path: Path) -> None:
-    """Run a notebook in its own folder with the Python that runs this."""
+    """Run a notebook in its own folder with the current Python."""
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata = nbformat.from_dict(METADATA)
     client = NotebookClient(
@@ -36,9 +36,9 @@ def execute(path: Path) -> None:
 
 
 def main() -> None:
-    """The program."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("notebooks", nargs="*", type=Path, help="all of those beside this file where none is given")
+    parser.add_argument("notebooks", nargs="*", type=Path, help="notebooks to run (default: all in analysis/)")
     args = parser.parse_args()
     for path in args.notebooks or sorted(Path(__file__).parent.glob("*.ipynb")):
         print(path.name, flush=True)

@@ -206,7 +206,7 @@ def test_learning_that_diverges_stops_at_the_last_good_checkpoint(tmp_path: Path
 def test_memory_that_runs_out(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LanguageModel, method, lambda *_: torch.empty(1 << 50))
     told = sentence(cli.run(f"hydra.run.dir={tmp_path}", *cli.SMALL))
-    assert told == "error: memory ran out in step 1; lower player.batch_size, update.micro_batch or episodes\n"
+    assert told == "error: out of memory in step 1; lower player.batch_size, update.micro_batch or episodes\n"
     assert cli.summary(tmp_path)["status"] == "failed"
 
 

@@ -138,9 +138,9 @@ def test_a_scratch_folder_runs_what_one_types(tmp_path: Path) -> None:
     assert scratch.run("python -c 'import here, sys; print(here.where, file=sys.stderr)'") == "here"
     assert "reward" in scratch.run("python run.py --help")
     assert scratch.run("python -c 'raise SystemExit(\"no\")'", fails=True) == "no"
-    with pytest.raises(SelfplayError, match=r"ended with 1 and said: no"):
+    with pytest.raises(SelfplayError, match=r"exited with 1; output: no"):
         scratch.run("python -c 'raise SystemExit(\"no\")'")
-    with pytest.raises(SelfplayError, match=r"ended with 0"):
+    with pytest.raises(SelfplayError, match=r"exited with 0"):
         scratch.run("python -c 1", fails=True)
     with pytest.raises(SelfplayError, match=r"there is no run.py in .* or above it"):
         Scratch(tmp_path)

@@ -121,7 +121,7 @@ def test_a_metric_to_watch_that_is_not_there_is_refused_after_a_step(tmp_path: P
     args = (*KUHN, "progress_metric=nope", "optimized_metric=loss", "steps=2", "eval=none")
     ended = cli.run(*args, f"hydra.run.dir={tmp_path / 'run'}")
     assert ended.code == 1 and ended.err.startswith(
-        "error: progress_metric is 'nope', which this run has not; choose one of "
+        "error: progress_metric is 'nope', which this run does not log; choose one of "
     )
 
 

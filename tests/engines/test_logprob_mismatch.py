@@ -100,7 +100,7 @@ def test_half_a_thousandth_is_let_pass_and_paths_are_told(tmp_path: Path) -> Non
         "prompts": "one reading for all replies",
     }
     assert cli.summary(tmp_path)["ways"] == ways
-    assert ended.out.count("how the learner computes: sampling: own layers; log-probabilities: own layers; ") == 1
+    assert ended.out.count("learner implementation: sampling: own layers; log-probabilities: own layers; ") == 1
 
 
 def test_products_in_bfloat16_are_no_mistake(tmp_path: Path) -> None:

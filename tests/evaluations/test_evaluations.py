@@ -205,5 +205,5 @@ def test_a_run_without_steps_or_evaluation_has_nothing_to_do(tmp_path: Path) -> 
     ended = cli.run("steps=0", "eval=none", f"hydra.run.dir={tmp_path / 'a'}")
     assert ended.code == 1 and "there is nothing to do" in ended.err
     wrong = cli.run("steps=0", "optimized_metric=solver/reward", *TINY, f"hydra.run.dir={tmp_path / 'b'}")
-    assert wrong.code == 1 and "optimized_metric is 'solver/reward', which this run has not" in wrong.err
+    assert wrong.code == 1 and "optimized_metric is 'solver/reward', which this run does not log" in wrong.err
     assert cli.summary(tmp_path / "b")["status"] == "failed"

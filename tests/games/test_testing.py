@@ -94,9 +94,9 @@ def test_who_forgets_is_told_and_not_refused() -> None:
 
 
 def test_it_must_be_a_game() -> None:
-    told(Pennies, "the class Pennies is no game; give an instance")
-    told(3, "3 is no game")
-    told(Pennies(), "the class Pennies is no game", again=Pennies)
+    told(Pennies, "the class Pennies is not a game; give an instance")
+    told(3, "3 is not a game")
+    told(Pennies(), "the class Pennies is not a game", again=Pennies)
 
 
 @pytest.mark.parametrize("roles", [(), ["a"], "ab", ("a", "a"), (1, 2)])
@@ -106,7 +106,7 @@ def test_roles_are_different_names(roles: object) -> None:
 
 @pytest.mark.parametrize("judged", [("chance",), ("second", "third")])
 def test_the_judged_are_roles(judged: tuple[str, ...]) -> None:
-    told(game(Pennies.play, judged=judged), f"Mine.judged is .*, but '{judged[-1]}' is no role that can be judged")
+    told(game(Pennies.play, judged=judged), f"Mine.judged is .*, but '{judged[-1]}' is not a role that can be judged")
 
 
 def test_players_have_roles() -> None:
@@ -118,7 +118,7 @@ def test_players_have_roles() -> None:
 
 
 def test_play_is_a_generator() -> None:
-    told(game(lambda self: {"first": 0.0}), "Mine.play gave a dict, but it must be a generator")  # type: ignore[arg-type, return-value]
+    told(game(lambda self: {"first": 0.0}), "Mine.play returned a dict, but it must be a generator")  # type: ignore[arg-type, return-value]
 
 
 @pytest.mark.parametrize(("wave", "shown"), [(Ask("writer"), "Ask"), (["writer"], r"\['writer'\]"), (None, "NoneType")])
@@ -127,11 +127,11 @@ def test_it_yields_lists_of_asks(wave: Any, shown: str) -> None:
         yield wave
         return None
 
-    told(game(play, Story), f"Mine yielded {shown} where a list of asks belongs; yield")
+    told(game(play, Story), f"Mine yielded {shown}, which is not a list of asks; yield")
 
 
 def test_somebody_is_asked() -> None:
-    told(asking(), "Mine ended without asking anybody")
+    told(asking(), "Mine ended without any asks")
 
 
 def test_an_episode_ends() -> None:
@@ -139,12 +139,12 @@ def test_an_episode_ends() -> None:
         while True:
             yield [Ask("writer")]
 
-    told(game(play, Story), "Mine asked 1000 times in one episode without an end; end it")
+    told(game(play, Story), "Mine yielded 1000 lists of asks in one episode; end it")
 
 
 def test_only_roles_are_asked_and_all_of_them() -> None:
     told(asking(Ask("editor")), "Mine asked the role 'editor', which is not in its roles; list it there")
-    told(asking(Ask("writer"), roles=("writer", "editor")), "has the role 'editor', but asked it in none of 8 episodes")
+    told(asking(Ask("writer"), roles=("writer", "editor")), "has the role 'editor', but never asked it in 8 episodes")
 
 
 TEXT = "the message .*; give {'role'"
@@ -153,13 +153,13 @@ TEXT = "the message .*; give {'role'"
 @pytest.mark.parametrize(
     ("ask", "words"),
     [
-        ({"messages": [{"role": "user", "content": "x"}]}, "messages that are no tuple"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "the messages .*, not in a tuple"),
         ({"messages": ({"role": "teacher", "content": "x"},)}, TEXT),
         ({"messages": ({"role": "user", "content": 3},)}, TEXT),
         ({"messages": ("x",)}, TEXT),
-        ({"options": ("heads")}, "options that are no tuple but 'heads'; a tuple of one is"),
-        ({"options": ("a", "b", "a")}, r"the options \('a', 'b', 'a'\); give texts, each of them once"),
-        ({"options": (1, 2)}, r"the options \(1, 2\); give texts"),
+        ({"options": ("heads")}, "the options 'heads', not in a tuple; a tuple of one element is"),
+        ({"options": ("a", "b", "a")}, r"the options \('a', 'b', 'a'\); give distinct texts"),
+        ({"options": (1, 2)}, r"the options \(1, 2\); give distinct texts"),
         ({"options": ("a", "b"), "weights": (1.0, 1.0)}, r"the weights \(1.0, 1.0\); leave them out"),
         ({"group": ["a"]}, r"the group \['a'\], which cannot be hashed"),
     ],
@@ -171,7 +171,7 @@ def test_an_ask_can_be_answered(ask: dict[str, Any], words: str) -> None:
 @pytest.mark.parametrize("weights", [(1.0,), (1.0, -1.0), (0.0, 0.0), (float("inf"), 1.0), ("a", "b")])
 def test_chance_has_one_weight_an_option(weights: Any) -> None:
     broken = asking(Ask("chance", (), ("a", "b"), weights), Ask("writer"), roles=("chance", "writer"))
-    told(broken, r"Mine asked 'chance' with 2 options and the weights .*; give one number an option")
+    told(broken, r"Mine asked 'chance' with 2 options and the weights .*; give one non-negative number per option")
 
 
 def test_what_was_shown_stays() -> None:
@@ -182,9 +182,7 @@ def test_what_was_shown_stays() -> None:
         yield [Ask("writer", (message,))]
         return None
 
-    told(
-        game(play, Story), "Mine changed the messages of an ask of 'writer' after it had been asked; make new messages"
-    )
+    told(game(play, Story), "Mine changed the messages of an ask of 'writer' after yielding it; make new messages")
 
 
 # --- An episode is a function of its replies --------------------------------------------------------------------------
@@ -197,7 +195,7 @@ def test_luck_is_asked_for(draw: Callable[[], object]) -> None:
         yield [Ask("writer")]
         return None
 
-    told(game(play, Story), "Mine drew from a global random generator, or seeded it; ask the role 'chance'")
+    told(game(play, Story), "Mine used or seeded a global random generator; ask the role 'chance'")
 
 
 @pytest.mark.parametrize("what", ["messages", "options", "group", "end", "returns"])
@@ -213,7 +211,7 @@ def test_an_episode_is_a_function_of_its_replies(what: str) -> None:
 
     shown = {"end": r"it had 9 turns and then \d+", "returns": "it returned .* and then"}.get(what, "turn 0 asked")
     broken = game(play, roles=("first",), zero_sum=False)
-    told(broken, rf"Mine played on differently after the same replies \({shown}.*'chance'")
+    told(broken, rf"Mine continued differently after the same replies \({shown}.*'chance'")
 
 
 def test_the_same_replies_by_somebody_else_are_the_same() -> None:
@@ -222,7 +220,7 @@ def test_the_same_replies_by_somebody_else_are_the_same() -> None:
         yield [Ask("writer", user(str(id(replies[0]))))]
         return None
 
-    told(game(play, Story), "Mine played on differently after the same replies")
+    told(game(play, Story), "Mine continued differently after the same replies")
 
 
 def test_a_second_game_of_the_same_arguments_plays_the_same() -> None:
@@ -240,7 +238,7 @@ def test_neighbours_leave_one_another_alone() -> None:
             self.said += reply.text
         return None
 
-    told(game(play, Story), r"episode 1 of Mine goes differently beside others than alone \(turn 1 .*local variables")
+    told(game(play, Story), r"episode 1 of Mine differs between parallel and single play \(turn 1 .*local variables")
 
 
 # --- Who is paid what -------------------------------------------------------------------------------------------------
@@ -254,7 +252,7 @@ def test_each_turn_has_one_finite_payoff(paid: Any) -> None:
 def test_payoffs_are_a_function_of_the_episode() -> None:
     count = itertools.count()
     broken = game(Story.play, Story, payoffs=lambda self, episode: [float(next(count)), 0.0])
-    told(broken, "goes differently beside others than alone|payoffs gave .* and then .* for one episode")
+    told(broken, "differs between parallel and single play|payoffs returned .* and then .* for the same episode")
     times = itertools.count()
 
     def payoffs(self: Game, episode: Episode) -> list[float]:
@@ -264,13 +262,13 @@ def test_payoffs_are_a_function_of_the_episode() -> None:
 
     told(
         game(Story.play, Story, payoffs=payoffs),
-        r"Mine.payoffs gave \[1.0, 0.0\] and then \[0.0, 0.0\] for one episode",
+        r"Mine.payoffs returned \[1.0, 0.0\] and then \[0.0, 0.0\] for the same episode",
     )
 
 
 def test_chance_earns_nothing() -> None:
     broken = game(Pennies.play, payoffs=lambda self, episode: [1.0] * len(episode.turns))
-    told(broken, "Mine.payoffs paid 1 to 'chance', which earns nothing; pay it 0")
+    told(broken, "Mine.payoffs paid 1 to 'chance'; pay it 0")
 
 
 def test_payoffs_that_fail_are_told() -> None:
@@ -300,7 +298,7 @@ def test_returns_are_finite_numbers(value: Any) -> None:
 
 def test_zero_sum_is_a_claim() -> None:
     broken = game(Pennies.play, paid=lambda self, *replies: {"first": 1.0, "second": -0.5})
-    told(broken, "Mine claims zero_sum, but its returns .* add up to 0.5; mend them, or set zero_sum = False")
+    told(broken, "Mine claims zero_sum, but its returns .* add up to 0.5; fix them, or set zero_sum = False")
     told(game(Story.play, Story, zero_sum=True), "Mine claims zero_sum, but returned None")
 
 
@@ -315,9 +313,7 @@ def test_any_reply_of_a_role_is_taken(error: type[Exception]) -> None:
             raise error("what?")
         return None
 
-    told(
-        game(play, Story), f"Mine.play raised {error.__name__} .* after the replies writer .*; a reply may be any text"
-    )
+    told(game(play, Story), f"Mine.play raised {error.__name__} .* after the replies writer .*; handle replies of any")
 
 
 def test_any_reply_of_a_role_is_paid() -> None:
@@ -334,9 +330,7 @@ def test_free_text_may_be_anything() -> None:
             int(reply.text)  # which Python refuses beyond 4,300 digits
         return None
 
-    told(
-        game(play, Story), "Mine.play raised ValueError .* after the replies writer '9{40}...'; a reply may be any text"
-    )
+    told(game(play, Story), "Mine.play raised ValueError .* after the replies writer '9{40}...'; handle replies of any")
 
 
 def test_a_mistake_before_any_reply_is_told() -> None:
@@ -344,7 +338,7 @@ def test_a_mistake_before_any_reply_is_told() -> None:
         yield [Ask(self.nobody)]  # type: ignore[attr-defined]
         return None
 
-    told(game(play, Story), "Mine.play raised AttributeError .* before anybody replied; mend it")
+    told(game(play, Story), "Mine.play raised AttributeError .* before the first reply; fix it")
 
 
 def test_chance_may_be_refused_but_nothing_else_may_happen() -> None:
@@ -363,7 +357,7 @@ def test_chance_may_be_refused_but_nothing_else_may_happen() -> None:
     assert check_game(game(refusing)).nodes == 7
     told(
         game(failing),
-        "Mine.play raised ValueError .* after the replies chance .*, first .*, second .*; a reply may be any text",
+        "Mine.play raised ValueError .* after the replies chance .*, first .*, second .*; handle replies of any text",
     )
 
 
@@ -415,7 +409,7 @@ def test_chance_may_take_each_of_its_options() -> None:
         yield [Ask(role, options=("a",)) for role in ROLES]
         return dict.fromkeys(ROLES, 0.0)
 
-    told(game(play), r"Mine refused one of the options that it gave to 'chance' \(that is no stake\); mend its options")
+    told(game(play), r"Mine refused one of the options that it gave to 'chance' \(that is no stake\); fix its options")
 
 
 # --- How it is checked ------------------------------------------------------------------------------------------------
@@ -433,7 +427,7 @@ def test_players_of_one_s_own_reach_what_chance_would_not() -> None:
         return None
 
     hidden = game(play, Story, roles=("writer", "editor"), judged=("writer", "editor"))
-    told(hidden, "has the role 'editor', but asked it in none")
+    told(hidden, "has the role 'editor', but never asked it")
     assert check_game(hidden, players={"writer": Knows()}).turns == 16
 
 

@@ -191,7 +191,7 @@ def test_any_optimised_metric_is_compared(kuhn: Path, without_curves: None, tmp_
         assert line[0].split(" ")[0] in setting and set(some["optimized"]) <= set(values)
         assert line[2] == "0.917", "all alike"
         assert line[3] == interval(some["optimized"].tolist(), 3, signed=False)
-    assert "less is better" in part and "NashConv (eval/nash_conv)" in part
+    assert "Lower is better" in part and "NashConv (eval/nash_conv)" in part
     assert 'id="questions"' not in page and 'id="goodhart"' not in page, "nobody asks, and there is no truth"
 
 
@@ -202,15 +202,15 @@ def test_every_run_that_is_not_finished_is_named(kuhn: Path, without_curves: Non
     damaged = Path(shutil.copytree(kuhn, tmp_path / "poker"))
     shutil.rmtree(damaged / "0")
     failed = json.loads((damaged / "1" / "summary.json").read_text())
-    failed |= {"status": "failed", "reason": "memory ran out in step 3 <b>& more</b>"}
+    failed |= {"status": "failed", "reason": "out of memory in step 3 <b>& more</b>"}
     (damaged / "1" / "summary.json").write_text(json.dumps(failed))
     (damaged / "2" / "summary.json").write_text("{")
     page = made(damaged, out=tmp_path / "out")
     told = problems(page)
-    assert "Run 0 is missing" in told and "memory ran out in step 3 <b>& more</b>" in told and "Run 2 is broken" in told
+    assert "Run 0 is missing" in told and "out of memory in step 3 <b>& more</b>" in told and "Run 2 is broken" in told
     assert "<b>& more" not in page and "&lt;b&gt;&amp; more" in page
     assert "4 runs (" in page and "1 missing" in page and "1 failed" in page and "1 broken" in page
-    assert "left out, unfinished" in section(page, "comparison")
+    assert "left out: unfinished" in section(page, "comparison")
     assert problems(made(kuhn, out=tmp_path / "whole")) == "", "a whole sweep has no such box"
 
 
@@ -239,7 +239,7 @@ def test_cross_play_beside_the_runs_is_shown(kuhn: Path, without_curves: None, t
         assert lines[name][3] == f"{found['meta_nash']['weights'][name]:.2f}"
         assert lines[name][5] == f"{found['nash_conv'][name]:.4f}"
     assert part.count("<h3>Kuhn: ") == 2
-    assert "crossplay.json is not what cross-play writes" in problems(page)
+    assert "crossplay.json is not a result of cross-play" in problems(page)
     assert {p.name for p in (tmp_path / "out").glob("crossplay-*.png")} == {
         f"crossplay-{i}-{what}.png" for i in (1, 3) for what in ("payoffs", "ratings")
     }
@@ -301,7 +301,7 @@ def test_settings_are_told_by_what_differs() -> None:
     assert settings.all == ["game=lsp reward=rm", "game=lsp reward=verifier"] and settings.shared == ["game=lsp"]
     assert settings.short("game=lsp reward=rm") == "reward=rm" and settings.full("reward=rm") == "game=lsp reward=rm"
     assert Settings(["default"]).short("default") == "default"
-    assert Settings(["a=1", "a=1 b=2"]).short("a=1") == "the rest as it is"
+    assert Settings(["a=1", "a=1 b=2"]).short("a=1") == "no other override"
 
 
 def test_metrics_are_told_in_words_and_units() -> None:

@@ -154,19 +154,19 @@ def test_a_comparison_says_what_it_left_out() -> None:
     assert (
         new["note"] == "all differences are equal: no interval, no t-test" and isnan(new["p"]) and new["p/exact"] == 0.5
     )
-    assert (gone["n"], gone["left out"], gone["note"]) == (0, 1, "no finished run has the figure")
+    assert (gone["n"], gone["left out"], gone["note"]) == (0, 1, "no finished run has this metric")
 
 
 def test_runs_of_one_seed_are_one_observation() -> None:
     table = runs(("base", 1, 0.0), ("base", 1, 0.2), ("base", 2, 0.3), ("base", None, 0.8), ("base", None, 0.7))
     [found] = compare(table, "gain").to_dict("records")
     assert found["n"] == 4 and found["mean"] == pytest.approx((0.1 + 0.3 + 0.8 + 0.7) / 4)
-    assert found["note"] == "1 more of a seed that is there already: averaged"
+    assert found["note"] == "1 run with a repeated seed: averaged"
 
 
 def test_a_comparison_needs_a_metric_and_a_baseline_that_exist() -> None:
     table = runs(("a", 1, 0.0))
-    with pytest.raises(SelfplayError, match="metric is 'loss', which these runs have not; choose one of seed, gain"):
+    with pytest.raises(SelfplayError, match="metric is 'loss', which these runs do not have; choose one of seed, gain"):
         compare(table, "loss")
     with pytest.raises(SelfplayError, match="metric is 'status'"):
         compare(table, "status")

@@ -207,7 +207,7 @@ def test_of_three_roles_no_nash_is_told(capsys: pytest.CaptureFixture[str]) -> N
     assert found.nash is None and record(meta, found)["meta_nash"] is None
     show(meta, found, None)
     out = capsys.readouterr().out
-    assert "no Nash: a table of pairs is not the game of 3 players" in out
+    assert "no Nash: pairwise pay-offs do not define a game with 3 roles" in out
     assert [line.split("|")[4].strip() for line in out.splitlines() if "one" in line or "zero" in line] == ["-", "-"]
 
 
@@ -255,7 +255,7 @@ def test_who_always_won_has_no_interval_of_width_0(capsys: pytest.CaptureFixture
     [[_, [low, high]], _] = record(meta, analyse(meta))["intervals"]  # type: ignore[misc]
     assert low < 0.35 and high == 1.0
     show(meta, analyse(meta), None)
-    assert f"95 % intervals of at most {1 - low:.3f} to a side" in capsys.readouterr().out
+    assert f"95 % intervals of at most +/-{1 - low:.3f}" in capsys.readouterr().out
 
 
 def test_where_all_earned_the_same_there_is_no_interval(capsys: pytest.CaptureFixture[str]) -> None:
@@ -263,7 +263,7 @@ def test_where_all_earned_the_same_there_is_no_interval(capsys: pytest.CaptureFi
     found = record(meta, analyse(meta))
     assert found["intervals"] == [[None, None], [None, None]] and json.dumps(found, allow_nan=False)
     show(meta, analyse(meta), None)
-    assert "no intervals: in all games everybody earned the same" in capsys.readouterr().out
+    assert "no intervals: all games had the same returns" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("p", [0.5, 0.9, 0.99, 0.995])
@@ -433,11 +433,11 @@ def test_mistakes_are_told_in_a_line(population: Path, tmp_path: Path, capsys: p
     (tmp_path / "notes" / "config.yaml").write_text("a: 1\n")
     (tmp_path / "file").touch()
     for args, words in (
-        ([population, other], "play different games (game.name is rock_paper_scissors in the one and chicken"),
-        ([population, seats], "play different games (seats.column is learner in the one and reference"),
+        ([population, other], "play different games (game.name is rock_paper_scissors in the first, chicken in the second"),
+        ([population, seats], "play different games (seats.column is learner in the first, reference"),
         ([seats], "the learner has only row"),
-        ([bare], "has no checkpoint to play with"),
-        ([broken], "is not a table or is broken"),
+        ([bare], "has no checkpoint; give a run"),
+        ([broken], "is no table or broken"),
         ([tmp_path / "nowhere"], "is not a run folder (it does not exist)"),
         ([tmp_path / "notes"], "config.yaml has no 'game'"),
         ([population, "--last", "--no-base"], "the only player is step-000003"),

@@ -83,7 +83,7 @@ def test_a_step_is_finished_and_kept(name: str, tmp_path: Path) -> None:
     done = cli.summary(folder)["steps"]
     assert cli.summary(folder)["status"] == "interrupted" and done == logged(folder) < 500
     assert cli.steps(folder) == [f"step-{done:06d}"], "no step is lost, though checkpoints are rare"
-    assert f"interrupted by {name} after step {done}; go on with: python run.py resume={folder}" in said
+    assert f"interrupted by {name} after step {done}; resume with: python run.py resume={folder}" in said
     if name == "SIGTERM":
         more = cli.run(f"resume={folder}", f"steps={done + 3}")
         assert more.code == 0 and f"resuming {folder} after step {done}" in more.out, more.err

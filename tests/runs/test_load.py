@@ -182,7 +182,8 @@ def test_a_killed_run_keeps_all_but_its_torn_lines(run: Path) -> None:
     assert found["status"] == "running" and found["steps"] == 2 and math.isnan(found["optimized"])
     assert found["tokens"] == sum(line["tokens/generated"] for line in kept)
     assert found["reason"] == (
-        f"no end was written after step 2 of 2: it is at work, or was killed; then go on with: selfplay resume={run}"
+        "no end was recorded after step 2 of 2: the run is in progress or was killed; if killed, resume with: "
+        f"selfplay resume={run}"
     )
     assert loaded.metrics["step"].tolist() == [1, 2] and len(loaded.turns) == turns
     assert loaded.problems["run"].tolist() == ["run"]
@@ -192,7 +193,7 @@ def test_an_interrupted_run_says_how_to_go_on(run: Path) -> None:
     written(run / "summary.json", status="interrupted")
     found = row(load(run), "run")
     assert found["status"] == "interrupted"
-    assert found["reason"] == f"stopped by a signal after step 2 of 2; go on with: selfplay resume={run}"
+    assert found["reason"] == f"stopped by a signal after step 2 of 2; resume with: selfplay resume={run}"
 
 
 def test_a_failed_job_is_named_with_its_reason(tmp_path: Path) -> None:
@@ -214,7 +215,7 @@ def test_a_job_that_left_nothing_is_missing(sweep: Path) -> None:
     loaded = load(sweep)
     assert loaded.runs["run"].tolist() == ["0", "1", "2", "3"]
     assert loaded.runs["status"].tolist() == ["finished", "finished", "missing", "missing"]
-    assert loaded.problems["reason"].tolist()[0].startswith("it has no folder: the job has not begun, or failed")
+    assert loaded.problems["reason"].tolist()[0].startswith("it has no folder: the job has not started, or it failed")
     assert loaded.problems["reason"].tolist()[1].startswith("its folder is empty")
     assert loaded.runs["seed"].tolist() == [5, 5, 6, 6]
     assert loaded.runs["setting"].tolist()[:2] == loaded.runs["setting"].tolist()[2:]
@@ -248,9 +249,9 @@ DAMAGE = {
     "summary a list": (tear("summary.json", lambda _: "[]"), r"summary.json is broken \(it holds \[\], no record\)"),
     "summary unknown": (
         tear("summary.json", lambda _: '{"status": "done"}'),
-        r"says status 'done', not one of finished",
+        r"has status 'done', not one of finished",
     ),
-    "summary gone": (lambda run: (run / "summary.json").unlink(), r"has no summary.json: it was killed as it began"),
+    "summary gone": (lambda run: (run / "summary.json").unlink(), r"no summary.json: the run was killed at its start"),
     "config gone": (lambda run: (run / "config.yaml").unlink(), r"is not a run folder \(it has no config.yaml\)"),
     "config broken": (tear("config.yaml", lambda text: text + "\n: : {"), r"config.yaml is broken"),
     "metrics broken": (tear("metrics.jsonl", lambda text: text + "oops\n"), r"line 3 of .*metrics.jsonl is not JSON"),
@@ -384,15 +385,15 @@ def test_a_folder_that_is_no_sweep_has_no_plan(run: Path) -> None:
 
 
 UNKNOWN = {
-    "sweeper": ("_core_plugins.basic_sweeper.BasicSweeper", "_x.OptunaSweeper", "OptunaSweeper chose them as it went"),
+    "sweeper": ("_core_plugins.basic_sweeper.BasicSweeper", "_x.OptunaSweeper", "OptunaSweeper chose them during"),
     "subdir": ("subdir: ${hydra.job.num}", "subdir: ${seed}", r"hydra.sweep.subdir of .* is '\${seed}'"),
-    "shuffle": ("seed=range(5,7)", "seed=shuffle(range(5,7))", "shuffles seed; which job is missing cannot be told"),
+    "shuffle": ("seed=range(5,7)", "seed=shuffle(range(5,7))", "shuffles seed; missing jobs cannot be identified"),
     "glob": (
         "glob(kl_*,exclude=*_payoff)",
         "glob(gone_*)",
-        r"sweeps regularizer=glob\(gone_\*\), but there is no such config",
+        r"sweeps regularizer=glob\(gone_\*\), but .* no longer has such a config",
     ),
-    "moved": (str(cli.CONF), "/nowhere/conf", "at /nowhere/conf any more; put it back"),
+    "moved": (str(cli.CONF), "/nowhere/conf", "/nowhere/conf no longer has such a config; restore it"),
     "interval": ("seed=range(5,7)", "seed=interval(5,7)", "cannot be expanded"),
     "grammar": ("seed=range(5,7)", "seed=range(5", "cannot be expanded"),
     "no hydra": ("hydra:\n", "other:\n", "is broken"),
@@ -411,4 +412,4 @@ def test_an_unknown_plan_is_told_and_not_guessed(sweep: Path, name: str) -> None
         planned(sweep)
     loaded = load(sweep)
     assert loaded.runs["status"].tolist() == ["finished"] * 4
-    assert f"note: jobs of {sweep} that never began cannot be named: " in str(loaded)
+    assert f"note: jobs of {sweep} that never started cannot be listed: " in str(loaded)

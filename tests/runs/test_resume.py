@@ -109,7 +109,7 @@ def test_interrupted_lora_resumes_to_the_same(tmp_path: Path, monkeypatch: pytes
         patch.setattr(selfplay.enumeration, "play", interrupted)
         ended = cli.run(f"hydra.run.dir={folder}", *ARGS, *LORA)
     assert (ended.code, ended.err) == (130, "")
-    assert f"interrupted after step 2; go on with: python run.py resume={folder}" in ended.out
+    assert f"interrupted after step 2; resume with: python run.py resume={folder}" in ended.out
     assert cli.summary(folder) | {"tokens": 0} == {"status": "interrupted", "steps": 2, "tokens": 0}
     resumed(folder)
     assert_same(folder, whole)
@@ -163,7 +163,7 @@ REFUSED = {
     "reward=selfjudge": "'reward=selfjudge' would change it",
     "game.answers=3": "'game.answers=3' would change it",
     "seed=1": "'seed=1' would change it",
-    "steps=3": "has done 4; give more, for example steps=8",
+    "steps=3": "has already done 4; give more steps, for example steps=8",
     "checkpoint.every=0": "checkpoint.every is 0",
 }
 

@@ -189,7 +189,7 @@ def test_a_broken_state_is_named_with_the_remedy(run: RunFolder) -> None:
             checkpoint.load(path, policy)
         told = str(caught.value)
         assert told.startswith(f"{file} is broken (") and "\n" not in told and "()" not in told, what
-        assert told.endswith(f"; delete {path} to resume from the checkpoint before it"), what
+        assert told.endswith(f"; delete {path} to resume from the previous checkpoint"), what
         assert policy.weight.item() == 9.0
     file.unlink()
     with pytest.raises(SelfplayError, match=r"state.pt is missing; delete .*step-000003 to resume"):
@@ -220,11 +220,11 @@ def test_what_is_refused_is_what_torch_would_not_read(run: RunFolder, part: obje
         return
     with pytest.raises(pickle.UnpicklingError):
         torch.load(path, weights_only=True)
-    with pytest.raises(SelfplayError, match="could not be read back"):
+    with pytest.raises(SelfplayError, match="cannot be loaded safely"):
         checkpoint.save(run, 3, Toy(), {"part": part}, keep=0, keep_every=0)
 
 
 def test_a_state_that_could_not_be_read_back_is_refused_at_once(run: RunFolder) -> None:
-    with pytest.raises(SelfplayError, match=r"holds pathlib.*Path, which could not be read back"):
+    with pytest.raises(SelfplayError, match=r"contains a pathlib.*Path, which cannot be loaded safely"):
         checkpoint.save(run, 3, Toy(), {"where": run.path}, keep=0, keep_every=0)
     assert checkpoint.latest(run) is None

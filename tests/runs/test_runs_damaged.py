@@ -51,7 +51,7 @@ def test_of_many_starts_into_one_folder_one_writes(tmp_path: Path) -> None:
 
 def test_a_claimed_folder_is_nobody_else_s(tmp_path: Path) -> None:
     with Claim(tmp_path / "run") as claim:
-        with pytest.raises(SelfplayError, match=r"another process is at work in .*run; wait until it ends"):
+        with pytest.raises(SelfplayError, match=r"another process is using .*run; wait for it to finish"):
             Claim(tmp_path / "run")
         remove_if_empty(tmp_path / "run")
         assert (tmp_path / "run").is_dir(), "somebody else's, though it is empty"
@@ -73,7 +73,7 @@ def test_where_folders_cannot_be_locked_a_file_is(tmp_path: Path, monkeypatch: p
         lock(descriptor, how)
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with Claim(tmp_path / "run"), pytest.raises(SelfplayError, match="another process is at work"):
+    with Claim(tmp_path / "run"), pytest.raises(SelfplayError, match="another process is using"):
         Claim(tmp_path / "run")
     Claim(tmp_path / "run").close()
 

@@ -114,7 +114,7 @@ def test_a_search_is_started_again_like_any_sweep(tmp_path: Path) -> None:
     (again / "optimization_results.yaml").unlink()
     ended = sweeps.start(again, *args)
     assert ended.code == 0, ended.err
-    assert "1 finished, 1 gone on with and finished, 2 finished before" in ended.out
+    assert "1 finished, 1 resumed and finished, 2 already finished" in ended.out
     sweeps.assert_same(again, tmp_path / "whole")
     assert OmegaConf.load(again / "optimization_results.yaml") == found
 

@@ -92,8 +92,8 @@ def test_a_finished_sweep_is_not_touched_and_returns_its_metrics(whole: Path, co
     }
     ended = sweeps.start(copy, *sweeps.TABLE, SEEDS)
     assert (ended.code, ended.err) == (0, "")
-    assert [f"{copy}/{n} is finished already" in ended.out for n in (0, 1)] == [True, True]
-    assert "sweep of 2 jobs: 2 finished before\n" in ended.out and "step 1/" not in ended.out
+    assert [f"{copy}/{n} is already finished" in ended.out for n in (0, 1)] == [True, True]
+    assert "sweep of 2 jobs: 2 already finished\n" in ended.out and "step 1/" not in ended.out
     after = {
         path: (path.read_bytes(), path.stat().st_mtime_ns) for run in sweeps.runs(copy) for path in run.rglob("*.*")
     }
@@ -128,7 +128,7 @@ def test_a_job_that_crashed_is_named_and_gone_on_with(
     assert cli.summary(tmp_path / "0")["steps"] == 5
     ended = sweeps.start(tmp_path, *sweeps.TABLE, SEEDS)
     assert ended.code == 0 and f"resuming {tmp_path}/0 after step 5" in ended.out
-    assert "sweep of 2 jobs: 1 gone on with and finished, 1 finished before\n" in ended.out
+    assert "sweep of 2 jobs: 1 resumed and finished, 1 already finished\n" in ended.out
     assert [job["outcome"] for job in cli.lines(tmp_path / "jobs.jsonl")] == [
         "failed",
         "finished",
@@ -146,7 +146,7 @@ def test_a_run_is_not_finished_before_its_last_file_is_written(whole: Path, tmp_
         patch.setattr("selfplay.runs.session.draw_curves", broken)
         assert "curves.png cannot be written (no space left)" in sweeps.start(tmp_path, *sweeps.TABLE, SEEDS).out
     ended = sweeps.start(tmp_path, *sweeps.TABLE, SEEDS)
-    assert ended.code == 0 and "2 gone on with and finished" in ended.out
+    assert ended.code == 0 and "2 resumed and finished" in ended.out
     sweeps.assert_same(tmp_path, whole)
 
 
@@ -192,7 +192,7 @@ def test_the_commands_at_the_end_are_those_to_type(tmp_path: Path, monkeypatch: 
     assert "sweep folder: multirun/mine\n" in ended.out and "selfplay.report multirun/mine\n" in ended.out
     assert ended.out.endswith("seed=0,1 sweep=mine\n")
     ended = cli.run("-m", *sweeps.TABLE, "steps=1", "seed=0,1")
-    [command] = [line for line in ended.out.splitlines() if line.startswith("start it again")]
+    [command] = [line for line in ended.out.splitlines() if line.startswith("restart, skipping")]
     folder = command.partition("hydra.sweep.dir=")[2]
     assert folder.startswith("multirun/2") and (tmp_path / folder / "1" / "summary.json").is_file()
 
@@ -200,7 +200,7 @@ def test_the_commands_at_the_end_are_those_to_type(tmp_path: Path, monkeypatch: 
 def test_a_single_run_is_no_sweep(tmp_path: Path) -> None:
     ended = cli.run(*sweeps.TABLE, "sweep=mine", f"hydra.run.dir={tmp_path / 'run'}")
     assert ended.code == 1 and not (tmp_path / "run").exists()
-    assert ended.err == "error: sweep is 'mine', but this is a single run; type -m to sweep, or leave it out\n"
+    assert ended.err == "error: sweep is 'mine', but this is a single run; add -m to sweep, or leave it out\n"
 
 
 # --- what counts as the same run --------------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def test_another_config_is_refused_and_nothing_is_written(copy: Path) -> None:
     assert ended.code == 1 and ended.err.count("\n") == 2
     first, second = ended.err.splitlines()
     assert first.startswith(
-        f"error: job 0: {copy}/0 holds a run of another config (update.optimizer.lr is 1.0 there and 0.5 now)"
+        f"error: job 0: {copy}/0 holds a run with another config (update.optimizer.lr is 1.0 there and 0.5 now)"
     )
     assert "(seed is 1 there and 2 now)" in second or "(update.optimizer.lr is" in second
     assert sweeps.files(copy / "0") == before
@@ -220,18 +220,18 @@ def test_another_config_is_refused_and_nothing_is_written(copy: Path) -> None:
 
 def test_the_config_counts_and_not_the_words(copy: Path) -> None:
     ended = sweeps.start(copy, *sweeps.TABLE, SEEDS, "update.optimizer.lr=1.0", "reward=none", "device=cpu")
-    assert ended.code == 0 and "2 finished before" in ended.out
+    assert ended.code == 0 and "2 already finished" in ended.out
 
 
 def test_more_steps_go_on_and_what_resume_may_change_may_change(whole: Path, tmp_path: Path) -> None:
     sweeps.start(tmp_path, *sweeps.TABLE, SEEDS, "steps=5", "update.micro_batch=64", "checkpoint.keep_every=0")
     ended = sweeps.start(tmp_path, *sweeps.TABLE, SEEDS)
-    assert ended.code == 0 and "2 gone on with and finished" in ended.out
+    assert ended.code == 0 and "2 resumed and finished" in ended.out
     for run in ("0", "1"):
         last = cli.metrics(whole / run)[-1]
         assert cli.metrics(tmp_path / run)[-1] == last and cli.summary(tmp_path / run)["steps"] == 8
     ended = sweeps.start(tmp_path, *sweeps.TABLE, SEEDS, "steps=5")
-    assert ended.code == 1 and f"steps is 5, but {tmp_path}/0 has done 8" in ended.err
+    assert ended.code == 1 and f"steps is 5, but {tmp_path}/0 has already done 8" in ended.err
 
 
 @pytest.mark.parametrize("left", [".writing-config.yaml", "config.yaml", "episodes.jsonl"])
@@ -244,7 +244,7 @@ def test_what_kept_nothing_begins_anew_with_any_config(whole: Path, tmp_path: Pa
         left = "config.yaml"
     (tmp_path / "sweep" / "0" / left).write_text(kept)
     ended = sweeps.start(tmp_path / "sweep", *sweeps.TABLE, SEEDS)
-    assert ended.code == 0 and "1 finished, 1 finished before" in ended.out
+    assert ended.code == 0 and "1 finished, 1 already finished" in ended.out
     sweeps.assert_same(tmp_path / "sweep", whole)
 
 
@@ -255,7 +255,7 @@ def test_two_processes_keep_out_of_one_folder(copy: Path) -> None:
     assert (
         ended.code == 1
         and ended.err
-        == f"error: job 0: another process is at work in {copy}/0; wait until it ends, or end it, and start again\n"
+        == f"error: job 0: another process is using {copy}/0; wait for it to finish or stop it, then start again\n"
     )
     assert sweeps.files(copy / "0") == before and cli.summary(copy / "1")["steps"] == 9
     assert sweeps.start(copy, *sweeps.TABLE, SEEDS, "steps=9").code == 0
@@ -272,7 +272,7 @@ def test_a_torn_line_of_jobs_is_forgotten_and_a_broken_one_told(copy: Path) -> N
     with (copy / "jobs.jsonl").open("a") as file:
         file.write('{"job": 0, "fol')
     ended = sweeps.start(copy, *sweeps.TABLE, SEEDS)
-    assert ended.code == 0 and "sweep of 2 jobs: 2 finished before\n" in ended.out
+    assert ended.code == 0 and "sweep of 2 jobs: 2 already finished\n" in ended.out
     assert len(cli.lines(copy / "jobs.jsonl")) == 4
     with (copy / "jobs.jsonl").open("a") as file:
         file.write("torn\n")

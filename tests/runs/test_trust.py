@@ -85,7 +85,7 @@ def change(folder: Path, key: str, value: object) -> None:
 def test_what_is_no_component_is_refused_wherever_it_is(target: object) -> None:
     for place in PLACES:
         config = OmegaConf.create(place({"_target_": target}))
-        with pytest.raises(SelfplayError, match=r"config.yaml has .* call .* add trust="):
+        with pytest.raises(SelfplayError, match=r"config.yaml, .* calls .* add trust="):
             check_targets(config, Path("config.yaml"))
 
 
@@ -105,11 +105,11 @@ def test_a_function_as_a_reward_is_code_like_any_other(tmp_path: Path, monkeypat
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("os.system", "my_reward.f", "my_reward.os.system", None):
         node = OmegaConf.create({"reward": {"_target_": FUNCTION, "function": name}})
-        with pytest.raises(SelfplayError, match=r"config.yaml has reward.function call"):
+        with pytest.raises(SelfplayError, match=r"config.yaml, reward.function calls"):
             check_targets(node, Path("config.yaml"))
     mine = OmegaConf.create({"reward": {"_target_": FUNCTION, "function": "my_reward.f"}})
     check_targets(mine, Path("config.yaml"), ["my_reward"])
-    with pytest.raises(SelfplayError, match=r"reward.function call my_reward.os.system"):
+    with pytest.raises(SelfplayError, match=r"reward.function calls my_reward.os.system"):
         node = OmegaConf.create({"reward": {"_target_": FUNCTION, "function": "my_reward.os.system"}})
         check_targets(node, Path("config.yaml"), ["my_reward"])
 
@@ -184,7 +184,7 @@ def test_nobody_runs_it(copy: Path, program: str, tmp_path: Path, capsys: pytest
         code, said = int(str(end.value.code)), capsys.readouterr().err
     assert code == 1 and not mark.exists()
     assert said.startswith("error: ") and said.count("\n") == 1
-    assert "test_trust.Bomb, which is no component of selfplay" in said and "trust=test_trust" in said
+    assert "test_trust.Bomb, which is not a component of selfplay" in said and "trust=test_trust" in said
 
 
 GAME = """
@@ -200,7 +200,7 @@ def test_a_game_of_one_s_own_is_gone_on_with_by_name(tmp_path: Path, monkeypatch
     monkeypatch.syspath_prepend(str(tmp_path))
     folder = cli.finished(tmp_path / "run", *TABLE, "game._target_=own_kuhn.Kuhn")
     refused = cli.run(f"resume={folder}", "steps=3")
-    assert refused.code == 1 and "game call own_kuhn.Kuhn" in refused.err and "trust=own_kuhn " in refused.err
+    assert refused.code == 1 and "game calls own_kuhn.Kuhn" in refused.err and "trust=own_kuhn " in refused.err
     went_on = cli.run(f"resume={folder}", "steps=3", "trust=own_kuhn")
     assert went_on.code == 0 and cli.summary(folder)["steps"] == 3, went_on.err
     crossplay.main([str(folder), "--games=2", "--trust=own_kuhn"])

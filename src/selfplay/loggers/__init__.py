@@ -1,4 +1,4 @@
-"""Loggers: where a run's figures go beside metrics.jsonl. One file each; every package is imported where it is used."""
+"""Loggers: destinations of metrics in addition to metrics.jsonl. Their packages are imported only when used."""
 
 from selfplay.loggers.logger import Logger
 from selfplay.loggers.safe_loggers import Loggers

@@ -1,4 +1,4 @@
-"""What a logger is, and what the loggers share."""
+"""The interface of loggers, and helper functions that they share."""
 
 import json
 from abc import ABC, abstractmethod
@@ -11,41 +11,39 @@ from selfplay.core import SelfplayError
 
 
 class Logger(ABC):
-    """Somebody who is told a run's config, its figures step by step, and how it ended.
+    """Receives a run's config, its metrics after every step, and its summary at the end.
 
-    It may raise whatever it likes, at any time: see `Loggers`. What it must remember from a run to the resumed run
-    (an id, say) it keeps in `<run>/loggers/`.
+    It may raise any exception at any time; see `Loggers`. State that a resumed run needs, such as an id, is stored in
+    `<run>/loggers/`.
     """
 
     @abstractmethod
     def start(self, config: Mapping[str, Any], folder: Path, resumed_at: int) -> int:
-        """The run begins, or goes on after step `resumed_at`.
+        """Called when the run starts, or resumes after step `resumed_at`.
 
         Args:
-            config: the whole config, resolved.
+            config: the whole resolved config.
             folder: the run's folder.
-            resumed_at: the last step that stands; 0 at the beginning.
+            resumed_at: the last completed step; 0 for a new run.
 
         Returns:
-            The last step that was logged of this run before; it is not told again. -1 if there was none.
+            The last step already logged for this run, or -1; steps up to it are not logged again.
         """
 
     @abstractmethod
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """The figures of a step, by names with slashes."""
+        """Log the metrics of a step; nested names are joined by slashes, as in eval/accuracy."""
 
     @abstractmethod
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """The run ended, well or not: what summary.json holds. curves.png is in the folder if the run ended well."""
+        """Called when the run ends or fails, with the content of summary.json. Only finished runs have curves.png."""
 
 
 def require(choice: str, *packages: str) -> None:
-    """Raise SelfplayError unless all the packages that `logger=<choice>` needs are installed; none is imported."""
+    """Raise SelfplayError unless all packages needed by `logger=<choice>` are installed; none is imported."""
     for package in packages:
         spec = find_spec(package)
-        if (
-            spec is None or spec.origin is None
-        ):  # without an origin it is a mere folder, such as the ./wandb of old runs
+        if spec is None or spec.origin is None:  # no origin: a plain folder, such as ./wandb with old runs
             raise SelfplayError(
                 f"logger={choice} needs the package {package}, which is not installed; "
                 f"install it with: pip install -e '.[{choice}]'"
@@ -53,12 +51,12 @@ def require(choice: str, *packages: str) -> None:
 
 
 def flat(tree: object, name: str = "") -> dict[str, Any]:
-    """The leaves of nested mappings and lists, by the path to each: {"eval": {"bounds": [0, 1]}} has eval/bounds/0."""
+    """Flatten nested mappings and lists to path -> leaf: {"eval": {"bounds": [0, 1]}} gives eval/bounds/0 and 1."""
     return dict(_leaves(tree, name))
 
 
 def figures(metrics: Mapping[str, object]) -> dict[str, float]:
-    """The numeric leaves of a line of metrics, by the path to each."""
+    """Flatten a line of metrics to path -> number; other leaves are dropped."""
     return {name: float(value) for name, value in _leaves(metrics, "") if isinstance(value, int | float)}
 
 
@@ -71,14 +69,14 @@ def _leaves(tree: object, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def remembered(folder: Path, choice: str) -> dict[str, Any]:
-    """What a logger kept in `<run>/loggers/<choice>.json`; empty at the beginning."""
+    """The state that a logger stored in `<run>/loggers/<choice>.json`; empty if there is none."""
     path = folder / "loggers" / f"{choice}.json"
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return found
 
 
 def remember(folder: Path, choice: str, **facts: object) -> None:
-    """Keep facts in `<run>/loggers/<choice>.json`, in place of earlier ones."""
+    """Store facts in `<run>/loggers/<choice>.json`, replacing earlier ones."""
     path = folder / "loggers" / f"{choice}.json"
     path.parent.mkdir(exist_ok=True)
     draft = path.with_suffix(".writing")

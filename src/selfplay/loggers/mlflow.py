@@ -1,4 +1,4 @@
-"""MLflow: a SQLite file in the run's folder, or a store of yours that holds many runs."""
+"""MLflow: logs to a SQLite file in the run's folder, or to a tracking server."""
 
 import logging
 import os
@@ -13,30 +13,34 @@ from selfplay.loggers.logger import Logger, flat, remember, remembered, require
 from selfplay.options import Name
 
 DEFAULTS = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # its own: 120 s, seven times over
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # MLflow's defaults: 120 s, 7 retries
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 
 
 class MLflow(Logger):
-    """A run of `experiment` in the store at `uri`; null is `<run>/loggers/mlflow.db`.
+    """Logs a run of an MLflow experiment.
+
+    Args:
+        experiment: name of the experiment.
+        uri: of the tracking store; null for `<run>/loggers/mlflow.db`.
 
     Raises:
-        SelfplayError: a package is missing, or `uri` holds a password.
+        SelfplayError: a package is missing, or `uri` contains a password.
     """
 
     def __init__(self, experiment: Name = "selfplay", uri: Name | None = None) -> None:
         require("mlflow", "mlflow", "sqlalchemy", "alembic")
         if uri is not None and re.search(r"//[^/@]*:[^/@]*@", uri):
             raise SelfplayError(
-                "logger.mlflow.uri holds a password, which config.yaml would keep; leave it out and export "
+                "logger.mlflow.uri contains a password, which would be stored in config.yaml; leave it out and export "
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
             )
         self.experiment, self.uri = experiment, uri
 
     def start(self, config: Mapping[str, Any], folder: Path, resumed_at: int) -> int:
-        for name, value in DEFAULTS.items():  # some are read on import
+        for name, value in DEFAULTS.items():  # some are read at import
             os.environ.setdefault(name, value)
         from mlflow.entities import Param
         from mlflow.tracking import MlflowClient
@@ -58,7 +62,7 @@ class MLflow(Logger):
         self.id = self.client.create_run(experiment, run_name="/".join(folder.resolve().parts[-2:])).info.run_id
         remember(folder, "mlflow", id=self.id)
         params = [Param(_named(k), str(v)[:6000]) for k, v in flat(config).items()]
-        for i in range(0, len(params), 100):  # as many as a call may hold
+        for i in range(0, len(params), 100):  # the limit of a call
             self.client.log_batch(self.id, params=params[i : i + 100])
         return -1
 
@@ -76,5 +80,5 @@ class MLflow(Logger):
 
 
 def _named(key: str) -> str:
-    """A name that MLflow takes: letters, digits and a few signs, no empty part, 250 characters at most."""
+    """Convert to a valid MLflow name: letters, digits and a few signs, no empty part, at most 250 characters."""
     return re.sub(r"[^\w\-. :/]|(?<=/)(?=/)", "_", key)[:250]

@@ -11,7 +11,7 @@ from selfplay.loggers.logger import Logger, flat, require
 
 
 class TensorBoard(Logger):
-    """Event files in `<run>/loggers/tensorboard`: scalars, the config as text and as hyper-parameters, curves.png."""
+    """Writes event files to `<run>/loggers/tensorboard`: scalars, config (as text and hyper-parameters), curves.png."""
 
     def __init__(self) -> None:
         require("tensorboard", "tensorboard")
@@ -22,11 +22,11 @@ class TensorBoard(Logger):
 
         self.curves = folder / "curves.png"
         self.step = resumed_at
-        # purge_step: readers forget what an earlier process logged from that step on
+        # purge_step: readers discard what an earlier process logged from this step on
         self.writer = SummaryWriter(str(folder / "loggers" / "tensorboard"), purge_step=resumed_at + 1)
         self._text("config", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
         plain = {k: v if isinstance(v, bool | int | float) else str(v) for k, v in flat(config).items()}
-        # not add_hparams, which would make a second run of them
+        # add_hparams would create a second run
         for part in hparams(plain, {config["optimized_metric"]: None}):
             self.writer.file_writer.add_summary(part)  # type: ignore[attr-defined]
         return -1

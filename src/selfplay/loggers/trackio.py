@@ -1,4 +1,4 @@
-"""Trackio: on this machine, for all runs together; `trackio show --project selfplay` is its dashboard."""
+"""Trackio: a local store for all runs; `trackio show --project selfplay` opens its dashboard."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +10,12 @@ from selfplay.options import Name
 
 
 class Trackio(Logger):
-    """A run of `project` in Trackio's own folder: TRACKIO_DIR, or else the Hugging Face cache.
+    """Logs to Trackio's own folder: TRACKIO_DIR, or else the Hugging Face cache.
 
-    That folder cannot be the run's: Trackio reads it once a process, and a process may do many runs.
+    The run's folder cannot be used, because Trackio reads the setting once per process, which may run many runs.
+
+    Args:
+        project: name of the Trackio project.
     """
 
     def __init__(self, project: Name = "selfplay") -> None:
@@ -35,7 +38,7 @@ class Trackio(Logger):
             auto_log_cpu=False,
             auto_log_gpu=False,
         )
-        return int(self.run._next_step) - 1  # what its own store holds; there is no public name for it
+        return int(self.run._next_step) - 1  # the last step in Trackio's store; there is no public attribute
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self.run.log(dict(metrics), step=step)
@@ -43,7 +46,7 @@ class Trackio(Logger):
     def finish(self, summary: Mapping[str, Any]) -> None:
         import trackio
 
-        if summary["status"] == "finished":  # what is not will be resumed, and goes on after its last row
+        if summary["status"] == "finished":  # an unfinished run may resume after its last row
             last = {k: v for k, v in flat(summary, "summary").items() if isinstance(v, int | float)}
             picture = {"curves": trackio.Image(str(self.folder / "curves.png"))}
             self.run.log({**last, **picture}, step=summary["steps"])

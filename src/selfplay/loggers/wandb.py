@@ -1,4 +1,4 @@
-"""Weights & Biases: offline unless asked otherwise; `wandb sync <run>/loggers/wandb/offline-run-*` uploads it later."""
+"""Weights & Biases: offline by default; `wandb sync <run>/loggers/wandb/offline-run-*` uploads a run later."""
 
 import os
 from collections.abc import Mapping
@@ -11,11 +11,16 @@ from selfplay.loggers.logger import Logger, flat, remember, remembered, require
 from selfplay.options import Name, OneOf
 
 MODES = ("offline", "online")
-TIMEOUT = 20  # seconds to reach the server, and to be rid of the last figures
+TIMEOUT = 20  # seconds to connect to the server, and to upload the last metrics
 
 
 class WandB(Logger):
-    """A run of `project`, its files in `<run>/loggers/wandb`. The API key is W&B's own affair: `wandb login`.
+    """Logs to Weights & Biases, with files in `<run>/loggers/wandb`. Set the API key with `wandb login`.
+
+    Args:
+        project: name of the W&B project.
+        entity: user or team; null for the default of the account.
+        mode: "offline" or "online".
 
     Raises:
         SelfplayError: the package is missing, or `mode` is neither offline nor online.
@@ -33,7 +38,7 @@ class WandB(Logger):
         self.project, self.entity, self.mode = project, entity, mode
 
     def start(self, config: Mapping[str, Any], folder: Path, resumed_at: int) -> int:
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read on import; its crashes are reported to nobody
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read at import; sends no crash reports
         import wandb
 
         self.folder = folder
@@ -56,7 +61,7 @@ class WandB(Logger):
                 login_timeout=TIMEOUT,
                 finish_timeout=TIMEOUT,
                 finish_timeout_raises=True,
-                disable_git=True,  # a remote's address may hold a token
+                disable_git=True,  # the URL of a git remote may contain a token
                 save_code=False,
                 x_disable_meta=True,
                 x_disable_stats=True,

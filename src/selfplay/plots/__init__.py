@@ -1,1 +1,1 @@
-"""All plots of the project: nothing else draws. A plot takes names and numbers, and knows no run."""
+"""All plotting code of the project. Plots take names and numbers, and do not depend on runs."""

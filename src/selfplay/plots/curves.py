@@ -1,4 +1,4 @@
-"""The picture of a run: its metrics as six small panels."""
+"""The plot of a run's metrics: six small panels."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ BLUE, ORANGE, GREEN, PINK, SKY, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7
 ROLES = {"solver": BLUE, "challenger": ORANGE}
 OTHERS = (GREEN, PINK, SKY, GREY)
 TIMES = {"time/play": SKY, "time/score": GREEN, "time/update": PINK}
-SMOOTH_FROM = 40  # with this many points or more, a running mean is drawn over the raw line
+SMOOTH_FROM = 40  # number of points from which a running mean is drawn over the raw line
 
 
 def draw_curves(metrics: list[dict[str, Any]], path: Path) -> None:
-    """Draw the metrics of a run as a PNG at `path`. What was not measured is not drawn."""
-    from matplotlib.figure import Figure  # slow to import, and needed once a run
+    """Plot the metrics of a run to a PNG at `path`; metrics that were not logged are left out."""
+    from matplotlib.figure import Figure  # slow to import, and needed only once per run
 
-    figure = Figure(figsize=(13.5, 7.6))  # a layout engine would draw everything twice
+    figure = Figure(figsize=(13.5, 7.6))  # without a layout engine, which would draw everything twice
     margins = {"left": 0.055, "right": 0.955, "top": 0.955, "bottom": 0.12, "wspace": 0.38, "hspace": 0.5}
     panels = list(figure.subplots(2, 3, gridspec_kw=margins).flat)
     _two_scales(panels[0], metrics, "reward and truth", "truth", "reward", _roles(metrics, "truth", "reward"))
@@ -54,7 +54,7 @@ def _colour(role: str, roles: Sequence[str]) -> str:
 
 
 def _line(axes: Axes, metrics: Metrics, key: str, colour: str, style: str = "-") -> bool:
-    """Draw one metric, and say whether there was anything to draw."""
+    """Plot one metric; return whether it was logged."""
     steps, values = _series(metrics, key)
     if not steps:
         return False
@@ -69,7 +69,7 @@ def _line(axes: Axes, metrics: Metrics, key: str, colour: str, style: str = "-")
 
 
 def _two_scales(axes: Axes, metrics: Metrics, title: str, left: str, right: str, roles: Sequence[str]) -> None:
-    """Shares between 0 and 1 on the left (solid), an open-ended figure on a scale of its own on the right (dashed)."""
+    """Plot shares from 0 to 1 on the left axis (solid), and an unbounded metric on the right axis (dashed)."""
     axes.set_title(title)
     on_left = [_line(axes, metrics, f"{role}/{left}", _colour(role, roles)) for role in roles]
     if any(on_left):
@@ -110,7 +110,7 @@ def _accuracy(axes: Axes, metrics: Metrics) -> None:
 
 
 def _times(axes: Axes, metrics: Metrics) -> None:
-    axes.set_title("seconds a step")
+    axes.set_title("seconds per step")
     timed = [line for line in metrics if any(isinstance(line.get(key), int | float) for key in TIMES)]
     keys = [key for key in TIMES if any(key in line for line in timed)]
     if not keys:

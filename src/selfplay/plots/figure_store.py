@@ -1,7 +1,8 @@
-"""Where figures are kept: as SVG in a page, and as PNG and SVG files; and the colours and the style of all of them.
+"""Stores figures as inline SVG for a page and as PNG and SVG files; defines their colours and style.
 
-Colours are Okabe and Ito's (2008), told apart by the colour-blind; from the eighth line on the dashes differ, too. Ink
-and grid are one colour, `INK`. The page replaces all of them by its own, so that a figure reads in the dark as well.
+The colours are those of Okabe and Ito (2008), which are safe for colour-blind readers; from the eighth line on, dashes
+differ as well. Text, axes and grid have the colour `INK`. The page replaces the colours by CSS variables, so that
+figures are also readable in dark mode.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ STYLE = {
     "legend.frameon": False,
     "savefig.transparent": True,
     "svg.fonttype": "none",  # text stays text: small, searchable, in the reader's own font
-    "text.parse_math": False,  # a setting's name may hold a dollar
+    "text.parse_math": False,  # a setting's name may contain a dollar sign
     **dict.fromkeys(
         ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), INK
     ),
@@ -47,13 +48,13 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure that was drawn.
+    """A stored figure.
 
     Attributes:
-        name: of its files, without the ending.
-        caption: what a reader should know to read it.
-        alt: what it shows, for those who do not see it.
-        svg: for the page: no prolog, no size, no identifier twice in a page.
+        name: of its files, without the extension.
+        caption: explains how to read the figure.
+        alt: alternative text, which describes what it shows.
+        svg: inline SVG without prolog and size, with identifiers that are unique in a page.
     """
 
     name: str
@@ -63,20 +64,20 @@ class Picture:
 
 
 class Album:
-    """Keeps figures: writes `<folder>/<name>.png` and `.svg`, and hands the picture to the page."""
+    """Stores figures as `<folder>/<name>.png` and `.svg`, and collects their pictures for the page."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.pictures: list[Picture] = []
 
     def keep(self, name: str, figure: Figure, caption: str, alt: str) -> Picture:
-        """Write the figure's two files."""
+        """Write the figure's two files and return its picture."""
         import matplotlib as mpl
 
         vector, raster = StringIO(), BytesIO()
         with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
             figure.savefig(vector, format="svg", metadata={"Date": None, "Creator": None})
-            figure.set_layout_engine("none")  # the first drawing has laid it out
+            figure.set_layout_engine("none")  # keep the layout of the first drawing
             figure.savefig(raster, format="png", dpi=DOTS_PER_INCH, transparent=False, facecolor="white")
         with replacing(self.folder / f"{name}.svg") as draft:
             draft.write_text(vector.getvalue(), encoding="utf-8")
@@ -88,17 +89,17 @@ class Album:
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Write a figure that belongs to no page, on white.
+    """Write a standalone figure on a white background.
 
     Raises:
-        DiskError: it cannot be written; what was at `path` is still there.
+        DiskError: the file cannot be written; an earlier file at `path` is kept.
     """
     with replacing(path) as draft:
         figure.savefig(draft, format="png", dpi=PLAIN_DOTS_PER_INCH, transparent=False, facecolor="white")
 
 
 def _inlined(svg: str, name: str) -> str:
-    """An SVG as part of a page: only identifiers that are used, and those its own; colours are the page's to define."""
+    """Convert an SVG file to inline SVG: identifiers are made unique, and colours become CSS variables of the page."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<style type=\"text/css\">.*?</style>", "", svg, flags=re.DOTALL)
@@ -116,7 +117,7 @@ def _inlined(svg: str, name: str) -> str:
 
 
 def palette() -> str:
-    """The colours as the page's variables, and paler ones for the dark."""
+    """The colours as CSS variables, with paler ones for dark mode."""
     light, dark = (
         "".join(f"--c{i}: {shade(colour)}; " for i, colour in enumerate(COLOURS))
         for shade in (str, lambda colour: pale(colour, 0.35))
@@ -125,12 +126,12 @@ def palette() -> str:
 
 
 def paired(count: int) -> list[str]:
-    """So many colours, full and pale in turns, so that neighbours differ in lightness to every eye."""
+    """A list of `count` colours, alternately full and pale, so that neighbours differ in lightness."""
     both = [colour for full in COLOURS for colour in (full, pale(full))]
     return [both[i % len(both)] for i in range(count)]
 
 
 def pale(colour: str, share: float = 0.55) -> str:
-    """The colour mixed with so much white."""
+    """Mix the colour with a share of white."""
     parts = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
     return "#" + "".join(f"{round(part + (255 - part) * share):02x}" for part in parts)

@@ -1,4 +1,4 @@
-"""Small panels of one idea each, with axes that name the quantity and its unit."""
+"""Small single-panel figures whose axes name the quantity and its unit."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH, HEIGHT = 4.3, 2.9  # inches: one column of the page; on a phone a little smaller
-DIRECT_UP_TO, DIRECT_WIDTH = 4, 16  # lines and characters that are named at the lines' ends; more go into a legend
-LEAST = 0.5  # per cent that are worth a name
+WIDTH, HEIGHT = 4.3, 2.9  # inches: one column of the page
+DIRECT_UP_TO, DIRECT_WIDTH = 4, 16  # most lines labelled at their ends, and the labels' width in characters
+LEAST = 0.5  # per cent; smaller shares are not labelled
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Line:
     """One line of a panel, with its band.
 
     Attributes:
-        label: whose line it is.
-        x, y: the points.
-        low, high: the band's edges; nan where there is none.
+        label: name of the line.
+        x, y: [N] the points.
+        low, high: [N] edges of the band; NaN where there is none.
     """
 
     label: str
@@ -40,7 +40,13 @@ class Line:
 
 @contextmanager
 def panel(title: str, x: str, y: str, width: float = WIDTH, height: float = HEIGHT) -> Iterator[tuple[Figure, Axes]]:
-    """A figure of one panel with its title and axes; what is drawn in the block has the project's style."""
+    """Create a figure with one panel; what is drawn within the block has the project's style.
+
+    Args:
+        title: of the panel.
+        x, y: labels of the axes.
+        width, height: in inches.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -56,7 +62,7 @@ def panel(title: str, x: str, y: str, width: float = WIDTH, height: float = HEIG
 
 
 def printable(text: str) -> str:
-    """A text for a figure: what XML cannot hold is replaced."""
+    """Replace unprintable characters, which XML may not contain."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
@@ -66,10 +72,13 @@ def look(index: int) -> dict[str, Any]:
 
 
 def draw_lines(lines: Mapping[int, Line], title: str, x: str, y: str, share: bool = False) -> Figure:
-    """Lines with bands; the key is the number of a line's look, so that a setting keeps it from panel to panel.
+    """Draw lines with bands.
 
     Args:
-        share: y is a percentage: the axis ends at 0 and 100 when it comes near them.
+        lines: index of the line's colour and dashes -> line; a setting keeps its index in all panels.
+        title: of the panel.
+        x, y: labels of the axes.
+        share: whether y is a percentage; if the data come near 0 or 100, the axis ends there.
     """
     with panel(title, x, y) as (figure, axes):
         for index, line in lines.items():
@@ -89,7 +98,7 @@ def draw_lines(lines: Mapping[int, Line], title: str, x: str, y: str, share: boo
 
 
 def name_lines(figure: Figure, axes: Axes, lines: Mapping[int, Line]) -> None:
-    """Say whose line is whose: at its end where there are few, else in a legend below; one line alone needs no name."""
+    """Label the lines: at their ends if there are few, else in a legend below; a single line gets no label."""
     names = {i: wrapped(printable(line.label), DIRECT_WIDTH) for i, line in lines.items()}
     if len(lines) < 2:
         return
@@ -117,7 +126,7 @@ def name_lines(figure: Figure, axes: Axes, lines: Mapping[int, Line]) -> None:
 
 
 def wrapped(text: str, width: int) -> str:
-    """A text in lines of about `width` characters, broken at spaces; a word longer than two lines is cut."""
+    """Wrap a text at spaces to lines of about `width` characters; words longer than two lines are cut."""
     out: list[str] = []
     for word in text.split(" "):
         word = word if len(word) <= 2 * width else word[: 2 * width - 1] + "…"
@@ -129,7 +138,7 @@ def wrapped(text: str, width: int) -> str:
 
 
 def spread(wanted: Mapping[int, float], heights: Mapping[int, float], low: float, high: float) -> dict[int, float]:
-    """Places near the wanted ones, none over another: from the top down, then pushed up from the bottom."""
+    """Place labels near the wanted heights without overlap: first from the top down, then from the bottom up."""
     order = sorted(wanted, key=lambda i: -wanted[i])
     places: dict[int, float] = {}
     ceiling = high
@@ -146,7 +155,7 @@ def spread(wanted: Mapping[int, float], heights: Mapping[int, float], low: float
 def draw_shares(
     x: Array, shares: Mapping[str, Array], colours: Sequence[str], title: str, x_label: str, y: str
 ) -> Figure:
-    """Shares of a whole over time, in per cent, one on top of the other; what is left of each is named at the right."""
+    """Draw stacked shares over time, in per cent; the last value of each is labelled at the right."""
     with panel(title, x_label, y, height=HEIGHT + 0.5) as (figure, axes):
         names, last = list(shares), [float(values[-1]) for values in shares.values()]
         axes.stackplot(x, list(shares.values()), colors=colours, edgecolor="white", linewidth=0.5)
@@ -173,10 +182,15 @@ def draw_intervals(
     title: str,
     x: str,
 ) -> Figure:
-    """One row a name: its mean, its interval, and the single measurements as small ticks; 0 is marked.
+    """Draw one row per name: mean, interval, and single measurements as small ticks; 0 is marked.
 
     Args:
-        estimates: [n, 3] mean, low, high; the latter two NaN where there is no interval.
+        names: [n] labels of the rows.
+        estimates: [n, 3] mean, low, high; low and high are NaN if there is no interval.
+        ticks: [n] the single measurements of each row.
+        colours: [n] of the rows.
+        title: of the panel.
+        x: label of the axis.
     """
     n, labels = len(names), [wrapped(printable(name), 26) for name in names]
     row = 0.38 + 0.14 * max(label.count("\n") for label in labels)
@@ -199,7 +213,14 @@ def draw_intervals(
 
 
 def draw_matrix(names: Sequence[str], values: Array, title: str, unit: str) -> Figure:
-    """A table of figures as colours: orange where the row earns less than 0 against the column, blue where more."""
+    """Draw a pay-off matrix: orange where the row earns less than 0 against the column, blue where it earns more.
+
+    Args:
+        names: [n] of rows and columns.
+        values: [n, n] pay-offs of the rows.
+        title: of the panel.
+        unit: label of the colour bar.
+    """
     from matplotlib.colors import LinearSegmentedColormap
 
     n = len(names)

@@ -1,4 +1,4 @@
-"""The reference of every group, choice and option: `selfplay reference`."""
+"""Generates the reference of all groups, choices and options: `selfplay reference`."""
 
 from selfplay.reference.choices import choices as choices
 from selfplay.reference.choices import options as options

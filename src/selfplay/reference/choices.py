@@ -1,4 +1,4 @@
-"""What conf/ offers: the choices of a group, and the options of each, read from yamls and constructors."""
+"""The choices of each group in conf/ and their options, read from yaml files and constructors."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from hydra.utils import get_object
 from selfplay.config import LAST
 from selfplay.reference.words import documented, hint_within, hints_of, literal, short_target, type_name, yaml_value
 
-RENAMED = "of before: now "  # the docstring of an option that exists to refuse its old name
+RENAMED = "of before: now "  # docstring prefix of options that only exist to reject an old name
 SPECIAL = ("_target_", "_partial_", "_convert_", "_args_")
 
 
 @dataclass(frozen=True)
 class Option:
-    """One row of a table: plain text, not yet escaped."""
+    """One row of a table, as unescaped plain text."""
 
     name: str
     default: str
@@ -31,7 +31,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Entry:
-    """A value of a yaml file, as it is written there, with the comment beside it."""
+    """A value of a yaml file as written, with its end-of-line comment."""
 
     text: str
     comment: str = ""
@@ -39,17 +39,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class Choice:
-    """A yaml file of a group.
+    """A choice of a group: one yaml file.
 
     Attributes:
         name: of the choice.
         summary: its first comment.
-        base: the choice that it extends, or "": a name, or group=choice where that is of another group.
-        parts: other choices that it places within itself: key -> group=choice.
+        base: the choice that it extends, as a name, or as group=choice if it is of another group; "" for none.
+        parts: key -> group=choice, for other choices nested in it.
         brings: choices of other groups that it makes the default, as group=choice.
-        own: the entries of its own file that belong to the group, by their path from the group's key.
-        others: the entries of its own file that belong elsewhere, by their full path.
-        every: `own`, over those of the choices that it extends.
+        own: entries of its file that belong to the group, by path relative to the group's key.
+        others: entries of its file that belong elsewhere, by full path.
+        every: `own` merged over the entries of the choices that it extends.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Choice:
 
 
 def choices(group: str, folders: Sequence[Path]) -> list[Choice]:
-    """The choices of a group by name; of two files of one name, the first counts."""
+    """The choices of a group, sorted by name; of files with the same name, that of the first folder is used."""
     files: dict[str, Path] = {}
     for folder in folders:
         for path in sorted((folder / group).glob("*.yaml")):
@@ -73,7 +73,7 @@ def choices(group: str, folders: Sequence[Path]) -> list[Choice]:
 
 
 def options(group: str, choice: Choice) -> list[Option]:
-    """The rows of a choice: all options of its constructor, or the changes to the choice that it extends."""
+    """The rows of a choice: all options of its constructor, or its changes to the choice that it extends."""
     made_with = LAST.get(group, (None, ()))[1]
     rows = []
     for path, entry in choice.own.items():
@@ -95,7 +95,7 @@ def options(group: str, choice: Choice) -> list[Option]:
 
 
 def _read(group: str, name: str, text: str) -> Choice:
-    """A choice by its own file alone."""
+    """Read a choice from its file, without the choices that it extends."""
     package = re.search(r"^# @package (\S+)", text, re.MULTILINE)
     where = package[1] if package else group
     entries = entries_of(text)
@@ -130,7 +130,7 @@ def _read(group: str, name: str, text: str) -> Choice:
 
 
 def _resolved(choice: Choice, read: Mapping[str, Choice]) -> Choice:
-    """With the entries of those that it extends under its own."""
+    """Merge the choice's entries over those of the choices that it extends."""
     every, base = dict(choice.own), choice.base
     while base in read:
         every = {**read[base].own, **every}
@@ -139,7 +139,7 @@ def _resolved(choice: Choice, read: Mapping[str, Choice]) -> Choice:
 
 
 def _summary(text: str) -> str:
-    """The first paragraph of comments, without Hydra's directive."""
+    """The comments at the top of the file, without Hydra's directive."""
     lines = []
     for line in text.splitlines():
         if not line.startswith("#"):
@@ -150,7 +150,7 @@ def _summary(text: str) -> str:
 
 
 def entries_of(text: str) -> dict[str, Entry]:
-    """Every value of a yaml file that is no mapping with entries, by its path."""
+    """path -> entry, for all leaves of a yaml file (including empty and flow-style mappings)."""
     lines, found = text.splitlines(), {}
 
     def beside(mark: yaml.Mark) -> str:
@@ -186,7 +186,7 @@ def entries_of(text: str) -> dict[str, Entry]:
 
 
 def elsewhere(choice: Choice) -> Iterator[str]:
-    """What a file sets outside of its group; a part by the name of its constructor."""
+    """The settings that a file makes outside its group; components are given by the name of their constructor."""
     for path, entry in choice.others.items():
         part, _, last = path.rpartition(".")
         if last == "_target_":
@@ -200,22 +200,23 @@ def _parameters(entries: Mapping[str, Entry]) -> list[str]:
         return []
     try:
         return list(inspect.signature(get_object(entries["_target_"].text)).parameters)
-    except (ValueError, TypeError):  # of a built-in
+    except (ValueError, TypeError):  # a built-in
         return []
 
 
 def _unset(target: Any, given: Iterable[str]) -> list[Option]:
-    """The options that a constructor has defaults for and that the yaml file does not name."""
-    hints, told = hints_of(target), documented(target)
+    """The options with defaults in the constructor that the yaml file does not set."""
+    hints, meanings = hints_of(target), documented(target)
     rows = []
     for name, parameter in inspect.signature(target).parameters.items():
         if parameter.default is not parameter.empty and name not in given and not name.startswith("_"):
-            rows.append(Option(name, literal(parameter.default), type_name(hints.get(name, Any)), told.get(name, "")))
+            hint, meaning = type_name(hints.get(name, Any)), meanings.get(name, "")
+            rows.append(Option(name, literal(parameter.default), hint, meaning))
     return rows
 
 
 def _described(entries: Mapping[str, Entry], path: str, comment: str) -> tuple[str, str]:
-    """The type and the meaning of an option, by the constructor of the innermost part that it belongs to."""
+    """The type and the meaning of an option, from the constructor of the innermost component that contains it."""
     names = path.split(".")
     for n in range(len(names) - 1, -1, -1):
         part = ".".join(names[:n])
@@ -224,14 +225,14 @@ def _described(entries: Mapping[str, Entry], path: str, comment: str) -> tuple[s
                 return "", comment
             made = get_object(target.text)
             hint = hint_within(hints_of(made).get(names[n], Any), names[n + 1 :])
-            told = documented(made).get(names[n], "")
-            vague = len(names) > n + 1 or re.search(r"(^|, )(see|as in) `", told)
-            return type_name(hint), comment if vague and comment else told or comment
+            meaning = documented(made).get(names[n], "")
+            vague = len(names) > n + 1 or re.search(r"(^|, )(see|as in) `", meaning)
+            return type_name(hint), comment if vague and comment else meaning or comment
     return "", comment
 
 
 def first_sentence(choice: Choice) -> str:
-    """Of what a choice without a comment makes."""
+    """The first paragraph of the docstring of the choice's constructor."""
     target = choice.every.get("_target_")
     doc = inspect.getdoc(get_object(target.text)) if target else None
     return " ".join((doc or "").partition("\n\n")[0].split())

@@ -1,11 +1,11 @@
-"""A reference of every option: the groups, their choices, and what each choice's constructor accepts.
+"""Generates a reference of all options: the groups, their choices, and what each choice's constructor accepts.
 
 selfplay reference                                  selfplay's configs, and those of ./conf and of installed packages
 python -m selfplay.reference > docs/reference.md    in a clone
 
-Choices are described by the first comment of their yaml file, or else by the docstring of their constructor. An
-option's default is the value in the yaml file, or else that of the constructor; its type is the constructor's hint; its
-meaning comes from the docstring, or else from the comment beside the value.
+A choice is described by the first comment of its yaml file, or else by the docstring of its constructor. The default of
+an option is the value in the yaml file, or else that of the constructor; its type is the constructor's type hint; its
+meaning is taken from the docstring, or else from the comment next to the value.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ Choose with `group=choice`, and set options of the choice with `group.option=val
 
 
 def reference(folders: Sequence[Path]) -> str:
-    """The whole page, in Markdown.
+    """The whole page in Markdown.
 
     Args:
-        folders: of configs, in the order in which Hydra searches them; the first has config.yaml.
+        folders: config folders in the order in which Hydra searches them; the first contains config.yaml.
     """
     groups = sorted({path.name for folder in folders for path in folder.iterdir() if path.is_dir()})
     groups = [*(name for name in GROUPS if name in groups), *(name for name in groups if name not in GROUPS)]

@@ -1,4 +1,4 @@
-"""Types, defaults and docstrings as a reference page words them."""
+"""Formats types, defaults and docstrings for the reference page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from selfplay.options import LARGE, MOST, Expression, Holding, NotEmpty, OfTorch
 
 
 def hint_within(hint: Any, names: Sequence[str]) -> Any:
-    """The hint of an entry of a mapping."""
+    """The type hint of a nested entry of a mapping type."""
     for name in names:
         for arm in get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,):
             if is_typeddict(arm):
@@ -40,24 +40,24 @@ def _function(target: Any) -> Any:
 
 
 def documented(target: Any) -> dict[str, str]:
-    """The section `Args` of a docstring, and of those of base classes: name -> text."""
+    """name -> text, from the `Args` sections in the docstrings of a constructor and its base classes."""
     found: dict[str, str] = {}
     for made in reversed(target.__mro__) if isinstance(target, type) else [target]:
         for doc in (made.__doc__, getattr(_function(made), "__doc__", None)):
             _, _, section = inspect.cleandoc(doc or "").partition("\nArgs:\n")
             section = re.split(r"\n\S", section)[0]
-            for names, told in re.findall(r"^    ([\w, ]+): (.*(?:\n     +.*)*)", section, re.MULTILINE):
-                told = " ".join(told.split())
+            for names, text in re.findall(r"^    ([\w, ]+): (.*(?:\n     +.*)*)", section, re.MULTILINE):
+                text = " ".join(text.split())
                 for name in names.split(", "):
-                    found[name] = re.sub(r"(?<!\.)\.$", "", _followed(told, name))
+                    found[name] = re.sub(r"(?<!\.)\.$", "", _followed(text, name))
     return found
 
 
-def _followed(told: str, name: str) -> str:
-    """Where a docstring refers to a class, what that says of the argument."""
-    if reference := re.fullmatch(r"see `([\w.]+\.[A-Z]\w+)`\.", told):
-        return documented(get_object(reference[1])).get(name, told)
-    return told
+def _followed(text: str, name: str) -> str:
+    """Resolve a text of the form "see `<class>`." to the description of the argument in that class."""
+    if reference := re.fullmatch(r"see `([\w.]+\.[A-Z]\w+)`\.", text):
+        return documented(get_object(reference[1])).get(name, text)
+    return text
 
 
 BASIC = {object: "", bool: "true or false", int: "int", float: "float", str: "text", type(None): "null"}
@@ -89,23 +89,23 @@ def type_name(hint: Any) -> str:
 
 
 def _conditions(plain: Any, conditions: Sequence[Any]) -> str:
-    told = type_name(plain)
+    words = type_name(plain)
     for condition in conditions:
         if isinstance(condition, Range):
-            told += _range(condition)
+            words += _range(condition)
         elif isinstance(condition, OneOf):
-            told = "one of " + ", ".join(f"`{name}`" for name in condition.names)
+            words = "one of " + ", ".join(f"`{name}`" for name in condition.names)
         elif isinstance(condition, Expression):
-            told = "regular expression"
+            words = "regular expression"
         elif isinstance(condition, Holding):
-            told += " with " + ", ".join(f"`{{{place}}}`" for place in condition.places)
+            words += " with " + ", ".join(f"`{{{place}}}`" for place in condition.places)
         elif isinstance(condition, OfTorch):
-            told = "device of PyTorch"
+            words = "device of PyTorch"
         elif isinstance(condition, NotEmpty) and plain is not str:
-            told = f"{told}, not empty"
+            words = f"{words}, not empty"
         elif isinstance(condition, Unlike):
-            told += f", not {literal(condition.value)}"
-    return told
+            words += f", not {literal(condition.value)}"
+    return words
 
 
 def _range(limits: Range) -> str:
@@ -120,7 +120,7 @@ def _range(limits: Range) -> str:
 
 
 def literal(value: Any) -> str:
-    """A Python value as yaml writes it."""
+    """Format a Python value as in yaml."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -137,7 +137,7 @@ def literal(value: Any) -> str:
 
 
 def yaml_value(text: str) -> str:
-    """A value of a yaml file in at most half a line."""
+    """A value of a yaml file, shortened to 60 characters; multi-line values become their number of lines."""
     if "\n" in text.strip():
         return f"({len(text.strip().splitlines())} lines)"
     text = text.strip()
@@ -145,17 +145,17 @@ def yaml_value(text: str) -> str:
 
 
 def short_target(target: str) -> str:
-    """The name that a constructor has in its module."""
+    """The last part of a dotted name."""
     return target.rpartition(".")[2]
 
 
 def plain(text: str) -> str:
-    """Within backticks, in a table."""
+    """Escape text for use within backticks in a table."""
     return text.replace("`", "'").replace("|", "\\|")
 
 
 def escaped(text: str) -> str:
-    """Outside of backticks, in a table."""
+    """Escape text with backticks for use in a table."""
     parts = text.split("`")
     parts[::2] = [re.sub(r"([<*])", r"\\\1", part) for part in parts[::2]]
     return "`".join(parts).replace("|", "\\|")

@@ -1,1 +1,1 @@
-"""The report: what a sweep says, in tables and pictures, on one page that needs nothing else."""
+"""The report: tables and figures of a sweep on one self-contained HTML page."""

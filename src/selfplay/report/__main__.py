@@ -1,4 +1,4 @@
-"""A report on some runs: one page, and its figures as files.
+"""Writes a report on one or more runs: an HTML page, and its figures as files.
 
 python -m selfplay.report multirun/2026-01-01/12-00-00            report/report.html, of a sweep
 python -m selfplay.report outputs multirun/x --out x --baseline "game=dataset reward=rm"
@@ -15,8 +15,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     found = argparse.ArgumentParser(
         prog="selfplay report",
-        description="Write a page on some runs, which needs no other file and no network: settings compared, learning "
-        "curves, reward against truth, what was asked, transcripts, cross-play. Every figure is a file, too.",
+        description="Write a self-contained HTML page on one or more runs: comparison of settings, learning curves, "
+        "reward against truth, questions asked, transcripts, cross-play. Figures are also saved as files.",
     )
     add = found.add_argument
     add(
@@ -24,21 +24,21 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         type=Path,
         metavar="FOLDER",
-        help="a run's folder, or one that holds runs, such as a sweep's",
+        help="folder of a run, or one that contains runs, such as a sweep's",
     )
     add(
         "--out",
         type=Path,
         default=Path("report"),
         metavar="FOLDER",
-        help="for report.html and the figures (%(default)s)",
+        help="where report.html and the figures are written (default: %(default)s)",
     )
-    add("--baseline", metavar="SETTING", help="what the others are compared with (default: the first setting)")
+    add("--baseline", metavar="SETTING", help="setting that the others are compared with (default: the first one)")
     return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The program; ends with 1 and one line on stderr where the user has to change something."""
+    """Run the command line; user errors print one line to stderr and exit with code 1."""
     args = parser().parse_args(arguments)
     run_command(lambda: report(args))
 
@@ -47,7 +47,7 @@ def report(args: argparse.Namespace) -> None:
     """Read the runs, write the page, and print where it is.
 
     Raises:
-        SelfplayError: a folder holds no run, or the page cannot be written.
+        SelfplayError: a folder contains no run, or the page cannot be written.
     """
     from selfplay.console import say
     from selfplay.plots.figure_store import Album

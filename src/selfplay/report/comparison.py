@@ -1,4 +1,4 @@
-"""The comparison of settings: means over seeds with intervals, and the paired difference to the baseline."""
+"""Comparison of settings: means over seeds with intervals, and paired differences to the baseline."""
 
 from __future__ import annotations
 
@@ -20,16 +20,15 @@ if TYPE_CHECKING:
     from selfplay.report.settings import Settings
 
 TESTS = (
-    "Intervals: 95 %, Student's t over seeds{logit}. Differences: of the same seeds, paired with the baseline's. p: "
-    "two-sided paired t-test; Holm: the same p, corrected for {family}: if none of them is real, one or more come out "
-    "below 0.05 in at most 5 % of cases; sign flips: the exact permutation test on the same pairs (with n pairs never "
-    "below 2 / 2ⁿ), not corrected."
+    "Intervals: 95 %, Student's t over seeds{logit}. Differences: paired with the baseline by seed. p: two-sided "
+    "paired t-test. Holm: p corrected for {family}; if no difference is real, the chance of any value below 0.05 is at "
+    "most 5 %. Sign flips: exact permutation test on the same pairs (at least 2 / 2ⁿ for n pairs), uncorrected."
 )
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure and its interval, as text."""
+    """A value and its interval, as text."""
 
     value: str
     bounds: str = ""
@@ -37,7 +36,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One setting of a table."""
+    """A row of a table: one setting."""
 
     setting: str
     colour: str
@@ -46,7 +45,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The comparison by one metric."""
+    """The comparison of settings by one metric."""
 
     caption: str
     heads: list[str]
@@ -56,10 +55,13 @@ class Table:
 
 
 def comparison(sweep: Sweep, settings: Settings, baseline: str | None, album: Album) -> list[Table]:
-    """One table a metric that finished runs have optimised.
+    """One table per metric that finished runs optimised.
+
+    Args:
+        baseline: full or short name of a setting; None for the first setting of each table.
 
     Raises:
-        SelfplayError: the baseline is no setting of these runs.
+        SelfplayError: the baseline is not a setting of these runs.
     """
     chosen = None if baseline is None else settings.full(baseline)
     known = list(dict.fromkeys(sweep.runs["setting"]))
@@ -122,13 +124,13 @@ def _table(
 
 
 def _scaled(table: pd.DataFrame, factor: float) -> pd.DataFrame:
-    """The estimates in the unit that is shown."""
+    """Convert the estimates to the displayed unit."""
     columns = ["mean", "low", "high", "difference", "difference/low", "difference/high"]
     return table.assign(**{name: factor * table[name] for name in columns})
 
 
 def unbroken(text: str) -> str:
-    """A text that stays on one line."""
+    """Replace spaces by non-breaking ones, so that the text stays on one line."""
     return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
@@ -137,7 +139,7 @@ def _cell(line: pd.Series, digits: int, signed: int) -> Cell:
 
 
 def _first(metrics: pd.DataFrame, key: str) -> dict[str, float]:
-    """run -> what it logged first of a metric, where that was not also the last."""
+    """run -> the first logged value of a metric, for runs that logged more than one."""
     if key not in metrics:
         return {}
     logged = metrics[metrics[key].notna()]
@@ -148,17 +150,17 @@ def _notes(after: pd.DataFrame, shown: Measure, settings: Settings, wanted: str 
     count = int(after["p"].notna().sum())
     family = f"the family of {count} comparisons of this table" if count > 1 else "a family of one comparison"
     logit = ", of shares on the logit scale" if shown.share else ""
-    notes = [f"{TESTS.format(family=family, logit=logit)} Before: the first value that a run logged, after: the last."]
+    notes = [f"{TESTS.format(family=family, logit=logit)} Before: first logged value of a run; after: last one."]
     if shown.less_is_better:
-        notes.append("Of this figure less is better: a negative gain is an improvement.")
+        notes.append("Lower is better: a negative gain is an improvement.")
     if wanted not in (None, against):
         notes.append(f"No run of the chosen baseline optimised {shown.key}; the baseline here is the first setting.")
     for setting, note, left in zip(after["setting"], after["note"], after["left out"], strict=True):
-        said = [note] if note else []
+        parts = [note] if note else []
         if left:
-            said.append(f"{left} run{'s' if left > 1 else ''} left out, unfinished or without the figure")
-        if said:
-            notes.append(f"{settings.short(setting)}: {'; '.join(said)}.")
+            parts.append(f"{left} run{'s' if left > 1 else ''} left out: unfinished, or without this metric")
+        if parts:
+            notes.append(f"{settings.short(setting)}: {'; '.join(parts)}.")
     return notes
 
 
@@ -179,8 +181,8 @@ def _picture(
         what[0].upper() + what[1:],
         "percentage points" if shown.share else shown.unit,
     )
-    told = "; ".join(
+    values = "; ".join(
         f"{settings.short(n)} {number(m, shown.digits, True)}" for n, m in zip(names, gain["mean"], strict=True)
     )
     caption = "Point: mean over seeds. Bar: 95 % interval. Ticks: single seeds."
-    return album.keep(f"gain-{shown.key.replace('/', '-')}", figure, caption, f"{what} by setting: {told}")
+    return album.keep(f"gain-{shown.key.replace('/', '-')}", figure, caption, f"{what} by setting: {values}")

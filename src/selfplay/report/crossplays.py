@@ -1,4 +1,4 @@
-"""What cross-play found, read from the crossplay.json files beside the runs."""
+"""Cross-play results, read from the crossplay.json files in the folders of a report."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from selfplay.report.comparison import Cell
 from selfplay.report.measures import bounds, number
 
 FILE = "crossplay.json"
-MOST = 24  # players in the picture of the ratings
+MOST = 24  # players in the figure of the ratings
 HEADS = ["Elo", "mean return", "weight in meta-Nash", "exploitability"]
-EXPLOITABILITY = "Exploitability: how much more than the player itself the best of these players earns against it."
+EXPLOITABILITY = "Exploitability: what the best of these players earns against the player, minus its self-play return."
 
 
 @dataclass(frozen=True)
 class Standing:
-    """A player and its figures."""
+    """A player and its table cells."""
 
     name: str
     cells: list[Cell]
@@ -33,7 +33,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class CrossPlay:
-    """One cross-play, as the page shows it."""
+    """One cross-play, as shown on the page."""
 
     title: str
     about: str
@@ -46,7 +46,7 @@ class CrossPlay:
 
 
 def files(folders: Iterable[Path]) -> list[Path]:
-    """Every crossplay.json below the folders, each once; of a folder, its own before those of the runs in it."""
+    """All crossplay.json files below the folders, without duplicates; those higher up in a folder come first."""
     found: dict[Path, Path] = {}
     for folder in folders:
         for path in sorted(_below(folder), key=lambda path: len(path.parts)):
@@ -62,17 +62,20 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def crossplay(path: Path, place: int, album: Album) -> CrossPlay:
-    """What a file says, with its figures.
+    """Read a cross-play file and draw its figures.
+
+    Args:
+        place: number of the cross-play on the page, used in the names of its figures.
 
     Raises:
-        SelfplayError: it is not what `python -m selfplay.crossplay` writes.
+        SelfplayError: the file does not have the format of `python -m selfplay.crossplay`.
     """
     try:
         return _described(json.loads(path.read_text(encoding="utf-8")), path, place, album)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise SelfplayError(
-            f"{path} is not what cross-play writes ({type(error).__name__}: {error}); "
-            "make it again with python -m selfplay.crossplay"
+            f"{path} is not a result of cross-play ({type(error).__name__}: {error}); "
+            "create it again with python -m selfplay.crossplay"
         ) from error
 
 
@@ -85,13 +88,13 @@ def _described(found: Mapping[str, Any], path: Path, place: int, album: Album) -
     matrix = album.keep(
         f"crossplay-{place}-payoffs",
         draw_matrix(best, payoffs, "Pay-offs, best rating first", "mean return of the row"),
-        f"What the row earns against the column. {_sentence(found['method'])}",
+        f"Mean return of the row against the column. {_sentence(found['method'])}",
         f"{title}: pay-offs from {number(payoffs.min(), 3, True)} to {number(payoffs.max(), 3, True)}",
     )
     return CrossPlay(
         title,
         f"{path}; runs: {', '.join(map(str, found['runs']))}; roles: {', '.join(map(str, found['roles']))}",
-        f"From the highest rating to the lowest. {_nash(found['meta_nash'])} {EXPLOITABILITY}",
+        f"Sorted by rating, highest first. {_nash(found['meta_nash'])} {EXPLOITABILITY}",
         [*HEADS, *(["NashConv"] if found["nash_conv"] else [])],
         [Standing(name, _cells(found, name)) for name in best],
         _cycles(found["cycles"]),
@@ -128,17 +131,17 @@ def _cells(found: Mapping[str, Any], name: str) -> list[Cell]:
 def _cycles(cycles: Mapping[str, Any]) -> str:
     share = f"Cyclic share of the pay-offs: {number(cycles['share'], 2)}"
     if cycles["noise_share"] is not None:
-        share += f", of which noise explains about {number(min(cycles['noise_share'], cycles['share']), 2)}"
+        share += f" (sampling noise explains about {number(min(cycles['noise_share'], cycles['share']), 2)} of it)"
     if not cycles["strongest"]:
-        return f"{share}. Nobody beats somebody who beats somebody who beats them."
+        return f"{share}. There are no three-cycles."
     ring = " beats ".join(map(str, [*cycles["strongest"], cycles["strongest"][0]]))
     count = f"{cycles['three_cycles']} three-cycle{'' if cycles['three_cycles'] == 1 else 's'}"
-    return f"{share}. {count}, {cycles['clear_three_cycles']} beyond the intervals; the strongest: {ring}."
+    return f"{share}. {count}, {cycles['clear_three_cycles']} with all intervals excluding 0; the strongest: {ring}."
 
 
 def _nash(found: Mapping[str, Any] | None) -> str:
     if found is None:
-        return "No meta-Nash: with more than two roles a table of pairs is not the game."
+        return "No meta-Nash: pairwise pay-offs do not define a game with more than two roles."
     return f"Weights in meta-Nash: {found['method']}."
 
 

@@ -1,4 +1,4 @@
-"""Learning curves, and the reward beside the truth: panels of lines with bands, one line a setting."""
+"""Learning curves, and reward against ground truth: panels with one line and band per setting."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from selfplay.runs.sweep import Sweep
 if TYPE_CHECKING:
     from selfplay.report.settings import Settings
 
-POINTS = 120  # of a curve; more steps than these are averaged in stretches
+POINTS = 120  # of a curve; longer runs are averaged over intervals of steps
 AXES = {"steps": ("step", "step"), "tokens": ("tokens", "generated tokens")}
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One metric, against steps and against generated tokens."""
+    """Figures of one metric, against steps and against generated tokens."""
 
     steps: Picture
     tokens: Picture
 
 
 def considered(sweep: Sweep) -> pd.DataFrame:
-    """The metrics of the finished runs; of a setting that has none, those of all of its runs."""
+    """The metrics of the finished runs, and of all runs of settings without a finished one."""
     runs = sweep.runs
     finished = set(runs.loc[runs["status"] == "finished", "setting"])
     kept = runs.loc[(runs["status"] == "finished") | ~runs["setting"].isin(finished), "run"]
@@ -38,9 +38,9 @@ def considered(sweep: Sweep) -> pd.DataFrame:
 
 
 def stretches(metrics: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """Metrics with at most `POINTS` rows a run, and of how many steps each of these is the mean; named by the last.
+    """Average metrics over intervals of steps, to at most `POINTS` rows per run; also return the interval's length.
 
-    Step 0, before training, stays by itself.
+    Each row is labelled with the last step of its interval. Step 0, before training, is not averaged.
     """
     last = int(metrics["step"].max()) if len(metrics) else 0
     width = -(-last // POINTS)
@@ -55,22 +55,22 @@ def stretches(metrics: pd.DataFrame) -> tuple[pd.DataFrame, int]:
 
 
 def learning_curves(sweep: Sweep, settings: Settings, album: Album) -> tuple[list[Pair], str]:
-    """A pair of panels for each important metric that was logged, and what holds for all of them."""
+    """A pair of panels for each important metric that was logged, and a note on all of them."""
     metrics, width = stretches(considered(sweep))
     optimized = [str(name) for name in sweep.runs["metric"].dropna().unique()]
     logged = [c for c in metrics.columns[5:] if metrics[c].notna().any()]
-    pairs, still = [], []
+    pairs, constant = [], []
     for shown in important(logged, optimized):
         if shown.key not in optimized and metrics[shown.key].nunique() == 1:
-            still.append(f"{shown.key} ({number(float(metrics[shown.key].max()), 3)})")
+            constant.append(f"{shown.key} ({number(float(metrics[shown.key].max()), 3)})")
             continue
         steps, tokens = (_panel(metrics, shown, axis, settings, album) for axis in AXES)
         pairs.append(Pair(steps, tokens))
-    note = "Mean over seeds; the band is its 95 % interval (Student's t; of shares on the logit scale, so that it ends "
-    note += "within 0 and 100 %), absent where there is one seed or all seeds are alike. Bands are point by point. "
-    note += "Runs that did not finish are left out, unless their setting has no other."
+    note = "Mean over seeds; the band is its pointwise 95 % interval (Student's t, for shares on the logit scale), "
+    note += "omitted where there is only one seed or all seeds are equal. "
+    note += "Unfinished runs are left out, unless their setting has no finished one."
     note += f" Each point is the mean over {width} steps." if width > 1 else ""
-    return pairs, note + (f" Always the same, so not drawn: {', '.join(still)}." if still else "")
+    return pairs, note + (f" Constant, so not drawn: {', '.join(constant)}." if constant else "")
 
 
 def _panel(metrics: pd.DataFrame, shown: Measure, axis: str, settings: Settings, album: Album) -> Picture:
@@ -82,7 +82,7 @@ def _panel(metrics: pd.DataFrame, shown: Measure, axis: str, settings: Settings,
 
 
 def setting_lines(table: pd.DataFrame, settings: Settings, factor: float = 1.0) -> dict[int, Line]:
-    """A line a setting, by the setting's number."""
+    """One line per setting, keyed by the setting's number."""
     lines = {}
     for setting, part in table.groupby("setting", sort=False):
         lines[settings.number(str(setting))] = line(settings.short(str(setting)), part, factor)
@@ -90,13 +90,13 @@ def setting_lines(table: pd.DataFrame, settings: Settings, factor: float = 1.0) 
 
 
 def line(label: str, table: pd.DataFrame, factor: float = 1.0) -> Line:
-    """One setting's rows of `statistics.curves` as a line."""
+    """Convert one setting's rows of `statistics.curves` to a line."""
     x, y, low, high = (table[name].to_numpy(dtype=float) for name in ("x", "mean", "low", "high"))
     return Line(label, x, factor * y, factor * low, factor * high)
 
 
 def told(lines: dict[int, Line], digits: int) -> str:
-    """The lines in words: where each begins and ends."""
+    """Describe the lines in words: the first and last value of each."""
     return "; ".join(
         f"{line.label or 'all runs'} from {number(float(line.y[0]), digits)} to {number(float(line.y[-1]), digits)}"
         for line in lines.values()
@@ -104,14 +104,14 @@ def told(lines: dict[int, Line], digits: int) -> str:
 
 
 GOODHART_NOTE = (
-    "Both are told as their change since the first five steps, in units of how much single answers differed then; the "
-    "gap is the change of the reward minus that of the truth. A gap that grows means that what is rewarded is less and "
-    "less what is true."
+    "Reward and truth are shown as changes since the first five steps, in standard deviations of single answers in "
+    "those steps; the gap is the change of the reward minus that of the truth. A growing gap means that the reward "
+    "measures truth less and less."
 )
 
 
 def reward_against_truth(sweep: Sweep, settings: Settings, album: Album) -> list[Picture]:
-    """The gap of all settings, then reward and truth of each; nothing where no truth was logged."""
+    """Figures of the gap in all settings, then of reward and truth in each; empty if no truth was logged."""
     runs = set(considered(sweep)["run"])
     table = goodhart(sweep)
     table = table[table["run"].isin(runs) & table["gap"].notna()]
@@ -123,7 +123,7 @@ def reward_against_truth(sweep: Sweep, settings: Settings, album: Album) -> list
     title = "Gap between reward and truth"
     figure = draw_lines(gaps, title, "step", "standard deviations")
     pictures = [
-        album.keep("goodhart-gap", figure, "0: reward and truth have risen alike.", f"{title}: {told(gaps, 2)}")
+        album.keep("goodhart-gap", figure, "At 0, reward and truth have risen equally.", f"{title}: {told(gaps, 2)}")
     ]
     for setting in dict.fromkeys(table["setting"]):
         part = table[table["setting"] == setting]
@@ -136,7 +136,7 @@ def _two(part: pd.DataFrame, settings: Settings, setting: str, album: Album) -> 
     for i, name in (
         (0, "truth"),
         (len(COLOURS) + 1, "reward"),
-    ):  # a second colour, and dashed: where both lie on one line
+    ):  # the second line is dashed, to be visible where both coincide
         lines[i] = line(name, curves(part, f"{name}_change"))
     title = settings.short(setting)
     figure = draw_lines(lines, title, "step", "change, standard deviations")

@@ -1,4 +1,4 @@
-"""Comparisons that are read together: a family of paired differences, each with its interval and Holm's p."""
+"""A family of paired comparisons: differences with intervals, and p-values corrected by Holm's method."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ NOTE = (
 
 
 def family(differences: Mapping[str, ArrayLike]) -> pd.DataFrame:
-    """A row a comparison: `comparison`, `pairs`, `difference`, `low`, `high`, `p`, `p/holm`, `p/exact`.
+    """One row per comparison: `comparison`, `pairs`, `difference`, `low`, `high`, `p`, `p/holm`, `p/exact`.
 
     Args:
-        differences: what is compared -> one paired difference a seed. All of them are the family for which Holm's
-            method (1979) corrects.
+        differences: name of the comparison -> one paired difference per seed. Holm's method (1979) corrects for all of
+            them.
     """
     rows = []
     for name, values in differences.items():
@@ -35,14 +35,21 @@ def family(differences: Mapping[str, ArrayLike]) -> pd.DataFrame:
 
 
 def markdown(differences: Mapping[str, ArrayLike], unit: str = "points", scale: float = 100.0, digits: int = 1) -> str:
-    """A family as a table in Markdown, and what its columns are."""
+    """A family as a Markdown table, followed by a note on its columns.
+
+    Args:
+        differences: see `family`.
+        unit: of the displayed differences.
+        scale: factor from the differences to this unit.
+        digits: decimal places.
+    """
     table = family(differences)
     lines = [f"| comparison | difference, {unit} | pairs | p | p, Holm | sign flips |", "| --- |" + " ---: |" * 5]
     for row in table.to_dict("records"):
         mean, low, high = (scale * row[name] for name in ("difference", "low", "high"))
-        told = f"{number(mean, digits, True)} {bounds(low, high, digits, True)}".strip()
+        shown = f"{number(mean, digits, True)} {bounds(low, high, digits, True)}".strip()
         tests = (probability(row[name]) for name in ("p", "p/holm", "p/exact"))
-        lines.append("| " + " | ".join([row["comparison"], told, str(row["pairs"]), *tests]) + " |")
+        lines.append("| " + " | ".join([row["comparison"], shown, str(row["pairs"]), *tests]) + " |")
     count = int(table["p"].notna().sum())
     note = NOTE.format(count=count) if count > 1 else NOTE.format(count=1).replace("comparisons", "comparison")
     return "\n".join([*lines, "", note])

@@ -1,4 +1,4 @@
-"""How a metric is told to a reader: its name in words, its unit, and whether more of it is better."""
+"""How a metric is presented to a reader: its name in words, its unit, and whether higher is better."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ SHARES = {
     "accuracy", "truth", "invalid", "distinct", "win_rate", "frac_reward_zero_std", "valid", "unique",
     "ties", "order", "longer", "prompt_loose", "instruction_strict", "instruction_loose",
 }  # fmt: skip
-UNITS = {"kl": "nats a token", "entropy": "nats a token", "length": "tokens a reply", "tokens": "tokens"}
+UNITS = {"kl": "nats per token", "entropy": "nats per token", "length": "tokens per reply", "tokens": "tokens"}
 WORDS = {
     "accuracy": "held-out accuracy",
     "truth": "right answers",
     "invalid": "invalid questions",
-    "distinct": "different replies",
+    "distinct": "distinct replies",
     "kl": "KL from the reference",
     "payoff": "pay-off",
     "nash_conv": "NashConv",
     "mixture_nash_conv": "NashConv of the mixture",
     "win_rate": "games won",
-    "frac_reward_zero_std": "groups paid alike (no signal)",
+    "frac_reward_zero_std": "groups with equal rewards (no signal)",
     "length": "length",
 }
 LESS_IS_BETTER = {"nash_conv", "mixture_nash_conv", "exploitability", "loss", "invalid", "logprob_mismatch"}
-FIRST = ("truth", "reward", "invalid", "payoff")  # of every role, before the health of the training
+FIRST = ("truth", "reward", "invalid", "payoff")  # curves of every role that come first
 THEN = ("kl", "entropy", "length", "distinct")
-MOST = 16  # panels of learning curves
+MOST = 16  # metrics with learning curves
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A metric as it is shown.
+    """How a metric is displayed.
 
     Attributes:
         key: its name in metrics.jsonl.
-        words: what it is.
-        unit: of the shown figure; "%" where it is a share.
-        factor: from the logged to the shown figure.
+        words: its description.
+        unit: of the displayed value; "%" for shares.
+        factor: from the logged to the displayed value.
     """
 
     key: str
@@ -64,7 +64,7 @@ class Measure:
 
 
 def measure(key: str) -> Measure:
-    """The metric of a name as it is logged: `solver/kl`, `eval/accuracy`."""
+    """The measure of a logged name, such as `solver/kl` or `eval/accuracy`."""
     role, _, name = key.rpartition("/")
     words = WORDS.get(name, name.replace("_", " "))
     unit = "%" if name in SHARES else UNITS.get(name, words)
@@ -72,7 +72,7 @@ def measure(key: str) -> Measure:
 
 
 def important(columns: Iterable[str], optimized: Sequence[str]) -> list[Measure]:
-    """The metrics whose curves are drawn: what was optimised, what was evaluated, then role by role."""
+    """The metrics whose curves are drawn: optimised ones, evaluations, then those of the roles."""
     known = list(columns)
     names = [*optimized, "eval/accuracy", "eval/nash_conv", "eval/return", "eval/win_rate"]
     for some in (FIRST, ("frac_reward_zero_std",), THEN):
@@ -86,7 +86,7 @@ def _role(key: str) -> tuple[bool, str]:
 
 
 def number(value: float, digits: int, signed: bool = False) -> str:
-    """A figure with its minus sign; what rounds to 0 has none; an en dash where there is none."""
+    """Format a number with a typographic minus sign; values that round to 0 have no sign, NaN gives an en dash."""
     if not math.isfinite(value):
         return "–"
     rounded = round(value, digits) + 0.0
@@ -94,14 +94,14 @@ def number(value: float, digits: int, signed: bool = False) -> str:
 
 
 def bounds(low: float, high: float, digits: int, signed: bool = False) -> str:
-    """An interval in brackets, nothing where there is none."""
+    """Format an interval in brackets; "" if an end is not finite."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return ""
     return f"[{number(low, digits, signed)}, {number(high, digits, signed)}]"
 
 
 def probability(p: float) -> str:
-    """A p-value, never told as 0."""
+    """Format a p-value; small ones as "< 0.001"."""
     if not math.isfinite(p):
         return "–"
     return "< 0.001" if p < 0.001 else f"{p:.3f}"

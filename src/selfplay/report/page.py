@@ -1,4 +1,4 @@
-"""The page: everything that is known of some runs in one HTML file that needs nothing but itself."""
+"""The report page: the results of runs in one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ PAGE = "report.html"
 
 
 def write(sweep: Sweep, folders: Sequence[Path], album: Album, baseline: str | None = None) -> Path:
-    """Draw the figures into the album's folder and write the page beside them.
+    """Save the figures in the album's folder, and write the page next to them.
 
     Args:
-        sweep: what was read.
-        folders: where from; they are searched for cross-play, too.
+        sweep: the runs.
+        folders: where the runs were read from; also searched for cross-play results.
+        album: stores the figures.
         baseline: the setting to compare with; None for the first.
 
     Raises:
-        SelfplayError: the baseline is no setting, or the folder cannot be written.
+        SelfplayError: the baseline is not a setting, or the folder cannot be written.
     """
     page = album.folder / PAGE
     try:
@@ -51,7 +52,7 @@ def write(sweep: Sweep, folders: Sequence[Path], album: Album, baseline: str | N
 
 
 def render(content: dict[str, Any]) -> str:
-    """The page's text. Every value is escaped, but for the figures, the style, the script and the JSON."""
+    """Render the page. Every value is escaped, except figures, style, script and JSON."""
     here = files("selfplay.report")
     parts = {name: (here / f"page.{name}").read_text(encoding="utf-8") for name in ("css", "js")}
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
@@ -60,7 +61,7 @@ def render(content: dict[str, Any]) -> str:
 
 
 def contents(sweep: Sweep, folders: Sequence[Path], album: Album, baseline: str | None = None) -> dict[str, Any]:
-    """All that the template shows."""
+    """The values of the template."""
     settings = Settings(sweep.runs["setting"])
     tables = comparison(sweep, settings, baseline, album)
     pairs, note = learning_curves(sweep, settings, album)
@@ -93,7 +94,7 @@ def contents(sweep: Sweep, folders: Sequence[Path], album: Album, baseline: str 
 
 
 def _crossplays(folders: Sequence[Path], album: Album) -> tuple[list[crossplays.CrossPlay], list[str]]:
-    """What was found, and what could not be read and why."""
+    """The cross-plays, and error messages for those that could not be read."""
     plays, unread = [], []
     for place, path in enumerate(crossplays.files(folders), start=1):
         try:
@@ -119,7 +120,7 @@ def _read(sweep: Sweep, folders: Sequence[Path], settings: Settings) -> dict[str
 
 
 def _versions(sweep: Sweep) -> str:
-    """The versions that the runs say they were made with, each with how many runs where they differ."""
+    """The versions recorded by the runs, with the number of runs of each if they differ."""
     found = Counter(_version(Path(path)) for path in sweep.runs["path"])
     if len(found) == 1:
         return f"Made with {next(iter(found))}."
@@ -153,7 +154,9 @@ def _transcripts(chosen: Sample) -> dict[str, Any]:
     left = chosen.whole - chosen.shown
     note = f"{_many(chosen.shown, 'turn')} of {chosen.whole:,}"
     note += (
-        f": whole episodes of the first, the last and steps between; {left:,} were left out for size." if left else "."
+        f": whole episodes of the first, the last and some other steps; {left:,} turns were left out to limit the size."
+        if left
+        else "."
     )
     kept = []
     for run, (shown, whole, steps) in chosen.kept.items():

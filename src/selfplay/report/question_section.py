@@ -1,4 +1,4 @@
-"""What is asked as training goes on: kinds and difficulty of the questions, validity, diversity."""
+"""The questions asked during training: kinds, difficulty, validity and diversity."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ if TYPE_CHECKING:
 
 BINS = 10
 NOTE = (
-    "The Challenger's questions in stretches of steps; for runs without a Challenger, those drawn from the data. Mean "
-    "over seeds, with 95 % intervals (Student's t on the logit scale). Measures of diversity depend on how many texts "
-    "they look at, so from each stretch as many are drawn."
+    "The Challenger's questions by interval of steps; for runs without a Challenger, the questions sampled from the "
+    "data. Mean over seeds, with 95 % intervals (Student's t on the logit scale). Measures of diversity depend on the "
+    "number of texts, so they use equally many questions of each interval."
 )
-LINES = {  # column -> title, unit, whether it is a share, what it means
+LINES = {  # column -> title, unit, meaning
     "valid": ("Valid questions", "%", "Share of questions that have a right answer."),
-    "unique": ("Different questions", "%", "Share of texts that are different, among all of a stretch."),
-    "distinct_1": ("Distinct-1", "share", "Different words as a share of all words."),
-    "distinct_2": ("Distinct-2", "share", "Different pairs of words as a share of all pairs."),
-    "self_bleu": ("Self-BLEU", "0 to 1", "How much a question is like the others: 1 for copies."),
+    "unique": ("Unique questions", "%", "Share of distinct texts among all questions of an interval."),
+    "distinct_1": ("Distinct-1", "share", "Distinct words as a share of all words."),
+    "distinct_2": ("Distinct-2", "share", "Distinct bigrams as a share of all bigrams."),
+    "self_bleu": ("Self-BLEU", "0 to 1", "Similarity of a question to the others; 1 for copies."),
 }
 
 
 def questions_of(turns: pd.DataFrame) -> pd.DataFrame:
-    """`selfplay.report.questions.asked` of the Challenger; of the data where a run's questions come from there."""
+    """Apply `selfplay.report.questions.asked` to the Challenger; to the data in runs whose questions come from it."""
     roles = turns.groupby("run", observed=True)["role"].agg(lambda some: set(some.unique()))
     with_challenger = {run for run, some in roles.items() if "challenger" in some}
     with_data = {run for run, some in roles.items() if {"chance", "solver"} <= some} - with_challenger
     parts = [asked(turns[turns["run"].isin(with_challenger)], BINS)] if with_challenger else []
     if with_data:
-        drawn = asked(turns[turns["run"].isin(with_data)], BINS, role="chance")
-        known = drawn.groupby("setting")["family/other"].transform("mean") < 1.0
-        parts.append(drawn[known])
+        from_data = asked(turns[turns["run"].isin(with_data)], BINS, role="chance")
+        known = from_data.groupby("setting")["family/other"].transform("mean") < 1.0
+        parts.append(from_data[known])
     parts = [part for part in parts if len(part)]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def what_is_asked(turns: pd.DataFrame, settings: Settings, album: Album) -> tuple[list[Picture], list[Picture]]:
-    """Lines over time, one a setting; and of each setting the kinds and the difficulty of its questions."""
+    """Curves with one line per setting; and figures of the kinds and difficulty of each setting's questions."""
     table = questions_of(turns)
     if table.empty:
         return [], []
@@ -57,7 +57,7 @@ def what_is_asked(turns: pd.DataFrame, settings: Settings, album: Album) -> tupl
     stacks = []
     for setting in dict.fromkeys(table["setting"]):
         part = table[table["setting"] == setting]
-        if part["family/other"].mean() < 1.0:  # else these are no questions of the tiny world
+        if part["family/other"].mean() < 1.0:  # otherwise the questions are not of the tiny world
             stacks += [_stack(part, kind, str(setting), settings, album) for kind in ("family", "level")]
     return lines, stacks
 
@@ -68,7 +68,8 @@ def _lines(table: pd.DataFrame, name: str, settings: Settings, album: Album) -> 
     figure = draw_lines(found, title, "step", unit, share=unit == "%")
     if name in ("distinct_1", "distinct_2", "self_bleu"):
         sampled = sorted({int(n) for n in table["sampled"]})
-        meaning += f" Measured on {sampled[0]}{f' to {sampled[-1]}' if len(sampled) > 1 else ''} questions a stretch."
+        span = f"{sampled[0]} to {sampled[-1]}" if len(sampled) > 1 else f"{sampled[0]}"
+        meaning += f" Measured on {span} questions per interval."
     return album.keep(f"asked-{name.replace('_', '-')}", figure, meaning, f"{title} over time: {told(found, 2)}")
 
 
@@ -82,18 +83,18 @@ def _stack(part: pd.DataFrame, kind: str, setting: str, settings: Settings, albu
     }
     short, x = settings.short(setting), means.index.to_numpy(dtype=float)
     figure = draw_shares(x, shares, _colours(kind, columns), short, "step", f"questions by {kind}, %")
-    what = "Families" if kind == "family" else "Levels of difficulty (4 is beyond what the model was shown)"
+    what = "Families" if kind == "family" else "Levels of difficulty (the model was shown no right answer of level 4)"
     last = ", ".join(f"{name} {values[-1]:.0f} %" for name, values in shares.items())
     caption = (
-        f"{what}{'; other: no question of the tiny world' if 'other' in shares else ''}. In the end, at the right."
+        f"{what}{'; other: not a question of the tiny world' if 'other' in shares else ''}. Right: shares at the end."
     )
     return album.keep(
-        f"asked-{kind}-{settings.number(setting)}", figure, caption, f"{what} in {short}, in the end: {last}"
+        f"asked-{kind}-{settings.number(setting)}", figure, caption, f"{what} in {short}, at the end: {last}"
     )
 
 
 def _colours(kind: str, columns: Sequence[str]) -> list[str]:
-    """Families side by side, levels from pale to full; what is neither is grey."""
+    """Paired colours for families, shades from pale to full for levels, and grey for "other"."""
     if kind == "level":
         by_name = {f"level/{level}": pale(COLOURS[0], 0.75 - 0.25 * i) for i, level in enumerate(LEVELS)}
     else:

@@ -1,4 +1,4 @@
-"""What the Challenger asks as training goes on, and how far the reward runs away from the truth."""
+"""Statistics of the Challenger's questions over training, and the gap between reward and ground truth."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from selfplay.runs.sweep import Sweep
 from selfplay.tasks.tiny_world import FAMILIES, LEVELS, parse
 
 ORDER = 4  # the longest n-grams of BLEU
-EPSILON = 0.1  # what counts in the place of no match (Chen and Cherry 2014, their method 1)
+EPSILON = 0.1  # replaces a count of 0 matches (method 1 of Chen and Cherry 2014)
 
 
 def asked(turns: pd.DataFrame, bins: int = 10, role: str = "challenger", sample: int = 100) -> pd.DataFrame:
-    """What a role asks over time: one row a run and bin of steps.
+    """Statistics of a role's questions over time: one row per run and bin of steps.
 
     Args:
         turns: the `turns` of a sweep, or some of them.
-        bins: how many stretches of steps of equal length, the same for all runs.
-        role: who asks; "chance" for the data of the data-driven baseline.
-        sample: questions a bin of which the diversity is measured, drawn by a fixed seed. All three measures depend on
-            how many texts they look at, so bins are comparable only where they have as many (`sampled`).
+        bins: number of bins of equal length, the same for all runs.
+        role: the role that asks; "chance" for the data of the data-driven baseline.
+        sample: number of questions per bin on which diversity is measured, sampled with a fixed seed. All three
+            measures depend on the number of texts, so only bins with equal `sampled` are comparable.
 
     Returns:
-        `run`, `setting`, `seed`, `first` and `last` step of the bin, `questions`; `valid` (share; by the score
-        "invalid" where there is one, else whether the tiny world knows the question), `family/<name>` and
+        `run`, `setting`, `seed`, `first` and `last` step of the bin, `questions` (their number); `valid` (share, from
+        the score "invalid" if logged, else whether the tiny world can parse the question), `family/<name>` and
         `family/other`, `level/<1-4>` and `level/other` (shares of all questions, each set adding up to 1), `unique`
-        (share of different texts), `sampled`, `distinct_1`, `distinct_2`, `self_bleu`.
+        (share of distinct texts), `sampled`, `distinct_1`, `distinct_2`, `self_bleu`.
     """
     at_least(1, bins=bins, sample=sample)
     mine = turns[turns["role"] == role]
@@ -55,15 +55,15 @@ def _described(part: pd.DataFrame, key: str, sample: int) -> dict[str, float]:
     families = Counter("other" if q is None else q.family for q in known)
     levels = Counter("other" if q is None else q.level for q in known)
     scored = "score/invalid" in part and part["score/invalid"].notna().all()
-    drawn = random.Random(key).sample(texts, min(sample, len(texts)))
-    sentences = [words(text) for text in drawn]
+    sampled = random.Random(key).sample(texts, min(sample, len(texts)))
+    sentences = [words(text) for text in sampled]
     return {
         "questions": len(texts),
         "valid": 1.0 - float(part["score/invalid"].mean()) if scored else 1.0 - families["other"] / len(texts),
         **{f"family/{name}": families[name] / len(texts) for name in (*FAMILIES, "other")},
         **{f"level/{level}": levels[level] / len(texts) for level in (*LEVELS, "other")},
         "unique": len(set(texts)) / len(texts),
-        "sampled": len(drawn),
+        "sampled": len(sampled),
         "distinct_1": distinct(sentences, 1),
         "distinct_2": distinct(sentences, 2),
         "self_bleu": self_bleu(sentences),
@@ -71,27 +71,27 @@ def _described(part: pd.DataFrame, key: str, sample: int) -> dict[str, float]:
 
 
 def words(text: str) -> list[str]:
-    """Words, numbers and marks: "what is 4+5?" has six."""
+    """Split into words, numbers and punctuation marks: "what is 4+5?" has six."""
     return re.findall(r"\w+|[^\w\s]", text)
 
 
 def ngrams(sentence: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
-    """How often each run of n words occurs."""
+    """Count the n-grams of a sentence."""
     return Counter(tuple(sentence[i : i + n]) for i in range(len(sentence) - n + 1))
 
 
 def distinct(sentences: Sequence[Sequence[str]], n: int) -> float:
-    """Different n-grams as a share of all n-grams (Li et al. 2016, arXiv 1510.03055); NaN where there is none."""
+    """Distinct n-grams as a share of all n-grams (Li et al. 2016, arXiv 1510.03055); NaN if there are none."""
     counts = Counter(gram for sentence in sentences for gram in ngrams(sentence, n).elements())
     return len(counts) / counts.total() if counts else nan
 
 
 def self_bleu(sentences: Sequence[Sequence[str]]) -> float:
-    """How much the sentences are like one another, from 0 to 1 (Zhu et al. 2018, Texygen, arXiv 1802.01886).
+    """Similarity of the sentences to one another, from 0 to 1 (Zhu et al. 2018, Texygen, arXiv 1802.01886).
 
-    The mean over the sentences of BLEU against all the others as references. BLEU as nltk's `sentence_bleu` with its
-    smoothing method 1 and `auto_reweigh`: n-grams up to 4, or up to the sentence's length where that is less, so that
-    a copy of a question of two words counts as one. NaN for fewer than two sentences.
+    The mean BLEU of each sentence with all others as references. BLEU is that of nltk's `sentence_bleu` with smoothing
+    method 1 and `auto_reweigh`: n-grams up to 4, or up to the length of a shorter sentence, so that a copy of a
+    two-word question has a BLEU of 1. NaN for fewer than two sentences.
     """
     if len(sentences) < 2:
         return nan
@@ -110,7 +110,7 @@ def self_bleu(sentences: Sequence[Sequence[str]]) -> float:
 
 
 def _two_most(counts: Sequence[Counter[tuple[str, ...]]]) -> dict[tuple[str, ...], tuple[int, int]]:
-    """The largest and the second-largest count of each n-gram in one sentence."""
+    """n-gram -> its largest and second-largest count in any sentence."""
     most: dict[tuple[str, ...], tuple[int, int]] = {}
     for counter in counts:
         for gram, count in counter.items():
@@ -120,32 +120,37 @@ def _two_most(counts: Sequence[Counter[tuple[str, ...]]]) -> dict[tuple[str, ...
 
 
 def _in_others(most: tuple[int, int], mine: int) -> int:
-    """The largest count in another sentence than the one that has `mine`."""
+    """The largest count in any sentence other than the one with the count `mine`."""
     return most[1] if mine == most[0] else most[0]
 
 
 def _brevity(length: int, lengths: Counter[int]) -> float:
-    """The logarithm of BLEU's brevity penalty against the other sentence of the closest length, the shorter if two."""
+    """Logarithm of BLEU's brevity penalty against the other sentence of closest length; ties go to the shorter."""
     others = [n for n, count in lengths.items() if count > (n == length)]
     closest = min(others, key=lambda n: (abs(n - length), n))
     return min(0.0, 1 - closest / length)
 
 
 def goodhart(sweep: Sweep, initial: int = 5, role: str = "solver") -> pd.DataFrame:
-    """The reward that is trained on beside the truth, step by step, on the same answers: one row a run and step.
+    """Training reward and ground truth of the same answers: one row per run and step.
 
-    The gap is Δreward/σ_reward − Δtruth/σ_truth. Δ is the change of the step's mean against the mean of the first
-    `initial` steps; σ is the standard deviation over single answers in those steps, of the reward from the logged
-    `reward_std`, of the truth (0 or 1) √(p(1−p)). Both are then in units of how much answers differed to begin with,
-    and the gap is 0 as long as reward and truth rise alike. A gap that grows while the truth falls is over-optimisation
-    of a proxy: Gao, Schulman and Hilton (2022), arXiv 2210.10760, who draw both against the distance to the initial
-    policy (`kl` here, where it was logged). An easier question raises both; an invalid one has the truth 0 whatever
-    the answer, so a Challenger that stops asking questions opens the gap, too.
+    The gap is Δreward/σ_reward − Δtruth/σ_truth. Δ is the difference between the step's mean and the mean of the first
+    `initial` steps; σ is the standard deviation over single answers in those steps, for the reward from the logged
+    `reward_std`, for the truth (0 or 1) √(p(1−p)). The gap is 0 as long as reward and truth rise equally in these
+    units. A gap that grows while the truth falls is over-optimisation of a proxy: Gao, Schulman and Hilton (2022),
+    arXiv 2210.10760, who plot both against the distance to the initial policy (here `kl`, if logged). Easier questions
+    raise both; an invalid question has truth 0 whatever the answer, so a Challenger that stops asking valid questions
+    also opens the gap.
+
+    Args:
+        sweep: the runs.
+        initial: number of first steps to compare with.
+        role: the role that answers.
 
     Returns:
-        `run`, `setting`, `seed`, `step`, `tokens`, `reward`, `truth`, `reward_change` and `truth_change` (in their σ),
-        `gap`, `kl`, `accuracy` (held-out, where it was evaluated). Changes and gap are NaN where all of the first
-        answers were scored alike, so that there is no unit. Runs that logged no truth have no rows.
+        `run`, `setting`, `seed`, `step`, `tokens`, `reward`, `truth`, `reward_change` and `truth_change` (in units of
+        their σ), `gap`, `kl`, `accuracy` (held-out, in steps with an evaluation). Changes and gap are NaN if all of
+        the first answers have the same score. Runs that logged no truth have no rows.
     """
     at_least(1, initial=initial)
     names = {"reward": f"{role}/reward", "truth": f"{role}/truth", "spread": f"{role}/reward_std", "kl": f"{role}/kl"}

@@ -1,4 +1,4 @@
-"""The settings of a sweep as a reader tells them apart: by what differs, and by a colour that stays."""
+"""Short names and colours that identify the settings of a sweep throughout the report."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from selfplay.plots.figures import look
 
 
 class Settings:
-    """Every setting in the order of its first run, with the overrides that all of them share left out of its name."""
+    """All settings in order of their first run; short names leave out the overrides that all settings share."""
 
     def __init__(self, settings: Iterable[str]) -> None:
         self.all = list(dict.fromkeys(map(str, settings)))
         parts = [setting.split(" ") for setting in self.all]
         shared = set(parts[0]).intersection(*parts[1:]) if len(parts) > 1 else set()
         self.shared = [part for part in parts[0] if part in shared] if parts else []
-        names = [" ".join(p for p in some if p not in shared) or "the rest as it is" for some in parts]
+        names = [" ".join(p for p in some if p not in shared) or "no other override" for some in parts]
         self._short = dict(zip(self.all, names, strict=True))
 
     def short(self, setting: str) -> str:
-        """The name without what all settings share."""
+        """The name without the overrides that all settings share."""
         return self._short.get(str(setting), str(setting))
 
     def full(self, name: str) -> str:
-        """The setting of a name, short or whole; the name itself where there is none."""
-        whole = [setting for setting, short in self._short.items() if name in (setting, short)]
-        return whole[0] if whole else name
+        """The setting with a short or full name; the name itself if there is none."""
+        found = [setting for setting, short in self._short.items() if name in (setting, short)]
+        return found[0] if found else name
 
     def number(self, setting: str) -> int:
-        """Its place, from 0."""
+        """Index of the setting, from 0."""
         return self.all.index(str(setting))
 
     def colour(self, setting: str) -> str:
-        """The colour of its lines in figures."""
+        """The setting's colour in figures."""
         return str(look(self.number(setting))["color"])
 
     def chip(self, setting: str) -> str:
-        """Its colour in the page's style."""
+        """The setting's colour as a CSS variable of the page."""
         return f"var(--c{self.number(setting) % len(COLOURS)})"
 
     def legend(self) -> list[dict[str, str]]:
-        """Name and colour of each."""
+        """Name and colour of each setting."""
         return [{"name": self.short(setting), "colour": self.chip(setting)} for setting in self.all]

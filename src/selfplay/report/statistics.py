@@ -1,9 +1,8 @@
-"""What can be said of settings from a few seeds: means with intervals, paired comparisons, learning curves.
+"""Statistics over a few seeds: means with intervals, paired comparisons, learning curves.
 
-Every interval is a 95 % Student-t interval over seeds; that of a share is one on the logit scale, so that it ends
-within 0 and 1. One seed has no interval, nor have seeds that are all alike, for then nothing is known of their spread;
-where there is none, there is NaN and a note that says so. Runs that share a setting and a seed are one observation:
-they are averaged, not counted.
+Every interval is a 95 % Student-t interval over seeds; for shares it is computed on the logit scale, so that it stays
+within 0 and 1. A single seed, or seeds that are all equal, have no interval, because their spread is unknown: it is NaN
+and a note says so. Runs with the same setting and seed are averaged and count as one observation.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from selfplay.core import SelfplayError
 from selfplay.report.measures import measure
 from selfplay.theory.intervals import student
 
-EXACT = 12  # pairs up to which every assignment of signs is tried
-INDICES = ("distinct_1", "distinct_2", "self_bleu")  # from 0 to 1, too, though not told in per cent
+EXACT = 12  # largest number of pairs for the exact permutation test
+INDICES = ("distinct_1", "distinct_2", "self_bleu")  # shares that are not displayed in per cent
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over n independent values and its interval; NaN where n is too small for one."""
+    """The mean of n independent values and its interval; NaN where n is too small."""
 
     n: int
     mean: float
@@ -41,12 +40,12 @@ class Estimate:
 def estimate(values: ArrayLike, share: bool = False) -> Estimate:
     """The mean with its Student-t interval: mean ± t(0.975, n-1) · s/√n.
 
-    NaN in the place of what the values do not allow: one alone, and several that are all alike, have no interval.
+    The interval is NaN for a single value and for values that are all equal; with no values the mean is NaN, too.
 
     Args:
-        values: independent, one a seed.
+        values: independent, one per seed.
         share: the values are shares, from 0 to 1. The interval is then logit(mean) ± t(0.975, n-1) · s/√n / (mean (1 -
-            mean)), brought back: the same for small intervals, and within 0 and 1 for large ones.
+            mean)), transformed back: nearly the same for small intervals, and within 0 and 1 for large ones.
     """
     x = np.asarray(values, dtype=float)
     if len(x) == 0:
@@ -59,7 +58,7 @@ def estimate(values: ArrayLike, share: bool = False) -> Estimate:
 
 
 def told(values: ArrayLike, scale: float = 100.0, digits: int = 1, share: bool = False) -> str:
-    """What `estimate` finds, as text, "57.2 [55.3, 59.1]"; the mean where there is no interval. NaN is left out."""
+    """Format `estimate` as "57.2 [55.3, 59.1]", or only the mean if there is no interval. NaN values are ignored."""
     x = np.asarray(values, dtype=float)
     found = estimate(x[~np.isnan(x)], share)
     mean, low, high = (f"{scale * value:.{digits}f}" for value in (found.mean, found.low, found.high))
@@ -69,10 +68,9 @@ def told(values: ArrayLike, scale: float = 100.0, digits: int = 1, share: bool =
 
 
 def paired_t(differences: ArrayLike) -> float:
-    """Two-sided p of the paired t-test: that the mean difference is 0.
+    """Two-sided p-value of the paired t-test that the mean difference is 0.
 
-    NaN for fewer than two pairs, and where all differences are equal but not 0, for then there is no spread to
-    compare with; 1 where all are 0.
+    NaN for fewer than two pairs, and if all differences are equal but not 0, since they have no spread; 1 if all are 0.
     """
     d = np.asarray(differences, dtype=float)
     if len(d) < 2:
@@ -83,10 +81,10 @@ def paired_t(differences: ArrayLike) -> float:
 
 
 def sign_flip(differences: ArrayLike) -> float:
-    """Two-sided p of the exact permutation test that flips the sign of each pair's difference.
+    """Two-sided p-value of the exact permutation test that flips the sign of each pair's difference.
 
-    The share of all 2^n assignments of signs whose mean is at least as far from 0 as the one that was seen. Never less
-    than 2/2^n: five pairs cannot give less than 0.0625. NaN for no pairs, and for more than 12.
+    The share of all 2^n assignments of signs whose mean is at least as far from 0 as the observed one. It is at least
+    2/2^n: five pairs cannot give less than 0.0625. NaN for no pairs, and for more than 12.
     """
     d = np.asarray(differences, dtype=float)
     if not 1 <= len(d) <= EXACT:
@@ -96,7 +94,7 @@ def sign_flip(differences: ArrayLike) -> float:
 
 
 def holm(p: ArrayLike) -> Floats:
-    """p-values corrected for how many there are, by Holm's step-down method (1979). NaN stays, and is not counted."""
+    """Correct p-values for multiple comparisons by Holm's step-down method (1979). NaN stays NaN and is not counted."""
     values = np.asarray(p, dtype=float)
     corrected = np.full_like(values, nan)
     known = np.flatnonzero(~np.isnan(values))
@@ -109,26 +107,25 @@ def holm(p: ArrayLike) -> Floats:
 def compare(
     runs: pd.DataFrame, metric: str = "optimized", baseline: str | None = None, share: bool | None = None
 ) -> pd.DataFrame:
-    """One row a setting: its mean over seeds, and its difference to the baseline on the same seeds.
+    """One row per setting: its mean over seeds, and its difference to the baseline on the same seeds.
 
     Args:
-        runs: the `runs` of a sweep; those that are not finished or lack the metric are left out, and counted.
-        metric: a column of it, for example "eval/gain/gain".
-        baseline: the setting to compare with; None compares with nothing.
-        share: whether the metric is a share, from 0 to 1; None: as its name says (`report.measures`).
+        runs: the `runs` of a sweep; unfinished ones and those without the metric are left out, and counted.
+        metric: a column of `runs`, for example "eval/gain/gain".
+        baseline: the setting to compare with; None for no comparison.
+        share: whether the metric is a share, from 0 to 1; None infers it from the name (`report.measures`).
 
     Returns:
         `setting`; `n` (seeds), `mean`, `low`, `high`; `pairs` (seeds in common with the baseline), `difference`,
         `difference/low`, `difference/high`; `p` (paired t-test), `p/exact` (sign flips), `p/holm` (p corrected for the
-        number of settings compared, which are the family); `left out` (runs without the figure); `note` on what could
-        not be computed.
+        number of comparisons); `left out` (number of runs left out); `note` on what could not be computed.
 
     Raises:
-        SelfplayError: no run has the metric, or no setting is the baseline.
+        SelfplayError: no run has the metric, or the baseline is not a setting.
     """
     if metric not in runs or not pd.api.types.is_numeric_dtype(runs[metric]):
         numeric = ", ".join(runs.select_dtypes("number").columns)
-        raise SelfplayError(f"metric is '{metric}', which these runs have not; choose one of {numeric}")
+        raise SelfplayError(f"metric is '{metric}', which these runs do not have; choose one of {numeric}")
     settings = list(dict.fromkeys(runs["setting"]))
     if baseline is not None and baseline not in settings:
         raise SelfplayError(
@@ -151,18 +148,18 @@ def compare(
 
 
 def _by_seed(runs: pd.DataFrame, metric: str) -> pd.Series:
-    """The metric by seed; a run of unknown seed stands for itself and is paired with none."""
+    """The metric by seed; a run of unknown seed counts as its own observation and is never paired."""
     return runs[metric].astype(float).groupby(_seeds(runs), sort=False).mean()
 
 
 def _seeds(runs: pd.DataFrame) -> NDArray[np.object_]:
-    """What tells independent observations apart, one a row."""
+    """Key of the independent observation of each row: its seed, or the run if the seed is unknown."""
     pairs = zip(runs["run"], runs["seed"], strict=True)
     return np.array([f"run {run}" if pd.isna(seed) else int(seed) for run, seed in pairs], dtype=object)
 
 
 def _is_share(runs: pd.DataFrame, metric: str) -> bool:
-    """Whether a column is a share by its name; "optimized" by the name of what was optimised."""
+    """Whether a column is a share, by its name; for "optimized", by the names of the optimised metrics."""
     names = runs["metric"].dropna().unique() if metric == "optimized" and "metric" in runs else [metric]
     return len(names) > 0 and all(measure(str(name)).share for name in names)
 
@@ -179,13 +176,13 @@ def _row(values: pd.Series, other: pd.Series | None, share: bool) -> dict[str, o
 
 def _notes(values: pd.Series, other: pd.Series | None, row: dict[str, object], doubled: int) -> Iterable[str]:
     if len(values) == 0:
-        yield "no finished run has the figure"
+        yield "no finished run has this metric"
     if len(values) == 1:
         yield "one seed: no interval"
     elif len(values) > 1 and isnan(row["low"]):  # type: ignore[arg-type]
-        yield "all seeds alike: no interval"
+        yield "all seeds equal: no interval"
     if doubled:
-        yield f"{doubled} more of a seed that is there already: averaged"
+        yield f"{doubled} run{'s' if doubled > 1 else ''} with a repeated seed: averaged"
     if other is not None and len(values) > 0:
         pairs = int(row["pairs"])  # type: ignore[call-overload]
         if pairs == 0:
@@ -197,22 +194,22 @@ def _notes(values: pd.Series, other: pd.Series | None, row: dict[str, object], d
 
 
 def curves(metrics: pd.DataFrame, metric: str, against: str = "step", points: int = 60) -> pd.DataFrame:
-    """Learning curves: per setting the mean of a metric over seeds, with the interval as a band.
+    """Learning curves: the mean of a metric over seeds with its interval, per setting.
+
+    The interval of a metric that is a share by its name (`report.measures`) stays within 0 and 1.
 
     Args:
         metrics: the `metrics` of a sweep.
-        metric: a column of it, for example "eval/accuracy".
-        against: "step", or "tokens", those generated so far.
-        points: of the grid, where `against` is "tokens". Runs do not meet at the same numbers of tokens, so each is
-            interpolated linearly between its own points, over the range that all runs of the setting have covered.
-
-    The interval of a metric that is a share by its name (`report.measures`) ends within 0 and 1.
+        metric: a column of `metrics`, for example "eval/accuracy".
+        against: "step", or "tokens" (generated so far).
+        points: number of grid points if `against` is "tokens". Each run is interpolated linearly on a common grid, over
+            the range of tokens covered by all runs of the setting.
 
     Returns:
-        `setting`, `x`, `n` (seeds that have a value there), `mean`, `low`, `high`.
+        `setting`, `x`, `n` (seeds with a value at `x`), `mean`, `low`, `high`.
 
     Raises:
-        SelfplayError: there is no such metric, or nothing of that name to draw it against.
+        SelfplayError: the metric was not logged, or `against` is invalid.
     """
     if metric not in metrics:
         raise SelfplayError(

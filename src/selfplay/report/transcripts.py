@@ -1,6 +1,7 @@
-"""The part of the transcripts that fits into a page, chosen without luck: of every run steps from first to last.
+"""A deterministic sample of the transcripts that fits into a page, with steps spread over every run.
 
-Texts are written once and named by number; a column a property. All of it is JSON that no text can break out of.
+The sample is stored as JSON columns; each distinct text is written once and referred to by number. No text can break
+out of the script element.
 """
 
 from __future__ import annotations
@@ -16,23 +17,24 @@ from typing import Any
 import pandas as pd
 
 BUDGET = 4_500_000  # bytes of JSON, shared by the runs
-LONGEST = 4_000  # characters of a text; the rest is counted, not shown
-DIGITS = 4  # significant ones of a score
+LONGEST = 4_000  # characters of a text; the rest is cut
+DIGITS = 4  # significant digits of a score
 PLACED = ("run", "step", "episode", "role", "player", "group", "prompt", "reply")
-PLACES = 30  # bytes that the numbers of these take, about
-FIRST = ("reward", "quality", "truth")  # of the scores
+PLACES = 30  # approximate bytes per turn of the columns in PLACED
+FIRST = ("reward", "quality", "truth")  # scores that come first
 
 
 @dataclass
 class Sample:
-    """What the page's browser of transcripts is given.
+    """The data of the page's transcript browser.
 
     Attributes:
-        columns: name -> one value a turn; texts, roles, players and runs are numbers of `texts` and `runs`.
-        texts: every text, once.
-        runs: name, setting and seed of every run that has a turn here.
-        shown, whole: turns here, and turns that there are.
-        kept: run -> turns here, turns that there are, the steps that are here.
+        columns: name -> one value per turn; texts, roles, players, groups and runs are indices into `texts` and `runs`.
+        scores: names of the scores.
+        texts: every distinct text.
+        runs: name, setting and seed of every run in the sample.
+        shown, whole: number of turns in the sample, and in total.
+        kept: run -> number of turns in the sample, number in total, steps in the sample.
     """
 
     columns: dict[str, list[Any]] = field(default_factory=dict)
@@ -49,13 +51,13 @@ class Sample:
 
 
 def embedded(value: object) -> str:
-    """JSON that may stand in a script element: ASCII, and no character that HTML could read as markup."""
+    """JSON that is safe in a script element: ASCII without characters that HTML could read as markup."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return text.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")
 
 
 def steps_in_order(steps: Sequence[int]) -> list[int]:
-    """The first, the last, the one in the middle, then the middles of what is between: any beginning is spread out."""
+    """Order steps by bisection (first, last, middle, then middles of the gaps), so that any prefix is spread out."""
     steps = sorted(steps)
     if len(steps) < 3:
         return steps
@@ -70,18 +72,18 @@ def steps_in_order(steps: Sequence[int]) -> list[int]:
 
 
 def cut(text: str) -> str:
-    """A text of at most `LONGEST` characters, and a note on what is missing."""
+    """Cut a text to `LONGEST` characters, and append how many are missing."""
     if len(text) <= LONGEST:
         return text
     return f"{text[:LONGEST]} […{len(text) - LONGEST:,} more characters]"
 
 
 def sample(turns: pd.DataFrame, budget: int = BUDGET) -> Sample:
-    """Choose whole episodes until the budget is spent; what a short run leaves over goes to the longer ones.
+    """Choose whole episodes up to a budget; what short runs do not use goes to longer ones.
 
     Args:
-        turns: one row a turn, as `selfplay.runs.load` reads it.
-        budget: bytes of JSON, about.
+        turns: one row per turn, as in `selfplay.runs.sweep.Sweep.turns`.
+        budget: approximate size in bytes of JSON.
     """
     names = [name.removeprefix("score/") for name in turns.columns if name.startswith("score/")]
     out = Sample(
@@ -101,24 +103,24 @@ def sample(turns: pd.DataFrame, budget: int = BUDGET) -> Sample:
 
 
 def _within(writer: _Writer, rows: pd.DataFrame, budget: int) -> Iterator[list[dict[str, Any]]]:
-    """The run's episodes that are bought with the budget, step by step, until a step has none that it can pay."""
+    """Yield episodes of a run that fit into the budget, step by step, until a step has none that fits."""
     by_step = {int(step): part for step, part in rows.groupby("step")}
     for step in steps_in_order(list(by_step)):
-        bought = False
+        fits = False
         for _, part in groupby(by_step[step].to_dict("records"), key=itemgetter("episode")):
             episode = [writer.shortened(turn) for turn in part]
             cost, texts = writer.cost(episode)
             if cost <= budget:
                 writer.pay(cost, texts)
                 budget -= cost
-                bought = True
+                fits = True
                 yield episode
-        if not bought:
+        if not fits:
             return
 
 
 class _Writer:
-    """Counts what episodes cost and writes them into the sample's columns."""
+    """Measures the size of episodes and writes them into the sample's columns."""
 
     def __init__(self, out: Sample) -> None:
         self.out, self.spent = out, 0
@@ -128,23 +130,23 @@ class _Writer:
         out.columns = {name: [] for name in (*PLACED, *self.figures)}
 
     def shortened(self, turn: dict[str, Any]) -> dict[str, Any]:
-        """A turn as it is shown: texts cut, figures with few digits."""
+        """Prepare a turn for display: cut texts and round figures."""
         short = {name: _short(turn[name]) for name in self.figures}
         return {**turn, "prompt": cut(_text(turn["prompt"])), "reply": cut(_text(turn["reply"])), **short}
 
     def cost(self, episode: Sequence[dict[str, Any]]) -> tuple[int, set[str]]:
-        """Bytes of JSON, and the texts among it that were not written before."""
+        """Approximate bytes of JSON, and the texts that are not yet in the sample."""
         texts = {turn[key] for turn in episode for key in ("prompt", "reply")} - self._paid
         numbers = sum(len(str(turn[name])) + 1 for turn in episode for name in self.figures)
         return numbers + PLACES * len(episode) + sum(len(embedded(text)) + 1 for text in texts), texts
 
     def pay(self, cost: int, texts: set[str]) -> None:
-        """Remember what was bought."""
+        """Charge an episode to the budget."""
         self.spent += cost
         self._paid |= texts
 
     def write(self, run: str, episodes: Sequence[Sequence[dict[str, Any]]], whole: int) -> None:
-        """A run's chosen episodes, in the order of play."""
+        """Write a run's chosen episodes in the order of play."""
         turns = [turn for episode in sorted(episodes, key=_place) for turn in episode]
         self.out.kept[run] = (len(turns), whole, sorted({int(turn["step"]) for turn in turns}))
         self.out.shown += len(turns)
@@ -180,7 +182,7 @@ def _missing(value: object) -> bool:
 
 
 def _text(value: object) -> str:
-    """A text; whole numbers that a table turned into floats are whole again, what is missing is empty."""
+    """Convert to text; integers stored as floats become integers again, missing values become ""."""
     if _missing(value):
         return ""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
@@ -191,7 +193,7 @@ def _plain(value: object) -> int | str | None:
 
 
 def _short(value: object) -> float | int | None:
-    """A figure with few digits; None where there is none."""
+    """Round a figure to `DIGITS` significant digits; None if it is not a finite number."""
     if not isinstance(value, int | float) or not math.isfinite(value):
         return None
     short = float(f"{value:.{DIGITS}g}")

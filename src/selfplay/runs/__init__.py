@@ -1,4 +1,4 @@
-"""Runs: what a run leaves on disk (write it, read it, resume it) and what a person sees of it."""
+"""Runs: writing, reading and resuming run folders, and their console output."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ __all__ = ["RunFolder", "Sweep", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """The tables of many runs, imported when they are asked for: training needs no pandas."""
+    """Import the tables of many runs lazily: training does not need pandas."""
     if name in ("Sweep", "load"):
         from selfplay.runs import sweep
 

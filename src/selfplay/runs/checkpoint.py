@@ -1,7 +1,7 @@
-"""Checkpoints: the policy in the format of the field, and beside it all that a run needs to go on as if never stopped.
+"""Checkpoints: the policy in its standard format, and the state that a run needs to resume exactly.
 
-A checkpoint is written under another name and renamed when it is whole; it is renamed before it is removed. Whatever
-is called `step-...` is therefore complete, at whatever instant the process was killed.
+A checkpoint is written under a temporary name and renamed once complete; before deletion it is renamed again. Every
+folder named `step-...` is therefore complete, even if the process was killed.
 """
 
 import os
@@ -22,7 +22,7 @@ from selfplay.core import Policy, SelfplayError
 from selfplay.runs.folder import RunFolder
 
 STATE = "state.pt"
-EVERY, LARGE = 20, 10**9  # steps, bytes: by default each 20th checkpoint stays for good, unless it is large
+EVERY, LARGE = 20, 10**9  # steps, bytes: by default, checkpoints of every 20th step are kept, unless they are large
 _WRITING, _REMOVING = ".writing-", ".removing-"
 _PLAIN = (
     Tensor, Parameter, torch.Size, torch.dtype, torch.device,
@@ -39,19 +39,19 @@ def save(
     keep_every: int | None,
     frozen: Mapping[str, Policy] | None = None,
 ) -> Path:
-    """Write the checkpoint of a step, then remove those that are no longer kept.
+    """Write the checkpoint of a step, then delete those that are no longer kept.
 
     Args:
-        state: tensors, and numbers, strings, lists, tuples and dicts of them.
-        keep: how many of the newest stay; 0 keeps all.
-        keep_every: a checkpoint whose step is a multiple of this stays, too; 0 for none, None for `EVERY` where it is
-            smaller than `LARGE`.
-        frozen: further policies, each saved in a folder of its name inside the checkpoint.
+        state: tensors, numbers, strings, and lists, tuples and dicts of them.
+        keep: number of newest checkpoints to keep; 0 keeps all.
+        keep_every: checkpoints whose step is a multiple of this are also kept; 0 disables this, None uses `EVERY` for
+            checkpoints smaller than `LARGE`.
+        frozen: additional policies, each saved in a subfolder of its name.
 
     Raises:
-        SelfplayError: the state holds something that could not be read back.
+        SelfplayError: the state contains an object that cannot be loaded safely.
     """
-    _sweep(folder.checkpoints)
+    _delete_partial(folder.checkpoints)
     target = folder.checkpoints / f"step-{step:06d}"
     draft = target.with_name(_WRITING + target.name)
     draft.mkdir(parents=True)
@@ -73,60 +73,61 @@ def save(
 
 
 def prune(folder: RunFolder, written: int, keep: int, keep_every: int | None) -> None:
-    """Remove the checkpoints that are no longer kept once that of step `written` is there; see `save`."""
+    """Delete the checkpoints that are no longer kept after that of step `written` was saved; see `save`."""
     found = _complete(folder.checkpoints)
-    stay = kept({step: size(path) for step, path in found.items()}, written, keep, keep_every)
+    retained = kept({step: size(path) for step, path in found.items()}, written, keep, keep_every)
     for step, path in found.items():
-        if step not in stay:
+        if step not in retained:
             _remove(path)
 
 
 def kept(sizes: Mapping[int, int], written: int, keep: int, keep_every: int | None) -> set[int]:
-    """Which of the checkpoints are kept, by step; see `save`.
+    """The steps of the checkpoints to keep; see `save`.
 
     Args:
-        sizes: step -> bytes.
+        sizes: step -> size in bytes.
+        written: the step just saved, which is always kept.
     """
     if keep == 0:
         return set(sizes)
     every = EVERY if keep_every is None else keep_every
-    for_good = {s for s, size in sizes.items() if every and s % every == 0 and (keep_every is not None or size < LARGE)}
-    return {written, *sorted(sizes)[-keep:]} | for_good
+    spaced = {s for s, size in sizes.items() if every and s % every == 0 and (keep_every is not None or size < LARGE)}
+    return {written, *sorted(sizes)[-keep:]} | spaced
 
 
 def size(folder: Path) -> int:
-    """The bytes of all files in a folder."""
+    """Total size in bytes of all files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def latest(folder: RunFolder) -> tuple[int, Path] | None:
-    """The newest checkpoint and its step, None when there is none. Removes what a killed process left half done."""
-    _sweep(folder.checkpoints)
+    """The newest checkpoint as (step, path), or None. Deletes partial checkpoints of killed processes."""
+    _delete_partial(folder.checkpoints)
     found = _complete(folder.checkpoints)
     return max(found.items(), default=None)
 
 
 def load(path: Path, policy: Policy) -> tuple[dict[str, object], dict[str, Policy]]:
-    """Read a checkpoint: the policy in place, the state as it was saved (tensors on the CPU), and what it froze.
+    """Load a checkpoint into `policy`; return the saved state (tensors on the CPU) and the frozen policies by name.
 
     Raises:
         SelfplayError: a file is missing or broken.
     """
     file = path / STATE
-    remedy = f"delete {path} to resume from the checkpoint before it"
+    remedy = f"delete {path} to resume from the previous checkpoint"
     if not file.is_file():
         raise SelfplayError(f"{file} is missing; {remedy}")
     digests.check(path, remedy)
     with file.open("rb") as opened:
         try:
-            with zipfile.ZipFile(opened) as archive:  # torch.load does not look at the checksums
+            with zipfile.ZipFile(opened) as archive:  # torch.load does not verify checksums
                 broken = archive.testzip()
             if broken:
                 raise zipfile.BadZipFile(f"wrong checksum of {broken}")
             opened.seek(0)
             state: dict[str, object] = torch.load(opened, map_location="cpu", weights_only=True)
         except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-            reason = (str(error) or "it ends too early").splitlines()[0].split(". ")[0]
+            reason = (str(error) or "the file is truncated").splitlines()[0].split(". ")[0]
             raise SelfplayError(f"{file} is broken ({reason}); {remedy}") from error
     frozen: dict[str, Policy] = {}
     for name in state.pop("frozen"):  # type: ignore[attr-defined]
@@ -142,7 +143,7 @@ def _write_state(state: dict[str, object], file: Path) -> None:
 
 
 def _check(part: object) -> None:
-    """Raise SelfplayError unless `torch.load` could read it back without running anybody's code."""
+    """Raise SelfplayError unless `torch.load(weights_only=True)` can load it."""
     if type(part) in (dict, OrderedDict, Counter):
         for key, value in part.items():  # type: ignore[attr-defined]
             _check(key)
@@ -153,8 +154,8 @@ def _check(part: object) -> None:
     elif type(part) not in _PLAIN:
         kind = type(part)
         raise SelfplayError(
-            f"the state of a checkpoint holds {kind.__module__}.{kind.__qualname__}, which could not be read back "
-            "safely; make it of tensors, numbers, strings, lists, tuples and dicts"
+            f"the checkpoint state contains a {kind.__module__}.{kind.__qualname__}, which cannot be loaded safely; "
+            "use only tensors, numbers, strings, lists, tuples and dicts"
         )
 
 
@@ -169,7 +170,7 @@ def _remove(path: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def _sweep(checkpoints: Path) -> None:
+def _delete_partial(checkpoints: Path) -> None:
     for prefix in (_WRITING, _REMOVING):
         for path in checkpoints.glob(prefix + "*"):
             shutil.rmtree(path)

@@ -1,4 +1,4 @@
-"""A folder that belongs to one process at a time: it is claimed before anything in it is read or written."""
+"""Locks that give one process at a time exclusive use of a folder; taken before reading or writing it."""
 
 import fcntl
 import os
@@ -11,16 +11,16 @@ from selfplay.console import say
 from selfplay.core import SelfplayError
 from selfplay.files import to_disk
 
-LOCK = ".lock"  # only where a folder itself cannot be locked, as over NFS
+LOCK = ".lock"  # used only on file systems that cannot lock folders, such as NFS
 
 
 class Claim:
-    """Holds a lock on a folder, which is made if it is not there. The lock ends with the process, however that ends.
+    """An exclusive lock on a folder, which is created if missing. It is released when the process ends, even by a kill.
 
-    A context manager; a copy that is sent to another process holds nothing.
+    A context manager. A copy pickled to another process does not hold the lock.
 
     Raises:
-        SelfplayError: another process holds the lock, or the folder cannot be made or opened.
+        SelfplayError: another process holds the lock, or the folder cannot be created or opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -28,9 +28,9 @@ class Claim:
         self._held: int | None = _locked(path)
 
     def close(self) -> None:
-        """Let the folder go. One that is still empty is removed: it was made for this claim."""
+        """Release the lock, and remove the folder if it is empty."""
         if self._held is not None:
-            with suppress(OSError):  # it is not empty
+            with suppress(OSError):  # not empty
                 self.path.rmdir()
             os.close(self._held)
             self._held = None
@@ -52,14 +52,14 @@ class Claim:
 
 
 def remove_if_empty(path: Path) -> None:
-    """Remove a folder in which nothing was written, unless another process has claimed it."""
+    """Remove a folder if it is empty, unless another process has locked it."""
     if path.is_dir():
         with suppress(SelfplayError):
             Claim(path).close()
 
 
 def _locked(path: Path) -> int:
-    """A descriptor of the folder at the path, with the lock. Whoever let it go may have removed it: then once more."""
+    """Open and lock the folder; return its descriptor. Retries if the previous holder removed the folder meanwhile."""
     while True:
         with to_disk(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def _locked(path: Path) -> int:
         except BlockingIOError:
             os.close(held)
             raise SelfplayError(
-                f"another process is at work in {path}; wait until it ends, or end it, and start again"
+                f"another process is using {path}; wait for it to finish or stop it, then start again"
             ) from None
         except OSError:
             os.close(held)
@@ -80,7 +80,7 @@ def _locked(path: Path) -> int:
 
 
 def _locked_by_file(path: Path) -> int:
-    """The same by a file in the folder, for file systems that lock no folders."""
+    """The same with a lock file in the folder, for file systems that cannot lock folders."""
     with to_disk(path / LOCK):
         held = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -88,8 +88,8 @@ def _locked_by_file(path: Path) -> int:
     except BlockingIOError:
         os.close(held)
         raise SelfplayError(
-            f"another process is at work in {path}; wait until it ends, or end it, and start again"
+            f"another process is using {path}; wait for it to finish or stop it, then start again"
         ) from None
     except OSError as error:
-        say(f"note: {path} cannot be locked ({error.strerror}); see to it that no second process starts there")
+        say(f"note: {path} cannot be locked ({error.strerror}); make sure that no other process uses it")
     return held

@@ -1,4 +1,4 @@
-"""What a person sees of a cross-play: standings, the pay-off matrix, a sentence on cycles."""
+"""Console output of a cross-play: standings, the pay-off matrix, and a sentence on cycles."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,11 @@ MATRIX_UP_TO = 12  # players
 
 
 def show(meta: MetaGame, found: Analysis, nash_convs: Mapping[str, float] | None) -> None:
-    """Print who is how good, from the highest rating to the lowest."""
+    """Print the players from the highest rating to the lowest, then the pay-offs, equilibrium and cycles.
+
+    Args:
+        nash_convs: player -> NashConv in the full game; None if unknown.
+    """
     exact = meta.intervals is None
     elo, bounds = found.ratings.elo(), found.ratings.elo_intervals()
     columns = ["Elo" if exact else "Elo [95 %]", "return", "Nash", "exploitability", *(["NashConv"] if exact else [])]
@@ -39,13 +43,13 @@ def show(meta: MetaGame, found: Analysis, nash_convs: Mapping[str, float] | None
 
 
 def _accuracy(meta: MetaGame) -> str:
-    """How sure the pay-offs are."""
+    """Precision of the pay-offs, in words."""
     if meta.intervals is None:
         return "exact"
     off = np.abs(meta.intervals - meta.payoffs[..., None])[~np.eye(len(meta.names), dtype=bool)]
     if np.isnan(off).any():
-        return "no intervals: in all games everybody earned the same"
-    return f"95 % intervals of at most {off.max():.3f} to a side"
+        return "no intervals: all games had the same returns"
+    return f"95 % intervals of at most +/-{off.max():.3f}"
 
 
 def _matrix(meta: MetaGame, found: Analysis) -> Table:
@@ -58,27 +62,27 @@ def _matrix(meta: MetaGame, found: Analysis) -> Table:
 
 
 def _signed(value: float, digits: int) -> str:
-    """A figure with its sign; what rounds to 0 has none."""
+    """Format a number with its sign; values that round to 0 have none."""
     rounded = round(float(value), digits)
     return f"{rounded:+.{digits}f}" if rounded else f"{0.0:.{digits}f}"
 
 
 def nash_sentence(meta: MetaGame, found: Analysis) -> str:
-    """Which equilibrium the weights in the column "Nash" are, or why there is none."""
+    """Describe the equilibrium in the column "Nash", or why there is none."""
     if found.nash is not None:
         return f"Nash: {found.nash.method.removeprefix('Nash averaging: ')}"
-    return f"no Nash: a table of pairs is not the game of {meta.roles} players that the learner's roles are"
+    return f"no Nash: pairwise pay-offs do not define a game with {meta.roles} roles"
 
 
 def cycles_sentence(meta: MetaGame, found: Analysis) -> str:
-    """How cyclic the population is, and who goes round."""
+    """Describe how cyclic the population is, and its strongest cycle."""
     share = f"cyclic share {found.hodge.cyclic_share:.2f}"
     if found.noise_share is not None:
-        share += f" (of which the games' noise explains about {min(found.noise_share, found.hodge.cyclic_share):.2f})"
+        share += f" (sampling noise explains about {min(found.noise_share, found.hodge.cyclic_share):.2f} of it)"
     if found.strongest is None:
-        return f"{share}; nobody beats somebody who beats somebody who beats them"
+        return f"{share}; no three-cycles"
     names = [meta.names[i] for i in (*found.strongest, found.strongest[0])]
-    clear = "" if meta.intervals is None else f", {found.clear_cycles} beyond the intervals"
+    clear = "" if meta.intervals is None else f", {found.clear_cycles} with all intervals excluding 0"
     plural = "" if len(found.cycles) == 1 else "s"
     return f"{share}; {len(found.cycles)} three-cycle{plural}{clear}, the strongest: {' beats '.join(names)}"
 

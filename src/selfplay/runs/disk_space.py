@@ -1,4 +1,4 @@
-"""How much disk the checkpoints of a run will take, told before it begins."""
+"""Estimates the disk space that a run's checkpoints will take, before it starts."""
 
 import shutil
 from collections.abc import Sequence
@@ -14,17 +14,17 @@ WORTH_A_NOTE = 10 * 10**9  # bytes
 
 
 def note(folder: Path, cfg: DictConfig, learner: Policy, update: Update) -> str | None:
-    """What a user should know of the run's checkpoints; None where they are small.
+    """A note on the size of the run's checkpoints; None if they are small and fit on the disk.
 
-    A checkpoint is taken for the weights that are trained, what the optimizer will remember of each, and the policies
-    that the update has frozen so far.
+    A checkpoint is estimated as the trained weights, their optimizer state, and the policies that the update has
+    frozen so far.
     """
     weights = sum(p.numel() * p.element_size() for p in learner.parameters())
-    each = weights * (1 + _remembered(update.optimizer) + len(update.frozen))
+    each = weights * (1 + _state_per_weight(update.optimizer) + len(update.frozen))
     every = cfg.checkpoint.every
     steps = sorted({*range(every, cfg.steps + 1, every), cfg.steps})
     last = len(kept(dict.fromkeys(steps, each), cfg.steps, cfg.checkpoint.keep, cfg.checkpoint.keep_every))
-    total = each * (last + 1)  # one is written before another is removed
+    total = each * (last + 1)  # a new one is written before an old one is deleted
     free = shutil.disk_usage(_existing(folder)).free
     if total < WORTH_A_NOTE and total < free:
         return None
@@ -35,8 +35,8 @@ def note(folder: Path, cfg: DictConfig, learner: Policy, update: Update) -> str 
     )
 
 
-def _remembered(optimizer: Optimizer) -> int:
-    """How many numbers an optimizer keeps for each weight; 2 for Adam's kin."""
+def _state_per_weight(optimizer: Optimizer) -> int:
+    """Optimizer state values per weight: 2 for Adam and its variants."""
     groups: Sequence[dict[str, object]] = optimizer.param_groups
     return 2 if any("betas" in group for group in groups) else int(any(group.get("momentum") for group in groups))
 

@@ -1,4 +1,4 @@
-"""What a run leaves on disk: its configuration, a line of metrics a step, its transcripts, its summary."""
+"""The files of a run folder: configuration, metrics (one line per step), transcripts and summary."""
 
 import platform
 import subprocess
@@ -19,15 +19,15 @@ from selfplay.runs.safe_yaml import read_mapping
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The directory of one run. Make it with `create` or `open`."""
+    """The folder of one run. Construct it with `create` or `open`."""
 
     path: Path
 
     @classmethod
     def create(cls, path: Path | str, config: DictConfig) -> "RunFolder":
-        """Begin a run: make the folder and write `config.yaml`, resolved, with the versions of what runs it.
+        """Start a run: create the folder and write the resolved `config.yaml` with package versions.
 
-        Where two processes might begin at once, the folder is claimed first (`selfplay.runs.claim`).
+        If several processes might start at once, lock the folder first (`selfplay.runs.claim`).
 
         Raises:
             SelfplayError: the folder already holds a run, or cannot be written.
@@ -42,7 +42,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path | str) -> "RunFolder":
-        """Come back to a run.
+        """Open an existing run.
 
         Raises:
             SelfplayError: there is no run at `path`.
@@ -55,28 +55,28 @@ class RunFolder:
 
     @property
     def holds_run(self) -> bool:
-        """Whether a run was begun here; config.yaml is the first thing that it writes."""
+        """Whether a run was started here: config.yaml is the first file that a run writes."""
         return self._config.is_file()
 
     @property
     def is_blank(self) -> bool:
-        """Whether the run has kept nothing of a step: no metric, no checkpoint."""
+        """Whether the run has recorded no training step: no metrics after step 0 and no checkpoint."""
         return all(line["step"] == 0 for line in self.metrics()) and not any(self.checkpoints.glob("step-*"))
 
     def configure(self, config: DictConfig) -> None:
-        """Write `config.yaml`, in place of an earlier one."""
+        """Write `config.yaml`, replacing an earlier one."""
         written = {**_plain(config), "versions": _versions()}
         with replacing(self._config) as draft:
             draft.write_text(OmegaConf.to_yaml(OmegaConf.create(written)), encoding="utf-8")
 
     @property
     def config(self) -> DictConfig:
-        """The resolved configuration, as the run was started or last resumed with: plain data, in the names of now.
+        """The resolved configuration with which the run was started or last resumed, as plain data with current names.
 
-        Whoever instantiates a part of it lets `trust.check_targets` look at it first.
+        Check it with `trust.check_targets` before instantiating any part of it.
 
         Raises:
-            SelfplayError: config.yaml is broken or holds what no run writes, see `read_mapping`.
+            SelfplayError: config.yaml is broken or contains something that no run writes; see `read_mapping`.
         """
         config = read_mapping(self._config)
         config.pop("versions", None)
@@ -85,24 +85,24 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """The folder that holds one folder a checkpoint."""
+        """The folder with one subfolder per checkpoint."""
         return self.path / "checkpoints"
 
     @property
     def population(self) -> Path:
-        """The folder that holds one folder a member of the population, for runs that have one."""
+        """The folder with one subfolder per member of the population, for runs that have one."""
         return self.path / "population"
 
     @property
     def curves(self) -> Path:
-        """The picture of the run's metrics."""
+        """Path of the plot of the run's metrics."""
         return self.path / "curves.png"
 
     def log(self, step: int, metrics: Mapping[str, object]) -> None:
         """Append the step's line to metrics.jsonl.
 
         Raises:
-            SelfplayError: a figure is not finite.
+            SelfplayError: a value is not finite.
         """
         append(self._metrics, [{"step": step, **metrics}])
 
@@ -112,10 +112,10 @@ class RunFolder:
         episodes: Sequence[Episode],
         advantages: Mapping[int, float] | None = None,
     ) -> None:
-        """Append the episodes to episodes.jsonl, one line a turn.
+        """Append the episodes to episodes.jsonl, one line per turn.
 
         Args:
-            advantages: id(turn) -> advantage; null is written for a turn that is not in it.
+            advantages: id(turn) -> advantage; null is written for turns that are missing from it.
 
         Raises:
             SelfplayError: a score, pay-off or advantage is not finite.
@@ -131,7 +131,7 @@ class RunFolder:
         append(self._episodes, records)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Every whole line of metrics.jsonl, in the order of writing and in the names of now.
+        """All complete lines of metrics.jsonl in order, with current metric names.
 
         Raises:
             SelfplayError: a line other than the last is broken.
@@ -139,7 +139,7 @@ class RunFolder:
         return [translated_metrics(record) for _, record in lines(self._metrics)]
 
     def rewind(self, step: int) -> None:
-        """Forget every line that is later than `step`, and a torn last line, so that the run can go on from there.
+        """Delete the lines of all later steps, and a torn last line, so that the run can resume after `step`.
 
         Raises:
             SelfplayError: a line other than the last is broken.
@@ -149,19 +149,19 @@ class RunFolder:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What summary.json says; nothing when it was not written yet.
+        """The content of summary.json; empty if it has not been written.
 
         Raises:
-            SelfplayError: it is broken.
+            SelfplayError: the file is broken.
         """
         path = self.path / "summary.json"
         return read_json(path, "delete it, and resume the run") if path.exists() else {}
 
     def summarise(self, summary: Mapping[str, object]) -> None:
-        """Write summary.json, in place of an earlier one.
+        """Write summary.json, replacing an earlier one.
 
         Raises:
-            SelfplayError: a figure is not finite.
+            SelfplayError: a value is not finite.
         """
         path = self.path / "summary.json"
         text = as_json(dict(summary), path, indent=1)
@@ -203,7 +203,7 @@ def resolved(config: DictConfig) -> DictConfig:
 
 
 def difference(here: object, there: object, key: str = "") -> tuple[str, object, object] | None:
-    """The first key, with dots, at which two nodes of a config differ, and both values; None is as good as no key."""
+    """The first dotted key at which two config nodes differ, with both values, or None. Null equals a missing key."""
     if not (isinstance(here, DictConfig) and isinstance(there, DictConfig)):
         a, b = (OmegaConf.to_container(x) if OmegaConf.is_config(x) else x for x in (here, there))
         return None if a == b else (key, a, b)
@@ -234,7 +234,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit(source: Path) -> str | None:
-    """The commit of the source tree; None where git, a commit, or this file in it is missing."""
+    """The commit of the source tree; None without git or a commit, or if this file is not tracked."""
     for command in (["ls-files", "--error-unmatch", "folder.py"], ["rev-parse", "--verify", "HEAD"]):
         try:
             done = subprocess.run(["git", *command], cwd=source, capture_output=True, text=True, check=False)

@@ -1,6 +1,6 @@
-"""A sweep from the outside: what became of each job, and what is said at the end. Called by Hydra (conf/config.yaml).
+"""Hydra callback of a sweep: records the outcome of each job and prints a summary (configured in conf/config.yaml).
 
-A failed job gives its sweeper None instead of the exception: thus every sweeper and launcher goes on with the others.
+A failed job returns None to the sweeper instead of raising, so that every sweeper and launcher continues with the rest.
 """
 
 import os
@@ -31,78 +31,77 @@ from selfplay.runs.folder import RunFolder
 from selfplay.runs.start import overrides_of
 from selfplay.secrets import secrets, told
 
-# here and not in run.py: the processes of a launcher never import that, but each of them holds the callback
+# registered here because a launcher's processes load this callback but never import run.py
 OmegaConf.register_new_resolver("run_folder", lambda given, new: given or new, replace=True)
 
 JOBS, STOP = "jobs.jsonl", ".stop"
 BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 OUTCOMES = {
     "finished": "finished",
-    "resumed": "gone on with and finished",
-    "skipped": "finished before",
+    "resumed": "resumed and finished",
+    "skipped": "already finished",
     "interrupted": "interrupted",
     "failed": "failed",
 }
 
 
 class Interrupted(SelfplayError):
-    """A job of a launcher stopped because a signal asked for it; the sweep that is started again goes on with it."""
+    """A signal stopped a job of a launcher; restarting the sweep resumes the job."""
 
 
 def leave(stop: BaseException) -> NoReturn:
-    """End the process that a signal stopped, with the signal's code; in a launcher's process, only the job.
+    """Exit with the code of the signal that stopped the run; in a launcher's process, end only the job.
 
     Raises:
-        Interrupted: the process is a launcher's.
-        SystemExit: it is not.
+        Interrupted: the process belongs to a launcher.
+        SystemExit: otherwise.
     """
     number = stop.number if isinstance(stop, interrupts.Stopped) else int(signal.SIGINT)
     if interrupts.is_patient():
         interrupts.hand_on(number)
-        raise Interrupted(f"stopped by {signal.Signals(number).name}; start the sweep again to go on")
+        raise Interrupted(f"stopped by {signal.Signals(number).name}; start the sweep again to resume")
     sys.exit(128 + number)
 
 
 class Jobs(Callback):  # type: ignore[misc]
-    """Keeps jobs.jsonl in the sweep's folder, a line a job and start; closes the sweep: counts, failures, commands."""
+    """Writes jobs.jsonl in the sweep's folder, one line per job and start, and prints a summary when the sweep ends."""
 
     def __init__(self) -> None:
         self._process = os.getpid()
-        self._earlier = 0  # lines of jobs.jsonl
-        self._was: dict[str, Any] | None = None  # the summary of the run that the job's folder held before
+        self._earlier = 0  # lines of jobs.jsonl from earlier starts
+        self._was: dict[str, Any] | None = None  # summary of the run that was already in the job's folder
         self._claim: Claim | None = None
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """See to it that the config holds no secret and the run's folder can be made, before Hydra makes it."""
+        """Check that the config contains no secret, and create the run's folder before Hydra does."""
         _check_secrets(config)
-        with _told(), to_disk(Path(config.hydra.run.dir)):
+        with _exit_on_error(), to_disk(Path(config.hydra.run.dir)):
             Path(config.hydra.run.dir).mkdir(parents=True, exist_ok=True)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Claim the sweep's folder, remember where the records of this start begin, and see to it that a search would
-        choose the same jobs again."""
+        """Lock the sweep's folder, count earlier records, and seed the search so that a restart repeats its choices."""
         _check_secrets(config)
         sweep = _sweep(config)
-        with _told():
+        with _exit_on_error():
             self._claim = Claim(sweep)
             (sweep / STOP).unlink(missing_ok=True)
             mend(sweep / JOBS, number="job")
             for path in sweep.glob("[0-9]*"):
                 if not path.is_dir():
-                    raise SelfplayError(f"{path} is no folder, but a job of this sweep needs it; move it away")
-        if config.hydra.launcher._target_ != BASIC:  # which runs the jobs in this process
+                    raise SelfplayError(f"{path} is not a folder, but a job of this sweep needs it; move it away")
+        if config.hydra.launcher._target_ != BASIC:  # BASIC runs the jobs in this process
             interrupts.watch(patient=True, stop_file=sweep / STOP, writes=True)
         self._earlier = len(_records(config))
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing calls home
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
         sweeper = config.hydra.sweeper
         if "sampler" in sweeper and "seed" in sweeper.sampler and sweeper.sampler.seed is None:
             sweeper.sampler.seed = 0
         if "direction" in sweeper:
-            way = sweeper.direction if isinstance(sweeper.direction, str) else sweeper.direction.name
-            say(f"the search will {way} {config.optimized_metric} (hydra.sweeper.direction)")
+            direction = sweeper.direction if isinstance(sweeper.direction, str) else sweeper.direction.name
+            say(f"the search will {direction} {config.optimized_metric} (hydra.sweeper.direction)")
 
     def on_job_start(self, config: DictConfig, *, task_function: Any, **_: Any) -> None:
-        """Name the job; in a process of a launcher, print plain lines and keep to its share of the cores."""
+        """Print the job's name; in a launcher's process, also print plain lines and limit the threads."""
         if config.hydra.mode != RunMode.MULTIRUN:
             return
         self._was = None
@@ -112,11 +111,11 @@ class Jobs(Callback):  # type: ignore[misc]
             plain(f"[{number}] ")
             torch.set_num_threads(_threads(config.hydra.launcher))
         say(f"job {number}: {' '.join(overrides_of(config.hydra))}")
-        with suppress(SelfplayError):  # a broken file: the job will say so
+        with suppress(SelfplayError):  # the job itself reports a broken file
             self._was = folder.summary if folder.holds_run and not folder.is_blank else None
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        """Write the job's line. The sweeper gets None for a failed one, so that it goes on with the others."""
+        """Record the job. A failed one returns None to the sweeper, which then continues with the others."""
         if config.hydra.mode != RunMode.MULTIRUN:
             return
         folder, sweep = _folder(config), _sweep(config)
@@ -135,14 +134,14 @@ class Jobs(Callback):  # type: ignore[misc]
             if not isinstance(error, SelfplayError):
                 traceback.print_exception(error)
             if not stopped:
-                _keep(config, job_return.cfg, line["reason"])
+                _record_failure(config, job_return.cfg, line["reason"])
             job_return.status, job_return.return_value = JobStatus.COMPLETED, None
         append(sweep / JOBS, [line])
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Say how many jobs ended how, which failed and why, what to type next.
+        """Print the number of jobs by outcome, the failures with their reasons, and the commands to run next.
 
-        The exit code is 1 if a job failed, and a signal's (see `interrupts`) if one stopped the sweep.
+        The exit code is 1 if a job failed, or that of the signal that stopped the sweep (see `interrupts`).
         """
         number = interrupts.asked()
         (_sweep(config) / STOP).unlink(missing_ok=True)
@@ -150,16 +149,16 @@ class Jobs(Callback):  # type: ignore[misc]
             self._claim.close()
         jobs = sorted(_records(config)[self._earlier :], key=lambda job: int(job["job"]))
         counts = Counter(job["outcome"] for job in jobs)
-        said = ", ".join(f"{counts[outcome]} {words}" for outcome, words in OUTCOMES.items() if counts[outcome])
+        outcomes = ", ".join(f"{counts[outcome]} {words}" for outcome, words in OUTCOMES.items() if counts[outcome])
         sweep = config.hydra.sweep.dir
-        say(f"sweep of {len(jobs)} jobs: {said}")
+        say(f"sweep of {len(jobs)} jobs: {outcomes}")
         failed = [job for job in jobs if job["outcome"] == "failed"]
         for job in failed:
             where = Path(sweep, job["folder"])
             say(f"failed: job {job['job']} ({' '.join(job['overrides'])}) in {where}: {job['reason']}")
         say(f"sweep folder: {sweep}")
-        say(f"what was found: python -m selfplay.report {shlex.quote(sweep)}")
-        say(f"start it again, without the finished jobs: {_command(sweep)}")
+        say(f"write a report: python -m selfplay.report {shlex.quote(sweep)}")
+        say(f"restart, skipping finished jobs: {_command(sweep)}")
         if number is not None:
             sys.exit(128 + number)
         if failed:
@@ -178,22 +177,22 @@ def _check_secrets(config: DictConfig) -> None:
 
 
 def _threads(launcher: DictConfig) -> int:
-    """How many threads a launcher's process may use: as submitit was told, as joblib, ray or a person set, or 1."""
+    """Threads of a launcher's process: submitit's cpus_per_task, OMP_NUM_THREADS (joblib, Ray or the user), or 1."""
     if "cpus_per_task" in launcher and launcher.cpus_per_task is not None:
         return int(launcher.cpus_per_task)
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    return int(told) if told.isdecimal() else 1
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    return int(threads) if threads.isdecimal() else 1
 
 
 def _reason(error: BaseException) -> str:
-    told = str(error).strip().split("\n")[0]
-    return told if isinstance(error, SelfplayError) else f"{type(error).__name__}: {told}"
+    message = str(error).strip().split("\n")[0]
+    return message if isinstance(error, SelfplayError) else f"{type(error).__name__}: {message}"
 
 
-def _keep(config: DictConfig, task: DictConfig, reason: str) -> None:
-    """Leave the reason also where the run did not come so far as to write anything; whatever was written stays."""
+def _record_failure(config: DictConfig, task: DictConfig, reason: str) -> None:
+    """Record the reason if the job failed before its run wrote anything; an existing run is left unchanged."""
     folder = RunFolder(Path(config.hydra.runtime.output_dir))
-    # suppressed: what cannot be resolved (the reason says so), another process at work there, a full disk
+    # suppressed: an unresolvable config (the reason says so), a folder in use, a full disk
     with suppress(OmegaConfBaseException, SelfplayError), Claim(folder.path):
         if config.resume is None and not folder.holds_run:
             RunFolder.create(folder.path, task)
@@ -201,8 +200,8 @@ def _keep(config: DictConfig, task: DictConfig, reason: str) -> None:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """A mistake ends the program with one sentence."""
+def _exit_on_error() -> Iterator[None]:
+    """Print a SelfplayError as one line and exit with code 1."""
     try:
         yield
     except SelfplayError as error:
@@ -224,7 +223,7 @@ def _records(config: DictConfig) -> list[dict[str, Any]]:
 
 
 def _command(sweep: str) -> str:
-    """What was typed, with the folder of the sweep where that had been left to the clock."""
+    """The command as typed, with the sweep's folder added if none was given."""
     given = any(arg.startswith(("sweep=", "hydra.sweep.dir=")) for arg in sys.argv)
     start = ["python", sys.argv[0]] if program() != "selfplay" else ["selfplay"]
     return shlex.join([*start, *as_typed(sys.argv[1:]), *([] if given else [f"hydra.sweep.dir={sweep}"])])

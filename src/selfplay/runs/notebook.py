@@ -1,4 +1,4 @@
-"""A temporary folder in which the repository's commands are run, as a notebook does.
+"""Runs the repository's commands in a temporary folder, for notebooks.
 
 scratch = Scratch()
 print(scratch.run("python run.py -m game=kuhn player=tabular seed=0,1 sweep=mine"))
@@ -14,18 +14,18 @@ from tempfile import TemporaryDirectory
 
 from selfplay.core import SelfplayError
 
-COLOURED = ("FORCE_COLOR", "CLICOLOR_FORCE", "CLICOLOR")  # a notebook sets them, and would get a terminal's codes
+COLOURED = ("FORCE_COLOR", "CLICOLOR_FORCE", "CLICOLOR")  # set by notebooks; they add terminal codes
 
 
 class Scratch:
-    """Runs commands in a temporary folder, which goes when this object does.
+    """Runs commands in a temporary folder, which is deleted along with this object.
 
     Args:
-        start: a folder of the repository; None is the working directory, which for a notebook is its own folder.
+        start: a folder of the repository; None is the working directory, which is a notebook's own folder.
 
     Attributes:
-        folder: where commands run, and where what they write lies.
-        root: of the repository: where run.py is.
+        folder: the temporary folder, the working directory of all commands.
+        root: the root of the repository, which contains run.py.
 
     Raises:
         SelfplayError: there is no run.py in `start` or above it.
@@ -41,15 +41,15 @@ class Scratch:
         self.folder = Path(self._temporary.name)
 
     def run(self, command: str, fails: bool = False) -> str:
-        """What a command prints, on stdout and then on stderr, without the space around it.
+        """Run a command; return its stdout followed by its stderr, stripped.
 
         Args:
-            command: as one types it in the root of the repository with the environment active: "python" is this
+            command: as typed in the root of the repository with the environment active: "python" becomes this
                 interpreter, "run.py" the repository's. Python modules in `folder` can be imported.
-            fails: whether it must end with another exit code than 0.
+            fails: whether the command must fail, with a non-zero exit code.
 
         Raises:
-            SelfplayError: it ended well and should not have, or the other way round.
+            SelfplayError: the command failed or succeeded, contrary to `fails`.
         """
         known = {"python": sys.executable, "run.py": str(self.root / "run.py")}
         words = [known.get(word, word) for word in shlex.split(command)]
@@ -63,7 +63,7 @@ class Scratch:
             text=True,
             check=False,
         )
-        said = f"{ended.stdout}\n{ended.stderr}".strip()
+        output = f"{ended.stdout}\n{ended.stderr}".strip()
         if (ended.returncode != 0) != fails:
-            raise SelfplayError(f"'{command}' ended with {ended.returncode} and said: {said[-2000:] or 'nothing'}")
-        return said
+            raise SelfplayError(f"'{command}' exited with {ended.returncode}; output: {output[-2000:] or 'none'}")
+        return output

@@ -1,4 +1,4 @@
-"""The players that runs have left behind: every checkpoint as a frozen policy."""
+"""Loads the checkpoints and population members of runs as frozen policies."""
 
 import os
 import re
@@ -22,13 +22,13 @@ STEP = re.compile(r"step-(\d{6,})")
 
 @dataclass(frozen=True)
 class Choice:
-    """Which policies of a run are taken.
+    """Selects policies of a run.
 
     Attributes:
-        every: checkpoints whose step is a multiple of this, and the last one; 1 is all that the run kept.
-        last: the last checkpoint alone.
-        base: the learner as it was before the first step, too.
-        population: the members of the run's population, too, where it has one.
+        every: take the checkpoints whose step is a multiple of this, and the last one; 1 takes all.
+        last: take only the last checkpoint.
+        base: also take the learner before training.
+        population: also take the members of the run's population, if it has one.
     """
 
     every: int = 1
@@ -38,10 +38,13 @@ class Choice:
 
 
 def trusted_run(path: Path | str, trusted: Sequence[str]) -> RunFolder:
-    """The run at a path, of which the config may be instantiated: see `selfplay.runs.trust`.
+    """Open a run and check that its config may be instantiated; see `selfplay.runs.trust`.
+
+    Args:
+        trusted: packages trusted in addition to selfplay and torch.optim.
 
     Raises:
-        SelfplayError: there is no run, or its config would call what is not trusted.
+        SelfplayError: there is no run, or its config calls something that is not trusted.
     """
     run = RunFolder.open(path)
     check_targets(run.config, Path(path, "config.yaml"), trusted)
@@ -49,10 +52,10 @@ def trusted_run(path: Path | str, trusted: Sequence[str]) -> RunFolder:
 
 
 def run_folders(paths: Sequence[Path], trusted: Sequence[str]) -> list[RunFolder]:
-    """The runs at the paths, each once; a folder without a config.yaml stands for the runs right below it.
+    """Open the runs at the paths, without duplicates; a folder that is not a run stands for the runs directly in it.
 
     Raises:
-        SelfplayError: there is no run at a path, a config.yaml is none of a run, or it would call what is not trusted.
+        SelfplayError: there is no run at a path, a config.yaml is not that of a run, or it calls something untrusted.
     """
     found: dict[Path, RunFolder] = {}
     for path in paths:
@@ -68,7 +71,7 @@ def run_folders(paths: Sequence[Path], trusted: Sequence[str]) -> list[RunFolder
 
 
 def runs_below(path: Path) -> list[Path]:
-    """The run folders right below a folder that is none; a sweep's 10 comes after its 9."""
+    """The run folders directly in a folder that is not itself a run, in numerical order."""
     if not path.is_dir() or (path / "config.yaml").is_file():
         return []
     runs = [folder for folder in path.iterdir() if (folder / "config.yaml").is_file()]
@@ -76,7 +79,7 @@ def runs_below(path: Path) -> list[Path]:
 
 
 def short_names(runs: Sequence[RunFolder]) -> list[str]:
-    """The runs' paths without what all of them begin with; a single run has none."""
+    """The runs' paths relative to their common parent; the empty string for a single run."""
     if len(runs) == 1:
         return [""]
     paths = [run.path.resolve() for run in runs]
@@ -85,10 +88,10 @@ def short_names(runs: Sequence[RunFolder]) -> list[str]:
 
 
 def check_same_game(runs: Sequence[RunFolder], games: Sequence[Game]) -> None:
-    """Raise SelfplayError, naming a difference, unless all runs play one game with the same seats.
+    """Raise SelfplayError, naming a difference, unless all runs play the same game with the same seats.
 
-    A config may differ in what its game does not look at (the seed of a random matrix that is not played): two games
-    made of equal plain values are one.
+    Configs may differ in values that the game ignores, such as the seed of an unused random matrix: games of the same
+    class with equal attributes are the same.
     """
     first = runs[0]
     for run, game in zip(runs[1:], games[1:], strict=True):
@@ -103,19 +106,19 @@ def check_same_game(runs: Sequence[RunFolder], games: Sequence[Game]) -> None:
 def _different(first: RunFolder, other: RunFolder, found: tuple[str, object, object]) -> str:
     key, here, there = found
     return (
-        f"{first.path} and {other.path} play different games ({key} is {here} in the one and {there} in the other); "
-        "give runs of one game"
+        f"{first.path} and {other.path} play different games ({key} is {here} in the first, {there} in the second); "
+        "give runs of the same game"
     )
 
 
 def policies(run: RunFolder, name: str, choice: Choice) -> tuple[Policy, dict[str, Policy]]:
-    """The learner that a run began with, and the chosen policies by name, in the order of their steps; all frozen.
+    """Return the run's initial learner, and the chosen policies by name in the order of their steps; all are frozen.
 
     Args:
-        name: of the run, in front of the policies' names; "" for none.
+        name: of the run, used as a prefix of the policies' names; "" for no prefix.
 
     Raises:
-        SelfplayError: the run has no checkpoint, or one of them is broken.
+        SelfplayError: the run has no checkpoint, or a chosen one is broken.
     """
     learner: Policy = make(run.config.player, "player")
     base = learner.snapshot()
@@ -129,13 +132,13 @@ def policies(run: RunFolder, name: str, choice: Choice) -> tuple[Policy, dict[st
 
 
 def last_policy(run: RunFolder, changes: Mapping[str, object]) -> Policy:
-    """The policy of a run's last checkpoint.
+    """Load the policy of a run's last checkpoint.
 
     Args:
-        changes: to the player's config, of what is no part of its weights: "device", "batch_size", "max_tokens".
+        changes: overrides of the player's config that leave its weights unchanged, such as "device" or "batch_size".
 
     Raises:
-        SelfplayError: the run has no checkpoint, or it is broken.
+        SelfplayError: the run has no checkpoint, or the last one is broken.
     """
     learner: Policy = make(OmegaConf.merge(run.config.player, changes), "player")
     folder = last_checkpoint(run)
@@ -148,17 +151,17 @@ def last_checkpoint(run: RunFolder) -> Path:
     """The folder of a run's last checkpoint.
 
     Raises:
-        SelfplayError: the run has none.
+        SelfplayError: the run has no checkpoint.
     """
     [folder] = _chosen(run, Choice(last=True)).values()
     return folder
 
 
 def _chosen(run: RunFolder, choice: Choice) -> Mapping[str, Path]:
-    """The folders to load, by name. A checkpoint that is a member of the population as well is taken once."""
+    """The folders to load, by name. A checkpoint that is also a member of the population is taken once."""
     steps = {int(m[1]): p for p in run.checkpoints.glob("step-*") if (m := STEP.fullmatch(p.name)) and p.is_dir()}
     if not steps:
-        raise SelfplayError(f"{run.path} has no checkpoint to play with; give a run that has done a step")
+        raise SelfplayError(f"{run.path} has no checkpoint; give a run that has saved one")
     last = max(steps)
     kept = [last] if choice.last else [step for step in sorted(steps) if step % choice.every == 0 or step == last]
     found = {steps[step].name: steps[step] for step in kept}

@@ -1,4 +1,4 @@
-"""The progress of a run: a live bar on a terminal, plain lines elsewhere, and a table at the end."""
+"""Progress of a run: a live bar on a terminal, plain lines elsewhere, and a table at the end."""
 
 import math
 import time
@@ -13,19 +13,25 @@ from rich.text import Text
 
 from selfplay.console import say, show_table, table_box, terminal
 
-LINES = 20  # about how many plain lines a run prints where nobody watches
-HEADLINES = ("accuracy", "return", "win_rate")  # what an evaluation's "interval" is of
-MOST_ENTRIES = 8  # of a mapping that is shown entry by entry
+LINES = 20  # approximate number of plain lines that a run prints
+HEADLINES = ("accuracy", "return", "win_rate")  # the figure that an evaluation's "interval" belongs to
+MOST_ENTRIES = 8  # larger mappings are not shown entry by entry
 
 
 class Progress:
-    """How far the run is; a context manager around its loop."""
+    """Shows how far the run is; a context manager around the training loop.
+
+    Args:
+        total: steps of the run.
+        done: steps already done.
+        watch: a metric to show first; "" for none.
+    """
 
     def __init__(self, total: int, done: int = 0, watch: str = "") -> None:
         self._total, self._done, self._watch = total, done, watch
         self._every = max(1, math.ceil(total / LINES))
         self._last = time.perf_counter()
-        self._unsaid = ""
+        self._pending = ""
         self._first = True
         self._bar: Bar | None = None
 
@@ -39,7 +45,7 @@ class Progress:
         return self
 
     def update(self, step: int, metrics: Mapping[str, object]) -> None:
-        """The step is done: show where the run stands."""
+        """Show the progress after a step."""
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
         if self._bar:
@@ -49,7 +55,7 @@ class Progress:
         figures = _figures(metrics, ("reward", "truth", "invalid", "logprob_mismatch"), self._watch)
         line = "  ".join([f"step {step}/{self._total}", *figures, f"{seconds:.1f} s"])
         due = self._first or step % self._every == 0 or step >= self._total
-        self._first, self._unsaid = False, "" if due else line
+        self._first, self._pending = False, "" if due else line
         if due:
             say(line)
 
@@ -58,12 +64,12 @@ class Progress:
     ) -> None:
         if self._bar:
             self._bar.stop()
-        if self._unsaid:
-            say(self._unsaid)
+        if self._pending:
+            say(self._pending)
 
 
 def closing_table(before: Mapping[str, Any], after: Mapping[str, Any], gain: Mapping[str, Any]) -> None:
-    """Print the comparison of the held-out evaluations before and after the run.
+    """Print the held-out evaluations before and after the run, and their change.
 
     Args:
         before, after: {"accuracy", "interval": [low, high] or None, "questions", label: {value: accuracy},
@@ -89,7 +95,7 @@ def closing_table(before: Mapping[str, Any], after: Mapping[str, Any], gain: Map
 
 
 def only_figures(found: Mapping[str, Any]) -> None:
-    """Print the one evaluation of a run without steps; of a mapping, each entry; a figure with its interval."""
+    """Print the evaluation of a run without steps: figures with their intervals, mappings entry by entry."""
     table = Table(title="evaluation", box=table_box(), show_edge=False)
     table.add_column("", overflow="fold")
     table.add_column("", justify="right", overflow="fold")
@@ -107,9 +113,9 @@ def only_figures(found: Mapping[str, Any]) -> None:
 def closing_figures(
     before: Mapping[str, Any], after: Mapping[str, Any], gain: Mapping[str, Any], title: str = "evaluation"
 ) -> None:
-    """Print the numbers of an evaluation before and after the run; a mapping of numbers gives a row an entry.
+    """Print the figures of an evaluation before and after the run; each entry of a small mapping is a row.
 
-    A figure and its change stand with their 95 % intervals where they have one.
+    Figures and their changes are followed by their 95 % intervals, where available.
     """
     table = _table(title)
     for name, first, last in _numbers(before, after):
@@ -123,14 +129,14 @@ def _is_interval(name: str) -> bool:
 
 
 def _ends(found: Mapping[str, Any], name: str, sign: str = "") -> str:
-    """The interval of a figure, as text: of that name, or the one without a name, which is the headline's."""
+    """The interval of a figure, as text: `<name>_interval`, or `interval` for the headline figure."""
     headline = "accuracy" if "gain" in found else next((key for key in HEADLINES if key in found), None)
     interval = found.get(f"{name}_interval") or (found.get("interval") if name == headline else None)
     return f" [{interval[0]:{sign}.4f}, {interval[1]:{sign}.4f}]" if interval else ""
 
 
 def _is_label(value: object) -> bool:
-    """Whether part of an evaluation is accuracy by label."""
+    """Whether an entry of an evaluation is a mapping label -> accuracy."""
     return isinstance(value, Mapping) and all(isinstance(share, float) for share in value.values())
 
 
@@ -150,7 +156,7 @@ def _numbers(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[
 
 
 def _table(title: str) -> Table:
-    """A comparison with three columns."""
+    """An empty table with the columns before, after and change."""
     table = Table(title=title, box=table_box(), show_edge=False, pad_edge=False)
     table.add_column("", overflow="fold")
     for name in ("before", "after", "change"):
@@ -159,7 +165,7 @@ def _table(title: str) -> Table:
 
 
 def _figures(metrics: Mapping[str, object], names: Sequence[str], watch: str) -> list[str]:
-    """The metric to watch and those that end in one of the names, whatever their role, in the order of the names."""
+    """The watched metric, then those of any role that end in one of `names`, then those of the evaluation."""
     keys = [key for name in names for key in metrics if key.rpartition("/")[2] == name]
     evaluation = metrics.get("eval")
     shown = []
@@ -173,7 +179,7 @@ def _figures(metrics: Mapping[str, object], names: Sequence[str], watch: str) ->
 
 
 def _by(found: Mapping[str, Any], label: str, value: str) -> list[float] | None:
-    """The interval of the accuracy on the questions with this label, where there is one."""
+    """The interval of the accuracy on questions with this label, or None."""
     interval: list[float] | None = found.get("intervals", {}).get(label, {}).get(value)
     return interval
 

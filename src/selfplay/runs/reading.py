@@ -1,4 +1,4 @@
-"""One run's folder, read whatever state it is in: what it was, how it ended, and if it did not end well, why."""
+"""Reads a run's folder in any state: its overrides and records, how the run ended, and why it did not finish."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -34,18 +34,19 @@ NOT_SCIENCE = (
 
 @dataclass(frozen=True)
 class Run:
-    """What a run's folder says.
+    """A run as recorded in its folder.
 
     Attributes:
         path: the folder.
-        status: "finished", "running" (no end was written: at work, or killed), "interrupted" (by a signal), "failed"
-            (it said why), "missing" (planned by a sweep, nothing there), "broken" (a file is missing or unreadable).
-        reason: why it is not finished, and the remedy; "" for a finished run.
-        overrides: key -> override as it was written, in the order of the command line.
-        seed: None where the config cannot be read.
-        summary: what summary.json says.
+        status: "finished", "running" (no end was recorded: still running, or killed), "interrupted" (by a signal),
+            "failed" (with a reason), "missing" (planned by a sweep, but absent), "broken" (a file is missing or
+            unreadable).
+        reason: why the run did not finish, and the remedy; "" for a finished run.
+        overrides: key -> override as written, in the order of the command line.
+        seed: None if the config cannot be read.
+        summary: the content of summary.json.
         metrics: the lines of metrics.jsonl.
-        transcript: whether episodes.jsonl is there, and whole but for a torn last line.
+        transcript: whether episodes.jsonl exists and is intact, apart from a torn last line.
     """
 
     path: Path
@@ -59,28 +60,28 @@ class Run:
 
     @property
     def setting(self) -> str:
-        """The overrides that change the science, the seed left out; "default" where there are none."""
-        said = [text for key, text in self.overrides.items() if not _matches(key, NOT_SCIENCE)]
-        return " ".join(said) or ("unknown" if self.status == "broken" and not self.overrides else "default")
+        """The overrides that affect results, without the seed; "default" if there are none."""
+        relevant = [text for key, text in self.overrides.items() if not _matches(key, NOT_SCIENCE)]
+        return " ".join(relevant) or ("unknown" if self.status == "broken" and not self.overrides else "default")
 
     @property
     def steps(self) -> int:
-        """The last step in its records."""
+        """The last logged step."""
         return max((line["step"] for line in self.metrics), default=0)
 
 
 def keyed(overrides: Iterable[str]) -> dict[str, str]:
-    """Key -> override as it was written; where a key is said twice, the last counts."""
+    """Key -> override as written; the last one wins if a key is repeated."""
     return {override.partition("=")[0].lstrip("+~"): override for override in overrides}
 
 
 def is_run(folder: Path) -> bool:
-    """Whether the folder holds a run, even a broken one."""
+    """Whether the folder contains a run, even a broken one."""
     return any((folder / name).is_file() for name in FILES)
 
 
 def read(path: Path) -> Run:
-    """The run in a folder. What is broken is told by its status and reason, never raised."""
+    """Read the run in a folder. Damage is reported in `status` and `reason`, never raised."""
     broken: list[str] = []
     config = _tried(broken, lambda: RunFolder.open(path).config)
     metrics = _tried(broken, lambda: _metrics(path)) or []
@@ -103,7 +104,7 @@ def read(path: Path) -> Run:
 
 
 def numbers(tree: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The numeric leaves of a record by their path, "eval/accuracy"; of a pair, an interval, its low and high end."""
+    """Flatten the numbers in a record to paths such as "eval/accuracy"; an interval gives ".../low" and ".../high"."""
     flat: dict[str, float] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
@@ -117,21 +118,21 @@ def numbers(tree: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 def records(path: Path) -> list[dict[str, Any]]:
-    """Every whole line of episodes.jsonl, read at once.
+    """All complete lines of episodes.jsonl, parsed at once.
 
     Raises:
-        SelfplayError: a whole line is broken.
+        SelfplayError: a complete line is broken.
     """
     try:
-        whole = _without_torn(path)
-        read: list[dict[str, Any]] = json.loads(b"[" + whole[:-1].replace(b"\n", b",") + b"]")
+        complete = _without_torn(path)
+        read: list[dict[str, Any]] = json.loads(b"[" + complete[:-1].replace(b"\n", b",") + b"]")
         if all(isinstance(record, dict) and type(record.get("step")) is int and record["step"] >= 0 for record in read):
             return read
     except OSError as error:
-        raise SelfplayError(f"{path} cannot be read ({error.strerror}); put back what the run wrote") from error
+        raise SelfplayError(f"{path} cannot be read ({error.strerror}); restore the file that the run wrote") from error
     except (ValueError, RecursionError):
         pass
-    return [record for _, record in lines(path)]  # says which line is broken
+    return [record for _, record in lines(path)]  # names the broken line
 
 
 def _matches(key: str, names: Iterable[str]) -> bool:
@@ -144,28 +145,28 @@ def _tried(broken: list[str], reading: Callable[[], T]) -> T | None:
     except (SelfplayError, OSError) as error:
         broken.append(str(error))
     except RecursionError:
-        broken.append("a record is nested too deeply; restore what the run wrote")
+        broken.append("a record is nested too deeply; restore the file that the run wrote")
     return None
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:
     found = RunFolder(path).metrics()
     for line in found:
-        numbers(line)  # too deep for a table, too deep for us
+        numbers(line)  # raises RecursionError if nested too deeply
     return found
 
 
 def _summary(path: Path) -> dict[str, Any]:
     file = path / "summary.json"
     if not file.exists():
-        raise SelfplayError(f"{path} has no summary.json: it was killed as it began, or the file was removed")
+        raise SelfplayError(f"{path} has no summary.json: the run was killed at its start, or the file was deleted")
     summary = RunFolder(path).summary
     if summary.get("status") not in ENDS:
-        told = str(summary.get("status"))[:40]
-        raise SelfplayError(f"{file} says status '{told}', not one of {', '.join(ENDS)}; restore what the run wrote")
+        status = str(summary.get("status"))[:40]
+        raise SelfplayError(f"{file} has status '{status}', not one of {', '.join(ENDS)}; restore what the run wrote")
     for key, kind in (("optimized", dict), ("eval", dict), ("reason", str)):
         if not isinstance(summary.get(key, kind()), kind):
-            raise SelfplayError(f"{file} has {str(summary[key])[:40]} as {key}; restore what the run wrote")
+            raise SelfplayError(f"{file} has an invalid {key}, {str(summary[key])[:40]}; restore what the run wrote")
     numbers(summary)
     return summary
 
@@ -176,16 +177,16 @@ def _without_torn(path: Path) -> bytes:
 
 
 def _whole(path: Path) -> bool:
-    """Whether the transcript is there; a line that is broken raises.
+    """Whether the transcript exists; a broken line raises.
 
-    A file of a hundred megabytes is not parsed for this: within JSON's strings every quote is escaped, so that a torn
-    or overwritten line shows in the counts of where records begin and end. Only a file with other counts is parsed.
+    Large files are not parsed for this. JSON escapes quotes within strings, so a torn or overwritten line shows as a
+    mismatch between the counts of record starts, record ends and lines. Only files with a mismatch are parsed.
     """
     if not path.exists():
         return False
-    whole = _without_torn(path)
-    counts = {whole.count(b"\n"), whole.count(b'{"step":'), whole.count(b"}\n")}
-    if len(counts) > 1 or b"\0" in whole:
+    complete = _without_torn(path)
+    counts = {complete.count(b"\n"), complete.count(b'{"step":'), complete.count(b"}\n")}
+    if len(counts) > 1 or b"\0" in complete:
         for _ in lines(path):
             pass
     return True
@@ -197,10 +198,10 @@ def _reason(
     if status == "finished":
         return ""
     if status == "failed":
-        return str(summary.get("reason") or "it did not say why")
+        return str(summary.get("reason") or "no reason was recorded")
     last = max((line["step"] for line in metrics), default=0)
     after = f"after step {last}" if total is None else f"after step {last} of {total}"
     resume = f"{program()} resume={path}"
     if status == "interrupted":
-        return f"stopped by a signal {after}; go on with: {resume}"
-    return f"no end was written {after}: it is at work, or was killed; then go on with: {resume}"
+        return f"stopped by a signal {after}; resume with: {resume}"
+    return f"no end was recorded {after}: the run is in progress or was killed; if killed, resume with: {resume}"

@@ -1,4 +1,4 @@
-"""YAML that anybody may have written, read as plain data: nothing is constructed, expanded or looked up."""
+"""Reads untrusted YAML as plain data: no object is constructed, no alias expanded, no interpolation resolved."""
 
 from io import StringIO
 from pathlib import Path
@@ -14,15 +14,15 @@ DEEPEST = 64  # levels of nesting
 
 
 def read_mapping(file: Path, interpolations: bool = False) -> DictConfig:
-    """The mapping in a YAML file.
+    """Read the mapping in a YAML file.
 
     Args:
-        interpolations: whether values may hold `${...}`. They are evaluated when the value is read through the
-            DictConfig, so whoever allows them converts it with `OmegaConf.to_container(..., resolve=False)` first.
+        interpolations: whether values may contain `${...}`. These are resolved when read through the DictConfig, so
+            convert it with `OmegaConf.to_container(..., resolve=False)` first.
 
     Raises:
-        SelfplayError: the file cannot be read, is broken, too large or too deep, is no mapping, or holds what a run
-            never writes: aliases (a few lines of them can stand for any amount of data), tags, interpolations.
+        SelfplayError: the file cannot be read, is malformed, too large or too deep, is not a mapping, or contains
+            something that no run writes: aliases (which can expand without bound), tags or interpolations.
     """
     remedy = "restore the file that the run wrote"
     try:
@@ -37,7 +37,7 @@ def read_mapping(file: Path, interpolations: bool = False) -> DictConfig:
         if found := _foreign(text, interpolations):
             raise SelfplayError(f"{file} holds {found}, which no run writes; {remedy}, or write the value in its place")
         config = OmegaConf.load(StringIO(text))
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError, OSError) as error:  # OSError: a lone number or word
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, OSError) as error:  # OSError: a bare scalar
         raise SelfplayError(f"{file} is broken ({str(error).splitlines()[0]}); {remedy}") from error
     if not isinstance(config, DictConfig) or not config:
         what = "nothing" if not config else "a list, not a configuration"
@@ -46,7 +46,7 @@ def read_mapping(file: Path, interpolations: bool = False) -> DictConfig:
 
 
 def _foreign(text: str, interpolations: bool) -> str:
-    """What the text holds that no run writes; "" for nothing. Events are read one by one: nothing is built."""
+    """The first construct that no run writes, or "". Only parser events are read; no object is constructed."""
     depth = 0
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         line = event.start_mark.line + 1

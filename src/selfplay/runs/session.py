@@ -1,4 +1,4 @@
-"""A run from the outside: what is written after every step, how it ends."""
+"""A run's session: writes its records after every step, and handles how it ends."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,17 +28,17 @@ from selfplay.updates.gradient_step import OUT_OF_MEMORY
 
 
 class Session:
-    """Keeps a run's records, and goes on where they end. A context manager around the loop.
+    """Keeps a run's records, and resumes from them. A context manager around the training loop.
 
     Args:
-        path: the run's folder, which the caller has claimed.
+        path: the run's folder, locked by the caller.
         cfg: the whole config.
-        experiment: who takes part.
-        goes_on: the folder holds this run already.
+        experiment: the components of the run.
+        goes_on: whether the folder already contains this run.
 
     Raises:
-        SelfplayError: the folder's checkpoint cannot be read, it has more steps than `cfg`, or the folder of a new run
-            holds one already.
+        SelfplayError: the checkpoint cannot be read, it has more steps than `cfg`, or the folder of a new run already
+            contains a run.
     """
 
     def __init__(self, path: Path, cfg: DictConfig, experiment: Experiment, goes_on: bool) -> None:
@@ -58,34 +58,34 @@ class Session:
         logged = max((line["step"] for line in self.folder.metrics()), default=0)
         if found is None and logged > self.folder.config.checkpoint.every:
             raise SelfplayError(
-                f"{self.folder.path} has records up to step {logged} but no checkpoint; put one back into "
+                f"{self.folder.path} has records up to step {logged} but no checkpoint; restore one in "
                 f"{self.folder.checkpoints}, or start a new run"
             )
         if found is not None:
             self.done, path = found
             if self.cfg.steps < self.done:
                 raise SelfplayError(
-                    f"steps is {self.cfg.steps}, but {self.folder.path} has done {self.done}; give more, for example "
-                    f"steps={2 * self.done}"
+                    f"steps is {self.cfg.steps}, but {self.folder.path} has already done {self.done}; give more steps, "
+                    f"for example steps={2 * self.done}"
                 )
             try:
                 state, frozen = checkpoint.load(path, self.experiment.learner)
                 self.experiment.update.load_state_dict(state["update"])  # type: ignore[arg-type]
                 opponent = self.experiment.opponent
-                trainee, told = self.experiment.trainee, renamed.translated_state(state)
-                opponent.load_state_dict(told["opponent"], self.folder.population, trainee.read)
-                trainee.load_state_dict(told["trainee"], opponent.main, frozen)
+                trainee, current = self.experiment.trainee, renamed.translated_state(state)
+                opponent.load_state_dict(current["opponent"], self.folder.population, trainee.read)
+                trainee.load_state_dict(current["trainee"], opponent.main, frozen)
                 torch.set_rng_state(state["rng"])  # type: ignore[arg-type]
             except (KeyError, TypeError, ValueError, RuntimeError) as error:
                 reason = str(error).strip().split("\n")[0]
                 raise SelfplayError(
-                    f"the checkpoint {path} is not of this run's player and update ({reason}); "
-                    "delete it to resume from the checkpoint before it"
+                    f"the checkpoint {path} does not match this run's player and update ({reason}); "
+                    "delete it to resume from the previous checkpoint"
                 ) from error
             kept = self.cfg.checkpoint
-            checkpoint.prune(self.folder, self.done, kept.keep, kept.keep_every)  # a kill may have come before it
+            checkpoint.prune(self.folder, self.done, kept.keep, kept.keep_every)  # in case of a kill before pruning
         self.folder.configure(self.cfg)
-        self.folder.rewind(self.done if found else -1)  # -1: all of it, for the learner that was evaluated is gone, too
+        self.folder.rewind(self.done if found else -1)  # -1 deletes all: the evaluated learner was not saved
         say(f"resuming {self.folder.path} after step {self.done}")
 
     def __enter__(self) -> Self:
@@ -94,30 +94,30 @@ class Session:
             self.ways = dict(self.experiment.learner.ways())
             self._summarise("running")
             if self.ways:
-                say("how the learner computes: " + "; ".join(f"{what}: {way}" for what, way in self.ways.items()))
+                say("learner implementation: " + "; ".join(f"{what}: {way}" for what, way in self.ways.items()))
             if self.cfg.quality is not None and self.cfg.reward == self.cfg.quality:
-                say("note: reward and quality are one measure: a pay-off of one minus the other is 0 (docs/paper.md)")
+                say("note: reward and quality are the same measure, so their difference is 0 (docs/paper.md)")
             self.progress.__enter__()
             self._at_work = stack.pop_all()
         return self
 
     def remaining(self) -> Iterator[int]:
-        """The numbers of the steps still to be done; before the first of all, the untouched model is evaluated."""
+        """Yield the remaining step numbers; in a new run, evaluate the learner before step 1."""
         config: Any = OmegaConf.to_container(self.cfg, resolve=True)
         self.loggers.start(config, self.folder.path, self.done)
         if self.experiment.evaluation is not None and 0 not in self.evals:
-            say("evaluating the untouched learner ...")
+            say("evaluating the learner before training ...")
             with interrupts.nothing_to_save():
                 found = self._evaluate(0)
             self._log(0, found)
         if self.cfg.steps == 0:
-            self._optimized({"eval": self.evals[0]})  # a wrong name is told while the run is not yet called finished
+            self._optimized({"eval": self.evals[0]})  # report a wrong name before the run is marked finished
         for step in range(self.done + 1, self.cfg.steps + 1):
             self._stop_if_asked()
             yield step
 
     def _stop_if_asked(self) -> None:
-        """Between two steps: if a signal has asked for it, save and stop."""
+        """Save a checkpoint and stop if a signal has asked for it; called between steps."""
         number = interrupts.asked()
         if number is not None:
             if self.done > self._saved:
@@ -132,16 +132,16 @@ class Session:
         metrics: Mapping[str, float],
         advantages: Tensor | None,
     ) -> None:
-        """Write the step's metrics and transcripts, evaluate and save a checkpoint when they are due.
+        """Write the step's metrics and transcripts; evaluate and save a checkpoint when due.
 
         Args:
             learnt: the turns of the update's batch.
-            advantages: one a turn of them, where there are any.
+            advantages: one per turn of `learnt`, or None.
 
         Raises:
-            SelfplayError: there is no such metric as the optimised one.
+            SelfplayError: the optimised metric is not logged.
         """
-        self._optimized({**metrics, "eval": self.evals.get(0, {})})  # a wrong name is told now, not after the last step
+        self._optimized({**metrics, "eval": self.evals.get(0, {})})  # report a wrong name at the first step
         self._check_watch({**self._evaluated(), **metrics})
         last = step == self.cfg.steps
         by_turn = {} if advantages is None else {id(t): a for t, a in zip(learnt, advantages.tolist(), strict=True)}
@@ -154,7 +154,7 @@ class Session:
         self.progress.update(step, {**self._evaluated(), **metrics})
 
     def _save(self, step: int) -> None:
-        """Write the checkpoint of the step that was done last."""
+        """Write the checkpoint of the step just completed."""
         opponent, trainee, kept = self.experiment.opponent, self.experiment.trainee, self.cfg.checkpoint
         with to_disk(self.folder.checkpoints):
             opponent.store(self.folder.population)
@@ -169,21 +169,21 @@ class Session:
         self._saved = step
 
     def _evaluated(self) -> dict[str, float]:
-        """The figures of the last evaluation, as `eval/<figure>`."""
+        """The results of the last evaluation, as `eval/<name>`."""
         return numbers(self.evals[max(self.evals)], "eval/") if self.evals else {}
 
     def _check_watch(self, metrics: Mapping[str, object]) -> None:
-        """Raise SelfplayError where somebody wants to watch what is not there; a role may be asked later."""
+        """Raise SelfplayError if the user's progress_metric does not exist; a role may not have been asked yet."""
         watch, roles = str(self.cfg.progress_metric), self.experiment.game.roles
         role, _, rest = watch.partition("/")
         known = watch in metrics or (role in roles and any(key.partition("/")[2] == rest for key in metrics))
         if not known and any(str(override).startswith("progress_metric=") for override in self.cfg.overrides):
             raise SelfplayError(
-                f"progress_metric is '{watch}', which this run has not; choose one of {', '.join(sorted(metrics))}"
+                f"progress_metric is '{watch}', which this run does not log; choose one of {', '.join(sorted(metrics))}"
             )
 
     def note(self, text: str | None) -> None:
-        """Say something while the run goes on, if there is anything to say."""
+        """Print a message during the run; None prints nothing."""
         if text is not None:
             say(text)
 
@@ -214,20 +214,20 @@ class Session:
         if error is None:
             with to_disk(self.folder.curves):
                 draw_curves(self.folder.metrics(), self.folder.curves)
-            self._summarise("finished")  # the last of all that is written: what is called finished is whole
+            self._summarise("finished")  # written last, so that a finished run is complete
             self._show()
         elif isinstance(error, KeyboardInterrupt | interrupts.Stopped):
             self._summarise("interrupted")
             why = "" if isinstance(error, KeyboardInterrupt) else f" by {error}"
-            say(f"interrupted{why} after step {self.done}; go on with: {program()} resume={self.folder.path}")
+            say(f"interrupted{why} after step {self.done}; resume with: {program()} resume={self.folder.path}")
         elif isinstance(error, DiskError):
-            with suppress(DiskError):  # where it can be written
+            with suppress(DiskError):  # the disk may still be full
                 self._summarise("failed", str(error))
-            say(f"stopped after step {self.done}; go on with: {program()} resume={self.folder.path}")
+            say(f"stopped after step {self.done}; resume with: {program()} resume={self.folder.path}")
         elif isinstance(error, MemoryError) or (
             isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
         ):
-            reason = f"memory ran out in step {self.done + 1}; lower player.batch_size, update.micro_batch or episodes"
+            reason = f"out of memory in step {self.done + 1}; lower player.batch_size, update.micro_batch or episodes"
             self._summarise("failed", reason)
             raise SelfplayError(reason) from error
         else:
@@ -235,7 +235,7 @@ class Session:
             say(f"stopped after step {self.done}; the run so far is in {self.folder.path}")
 
     def _last_words(self) -> None:
-        """Right before a second signal ends the process: its status is not left behind as running."""
+        """Called right before a second signal ends the process, so that the status does not remain "running"."""
         if self.summary.get("status") == "running":
             with suppress(SelfplayError):
                 self._summarise("interrupted")
@@ -282,7 +282,7 @@ class Session:
         """The optimised metric at the last step.
 
         Raises:
-            SelfplayError: the last step has no such metric.
+            SelfplayError: the last step did not log it.
         """
         return self._optimized(self.folder.metrics()[-1])
 
@@ -292,7 +292,7 @@ class Session:
         every = flat | numbers(line.get("eval", {}), "eval/")
         if self.cfg.optimized_metric not in every:
             raise SelfplayError(
-                f"optimized_metric is '{self.cfg.optimized_metric}', which this run has not; choose one of "
+                f"optimized_metric is '{self.cfg.optimized_metric}', which this run does not log; choose one of "
                 + ", ".join(sorted(flat))
             )
         return float(every[self.cfg.optimized_metric])

@@ -1,4 +1,4 @@
-"""How a run starts: as composed, resumed by hand (`resume=`), or as the job of a sweep that was started before."""
+"""How a run starts: as a new run, resumed with `resume=`, or as a job of a restarted sweep."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,7 +32,7 @@ RESUMABLE = (
     "player.batch_size",
     "update.micro_batch",
 )
-FOLLOWERS = {  # key -> the parts whose option of that name follows it in conf/
+FOLLOWERS = {  # key -> components whose option of that name refers to it in conf/
     "steps": (
         "selfplay.updates.schedules.linear",
         "selfplay.updates.schedules.cosine",
@@ -40,8 +40,8 @@ FOLLOWERS = {  # key -> the parts whose option of that name follows it in conf/
     ),
     "device": ("selfplay.players.language_model.LanguageModel", "selfplay.referees.reward_model.RewardModel"),
 }
-NO_PART = ("resume", "sweep", "trust", "overrides")  # of what a run computes: how it was asked for
-PARTS = (  # of every config
+NO_PART = ("resume", "sweep", "trust", "overrides")  # keys that do not affect what a run computes
+PARTS = (  # required keys of a config
     "game", "task", "player", "seats", "players", "reward", "quality", "probes", "regularizer", "schedule", "update",
     "opponent", "rollout", "eval", "extra_evals", "logger", "checkpoint",
 )  # fmt: skip
@@ -49,13 +49,13 @@ PARTS = (  # of every config
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run starts.
+    """A run that is ready to start.
 
     Args:
-        cfg: the config that counts.
-        folder: the run's own.
-        goes_on: the folder holds this run already.
-        result: the optimised metric, when an earlier start of the sweep has finished the run.
+        cfg: the effective config.
+        folder: the run's folder.
+        goes_on: whether the folder already contains this run.
+        result: the optimised metric, if an earlier start of the sweep finished the run.
     """
 
     cfg: DictConfig
@@ -66,15 +66,15 @@ class Start:
 
 @contextmanager
 def prepared(cfg: DictConfig) -> Iterator[Start]:
-    """From the config as composed to the one that counts, and the run's folder, which is claimed for the block.
+    """Turn the composed config into the effective one, and lock the run's folder for the duration of the block.
 
     Raises:
-        SelfplayError: there is no run to resume, an override that a resumed run cannot take, a number out of range, a
-            sweep's name for a single run, a run of another config in the folder of a sweep's job, or a folder in which
-            another process is at work.
+        SelfplayError: there is no run to resume, a resumed run cannot take an override, the config is invalid, a single
+            run was given a sweep's name, a job's folder contains a run with another config, or another process is
+            using the folder.
     """
     if interrupts.is_patient() and (number := interrupts.asked()) is not None:
-        raise interrupts.Stopped(number)  # a launcher's next job, after the sweep was asked to stop
+        raise interrupts.Stopped(number)  # do not start a launcher's next job after a stop signal
     job = HydraConfig.get()
     overrides = overrides_of(job)
     check_entry(cfg, "resume")
@@ -87,8 +87,8 @@ def prepared(cfg: DictConfig) -> Iterator[Start]:
     with open_dict(cfg):
         cfg.overrides = overrides
         take_away(cfg, job.runtime.choices)
-    if told := refused_in(cfg):
-        raise SelfplayError(told)
+    if refusal := refused_in(cfg):
+        raise SelfplayError(refusal)
     for key in ("game", "seats", "players", "probes", "progress_metric", "optimized_metric"):
         check_entry(cfg, key)
     fill_in(cfg, make(cfg.game, "game"))
@@ -98,7 +98,7 @@ def prepared(cfg: DictConfig) -> Iterator[Start]:
         raise SelfplayError("steps is 0 and eval is none, so there is nothing to do; give steps, or choose an eval")
     sweeps = job.mode == RunMode.MULTIRUN
     if cfg.sweep is not None and not sweeps:
-        raise SelfplayError(f"sweep is '{cfg.sweep}', but this is a single run; type -m to sweep, or leave it out")
+        raise SelfplayError(f"sweep is '{cfg.sweep}', but this is a single run; add -m to sweep, or leave it out")
     folder = RunFolder(Path(job.runtime.output_dir))
     with _claimed(folder):
         yield _again(cfg, folder) if sweeps and folder.holds_run else Start(cfg, folder.path, goes_on=False)
@@ -111,20 +111,20 @@ def _claimed(folder: RunFolder) -> Iterator[None]:
 
 
 def overrides_of(job: DictConfig) -> list[str]:
-    """The overrides of a job, as they were typed; `job` is Hydra's own part of the config."""
+    """The overrides of a job as typed; `job` is the `hydra` node of its config."""
     overrides = OmegaConf.to_container(job.overrides.task, resolve=False)
     assert isinstance(overrides, list)
     return as_typed(overrides)
 
 
 def _resumed(cfg: DictConfig, folder: RunFolder, overrides: list[str]) -> DictConfig:
-    """The config of the run in the folder, with what may change taken over from `cfg`."""
+    """The config of the run in the folder, with the permitted changes applied from `cfg`."""
     config = folder.config
     check_targets(config, folder.path / "config.yaml", trusted_of(cfg.trust))
     if lacking := [key for key in PARTS if key not in config]:
         raise SelfplayError(
             f"the run in {folder.path} has no '{lacking[0]}' in its config.yaml, so an earlier version of selfplay "
-            "made it; resume it with that version (its commit is there, under versions), or start a new run"
+            "made it; resume it with that version (its commit is under versions), or start a new run"
         )
     for override in overrides:
         key = override.split("=")[0].lstrip("+~")
@@ -147,10 +147,10 @@ def _resumed(cfg: DictConfig, folder: RunFolder, overrides: list[str]) -> DictCo
 
 
 def _again(cfg: DictConfig, folder: RunFolder) -> Start:
-    """A job of a sweep whose folder holds a run: done with, or to be gone on with, if it is of the same config.
+    """A sweep's job whose folder already contains a run: finished, or to be resumed if the configs are equal.
 
-    Configs are compared resolved, but for NO_PART and for what `resume=` may change. A run that has kept neither a
-    metric nor a checkpoint may begin anew with any config.
+    Resolved configs are compared without the keys in NO_PART and RESUMABLE. A run that has recorded no training step
+    may restart with any config.
     """
     if folder.is_blank and folder.summary.get("status") != "finished":
         return Start(cfg, folder.path, goes_on=True)
@@ -164,12 +164,12 @@ def _again(cfg: DictConfig, folder: RunFolder) -> Start:
     if found:
         key, old, new = found
         raise SelfplayError(
-            f"{folder.path} holds a run of another config ({key} is {old} there and {new} now); "
+            f"{folder.path} holds a run with another config ({key} is {old} there and {new} now); "
             "give the sweep another folder, or delete that one"
         )
     summary = folder.summary
     if summary.get("status") == "finished" and summary.get("steps") == cfg.steps:
-        say(f"{folder.path} is finished already")
+        say(f"{folder.path} is already finished")
         return Start(cfg, folder.path, goes_on=True, result=_result(summary, folder))
     return Start(cfg, folder.path, goes_on=True)
 
@@ -180,14 +180,14 @@ def _result(summary: Mapping[str, Any], folder: RunFolder) -> float:
     value = optimized.get("value") if isinstance(optimized, dict) else None
     if not isinstance(value, int | float):
         raise SelfplayError(
-            f"{folder.path}/summary.json calls the run finished, but it has no optimised metric; delete that file to "
+            f"{folder.path}/summary.json says that the run finished, but has no optimised metric; delete that file to "
             "finish the run again"
         )
     return float(value)
 
 
 def _change(config: DictConfig, key: str, source: DictConfig) -> None:
-    """Take the value of a key over from another config, also where it was followed: a run's own config is resolved."""
+    """Copy a key's value from another config, and update the options that referred to it before resolution."""
     old, new = OmegaConf.select(config, key), OmegaConf.select(source, key)
     if old == new:
         return
@@ -197,7 +197,7 @@ def _change(config: DictConfig, key: str, source: DictConfig) -> None:
 
 
 def _move(node: DictConfig, name: str, old: object, new: object) -> None:
-    """What followed `name` when the config was composed follows it still: options of the parts in FOLLOWERS."""
+    """Update options of the components in FOLLOWERS that referred to `name` when the config was composed."""
     for value in node.values():
         if isinstance(value, DictConfig):
             _move(value, name, old, new)

@@ -1,4 +1,4 @@
-"""Many runs as tables: one row a run, one row a step, one row a turn. What is not finished is named, never dropped.
+"""Tables of many runs: one row per run, per step, or per turn. Unfinished runs are listed, never dropped.
 
 from selfplay.runs import load
 sweep = load("multirun/2026-01-01/12-00-00", "outputs/2026-01-02")
@@ -37,18 +37,18 @@ TURN = ("step", "episode", "role", "player", "group", "prompt", "reply", "payoff
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Sweep:
-    """The runs of some folders, as tables.
+    """The runs of one or more folders, as tables.
 
     Attributes:
-        runs: one row a run, whatever became of it. `run` (a short id), `path`, `status` and `reason` (see
-            `selfplay.runs.reading.Run`), `setting` (the overrides that change the science, without the seed), `seed`,
+        runs: one row per run, whatever its status: `run` (a short id), `path`, `status` and `reason` (see
+            `selfplay.runs.reading.Run`), `setting` (the overrides that affect results, without the seed), `seed`,
             `steps`, `seconds`, `tokens` (generated), `optimized` and `metric` (its name), `override/<key>` (the value
-            as it was written), `eval/before/...`, `eval/after/...`, `eval/gain/...`.
-        metrics: one row a step: `run`, `setting`, `seed`, `step`, `tokens` (generated so far), every number that was
-            logged, nested ones as `eval/accuracy`. Step 0 is the evaluation of the untouched model.
-        transcripts: run -> its episodes.jsonl, where it has a readable one.
-        notes: what could not be told: sweeps of which the planned jobs are unknown.
-        unread: run -> why its transcript is left out of `turns`; filled in when those are first read.
+            as written), `eval/before/...`, `eval/after/...`, `eval/gain/...`.
+        metrics: one row per logged step: `run`, `setting`, `seed`, `step`, `tokens` (generated so far), and all logged
+            numbers, nested ones as `eval/accuracy`. Step 0 is the evaluation before training.
+        transcripts: run -> path of its episodes.jsonl, for readable ones.
+        notes: warnings about sweeps whose planned jobs are unknown.
+        unread: run -> why its transcript is left out of `turns`; filled when `turns` is first read.
     """
 
     runs: pd.DataFrame
@@ -59,12 +59,12 @@ class Sweep:
 
     @property
     def problems(self) -> pd.DataFrame:
-        """The rows of the runs that are not finished."""
+        """The rows of unfinished runs."""
         return self.runs[self.runs["status"] != "finished"]
 
     @cached_property
     def turns(self) -> pd.DataFrame:
-        """Every turn of every readable transcript, read at the first use: see `turns_of`."""
+        """Every turn of every readable transcript, loaded at first use; see `turns_of`."""
         parts = []
         for run in self.transcripts:
             try:
@@ -77,12 +77,12 @@ class Sweep:
         return table.astype(dict.fromkeys(("run", "setting", "role", "player"), "category"))
 
     def turns_of(self, run: str, steps: Collection[int] | None = None) -> pd.DataFrame:
-        """One row a turn of a run, of the given steps or of all: `run`, `setting`, `seed`, `step`, `episode`, `role`,
-        `player`, `group`, `prompt`, `reply`, `payoff`, `advantage`, `weight` (1 where episodes were drawn),
-        `score/<name>`; NaN where there is none.
+        """One row per turn of a run, in the given steps or in all: `run`, `setting`, `seed`, `step`, `episode`, `role`,
+        `player`, `group`, `prompt`, `reply`, `payoff`, `advantage`, `weight` (1 for sampled episodes), `score/<name>`;
+        missing numbers are NaN.
 
         Raises:
-            SelfplayError: the run has no readable transcript, or a turn in it is not what runs write.
+            SelfplayError: the run has no readable transcript, or a turn in it is malformed.
         """
         if run not in self.transcripts:
             known = ", ".join(self.transcripts) or "none"
@@ -96,8 +96,8 @@ class Sweep:
         columns: dict[str, Any] = {name: [turn[name] for turn in turns] for name in TURN}
         scores = {f"score/{name}": [turn["scores"].get(name) for turn in turns] for name in names}
         columns["weight"] = [turn.get("weight", 1.0) for turn in turns]
-        columns["group"] = pd.Series(columns["group"], dtype=object)  # a number, a name or nothing, as it was written
-        for name in ("prompt", "reply"):  # as they are: pyarrow's strings, if it is there, hold no half characters
+        columns["group"] = pd.Series(columns["group"], dtype=object)  # int, str or None, as written
+        for name in ("prompt", "reply"):  # object, because pyarrow's strings cannot contain lone surrogates
             columns[name] = pd.Series(columns[name], dtype=object)
         table = pd.DataFrame({"run": run, "setting": row.setting, "seed": row.seed, **columns, **scores})
         return table.astype(dict.fromkeys(("payoff", "advantage", *scores), "float64"))
@@ -105,17 +105,17 @@ class Sweep:
     def __str__(self) -> str:
         counts = self.runs["status"].value_counts()
         total = f"{len(self.runs)} run{'s' if len(self.runs) != 1 else ''}"
-        said = [f"{total}: " + ", ".join(f"{count} {status}" for status, count in counts.items())]
+        text = [f"{total}: " + ", ".join(f"{count} {status}" for status, count in counts.items())]
         for run in self.problems.itertuples():
             seed = "" if pd.isna(run.seed) else f" seed={run.seed}"
-            said.append(f"  {run.run} is {run.status} ({run.setting}{seed}): {run.reason}")
-        return "\n".join([*said, *(f"  note: {note}" for note in self.notes)])
+            text.append(f"  {run.run} is {run.status} ({run.setting}{seed}): {run.reason}")
+        return "\n".join([*text, *(f"  note: {note}" for note in self.notes)])
 
     __repr__ = __str__
 
 
 def _wrong(turn: Mapping[str, Any]) -> str:
-    """What is wrong with a turn of a transcript; "" for nothing."""
+    """What is wrong with a turn of a transcript; "" if it is valid."""
     for name, kinds in KINDS.items():
         if name not in turn:
             return f"no '{name}'"
@@ -129,12 +129,12 @@ def _wrong(turn: Mapping[str, Any]) -> str:
 
 
 def load(*folders: Path | str) -> Sweep:
-    """The runs in some folders: each is a run, or holds runs at any depth.
+    """Load the runs in one or more folders; each folder is a run, or contains runs at any depth.
 
-    The jobs that a sweep planned and that left nothing behind are rows, too, with the status "missing".
+    Jobs that a sweep planned but that wrote nothing are included with the status "missing".
 
     Raises:
-        SelfplayError: a folder does not exist, or there is no run in it and no sweep that planned one.
+        SelfplayError: a folder does not exist, or contains neither a run nor a sweep that planned one.
     """
     found: dict[Path, Run] = {}
     notes: list[str] = []
@@ -159,7 +159,7 @@ def load(*folders: Path | str) -> Sweep:
 
 
 def _runs(folder: Path, notes: list[str]) -> Iterator[tuple[Path, Run]]:
-    """Every run below a folder, and every job that a sweep there planned."""
+    """Every run below a folder, and every job planned by a sweep in it."""
     for here, inner, _ in os.walk(folder):
         path = Path(here)
         if is_run(path):
@@ -170,7 +170,7 @@ def _runs(folder: Path, notes: list[str]) -> Iterator[tuple[Path, Run]]:
         try:
             jobs = planned(path) or []
         except SelfplayError as error:
-            notes.append(f"jobs of {path} that never began cannot be named: {error}")
+            notes.append(f"jobs of {path} that never started cannot be listed: {error}")
             continue
         for number, overrides in enumerate(jobs):
             job = path / str(number)
@@ -179,14 +179,14 @@ def _runs(folder: Path, notes: list[str]) -> Iterator[tuple[Path, Run]]:
 
 
 def _missing(job: Path, overrides: dict[str, str], seed: int | None) -> Run:
-    said = overrides.get("seed", "").partition("=")[2]
+    given = overrides.get("seed", "").partition("=")[2]
     what = "its folder is empty" if job.is_dir() else "it has no folder"
-    reason = f"{what}: the job has not begun, or failed before its first step; start the sweep again"
-    return Run(job, "missing", reason, overrides, int(said) if re.fullmatch(r"\d+", said) else seed)
+    reason = f"{what}: the job has not started, or it failed before its first step; start the sweep again"
+    return Run(job, "missing", reason, overrides, int(given) if re.fullmatch(r"\d+", given) else seed)
 
 
 def _named(found: Mapping[Path, Run]) -> dict[str, Run]:
-    """The runs by a short name, their path below the folder that they share, in the order that people count in."""
+    """The runs by their path below the common folder, in natural sort order."""
     shared = Path(os.path.commonpath(found)) if len(found) > 1 else next(iter(found)).parent
     named = {path.relative_to(shared).as_posix(): run for path, run in found.items()}
     return dict(sorted(named.items(), key=lambda item: [_natural(part) for part in item[0].split("/")]))
@@ -225,5 +225,5 @@ def _steps(name: str, run: Run) -> Iterator[dict[str, Any]]:
 
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:
-    """Seeds and steps are whole numbers, also where one is unknown."""
+    """Make seeds and steps nullable integers, since some may be unknown."""
     return table.astype({name: "Int64" for name in ("seed", "step", "steps") if name in table})

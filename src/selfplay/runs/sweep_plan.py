@@ -1,6 +1,6 @@
-"""Which jobs a Hydra sweep was to run, read from the `multirun.yaml` that its sweeper left behind.
+"""Lists the jobs that a Hydra sweep planned, from the `multirun.yaml` that its sweeper wrote.
 
-The expansion is Hydra's own, so that choice(), range() and glob() mean here what they meant when the sweep began.
+Hydra itself expands the overrides, so choice(), range() and glob() mean the same as when the sweep started.
 """
 
 from itertools import islice
@@ -23,16 +23,16 @@ from selfplay.runs.safe_yaml import read_mapping
 FILE = "multirun.yaml"
 BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 NUMBERED = "${hydra.job.num}"
-MOST = 10_000  # jobs of a sweep
+MOST = 10_000  # jobs; larger sweeps are not listed
 
 
 def planned(folder: Path) -> list[list[str]] | None:
-    """The overrides of every job of the sweep in `folder`; job i runs in the sub-folder `i`. None: it is no sweep.
+    """The overrides of every job of the sweep in `folder`, or None if it is not a sweep; job i runs in subfolder `i`.
 
     Raises:
-        SelfplayError: the jobs cannot be known from the file: it is broken, another sweeper than Hydra's basic one
-            chose them as it went, their folders are not their numbers, their order was drawn by luck, or a glob() is
-            over a configuration that is no longer there.
+        SelfplayError: the file does not determine the jobs: it is broken, a sweeper other than Hydra's basic one chose
+            them during the sweep, job folders are not numbered, the order was shuffled, or a glob() refers to configs
+            that no longer exist.
     """
     file = folder / FILE
     if not file.is_file():
@@ -41,7 +41,7 @@ def planned(folder: Path) -> list[list[str]] | None:
     chooser = hydra["sweeper"]["_target_"]
     if chooser != BASIC:
         name = str(chooser).rsplit(".", 1)[-1]
-        raise SelfplayError(f"{file} does not name its jobs, for {name} chose them as it went; count them yourself")
+        raise SelfplayError(f"{file} does not list its jobs: {name} chose them during the sweep; count them yourself")
     subdir = hydra["sweep"].get("subdir")
     if subdir != NUMBERED:
         raise SelfplayError(f"hydra.sweep.subdir of {file} is '{subdir}', so jobs have no numbers; count them yourself")
@@ -50,7 +50,7 @@ def planned(folder: Path) -> list[list[str]] | None:
 
 
 def default_seed(folder: Path) -> int | None:
-    """The seed of a job of the sweep in `folder` whose overrides name none."""
+    """The default seed of the sweep in `folder`, for jobs whose overrides set none."""
     try:
         seed = _read(folder / FILE).get("seed")
     except SelfplayError:
@@ -59,7 +59,7 @@ def default_seed(folder: Path) -> int | None:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """What Hydra wrote, as plain data: `${...}` stays text, as "${seed}" is each job's own."""
+    """The file as plain data. `${...}` stays text, because a value such as "${seed}" differs between jobs."""
     found: Any = OmegaConf.to_container(read_mapping(file, interpolations=True), resolve=False)
     broken = f"{file} is broken (it names no sweep); restore the file that Hydra wrote"
     try:
@@ -81,16 +81,16 @@ def _jobs(arguments: list[str], hydra: dict[str, Any], file: Path) -> list[list[
         for override in overrides:
             values: Any = override._value
             if getattr(values, "shuffle", False):
-                raise SelfplayError(f"{file} shuffles {override.key_or_group}; which job is missing cannot be told")
+                raise SelfplayError(f"{file} shuffles {override.key_or_group}; missing jobs cannot be identified")
             if isinstance(values, Glob) and not list(override.sweep_string_iterator()):
                 raise SelfplayError(
-                    f"{file} sweeps {override.input_line}, but there is no such configuration at "
-                    f"{_main(hydra)} any more; put it back to see which jobs are missing"
+                    f"{file} sweeps {override.input_line}, but {_main(hydra)} no longer has such a config; restore it "
+                    "to see which jobs are missing"
                 )
             if override.is_sweep_override():
                 count *= sum(1 for _ in islice(override.sweep_string_iterator(), MOST))
             if count >= MOST:
-                raise SelfplayError(f"{file} is of {MOST} jobs or more, too many to be listed; count them yourself")
+                raise SelfplayError(f"{file} plans {MOST} jobs or more, too many to list; count them yourself")
         return [as_typed(job) for batch in BasicSweeper.split_arguments(overrides, None) for job in batch]
     except HydraException as error:
         raise SelfplayError(f"{file} cannot be expanded ({str(error).splitlines()[0]}); count its jobs") from error
@@ -101,8 +101,8 @@ def _main(hydra: dict[str, Any]) -> str:
 
 
 def _loader(hydra: dict[str, Any]) -> ConfigLoaderImpl:
-    """What finds the options of a group, where the sweep found them; of packages, which are imported, Hydra's alone."""
-    Plugins.instance()  # registers the kinds of sources
+    """A config loader with the search path of the sweep, limited to folders and to packages within `hydra`."""
+    Plugins.instance()  # registers the source types
     search = ConfigSearchPathImpl()
     for source in hydra["runtime"]["config_sources"]:
         if source["schema"] == "file" or (source["schema"] == "pkg" and source["path"].split(".")[0] == "hydra"):

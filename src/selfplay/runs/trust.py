@@ -1,8 +1,8 @@
-"""Which code the config.yaml of a run's folder may name: a folder can come from anybody.
+"""Restricts what the config.yaml of a run's folder may call, because a folder may come from anyone.
 
-A `_target_` is a name that `selfplay.building` imports and calls. Of a folder's config it must name a component of
-selfplay, an optimizer of torch.optim, or something in a package that the user trusts by name on the command line. What
-counts is where the named object was defined, not how it is spelled: `selfplay.games.kuhn.os.system` is os.system.
+A `_target_` is a name that `selfplay.building` imports and calls. In a run's config.yaml it must be a component of
+selfplay, an optimizer of torch.optim, or an object in a package that the user trusts by name on the command line. The
+module that defines the object decides: `selfplay.games.kuhn.os.system` is os.system.
 """
 
 import importlib
@@ -31,7 +31,7 @@ COMPONENTS = (
     "selfplay.theory.meta",
     "selfplay.updates",
 )
-MACHINERY = (  # inside them, but no component: what isolates processes, speaks HTTP, writes files
+MACHINERY = (  # modules in COMPONENTS whose contents are not components, such as HTTP transport and file caches
     "selfplay.loggers.logger",
     "selfplay.referees.cache",
     "selfplay.referees.transport",
@@ -41,15 +41,15 @@ FUNCTION = "selfplay.referees.function.Function"  # its option `function` is cal
 
 
 def check_targets(config: DictConfig, file: Path, trusted: Sequence[str] = ()) -> None:
-    """Raise SelfplayError unless everything that the config of `file` would have called may be.
+    """Raise SelfplayError if the config calls anything that is not allowed.
 
     Args:
-        trusted: packages or modules, with dots, which the user trusts besides selfplay and torch.optim. They are
-            imported.
+        file: the config.yaml, for the message.
+        trusted: dotted names of packages or modules trusted in addition to selfplay and torch.optim. They are imported.
     """
     for name in trusted:
         if not all(part.isidentifier() for part in str(name).split(".")):
-            raise SelfplayError(f"trust names '{name}', which is no package; give a name like my_package")
+            raise SelfplayError(f"trust names '{name}', which is not a package; give a name like my_package")
     for key, node in _nodes(OmegaConf.to_container(config, resolve=False), ""):
         target = node["_target_"]
         reason = _forbidden(target, node, trusted)
@@ -57,16 +57,16 @@ def check_targets(config: DictConfig, file: Path, trusted: Sequence[str] = ()) -
             package = str(target).split(".", 1)[0]
             package = str(target).rpartition(".")[0] if package in ("selfplay", "torch") else package
             raise SelfplayError(
-                f"{file} has {key} call {target}, {reason}; if you know it and trust whoever made this folder, add "
+                f"in {file}, {key} calls {target}, {reason}; if you know it and trust the author of this folder, add "
                 f"trust={package} (--trust {package} for cross-play and export)"
             )
 
 
 def trusted_of(value: object) -> list[str]:
-    """The packages that `trust=` names: one, a list, or none.
+    """The packages named by `trust=`: one, a list, or none.
 
     Raises:
-        SelfplayError: it is neither.
+        SelfplayError: the value is neither a name nor a list of names.
     """
     plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
     names = [plain] if isinstance(plain, str) else plain or []
@@ -76,7 +76,7 @@ def trusted_of(value: object) -> list[str]:
 
 
 def _nodes(node: Any, key: str) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """Every mapping with a `_target_`, wherever it is, and its key."""
+    """Every mapping with a `_target_`, at any depth, with its dotted key."""
     if isinstance(node, dict):
         if "_target_" in node:
             yield key, node
@@ -92,7 +92,7 @@ def _nodes(node: Any, key: str) -> Iterator[tuple[str, Mapping[Any, Any]]]:
 def _forbidden(target: object, node: Mapping[Any, Any], trusted: Sequence[str]) -> str:
     """Why the target may not be called; "" if it may."""
     if not isinstance(target, str) or not all(part.isidentifier() for part in target.split(".")):
-        return "which is no name"
+        return "which is not a valid name"
     if any(_within(target, name) for name in trusted):
         home = _home(target)
         if any(_within(home, name) for name in (*trusted, *COMPONENTS)):
@@ -100,16 +100,17 @@ def _forbidden(target: object, node: Mapping[Any, Any], trusted: Sequence[str]) 
         return f"which is defined in {home or 'no module'}, not in {' or '.join(trusted)}"
     if target.startswith("torch.optim."):
         found = _member(target)
-        return "" if inspect.isclass(found) and issubclass(found, torch.optim.Optimizer) else "which is no optimizer"
+        is_optimizer = inspect.isclass(found) and issubclass(found, torch.optim.Optimizer)
+        return "" if is_optimizer else "which is not an optimizer"
     module = target.rpartition(".")[0]
     if not _holds_components(module):
-        return "which is no component of selfplay"
+        return "which is not a component of selfplay"
     found = _member(target)
     where = getattr(found, "__module__", None)
-    # A package may export what its own modules define: the config could name those modules as well.
+    # A package may re-export what its own modules define, since the config could name those modules directly.
     own = callable(found) and isinstance(where, str) and _within(where, module) and _holds_components(where)
     if not own or target.rpartition(".")[2].startswith("_"):
-        return "which is no component of selfplay"
+        return "which is not a component of selfplay"
     if target == SANDBOX and node.get("isolation") not in ("auto", "bubblewrap", "namespaces"):
         return "which would run code without isolation"
     if target == ENDPOINT and node.get("key") is not None:
@@ -126,7 +127,7 @@ def _within(name: str, package: str) -> bool:
 
 
 def _member(target: str) -> Any:
-    """What a module has by the name; None if there is none."""
+    """The object with this dotted name in its module; None if there is none."""
     module, _, name = target.rpartition(".")
     try:
         return vars(importlib.import_module(module)).get(name)
@@ -135,7 +136,7 @@ def _member(target: str) -> Any:
 
 
 def _home(target: str) -> str:
-    """The module in which what a trusted name leads to was defined; "" where there is nothing, or none."""
+    """The module that defines the object behind a trusted name; "" if there is no such object or module."""
     first, *rest = target.split(".")
     try:
         found, path = importlib.import_module(first), first

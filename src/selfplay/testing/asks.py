@@ -1,4 +1,4 @@
-"""Whether what a game yields is a list of asks that can be answered, and stays as it was asked."""
+"""Checks that a game yields lists of valid asks, and does not change them later."""
 
 from collections.abc import Hashable, Sequence
 
@@ -9,10 +9,10 @@ SPEAKERS = ("system", "user", "assistant")
 
 
 def checked_wave(name: str, roles: Sequence[str], wave: object) -> list[Ask]:
-    """What a game yielded, if it is a list of asks that can be answered."""
+    """Return what a game yielded as a list; raise SelfplayError unless it contains only valid asks."""
     if not isinstance(wave, list | tuple) or not all(isinstance(ask, Ask) for ask in wave):
         what = type(wave).__name__ if not isinstance(wave, list | tuple) else f"{wave}"
-        raise SelfplayError(f"{name} yielded {what} where a list of asks belongs; yield [Ask(...)]")
+        raise SelfplayError(f"{name} yielded {what}, which is not a list of asks; yield [Ask(...)]")
     for ask in wave:
         if ask.role not in roles:
             raise SelfplayError(f"{name} asked the role '{ask.role}', which is not in its roles; list it there")
@@ -20,49 +20,49 @@ def checked_wave(name: str, roles: Sequence[str], wave: object) -> list[Ask]:
     return list(wave)
 
 
-def _check_ask(told: str, ask: Ask) -> None:
-    """Raise SelfplayError unless the ask is what it should be; `told` begins the sentence."""
+def _check_ask(prefix: str, ask: Ask) -> None:
+    """Raise SelfplayError unless the ask is valid; `prefix` starts the message."""
     for field in ("messages", "options", "weights"):
         value = getattr(ask, field)
         if not isinstance(value, tuple):
-            raise SelfplayError(f"{told} with {field} that are no tuple but {value!r}; a tuple of one is (x,)")
+            raise SelfplayError(f"{prefix} with the {field} {value!r}, not in a tuple; a tuple of one element is (x,)")
     for message in ask.messages:
         if not isinstance(message, dict) or message.get("role") not in SPEAKERS or not is_text(message.get("content")):
             raise SelfplayError(
-                f"{told} with the message {message!r}; give {{'role': ..., 'content': <text>}} with one of the roles "
+                f"{prefix} with the message {message!r}; give {{'role': ..., 'content': <text>}} with one of the roles "
                 f"{', '.join(SPEAKERS)}, or use selfplay.user(text)"
             )
     if not all(map(is_text, ask.options)) or len(set(ask.options)) < len(ask.options):
-        raise SelfplayError(f"{told} with the options {ask.options}; give texts, each of them once")
+        raise SelfplayError(f"{prefix} with the options {ask.options}; give distinct texts")
     if not isinstance(ask.group, Hashable):
         raise SelfplayError(
-            f"{told} with the group {ask.group!r}, which cannot be hashed; give a number, text or tuple"
+            f"{prefix} with the group {ask.group!r}, which cannot be hashed; give a number, text or tuple"
         )
-    _check_weights(told, ask)
+    _check_weights(prefix, ask)
 
 
-def _check_weights(told: str, ask: Ask) -> None:
-    """Raise SelfplayError unless weights are chance's, one an option."""
+def _check_weights(prefix: str, ask: Ask) -> None:
+    """Raise SelfplayError unless there are no weights, or the role is chance with one weight per option."""
     if not ask.weights:
         return
     if ask.role != "chance":
-        raise SelfplayError(f"{told} with the weights {ask.weights}; leave them out, they are for 'chance' alone")
+        raise SelfplayError(f"{prefix} with the weights {ask.weights}; leave them out, since only 'chance' has weights")
     try:
         chances(ask)
     except (SelfplayError, TypeError) as error:
         raise SelfplayError(
-            f"{told} with {len(ask.options)} options and the weights {ask.weights}; give one number an option, none "
-            "below 0 and not all 0"
+            f"{prefix} with {len(ask.options)} options and the weights {ask.weights}; give one non-negative number "
+            "per option, not all 0"
         ) from error
 
 
 def check_unchanged(name: str, asked: Sequence[Ask], shown: Sequence[object]) -> None:
-    """Raise SelfplayError where the game has changed an ask that it made earlier."""
+    """Raise SelfplayError if the game has changed the messages of an earlier ask."""
     for ask, before in zip(asked, shown, strict=True):
         if contents(ask) != before:
             raise SelfplayError(
-                f"{name} changed the messages of an ask of '{ask.role}' after it had been asked; make new messages for "
-                "each ask"
+                f"{name} changed the messages of an ask of '{ask.role}' after yielding it; make new messages for each "
+                "ask"
             )
 
 
@@ -71,5 +71,5 @@ def contents(ask: Ask) -> object:
 
 
 def is_text(value: object) -> bool:
-    """Whether it is a text, whatever its type hint says."""
+    """Whether the value is a string, regardless of its type hint."""
     return isinstance(value, str)

@@ -1,4 +1,4 @@
-"""`check_game`: every property of a game, one after the other."""
+"""`check_game`: checks all required properties of a game."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,15 +22,15 @@ SCORES = {"reward": 1.0, "quality": 7.0}
 
 @dataclass(frozen=True)
 class Conformance:
-    """What was looked at of a game that keeps the rules.
+    """Coverage of the checks of a game that passed.
 
     Attributes:
-        game: the name of its class.
-        episodes: how many were played for each property.
-        turns: how many turns these had.
-        nodes: histories of the whole game; None where it was not enumerated.
-        forgets: the roles without perfect recall; nothing where the game was not enumerated.
-        not_enumerated: why the game was not enumerated; "" where it was.
+        game: name of the game's class.
+        episodes: number of episodes played for each property.
+        turns: total number of turns in these episodes.
+        nodes: number of histories of the whole game; None if it was not enumerated.
+        forgets: roles without perfect recall; empty if the game was not enumerated.
+        not_enumerated: why the game was not enumerated; "" if it was.
     """
 
     game: str
@@ -50,21 +50,21 @@ def check_game(
     scores: Mapping[str, float] | None = None,
     nodes: int = 10_000,
 ) -> Conformance:
-    """Check every property that a game must have; return what was looked at.
+    """Check all properties that a game must have, and return the coverage of the checks.
 
     Args:
-        game: to be played; nothing of it is changed unless it changes itself.
-        episodes: how many are played side by side for each property.
-        again: a second game made of the same arguments, which must play the same; None plays `game` once more.
-        players: by role, for seats in which random text would end every episode at once; a function of the ask's key
-            alone. Without one, "chance" draws by its options' weights, and a role takes one of its options, or of the
-            moves that its prompt names in brackets, or says a short random text.
-        scores: name -> greatest value of the scores that the game's `payoffs` reads, drawn from 0 to that for every
+        game: the game to check; the checks do not modify it.
+        episodes: number of episodes played in parallel for each property.
+        again: a second game constructed with the same arguments, which must play identically; None plays `game` again.
+        players: role -> player, for roles where random text would end every episode at once; replies must depend only
+            on the ask's key. By default, "chance" samples by its options' weights, and a role takes one of its options,
+            or one of the moves in brackets in its prompt, or replies with a short random text.
+        scores: name -> upper bound of the scores that the game's `payoffs` reads, sampled from 0 to the bound for every
             turn of its `judged` roles; None for "reward" up to 1 and "quality" up to 7.
-        nodes: the most histories of a game that is enumerated.
+        nodes: the largest number of histories for which the game is enumerated.
 
     Raises:
-        SelfplayError: at the first property that the game lacks, with the game, what it did, and the remedy.
+        SelfplayError: the game lacks a property; the message has the game, what it did, and the remedy.
     """
     at_least(1, episodes=episodes, nodes=nodes)
     for one in (game, *([] if again is None else [again])):

@@ -1,4 +1,4 @@
-"""A game under observation: its asks are checked before anybody is asked, its returns before anybody is paid."""
+"""A wrapper around a game that checks its asks and returns."""
 
 import math
 import random
@@ -12,17 +12,17 @@ import torch
 from selfplay.core import Ask, Episode, Game, Play, Reply, SelfplayError
 from selfplay.testing.asks import check_unchanged, checked_wave, contents
 
-WAVES = 1000  # of an episode, at most
+WAVES = 1000  # most lists of asks in an episode
 
 
 class ChanceRefused(SelfplayError):
-    """The game says that what chance replied is none of its outcomes, which it may."""
+    """The game refused a reply of chance that is not one of its outcomes, which is allowed."""
 
 
 class ObservedGame(Game):
-    """A game whose asks are looked at before anybody is asked, and whose returns before anybody is paid."""
+    """Wraps a game; checks its asks before players see them, and its returns before pay-offs are computed."""
 
-    luck = True  # whether the global generators are looked at: it takes longer than most games
+    check_rng = True  # whether to check the global RNG state, which takes longer than most games
 
     def __init__(self, game: Game) -> None:
         self.game, self.name = game, type(game).__name__
@@ -32,7 +32,7 @@ class ObservedGame(Game):
         run = self.game.play()
         if not isinstance(run, Generator):
             raise SelfplayError(
-                f"{self.name}.play gave a {type(run).__name__}, but it must be a generator; write it with yield"
+                f"{self.name}.play returned a {type(run).__name__}, but it must be a generator; write it with yield"
             )
         turns: list[tuple[Ask, Reply]] = []
         shown: list[object] = []
@@ -42,7 +42,7 @@ class ObservedGame(Game):
             if ended:
                 check_unchanged(self.name, [ask for ask, _ in turns], shown)
                 if not turns:
-                    raise SelfplayError(f"{self.name} ended without asking anybody; yield at least one list of asks")
+                    raise SelfplayError(f"{self.name} ended without any asks; yield at least one list of asks")
                 self._check_returns(given)
                 return given  # type: ignore[return-value]
             asks = checked_wave(self.name, self.roles, given)
@@ -50,7 +50,7 @@ class ObservedGame(Game):
             replies = yield asks
             turns += zip(asks, replies, strict=True)
         raise SelfplayError(
-            f"{self.name} asked {WAVES} times in one episode without an end; end it after a number of turns"
+            f"{self.name} yielded {WAVES} lists of asks in one episode; end it after a bounded number of turns"
         )
 
     def payoffs(self, episode: Episode) -> list[float]:
@@ -59,17 +59,17 @@ class ObservedGame(Game):
         except SelfplayError:
             raise
         except Exception as error:
-            said = ", ".join(_cut(turn.reply) for turn in episode.turns[-4:])
+            replies = ", ".join(_cut(turn.reply) for turn in episode.turns[-4:])
             raise SelfplayError(
                 f"{self.name}.payoffs raised {type(error).__name__} ({error}) for an episode that ended with the "
-                f"replies {said}; mend it"
+                f"replies {replies}; fix it"
             ) from error
 
     def _advance(
         self, run: Play, replies: list[Reply] | None, turns: Sequence[tuple[Ask, Reply]]
     ) -> tuple[bool, object]:
-        """Whether the game is over, and what it returns, or else yields."""
-        before = _global_luck() if self.luck else None
+        """Advance the game; return whether it has ended, and what it returned or yielded."""
+        before = _rng_state() if self.check_rng else None
         ended = False
         given: object = None
         try:
@@ -78,29 +78,28 @@ class ObservedGame(Game):
             ended, given = True, end.value
         except Exception as error:
             raise self._failed(error, turns, len(replies or ())) from error
-        if before is not None and _global_luck() != before:
+        if before is not None and _rng_state() != before:
             raise SelfplayError(
-                f"{self.name} drew from a global random generator, or seeded it; ask the role 'chance' for its luck"
+                f"{self.name} used or seeded a global random generator; ask the role 'chance' for random outcomes"
             )
         return ended, given
 
     def _failed(self, error: Exception, turns: Sequence[tuple[Ask, Reply]], last: int) -> SelfplayError:
-        """What is told of an error of the game's; `last` turns were in the wave before it."""
-        luck = [(i, ask, reply) for i, (ask, reply) in enumerate(turns) if ask.role == "chance"]
-        refused = any(i >= len(turns) - last or reply.text not in ask.options for i, ask, reply in luck)
+        """The error to raise for an exception of the game; `last` is the number of turns in the wave before it."""
+        chance = [(i, ask, reply) for i, (ask, reply) in enumerate(turns) if ask.role == "chance"]
+        refused = any(i >= len(turns) - last or reply.text not in ask.options for i, ask, reply in chance)
         if refused and isinstance(error, SelfplayError):
             return ChanceRefused(str(error))
         what = f"{self.name}.play raised {type(error).__name__} ({error})"
         if not turns:
-            return SelfplayError(f"{what} before anybody replied; mend it")
-        said = ", ".join(f"{ask.role} {_cut(reply)}" for ask, reply in turns[-4:])
+            return SelfplayError(f"{what} before the first reply; fix it")
+        replies = ", ".join(f"{ask.role} {_cut(reply)}" for ask, reply in turns[-4:])
         return SelfplayError(
-            f"{what} after the replies {said}; a reply may be any text: say what an illegal one costs, for example by "
-            "selfplay.games.rules"
+            f"{what} after the replies {replies}; handle replies of any text, for example with selfplay.games.rules"
         )
 
     def _check_returns(self, returns: object) -> None:
-        """Raise SelfplayError unless each role has a finite return, and they add up to 0 where that is claimed."""
+        """Raise SelfplayError unless every role has a finite return, and returns sum to 0 in a zero-sum game."""
         if returns is None:
             if self.zero_sum:
                 raise SelfplayError(f"{self.name} claims zero_sum, but returned None; return each role's return")
@@ -109,29 +108,29 @@ class ObservedGame(Game):
         if not isinstance(returns, Mapping) or set(returns) != set(roles):
             raise SelfplayError(
                 f"{self.name} ended with the returns {returns}; return one number for each of the roles "
-                f"{', '.join(roles)}, or None where only referees know who won"
+                f"{', '.join(roles)}, or None if referees decide who won"
             )
         if not all(isinstance(value, Real) and math.isfinite(value) for value in returns.values()):
             raise SelfplayError(f"{self.name} ended with the returns {returns}; return finite numbers")
         if self.zero_sum and abs(total := sum(returns.values())) > 1e-9:
             raise SelfplayError(
-                f"{self.name} claims zero_sum, but its returns {returns} add up to {total:g}; mend them, or set "
+                f"{self.name} claims zero_sum, but its returns {returns} add up to {total:g}; fix them, or set "
                 "zero_sum = False"
             )
 
 
 def observed(game: Game) -> ObservedGame:
-    """The game under observation; its class has the game's name, which is what errors tell."""
+    """Wrap a game in an `ObservedGame` whose class has the game's name, so that errors show that name."""
     kind: type[ObservedGame] = type(type(game).__name__, (ObservedGame,), {})
     return kind(game)
 
 
 def _cut(reply: Reply) -> str:
-    """What was said, or its beginning."""
+    """The text of a reply, cut to 40 characters."""
     return repr(reply.text if len(reply.text) <= 40 else f"{reply.text[:40]}...")
 
 
-def _global_luck() -> object:
-    """The state of the generators that everybody shares."""
+def _rng_state() -> object:
+    """The state of the global random generators of Python, NumPy and PyTorch."""
     numbers: Any = np.random.get_state()
     return random.getstate(), numbers[1].tobytes(), numbers[2:], torch.get_rng_state().numpy().tobytes()

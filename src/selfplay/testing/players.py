@@ -1,4 +1,4 @@
-"""Players and a referee that need no model: random texts, replies that nobody asked for, replays, random scores."""
+"""Players and a referee without a model: random texts, invalid replies, replays, random scores."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,47 +10,47 @@ from torch import Tensor
 from selfplay.core import Ask, Episode, Player, Policy, Referee, Reply, Turn
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz 0123456789?"
-UNASKED = ("", " \n", "no option", "{0} {} {word} %s \\1", "é\u2028漢\x00", "9" * 5000)  # replies nobody asked for
+UNASKED = ("", " \n", "no option", "{0} {} {word} %s \\1", "é\u2028漢\x00", "9" * 5000)  # invalid replies
 
 
 class Babbler(Player):
-    """One of the ask's options, or a short random text: a function of the ask's key."""
+    """Replies with a random option, or a short random text if there are none; a function of the ask's key."""
 
     def act(self, asks: Sequence[Ask]) -> list[Reply]:
         return [self._one(ask, Random(ask.key)) for ask in asks]
 
     def _one(self, ask: Ask, rng: Random) -> Reply:
-        moves = ask.options or re.findall(r"\[[\w ]+\]", ask.prompt)  # TextArena names its moves in brackets, in words
+        moves = ask.options or re.findall(r"\[[\w ]+\]", ask.prompt)  # TextArena's prompts list moves in brackets
         text = rng.choice(moves) if moves else babble(rng)
         return Reply(text, (1, 2), tuple(rng.randrange(9) for _ in range(rng.randint(1, 4))))
 
 
 class Unasked(Player):
-    """Now what another player says, now what nobody asked for: a function of the ask's key."""
+    """Replies as another player or, half of the time, with an invalid text; a function of the ask's key."""
 
     def __init__(self, player: Player) -> None:
         self.player = player
 
     def act(self, asks: Sequence[Ask]) -> list[Reply]:
-        said = self.player.act(asks)
-        return [self._one(Random(f"{ask.key}/unasked"), reply) for ask, reply in zip(asks, said, strict=True)]
+        replies = self.player.act(asks)
+        return [self._one(Random(f"{ask.key}/unasked"), reply) for ask, reply in zip(asks, replies, strict=True)]
 
     def _one(self, rng: Random, reply: Reply) -> Reply:
         return Reply(rng.choice(UNASKED)) if rng.random() < 0.5 else reply
 
 
 class Parrot(Player):
-    """Says what was said before under the ask's key."""
+    """Repeats the replies of earlier episodes, by the ask's key."""
 
     def __init__(self, episodes: Sequence[Episode]) -> None:
-        self.said = {turn.ask.key: turn.reply for episode in episodes for turn in episode.turns}
+        self.replies = {turn.ask.key: turn.reply for episode in episodes for turn in episode.turns}
 
     def act(self, asks: Sequence[Ask]) -> list[Reply]:
-        return [self.said.get(ask.key, Reply("")) for ask in asks]
+        return [self.replies.get(ask.key, Reply("")) for ask in asks]
 
 
 class Dice(Referee):
-    """A random number from 0 to `top`, a function of the ask's key."""
+    """Scores with random numbers from 0 to `top`, a function of the ask's key."""
 
     def __init__(self, top: float) -> None:
         self.top = top

@@ -1,4 +1,4 @@
-"""The properties that a game must have, each of them a function that raises where the game lacks it."""
+"""The required properties of a game; each function raises SelfplayError if the game lacks one."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from selfplay.theory.tree import enumerate_game
 
 @dataclass(frozen=True)
 class Trial:
-    """A game, and how it is played."""
+    """A game, and the players, scores and number of episodes with which it is tested."""
 
     game: ObservedGame
     again: ObservedGame
@@ -24,31 +24,31 @@ class Trial:
     episodes: int
 
     def seats(self) -> dict[str, Player]:
-        """The players by role: those that were given, Nature, and babblers."""
+        """role -> player: those given by the user, else Nature for chance and a `Babbler` for other roles."""
         babbler = Babbler()
         return {role: Nature(babble) if role == "chance" else babbler for role in self.game.roles} | dict(self.players)
 
     def played(self, key: str, indices: Sequence[int] | None = None) -> list[Episode]:
         return play(self.game, self.seats(), range(self.episodes) if indices is None else indices, key=key)
 
-    def settled(self, episodes: list[Episode]) -> list[Episode]:
+    def paid(self, episodes: list[Episode]) -> list[Episode]:
         score_and_pay(self.game, episodes, {name: Dice(top) for name, top in self.scores.items()}, {})
         return episodes
 
 
 def check_declared(game: Game) -> None:
-    """Raise SelfplayError unless it is a game with roles, and who is judged has one."""
+    """Raise SelfplayError unless it is a game with distinct roles, and `judged` contains only its roles."""
     if not isinstance(game, Game):
         shown = f"the class {game.__name__}" if isinstance(game, type) else repr(game)
-        raise SelfplayError(f"{shown} is no game; give an instance of a subclass of selfplay.Game")
+        raise SelfplayError(f"{shown} is not a game; give an instance of a subclass of selfplay.Game")
     name, roles = type(game).__name__, getattr(game, "roles", None)
     if not isinstance(roles, tuple) or not roles or not all(map(is_text, roles)) or len(set(roles)) < len(roles):
         raise SelfplayError(f"{name}.roles is {roles!r}; give a tuple of different names, such as ('first', 'second')")
     strangers = sorted(set(game.judged) - set(roles) | set(game.judged) & {"chance"})
     if strangers:
         raise SelfplayError(
-            f"{name}.judged is {game.judged!r}, but '{strangers[0]}' is no role that can be judged (roles: "
-            f"{', '.join(roles)}); take it out"
+            f"{name}.judged is {game.judged!r}, but '{strangers[0]}' is not a role that can be judged (roles: "
+            f"{', '.join(roles)}); remove it"
         )
 
 
@@ -56,71 +56,69 @@ def check_seats(game: Game, players: Mapping[str, Player]) -> None:
     for role in players:
         if role not in game.roles:
             raise SelfplayError(
-                f"players has '{role}', but {type(game).__name__} has the roles {', '.join(game.roles)}; take it out"
+                f"players has '{role}', but {type(game).__name__} has the roles {', '.join(game.roles)}; remove it"
             )
 
 
 def check_roles_are_asked(trial: Trial) -> int:
-    """Raise SelfplayError unless every role has its say; return how many turns there were."""
+    """Raise SelfplayError unless every role is asked; return the number of turns."""
     turns = [turn for episode in trial.played("asked") for turn in episode.turns]
     silent = [role for role in trial.game.roles if role not in {turn.ask.role for turn in turns}]
     if silent:
         raise SelfplayError(
-            f"{trial.game.name} has the role '{silent[0]}', but asked it in none of {trial.episodes} episodes; take it "
-            "out of roles, or give more episodes or better players"
+            f"{trial.game.name} has the role '{silent[0]}', but never asked it in {trial.episodes} episodes; remove it "
+            "from roles, or give more episodes or better players"
         )
     return len(turns)
 
 
 def check_purity(trial: Trial) -> None:
-    """Raise SelfplayError unless an episode is a function of its replies, whoever gave them."""
+    """Raise SelfplayError unless an episode is a function of its replies."""
     first = trial.played("replay")
     parrot = dict.fromkeys(trial.game.roles, Parrot(first))
     for game, players in (trial.game, trial.seats()), (trial.again, parrot):
         for one, other in zip(first, play(game, players, range(trial.episodes), key="replay"), strict=True):
             if difference := _difference(one, other):
                 raise SelfplayError(
-                    f"{trial.game.name} played on differently after the same replies ({difference}); an episode must "
-                    "be a function of its replies, so ask the role 'chance' for luck and keep nothing from one episode "
-                    "to the next"
+                    f"{trial.game.name} continued differently after the same replies ({difference}); an episode must "
+                    "be a function of its replies, so ask the role 'chance' for random outcomes and keep no state "
+                    "between episodes"
                 )
 
 
 def check_neighbours(trial: Trial) -> None:
-    """Raise SelfplayError unless episodes that are played side by side leave one another alone."""
-    for one in trial.settled(trial.played("alone")):
-        [other] = trial.settled(trial.played("alone", [one.index]))
+    """Raise SelfplayError unless episodes that are played in parallel are independent of each other."""
+    for one in trial.paid(trial.played("alone")):
+        [other] = trial.paid(trial.played("alone", [one.index]))
         if difference := _difference(one, other):
             raise SelfplayError(
-                f"episode {one.index} of {trial.game.name} goes differently beside others than alone ({difference}); "
-                "keep what happens in local variables of play, not in the game"
+                f"episode {one.index} of {trial.game.name} differs between parallel and single play ({difference}); "
+                "keep the state in local variables of play, not in the game"
             )
 
 
 def check_payoffs(trial: Trial) -> None:
-    """Raise SelfplayError unless each turn has one finite pay-off, always the same, and chance earns nothing."""
-    for episode in trial.settled(trial.played("paid")):
+    """Raise SelfplayError unless each turn has one finite, deterministic pay-off, which is 0 for chance."""
+    for episode in trial.paid(trial.played("paid")):
         first, again = [turn.payoff for turn in episode.turns], [float(p) for p in trial.game.payoffs(episode)]
         if first != again:
             raise SelfplayError(
-                f"{trial.game.name}.payoffs gave {first} and then {again} for one episode; make it a function of the "
-                "episode"
+                f"{trial.game.name}.payoffs returned {first} and then {again} for the same episode; make it a function "
+                "of the episode"
             )
         earned = [turn.payoff for turn in episode.turns if turn.ask.role == "chance" and turn.payoff != 0.0]
         if earned:
-            raise SelfplayError(
-                f"{trial.game.name}.payoffs paid {earned[0]:g} to 'chance', which earns nothing; pay it 0"
-            )
+            raise SelfplayError(f"{trial.game.name}.payoffs paid {earned[0]:g} to 'chance'; pay it 0")
 
 
 def check_any_reply(trial: Trial) -> None:
-    """Raise SelfplayError unless the game can do with any reply, also one that is no option.
+    """Raise SelfplayError unless the game handles any reply, including those that are not an option.
 
-    It may refuse what chance replies, for somebody who does not know the game may sit there.
+    It may refuse replies of chance, because the player in that seat may not know the game.
     """
     unasked = {role: Unasked(player) for role, player in trial.seats().items() if role != "chance"}
     for index in range(4 * trial.episodes):
-        trial.settled(play(trial.game, trial.seats() | unasked, [index], key="unasked"))
+        trial.paid(play(trial.game, trial.seats() | unasked, [index], key="unasked"))
         if "chance" in trial.game.roles:
             try:
                 play(trial.game, trial.seats() | {"chance": Unasked(trial.seats()["chance"])}, [index], key="chance")
@@ -129,20 +127,20 @@ def check_any_reply(trial: Trial) -> None:
 
 
 def check_every_history(trial: Trial, nodes: int) -> tuple[int | None, tuple[str, ...], str]:
-    """Raise SelfplayError unless the rules hold wherever the game can go, where that can be enumerated.
+    """Raise SelfplayError unless the rules hold in every history, if the game can be enumerated.
 
     Returns:
-        how many histories there are and which roles forget, or None, nothing, and why it cannot be enumerated.
+        The number of histories, the roles without perfect recall, and ""; or None, (), and why it is not enumerable.
     """
     game = observed(trial.game.game)
-    game.luck = False
+    game.check_rng = False
     try:
         tree = enumerate_game(game, nodes)
     except NotEnumerable as error:
         return None, (), str(error)
     except ChanceRefused as error:
         raise SelfplayError(
-            f"{trial.game.name} refused one of the options that it gave to 'chance' ({error}); mend its options"
+            f"{trial.game.name} refused one of the options that it gave to 'chance' ({error}); fix its options"
         ) from error
     return len(tree), tuple(tree.forgets), ""
 
