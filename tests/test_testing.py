@@ -404,7 +404,7 @@ def test_who_sees_the_same_has_the_same_options() -> None:
         yield [Ask(role, user("same"), tuple("ab")[: 1 if x.text == "1" else 2]) for role in ROLES]
         return dict.fromkeys(ROLES, 0.0)
 
-    told(game(play), r"'first' of Mine has the options \('a',\) or \('a', 'b'\) after the same messages.*tell it")
+    told(game(play), r"'first' of Mine has the options \('a',\) or \('a', 'b'\) after the same messages.*make the messages")
 
 
 def test_chance_may_take_each_of_its_options() -> None:

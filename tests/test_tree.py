@@ -145,8 +145,8 @@ def test_what_cannot_be_enumerated_says_why() -> None:
         yield [Ask("a", user(str(next(times))), ("0", "1"))]
         return {"a": 1.0, "b": 1.0}
 
-    fails(free, "'a'", "any text", "say it")
-    fails(judged, "Script", "no returns")
+    fails(free, "'a'", "free text", "say it")
+    fails(judged, "Script", "no payoffs")
     fails(unpaid, "Script", "{'a': 1.0}")
     fails(stranger, "'z'")
     fails(endless, "Script", "1000 nodes")
