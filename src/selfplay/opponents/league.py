@@ -198,9 +198,9 @@ class League(Matchmaker):
         if self.exact:
             self._enumerate(name)
         elif self.matches:
-            self._play_everybody(name)
+            self._play_members(name)
 
-    def _play_everybody(self, name: str) -> None:
+    def _play_members(self, name: str) -> None:
         """Play `matches` games against each member, itself included, with rotating roles."""
         others = list(self.population)
 

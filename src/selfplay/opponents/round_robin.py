@@ -67,7 +67,7 @@ def played(arena: Arena, players: Mapping[str, Player], games: int, seed: int) -
 
 def _meetings(arena: Arena, players: Sequence[Player], games: int, seed: int) -> Iterator[Meeting]:
     n, count = len(players), len(players) ** 2 * games
-    everybody = {**arena.others, **{_key(i): player for i, player in enumerate(players)}}
+    by_name = {**arena.others, **{_key(i): player for i, player in enumerate(players)}}
 
     def pairing_of(index: int) -> tuple[int, int, str]:
         pairing, turn = divmod(index, games)
@@ -79,7 +79,7 @@ def _meetings(arena: Arena, players: Sequence[Player], games: int, seed: int) ->
 
     for start in range(0, count, SIDE_BY_SIDE):
         indices = range(start, min(start + SIDE_BY_SIDE, count))
-        episodes = play(arena.game, everybody, indices, f"{seed}/crossplay", seat)
+        episodes = play(arena.game, by_name, indices, f"{seed}/crossplay", seat)
         score_and_pay(arena.game, episodes, arena.referees, arena.judges)
         for episode in episodes:
             yield _meeting(*pairing_of(episode.index), _paid(arena, episode))

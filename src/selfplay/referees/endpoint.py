@@ -95,8 +95,8 @@ class Endpoint:
     def ask(self, prompts: Sequence[str]) -> list[str]:
         """The reply to each prompt, each sent in its own conversation; "" if the reply is empty.
 
-        Identical prompts are sent once. Afterwards, `asked` holds the number of uncached prompts and `retried` the
-        number of failed requests.
+        Identical prompts are sent once. Afterwards, `asked` holds the number of distinct uncached prompts and `retried`
+        the number of failed attempts before their replies.
 
         Raises:
             SelfplayError: a prompt got no reply. The replies to all others that were answered are in the cache.

@@ -21,8 +21,8 @@ class Face:
     Attributes:
         inside: [n] a Nash strategy of maximal support.
         directions: [n, d] basis of the directions within the set, each with largest entry 1; d = 0 if it is a point.
-        bounded: [n] bool: strategies off the support whose return is 0 against some Nash strategies, negative against
-            others.
+        bounded: [n] bool: strategies with a negative return against some Nash strategy; these are the inequality
+            constraints of the set.
     """
 
     inside: tuple[Fraction, ...]

@@ -26,7 +26,8 @@ EXACT = "enumeration of the game tree: exact up to rounding"
 class Meeting(NamedTuple):
     """One game between the players with indices `first` and `second`, and their returns.
 
-    The return of a player in several roles is the mean over them. `score` is 1 if `first` earned more, 1/2 for a draw.
+    The return of a player in several roles is the mean over them. `score` is 1 if `first` earned more and 1/2 for a
+    draw, averaged over the roles of `second`.
     """
 
     first: int
