@@ -66,7 +66,12 @@ def spice(
 ) -> float:
     """exp(-(p - 1/2)^2 / (2 sigma^2)) of the success rate p; -0.1 for an invalid question (after SPICE, 2510.24684).
 
-    The default sigma is our choice.
+    Args:
+        rewards: [G] rewards of the answers, from 0 to 1.
+        qualities: unused.
+        answers: unused.
+        invalid: whether the question is invalid.
+        sigma: width of the Gaussian; the default is our choice.
     """
     p = _success(rewards, "spice")
     return -0.1 if invalid else math.exp(-((p - 0.5) ** 2) / (2.0 * sigma**2))

@@ -24,7 +24,7 @@ class Negotiation(Game):
         total: value of all items together to each role. Chance samples each role's values uniformly among those that
             sum to it.
         rounds: number of turns, including the last answer; "first" and "second" alternate. 2 is the ultimatum game.
-        forfeit: penalty for an illegal reply; keep it above 0, or breaking the rules is no worse than no deal.
+        forfeit: penalty for an illegal reply, above 0, so that breaking the rules is worse than no deal.
 
     Raises:
         SelfplayError: an argument is out of range, or no values sum to `total`.

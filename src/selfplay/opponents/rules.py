@@ -23,7 +23,13 @@ def uniform(table: Table, names: Sequence[str]) -> np.ndarray:
 
 
 def recent(table: Table, names: Sequence[str], window: Count = 5) -> np.ndarray:
-    """Uniform over the newest `window` members."""
+    """Uniform over the newest members.
+
+    Args:
+        table: unused.
+        names: names of the population in order of entry.
+        window: number of newest members to sample from.
+    """
     at_least(1, window=window)
     weights = np.zeros(len(names))
     weights[-window:] = 1.0 / min(window, len(names))
@@ -34,6 +40,11 @@ def prioritised(table: Table, names: Sequence[str], power: Annotated[float, Rang
     """Proportional to (1 - the learner's win rate) ** power, which favors members that beat it.
 
     Prioritised fictitious self-play (AlphaStar, Vinyals et al. 2019, f_hard); uniform if the learner always wins.
+
+    Args:
+        table: results of the population.
+        names: names of the population in order of entry.
+        power: exponent; 0 is uniform.
     """
     weights = (1.0 - table.win_rates(LEARNER, names)) ** power
     return weights / weights.sum() if weights.sum() > 0 else uniform(table, names)

@@ -128,7 +128,8 @@ class Analysis:
     """Results of `analyse`.
 
     Attributes:
-        ratings: Bradley-Terry, from the win-rates; its errors mean nothing where the meta-game is exact.
+        ratings: Bradley-Terry ratings from the win rates; their standard errors are meaningless if the meta-game is
+            exact.
         nash: a symmetric equilibrium of the payoffs; its `method` names the algorithm, and its `gap` is its
             exploitability within the population, 0 up to rounding. None with more than two roles: pairwise payoffs
             then do not determine the payoffs of a mixture.
@@ -169,7 +170,7 @@ def analyse(meta: MetaGame) -> Analysis:
     n = len(meta.names)
     if n < 2:
         raise SelfplayError(
-            f"the population is {', '.join(meta.names) or 'empty'}; cross-play takes at least 2 players"
+            f"the population is {', '.join(meta.names) or 'empty'}; cross-play needs at least 2 players"
         )
     counts = np.where(meta.games > 0, meta.games, EXACT_GAMES) * meta.win_rates
     np.fill_diagonal(counts, 0.0)
