@@ -37,7 +37,7 @@ def recent(table: Table, names: Sequence[str], window: Count = 5) -> np.ndarray:
 
 
 def prioritised(table: Table, names: Sequence[str], power: Annotated[float, Range(0, 100)] = 2.0) -> np.ndarray:
-    """Proportional to (1 - the learner's win rate) ** power, which favors members that beat it.
+    """Proportional to (1 - the learner's win rate) ** power, which favours members that beat it.
 
     Prioritised fictitious self-play (AlphaStar, Vinyals et al. 2019, f_hard); uniform if the learner always wins.
 

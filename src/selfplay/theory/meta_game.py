@@ -136,7 +136,7 @@ class Analysis:
         mean_returns: [n] mean payoff against all others.
         exploitability: [n] max over j of payoffs[j, i], minus payoffs[i, i] (0 in a zero-sum game): the gain of the
             population's best response to i over i's self-play. The maximum includes j = i, so it is at least 0.
-        nemeses: [n] the maximizing j; i itself if no other player does better.
+        nemeses: [n] the maximising j; i itself if no other player does better.
         hodge: the Hodge decomposition of the payoffs.
         noise_share: the cyclic share expected from sampling noise alone; None if exact.
         cycles: (i, j, k) where i beats j, j beats k, and k beats i.
@@ -211,7 +211,7 @@ def _noise_share(meta: MetaGame, edges: Array) -> float | None:
 
 
 def record(meta: MetaGame, found: Analysis, nash_convs: Mapping[str, float] | None = None) -> dict[str, object]:
-    """The meta-game and its analysis as JSON-serializable values, with players identified by name.
+    """The meta-game and its analysis as JSON-serialisable values, with players identified by name.
 
     Args:
         meta: the meta-game; [n, n] arrays become lists of rows.

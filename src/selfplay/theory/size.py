@@ -1,4 +1,4 @@
-"""A randomized estimate of a game tree's size, made before enumerating it."""
+"""A randomised estimate of a game tree's size, made before enumerating it."""
 
 from random import Random
 from statistics import median

@@ -139,7 +139,7 @@ def reach_of_others(tree: Tree, others: NDArray[np.float64]) -> NDArray[np.float
 
 
 def own_reach(tree: Tree, vector: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[K + R] realization weight of each sequence of its role. vector: [K] probability of each slot."""
+    """[K + R] realisation weight of each sequence of its role. vector: [K] probability of each slot."""
     own = np.ones(len(vector) + len(tree.roles))
     for depth in tree.depths:
         before = np.repeat(own[tree.above[depth.states]], tree.sizes[depth.states])

@@ -98,9 +98,9 @@ def nash_averaging(payoffs: ArrayLike) -> NashAverage:
 
     The result is an equilibrium with a gap of at most `GAP` times the range of the payoffs on its support, at any
     scale; payoffs that differ by less than `NOISE` of the largest may count as equal. Linear programs find the largest
-    support, and a projected Newton method on the dual maximizes the entropy. If floats are not accurate enough (near
+    support, and a projected Newton method on the dual maximises the entropy. If floats are not accurate enough (near
     ties, or payoffs of very different magnitude), integer arithmetic first finds the set of all equilibria. If the
-    entropy maximization over it fails, the result is another interior point, and `method` says so.
+    entropy maximisation over it fails, the result is another interior point, and `method` says so.
 
     Args:
         payoffs: [n, n] the return of i against j.
