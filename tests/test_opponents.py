@@ -640,7 +640,7 @@ ERRORS = {
     ("opponent=uniform", "opponent.memory=-0.1"): "opponent.memory is -0.1, but it must be a number, at least 0",
     ("opponent=uniform", "opponent.every=0"): "opponent.every is 0",
     ("opponent=uniform", "opponent.matches=-1"): "opponent.matches is -1",
-    ("opponent=league", "opponent.every=2", "opponent.exploit=2"): "steps=1 ends while an exploiter is learning",
+    ("opponent=league", "opponent.every=2", "opponent.exploit=2"): "steps=1 ends while an exploiter is training",
     ("opponent=recent", "opponent.rule.window=0"): "window is 0",
 }
 

@@ -175,7 +175,7 @@ def test_who_forgets_has_returns_but_no_best_response() -> None:
         lambda: reach(tree, half),
         lambda: quantal_response(tree, 1.0),
     ):
-        with pytest.raises(SelfplayError, match=r"'a' of Script forgets .* 'two'"):
+        with pytest.raises(SelfplayError, match=r"'a' of Script has imperfect recall at 'two'"):
             ask()
 
 
@@ -186,7 +186,7 @@ def test_one_role_twice_in_a_wave_forgets_what_it_says_there() -> None:
 
     tree = enumerate_game(Script(script))
     assert len(tree.states) == 1 and expected_returns(tree, uniform(tree))["a"] == 0.5
-    with pytest.raises(SelfplayError, match="forgets"):
+    with pytest.raises(SelfplayError, match="imperfect recall"):
         nash_conv(tree, uniform(tree))
 
 

@@ -67,14 +67,14 @@ class TextArena(Game):
         seeds = tuple(map(str, range(self.boards)))
         ask = Ask("chance", options=seeds)
         [seed] = yield [ask]
-        rng = _RandomState(int(drawn(ask, seed)))
-        with rng.swapped_in():
+        rng = _Luck(int(drawn(ask, seed)))
+        with rng.own():
             env = self._make(int(seed.text))
         for _ in range(self.max_turns):
-            with self._translated("show a player the game"), rng.swapped_in():
+            with self._translated("show a player the game"), rng.own():
                 player, seen = env.get_observation()
             [reply] = yield [Ask(self.players[player], user(seen))]
-            with self._translated("take a reply"), rng.swapped_in():
+            with self._translated("take a reply"), rng.own():
                 done, _ = env.step(action=reply.text)
             if done:
                 return self._returns(env.close()[0])
@@ -117,7 +117,7 @@ class TextArena(Game):
             near = get_close_matches(self.name, known, n=5, cutoff=0.5) or known[:5]
             raise SelfplayError(f"TextArena has no game '{self.name}'; choose another, for example {', '.join(near)}")
         try:
-            with _RandomState(0).swapped_in():
+            with _Luck(0).own():
                 self._make(0).get_observation()
         except MISTAKES as error:
             resource = re.search(r"nltk\.download\('(\w+)'\)", str(error))
@@ -147,7 +147,7 @@ def _end_without_players(state: Any) -> None:
     state.step = stop_or_step
 
 
-class _RandomState:
+class _Luck:
     """One episode's state of Python's and numpy's global random generators."""
 
     def __init__(self, seed: int) -> None:
@@ -155,7 +155,7 @@ class _RandomState:
         self.numpy: Any = np.random.RandomState(seed).get_state()
 
     @contextmanager
-    def swapped_in(self) -> Iterator[None]:
+    def own(self) -> Iterator[None]:
         """Give the global generators this episode's state, and suppress printing and nltk downloads."""
         import nltk
 

@@ -90,9 +90,7 @@ class Walk:
     def _decide(self, ask: Ask, position: _Position) -> list[_Position]:
         """One child position per option of a role's ask."""
         if ask.role not in self.roles:
-            raise SelfplayError(
-                f"{self.name} asked the role '{ask.role}', which its `roles` do not list; add it"
-            )
+            raise SelfplayError(f"{self.name} asked the role '{ask.role}', which its `roles` do not list; add it")
         if not ask.options:
             raise NotEnumerable(
                 f"{self.name} cannot be enumerated: the role '{ask.role}' replies with free text at '{ask.prompt}'; "
