@@ -69,7 +69,7 @@ def test_what_a_referee_must_not_give(scores: object, told: str) -> None:
     with pytest.raises(SelfplayError, match=rf"the referee 'reward' \(Gives\) gave {told} for 1 turns"):
         settled([1.0], scores)
     total = WeightedSum({"one": Gives(scores), "other": Fixed([1.0])}, {"one": 1.0, "other": 1.0})
-    with pytest.raises(SelfplayError, match=r"the part 'one' \(Gives\) of an ensemble gave no finite score"):
+    with pytest.raises(SelfplayError, match=r"the part 'one' \(Gives\) of an ensemble did not return a finite score"):
         total.score([Turn(Ask("a"), Reply("x"))], {})
 
 
@@ -104,5 +104,5 @@ def test_they_are_told_at_the_start() -> None:
 
 
 def test_an_openspiel_game_without_numbered_actions() -> None:
-    with pytest.raises(SelfplayError, match=r"game.name is 'crossword', whose actions are structures without numbers"):
+    with pytest.raises(SelfplayError, match=r"game.name is 'crossword', whose actions are structures without indices"):
         OpenSpiel("crossword", None)

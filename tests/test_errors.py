@@ -22,7 +22,7 @@ BEFORE: dict[str, tuple[list[str], list[str]]] = {
     "no learner": (["seats={challenger:reference,solver:reference}"], ["learner sits nowhere", "seats.challenger="]),
     "missing model": (["player.path=/nonexistent"], ["'/nonexistent'", "give a hub id, a folder"]),
     "player without path": (["player=hf"], ["player.path is not given", "give it with player.path=<value>"]),
-    "no place for a task": (["game.task=maths"], ["game.task is 'maths'", "take prompts=paper"]),
+    "no place for a task": (["game.task=maths"], ["game.task is 'maths'", "use prompts=paper"]),
     "attention": (["player.attention=fast"], ["'fast'", "take one of sdpa"]),
     "missing asset": (["player.path=asset:nope"], ["'asset:nope'", "there are: asset:tiny"]),
     "greedy learner": (["player.temperature=0"], ["player.temperature is 0", "at least 0.01"]),

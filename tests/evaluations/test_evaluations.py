@@ -127,7 +127,7 @@ def test_a_referee_that_cannot_score_is_an_error() -> None:
         def score(self, turns: Sequence[Turn], players: Mapping[str, Policy]) -> Tensor:
             return torch.full((len(turns),), torch.nan)
 
-    with pytest.raises(SelfplayError, match=r"the referee of eval \(Nothing\) gave"):
+    with pytest.raises(SelfplayError, match=r"the referee of eval \(Nothing\) returned"):
         win_rate(Nothing()).summary(["a"] * 4, ["a"] * 4, {})
 
 
@@ -177,7 +177,7 @@ def test_further_evaluations_need_a_first_and_a_name_of_their_own() -> None:
     with pytest.raises(SelfplayError, match="extra_evals has accuracy, but eval is none"):
         build(config("eval=none", *gym))
     made = build(config(*gym, *TINY))
-    with pytest.raises(SelfplayError, match=r"extra_evals\.accuracy has the name of a figure"):
+    with pytest.raises(SelfplayError, match=r"extra_evals\.accuracy has the name of a metric"):
         made.evaluation(made)
 
 

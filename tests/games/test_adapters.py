@@ -162,7 +162,7 @@ def test_an_illegal_reply_forfeits_an_openspiel_game() -> None:
         ("kuhn_poker(cards=4)", "Unknown parameter 'cards'"),
         ("mfg_crowd_modelling", "mean-field"),
         ("tarok", "sampled stochastic"),
-        ("nfg_game", "cannot make"),
+        ("nfg_game", "cannot create"),
         ("", "no game"),
     ],
 )
@@ -306,7 +306,7 @@ def test_a_textarena_game_without_players_left_ends() -> None:
 
 @pytest.mark.parametrize(
     ("name", "players", "told"),
-    [("CharacterConclave-v0", 3, "failed to take a reply"), ("Countdown-v0", 1, "not with a number a player")],
+    [("CharacterConclave-v0", 3, "failed to take a reply"), ("Countdown-v0", 1, "not with one number per player")],
 )
 def test_the_faults_of_textarenas_games_are_told(name: str, players: int, told: str) -> None:
     game = TextArena(name, players, 1, 500)

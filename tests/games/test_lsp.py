@@ -34,7 +34,7 @@ def test_task_and_template_find_their_places() -> None:
     ("task", "template", "told"), [("x", None, r"game\.task is 'x'"), (None, "y", r"game\.template")]
 )
 def test_a_task_that_has_no_place_is_told(task: str | None, template: str | None, told: str) -> None:
-    with pytest.raises(SelfplayError, match=rf"{told}.*take prompts=paper"):
+    with pytest.raises(SelfplayError, match=rf"{told}.*use prompts=paper"):
         LSP("Write one question.", task, template, 1, lsp, 1.0)
 
 

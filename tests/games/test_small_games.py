@@ -203,8 +203,8 @@ def test_a_random_matrix_is_a_function_of_its_seed(zero_sum: bool) -> None:
         ("game.name=custom game.custom.row=[[1,2],[3]]", "one shape"),
         ("game.name=custom game.custom.row=[]", "one shape"),
         ("game.name=custom game.custom.column=[[1,2]]", "one shape"),
-        ("game.name=custom game.custom.rows=[a]", "give 2 different names"),
-        ("game.name=custom game.custom.columns=[a,a]", "give 2 different names"),
+        ("game.name=custom game.custom.rows=[a]", "give 2 distinct names"),
+        ("game.name=custom game.custom.columns=[a,a]", "give 2 distinct names"),
         ("game.name=random game.random.size=0", "size is 0"),
     ],
 )
@@ -363,8 +363,8 @@ def test_negotiation_s_options() -> None:
         ("game.items=[]", "no values of"),
         ("game.items=[2,0]", "item 2 is 0"),
         ("game.rounds=1", "rounds is 1"),
-        ("game.items=[9,9,9,9,9,9]", "too many to list"),
-        ("game.items=[1,1,1,1] game.total=99", "too many to list"),
+        ("game.items=[9,9,9,9,9,9]", "proposals or values"),
+        ("game.items=[1,1,1,1] game.total=99", "proposals or values"),
     ],
 )
 def test_a_negotiation_that_cannot_be_is_told(overrides: str, told: str) -> None:

@@ -77,7 +77,7 @@ def test_a_good_game_is_summarised() -> None:
     assert check_game(Pennies()) == Conformance("Pennies", 8, 24, 15, (), "")
     found = check_game(Story(), episodes=3)
     assert (found.episodes, found.turns, found.nodes) == (3, 6, None)
-    assert "'writer' may reply with any text" in found.not_enumerated
+    assert "'writer' replies with free text" in found.not_enumerated
     assert check_game(Pennies(), nodes=14).not_enumerated.startswith("Pennies has more than 14 nodes")
 
 
@@ -398,7 +398,7 @@ def test_who_sees_the_same_has_the_same_options() -> None:
         yield [Ask(role, user("same"), tuple("ab")[: 1 if x.text == "1" else 2]) for role in ROLES]
         return dict.fromkeys(ROLES, 0.0)
 
-    told(game(play), r"'first' of Mine has the options \('a',\) or \('a', 'b'\) after the same messages.*tell it")
+    told(game(play), r"'first' of Mine has the options \('a',\) or \('a', 'b'\) .*make the messages")
 
 
 def test_chance_may_take_each_of_its_options() -> None:

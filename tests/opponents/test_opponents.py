@@ -166,7 +166,7 @@ def test_against_nobody(name: str) -> None:
 
 
 def test_a_role_to_spare() -> None:
-    told = "but the learner has only solver; use opponent=latest, or seat the learner in a further role"
+    told = "but the learner has only solver; use opponent=latest, or assign the learner another role in `seats`"
     seated = {"chance": "nature", "solver": "learner"}
     with pytest.raises(SelfplayError, match=told):
         Against(seated, {"learner": NOBODY, "nature": NOBODY}, "nature")
@@ -455,7 +455,7 @@ def first_alone(table: Table, names: Sequence[str]) -> np.ndarray:
 
 @pytest.mark.parametrize("steps", [1, 2, 6, 7])
 def test_a_run_does_not_end_while_an_exploiter_learns(steps: int) -> None:
-    told = rf"steps={steps} ends while an exploiter is learning; make it a multiple of 5 \(opponent.every \+"
+    told = rf"steps={steps} ends while an exploiter is training; make it a multiple of 5 \(opponent.every \+"
     with pytest.raises(SelfplayError, match=told):
         league(exploit=2, every=3, steps=steps)
 
@@ -561,7 +561,7 @@ def test_self_play_for_three_is_nobody_elses_affair(how: dict[str, Any]) -> None
 def test_a_table_of_pairs_is_no_game_of_three() -> None:
     seated = dict.fromkeys(Three.roles, "learner")
     for solver in (nash, partial(alpha_rank, alpha=10.0), replicator):
-        with pytest.raises(SelfplayError, match=r"has 3 roles.*take meta_solver=uniform, or opponent=pfsp"):
+        with pytest.raises(SelfplayError, match=r"has 3 roles.*use meta_solver=uniform, or opponent=pfsp"):
             league(game=Three(), seated=seated, rule=partial(meta, solver=solver))
     assert league(game=Three(), seated=seated, rule=partial(meta, solver=solve_uniform)).mixture() == {BASE: 1.0}
 
@@ -640,7 +640,7 @@ ERRORS = {
     ("opponent=uniform", "opponent.memory=-0.1"): "opponent.memory is -0.1, but it must be a number, at least 0",
     ("opponent=uniform", "opponent.every=0"): "opponent.every is 0",
     ("opponent=uniform", "opponent.matches=-1"): "opponent.matches is -1",
-    ("opponent=league", "opponent.every=2", "opponent.exploit=2"): "steps=1 ends while an exploiter is learning",
+    ("opponent=league", "opponent.every=2", "opponent.exploit=2"): "steps=1 ends while an exploiter is training",
     ("opponent=recent", "opponent.rule.window=0"): "window is 0",
 }
 

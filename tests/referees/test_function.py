@@ -83,7 +83,7 @@ def test_none_is_an_error_or_has_a_worth() -> None:
 
 
 WRONG = {
-    "raises": (lambda prompts, completions: {}["answer"], r"raised KeyError \('answer'\) on 3 turns; mend it"),
+    "raises": (lambda prompts, completions: {}["answer"], r"raised KeyError \('answer'\) on 3 turns; fix it"),
     "too few": (lambda prompts, completions: [1.0], "returned 1 values for 3 turns"),
     "a number": (lambda prompts, completions: 1.0, "returned a float for 3 turns"),
     "nothing": (lambda prompts, completions: None, "returned a NoneType for 3 turns"),

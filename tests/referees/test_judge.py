@@ -228,7 +228,7 @@ def test_abstentions_and_half_points_by_hand() -> None:
 
 def test_an_answer_without_a_rival_is_an_error() -> None:
     with pytest.raises(
-        SelfplayError, match=r"'q' has one answer only.*raise game.answers, or use reward=judge_referen"
+        SelfplayError, match=r"'q' has only one answer.*raise game.answers, or use reward=judge_referen"
     ):
         group_judge(endpoint("http://localhost:1/v1")).score(turns(("q", "a"), ("r", "b"), ("r", "c")), {})
 
@@ -306,8 +306,8 @@ def test_rubbish_is_asked_again_and_then_told(case: str, waits: list[float]) -> 
             scoring(endpoint(url), unreadable=0).score(turns(("q", "a")), {})
     words = str(told.value)
     assert re.fullmatch(
-        re.escape(f"the judge at {url} gave no answer in 4 tries (the last: ")
-        + r".{4,300}\); see to it, then go on with resume=<this run's folder>", words
+        re.escape(f"the judge at {url} gave no answer in 4 attempts (the last: ")
+        + r".{4,300}\); fix the endpoint, then continue with resume=<this run's folder>", words
     ), words  # fmt: skip
     assert len(server.requests) == 4 and len(waits) == 3
 
@@ -323,7 +323,7 @@ def test_after_rubbish_a_verdict_counts(case: str) -> None:
 def test_nobody_is_there(waits: list[float]) -> None:
     with serving(fair) as server:
         url = server.url
-    with pytest.raises(SelfplayError, match=r"gave no answer in 4 tries \(the last: .*Connection refused\)"):
+    with pytest.raises(SelfplayError, match=r"gave no answer in 4 attempts \(the last: .*Connection refused\)"):
         endpoint(url).ask(["q"])
     assert len(waits) == 3
 
@@ -339,7 +339,7 @@ def test_a_server_that_takes_too_long(how: str) -> None:
 
     with serving(slow) as server:
         start = time.monotonic()
-        with pytest.raises(SelfplayError, match=r"in 2 tries \(the last: (no whole answer in 0.3 s|timed out)\)"):
+        with pytest.raises(SelfplayError, match=r"in 2 attempts .*(no complete response within 0.3 s|timed out)\)"):
             endpoint(server.url, timeout=0.3, retries=1).ask(["q"])
         assert time.monotonic() - start < 4
         end.set()
@@ -349,7 +349,7 @@ def test_a_server_that_takes_too_long(how: str) -> None:
 def test_what_will_not_change_is_told_at_once(status: int) -> None:
     body = '{"error": {"message": "no such\\n model.", "type": "x"}}'
     with serving(lambda r: r.send(body, status, Location="http://localhost:1/")) as server:
-        with pytest.raises(SelfplayError, match=rf"refused a request \(status {status}: no such model\); look at"):
+        with pytest.raises(SelfplayError, match=rf"refused a request \(status {status}: no such model\); check reward.endpoint"):
             endpoint(server.url).ask(["q"])
         assert len(server.requests) == 1
 
@@ -477,18 +477,18 @@ def test_a_broken_cache_is_told_or_begun_anew(content: Any, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"url": "localhost:8000"}, "'localhost:8000' is none; give one such as"),
-        ({"url": "http://a b/v1"}, "is none"),
-        ({"url": "http://a:99999/v1"}, "is none"),
+        ({"url": "localhost:8000"}, "'localhost:8000' is invalid; give one such as"),
+        ({"url": "http://a b/v1"}, "is invalid"),
+        ({"url": "http://a:99999/v1"}, "is invalid"),
         ({"url": "http://é\ud800/v1"}, "is none"),
-        ({"url": f"http://me:{KEY}@localhost/v1"}, "put a key into the environment"),
-        ({"url": f"http://localhost/v1?key={KEY}"}, "put a key into the environment"),
-        ({"key": KEY}, "never a key itself"),
-        ({"key": "UNSET_KEY_OF_A_TEST"}, "variable UNSET_KEY_OF_A_TEST, which endpoint.key names, holds no key"),
+        ({"url": f"http://me:{KEY}@localhost/v1"}, "put a key into an environment variable"),
+        ({"url": f"http://localhost/v1?key={KEY}"}, "put a key into an environment variable"),
+        ({"key": KEY}, "never the key itself"),
+        ({"key": "UNSET_KEY_OF_A_TEST"}, "variable UNSET_KEY_OF_A_TEST, named by endpoint.key, holds no key"),
         ({"parallel": 0}, "endpoint.parallel is 0"),
         ({"retries": -1}, "endpoint.retries is -1"),
         ({"timeout": 0}, "endpoint.timeout is 0"),
-        ({"parameters": {"stream": True}}, "endpoint.parameters.stream is not for you"),
+        ({"parameters": {"stream": True}}, "endpoint.parameters.stream is set by selfplay"),
     ],
 )
 def test_a_wrong_option(changes: dict[str, Any], words: str) -> None:
@@ -507,11 +507,11 @@ def test_a_key_that_no_header_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"prompt": "{question}"}, r"no place \{answer\}"),
-        ({"pattern": "("}, "no regular expression"),
-        ({"pattern": "Score"}, "has not one group"),
+        ({"prompt": "{question}"}, r"no placeholder \{answer\}"),
+        ({"pattern": "("}, "not a valid regular expression"),
+        ({"pattern": "Score"}, "has 0 groups"),
         ({"unreadable": "zero"}, "give a number, or error"),
-        ({"best": 0.0}, "two different ends"),
+        ({"best": 0.0}, "two different finite ends"),
         ({"max_characters": 1}, "max_characters is 1"),
     ],
 )
@@ -547,7 +547,7 @@ def test_a_server_that_dies_half_way_through_a_step(tmp_path: Path) -> None:
         url, port = server.url, server.port
         ended = cli.run(*args(url, tmp_path), f"hydra.run.dir={tmp_path / 'run'}")
     assert ended.code == 1 and re.fullmatch(r"error: [^\n]+[^.\n]\n", ended.err), ended.err
-    assert f"the judge at {url} gave no answer in 2 tries" in ended.err and "resume=" in ended.err
+    assert f"the judge at {url} gave no answer in 2 attempts" in ended.err and "resume=" in ended.err
     assert cli.summary(tmp_path / "run")["status"] == "failed"
     with serving(fair, port) as server:
         resumed = cli.run(f"resume={tmp_path / 'run'}")

@@ -306,7 +306,7 @@ def test_the_referee_by_hand() -> None:
 
 
 def test_code_needs_programs() -> None:
-    with pytest.raises(SelfplayError, match="reward=code needs programs, the task is TinyWorld; use task=programs"):
+    with pytest.raises(SelfplayError, match="reward=code needs programs, but the task is TinyWorld; use task=programs"):
         Code(TinyWorld(1, 0), 1)
     node = config("reward=code", "task=programs").reward
     assert isinstance(make(node, "reward"), Code)

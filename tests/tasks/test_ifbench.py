@@ -186,5 +186,5 @@ def test_half_of_it_to_train_on_and_long_prompts_left_out() -> None:
         TASK.draw(Random(0))
     with pytest.raises(SelfplayError, match="every prompt of IFBench is longer"):
         IFBench(0.5, 3)
-    with pytest.raises(SelfplayError, match="takes IFBench; use eval=heldout"):
+    with pytest.raises(SelfplayError, match="requires IFBench; use eval=heldout"):
         InstructionFollowing(TinyWorld(1, 0), 0.0, 1)  # type: ignore[arg-type]

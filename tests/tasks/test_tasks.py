@@ -98,7 +98,7 @@ def test_a_task_that_judges_serves_as_reward_and_evaluation() -> None:
         if task_of(name).judges:
             assert make(composed.reward, "reward").task.item("") is None
         else:
-            with pytest.raises(SelfplayError, match=r"knows no right answers.*reward=rm.*probes\.truth=null"):
+            with pytest.raises(SelfplayError, match=r"has no ground truth.*reward=rm.*probes\.truth=null"):
                 make(composed.reward, "reward")
             with pytest.raises(SelfplayError, match="use eval=win_rate"):
                 make(config(f"task={name}", *stored.needed(name)[:-1]).eval, "eval")

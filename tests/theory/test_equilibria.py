@@ -200,6 +200,6 @@ def test_general_sums_do_not_depend_on_the_scale(scale: float) -> None:
 
 def test_too_many_strategies_are_refused_with_what_is_right() -> None:
     game = np.random.default_rng(8).normal(size=(61, 61))
-    with pytest.raises(SelfplayError, match="take meta_solver=alpha_rank, replicator or uniform"):
+    with pytest.raises(SelfplayError, match="use meta_solver=alpha_rank, replicator or uniform"):
         meta.nash(game)
     assert meta.nash(game - game.T).shape == (61,)

@@ -145,8 +145,8 @@ def test_what_cannot_be_enumerated_says_why() -> None:
         yield [Ask("a", user(str(next(times))), ("0", "1"))]
         return {"a": 1.0, "b": 1.0}
 
-    fails(free, "'a'", "any text", "say it")
-    fails(judged, "Script", "no returns")
+    fails(free, "'a'", "free text", "say it")
+    fails(judged, "Script", "no payoffs")
     fails(unpaid, "Script", "{'a': 1.0}")
     fails(stranger, "'z'")
     fails(endless, "Script", "1000 nodes")
@@ -175,7 +175,7 @@ def test_who_forgets_has_returns_but_no_best_response() -> None:
         lambda: reach(tree, half),
         lambda: quantal_response(tree, 1.0),
     ):
-        with pytest.raises(SelfplayError, match=r"'a' of Script forgets .* 'two'"):
+        with pytest.raises(SelfplayError, match=r"'a' of Script has imperfect recall at 'two'"):
             ask()
 
 
@@ -186,7 +186,7 @@ def test_one_role_twice_in_a_wave_forgets_what_it_says_there() -> None:
 
     tree = enumerate_game(Script(script))
     assert len(tree.states) == 1 and expected_returns(tree, uniform(tree))["a"] == 0.5
-    with pytest.raises(SelfplayError, match="forgets"):
+    with pytest.raises(SelfplayError, match="imperfect recall"):
         nash_conv(tree, uniform(tree))
 
 

@@ -1,6 +1,6 @@
-"""Evaluation: what a policy is worth, measured beside whatever it is trained on.
+"""Evaluation: measures a policy independently of its training reward.
 
-An evaluation is called with a run's `Experiment` and gives a summary for the metrics: plain values, of which the
-numbers can be the run's `optimized_metric`. It has `every`, the steps between evaluations, and `gain(before, after)`,
-the comparison of two summaries.
+An evaluation is called with a run's `Experiment` and returns a summary of plain values for the metrics, whose numbers
+can serve as the run's `optimized_metric`. Its attribute `every` is the number of steps between evaluations, and
+`gain(before, after)` compares two summaries.
 """

@@ -1,4 +1,4 @@
-"""Evaluation is play without an update: held-out questions dealt in order, the task's truth as referee."""
+"""Accuracy on held-out questions: play without an update, with the task's verifier as the referee."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Score:
-    """How many of the questions were answered rightly.
+    """Correctness of the answers to a list of questions.
 
     Attributes:
-        correct: one flag a question, in the order of the questions: whether the answer is wholly right.
-        items: what was asked.
+        correct: one flag per question: whether the answer is fully correct.
+        items: the questions.
     """
 
     correct: tuple[bool, ...]
     items: tuple[Item, ...]
 
     def summary(self) -> dict[str, object]:
-        """Accuracy with its 95 % interval, the same by each label, and the flags as a string of 0 and 1."""
+        """Accuracy with a 95 % interval, overall and by each label, and the flags as a string of 0 and 1."""
         labels = dict.fromkeys(k for item in self.items for k in item.labels)
         cells = {label: self._by(label) for label in labels}
         found: dict[str, object] = {
@@ -64,23 +64,23 @@ class HeldOut:
 
     Args:
         task: see `selfplay.tasks`.
-        temperature: of the answers; 0 is greedy.
-        every: steps between evaluations (there is always one before the first and one after the last step).
+        temperature: sampling temperature of the answers; 0 is greedy.
+        every: steps between evaluations; one always runs before the first step and one after the last.
 
     Raises:
-        SelfplayError: the temperature is negative, the task holds no questions out, or knows no right answers.
+        SelfplayError: the temperature is negative, or the task has no held-out questions or no ground truth.
     """
 
     def __init__(self, task: Task, temperature: Annotated[float, Range(0, 100)] = 0.0, every: Period = 20) -> None:
         at_least(1, every=every)
         if temperature < 0:
-            raise SelfplayError(f"eval.temperature is {temperature}; use 0 for greedy answers, or more")
+            raise SelfplayError(f"eval.temperature is {temperature}; use 0 for greedy answers, or a positive number")
         self.temperature, self.every = temperature, every
         self.task, self.items = task, tuple(task.held_out())
         if not task.judges:
-            raise SelfplayError(f"{type(task).__name__} knows no right answers; use eval=win_rate or eval=none")
+            raise SelfplayError(f"{type(task).__name__} has no ground truth; use eval=win_rate or eval=none")
         if not self.items:
-            raise SelfplayError(f"{type(task).__name__} holds no questions out; use eval=none, or give it some")
+            raise SelfplayError(f"{type(task).__name__} has no held-out questions; add some, or use eval=none")
         self.nature = Deal([item.question for item in self.items])
 
     def __call__(self, experiment: Experiment) -> dict[str, object]:
@@ -90,7 +90,7 @@ class HeldOut:
         return gain(before, after)
 
     def score(self, policy: Policy) -> Score:
-        """The policy's answers to the held-out questions."""
+        """Score the policy's answers to the held-out questions."""
         game, truth = Dataset(answers=1, quality_weight=0.0), Verifier(self.task)
         seats = {"chance": self.nature, "solver": policy.with_temperature(self.temperature)}
         episodes = play(game, seats, range(len(self.items)), key="eval")
@@ -99,7 +99,7 @@ class HeldOut:
 
 
 def gain(before: Mapping[str, object], after: Mapping[str, object]) -> dict[str, object]:
-    """The change of accuracy on the same questions, with its paired 95 % interval; None of a single question."""
+    """The change in accuracy on the same questions, with its paired 95 % interval (None for a single question)."""
     flags = list(zip(str(before["correct"]), str(after["correct"]), strict=True))
     better, worse = (sum(pair == newly for pair in flags) for newly in (("0", "1"), ("1", "0")))
     interval = intervals.told(intervals.change(better, worse, len(flags)))

@@ -1,4 +1,4 @@
-"""IFBench's four figures (arXiv 2507.02833): by prompt and by constraint, strict and loose."""
+"""IFBench's four metrics (arXiv 2507.02833): strict and loose accuracy, per prompt and per constraint."""
 
 from __future__ import annotations
 
@@ -19,28 +19,30 @@ if TYPE_CHECKING:
 
 
 class InstructionFollowing:
-    """The learner's score on IFBench, by the benchmark's own code.
+    """The learner's score on IFBench, computed by the benchmark's own code.
 
-    `accuracy` is the share of prompts all of whose constraints are kept, strictly; it and `prompt_loose` are of the
-    prompts all of whose checkers can run, `instruction_strict` and `instruction_loose` of all constraints whose checker
-    can. The others are named in `skipped`, with how many prompts want them. The interval is the accuracy's; constraints
-    of one prompt are not independent of one another, and shares of them have none.
+    `accuracy` is the fraction of prompts whose constraints are all satisfied under strict checking. It and
+    `prompt_loose` cover the prompts whose checkers can all run; `instruction_strict` and `instruction_loose` cover all
+    constraints whose checker can run. `skipped` lists the other checkers, with the number of affected prompts. The
+    interval is that of the accuracy; the constraint metrics have none, because constraints of a prompt are dependent.
 
     Args:
         task: IFBench.
-        temperature: of the answers; 0 is greedy.
-        every: steps between evaluations (there is always one before the first and one after the last step).
+        temperature: sampling temperature of the answers; 0 is greedy.
+        every: steps between evaluations; one always runs before the first step and one after the last.
 
     Raises:
-        SelfplayError: the temperature is negative, or the task is another one.
+        SelfplayError: the temperature is negative, or the task is not IFBench.
     """
 
     def __init__(self, task: IFBench, temperature: Annotated[float, Range(0, 100)] = 0.0, every: Period = 20) -> None:
         at_least(1, every=every)
         if temperature < 0:
-            raise SelfplayError(f"eval.temperature is {temperature}; use 0 for greedy answers, or more")
+            raise SelfplayError(f"eval.temperature is {temperature}; use 0 for greedy answers, or a positive number")
         if not isinstance(task, IFBench):
-            raise SelfplayError(f"eval.task is {type(task).__name__}, but eval=ifbench takes IFBench; use eval=heldout")
+            raise SelfplayError(
+                f"eval.task is {type(task).__name__}, but eval=ifbench requires IFBench; use eval=heldout"
+            )
         self.task, self.temperature, self.every = task, temperature, every
 
     def __call__(self, experiment: Experiment) -> dict[str, object]:
@@ -51,16 +53,16 @@ class InstructionFollowing:
         return gain(before, after)
 
     def summary(self, replies: Sequence[str]) -> dict[str, object]:
-        """The figures of one reply to each of `task.asked`."""
+        """The metrics, given one reply to each of `task.asked`."""
         verdicts = [self.task.verdict(p, reply) for p, reply in zip(self.task.asked, replies, strict=True)]
-        whole = [v for v in verdicts if None not in v.strict]
-        correct = [all(v.strict) for v in whole]
+        complete = [v for v in verdicts if None not in v.strict]
+        correct = [all(v.strict) for v in complete]
         skipped = Counter(self.task.skipped)
         return {
             "accuracy": fmean(correct),
             "interval": intervals.told(intervals.share(sum(correct), len(correct))),
             "questions": len(correct),
-            "prompt_loose": fmean(all(v.loose) for v in whole),
+            "prompt_loose": fmean(all(v.loose) for v in complete),
             "instruction_strict": fmean(flag for v in verdicts for flag in v.strict if flag is not None),
             "instruction_loose": fmean(flag for v in verdicts for flag in v.loose if flag is not None),
             "instructions": sum(flag is not None for v in verdicts for flag in v.strict),
@@ -73,7 +75,7 @@ class InstructionFollowing:
         }
 
     def _by_kind(self, verdicts: Sequence[Verdict]) -> dict[str, float]:
-        """Strict share of kept constraints by the first half of their names."""
+        """Strict constraint accuracy by constraint family, the part of the name before the colon."""
         kinds: dict[str, list[bool]] = {}
         for prompt, verdict in zip(self.task.asked, verdicts, strict=True):
             for name, flag in zip(prompt.constraints, verdict.strict, strict=True):

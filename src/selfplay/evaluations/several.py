@@ -1,4 +1,4 @@
-"""Several evaluations at once."""
+"""Several evaluations in one."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 
 class Several:
-    """The run's own evaluation, whose figures keep their names, and further ones beside it: `eval/<name>/<figure>`.
+    """Runs the main evaluation and further ones, all on the main evaluation's schedule.
 
-    All are due when the first is.
+    Metrics of the main evaluation keep their names; those of the others are logged as `eval/<name>/<metric>`.
 
     Args:
-        first: see `selfplay.evaluations`.
-        further: by name.
+        first: the main evaluation, see `selfplay.evaluations`.
+        further: name -> evaluation.
 
     Raises (when called):
-        SelfplayError: a further one has the name of a figure of the first.
+        SelfplayError: a further evaluation has the name of a metric of the main one.
     """
 
     def __init__(self, first: Any, further: Mapping[str, Any]) -> None:
@@ -31,7 +31,7 @@ class Several:
         found: dict[str, object] = self.first(experiment)
         if taken := set(found) & set(self.further):
             name = min(taken)
-            raise SelfplayError(f"extra_evals.{name} has the name of a figure of the run's eval; call it otherwise")
+            raise SelfplayError(f"extra_evals.{name} has the name of a metric of the main evaluation; rename it")
         return {**found, **{name: evaluation(experiment) for name, evaluation in self.further.items()}}
 
     def gain(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, object]:

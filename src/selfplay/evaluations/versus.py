@@ -1,4 +1,4 @@
-"""What the policy earns against a fixed player, for games that cannot be enumerated."""
+"""The policy's return against a fixed player, for games that cannot be enumerated."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 
 class Versus:
-    """The mean return of the learner against somebody, its roles in turns, with 95 % intervals over the games.
+    """The learner's mean return and win rate against one player, with rotating roles and 95 % intervals over the games.
 
-    The interval of the return takes what anybody earned least and most in these games for the bounds of a return
-    (`theory.intervals.bounded`); where all earned the same, nothing is known of its spread, and there is none. That of
-    the win rate is of games won less games lost (`theory.intervals.change`).
+    The return's interval assumes that returns lie between the lowest and the highest one of any player in these games
+    (`theory.intervals.bounded`); there is none if all are equal. The win rate's interval is that of games won minus
+    games lost (`theory.intervals.change`).
 
     Args:
-        name: "reference" for the learner as it was before the first step, or a player of the config's `players`.
-        episodes: games an evaluation; the same luck each time.
-        every: steps between evaluations (there is always one before the first and one after the last step).
-        seed: of the luck.
+        name: "reference" for the learner before the first step, or a player of the config's `players`.
+        episodes: games per evaluation, with the same random seeds each time.
+        every: steps between evaluations; one always runs before the first step and one after the last.
+        seed: random seed of the games.
 
     Raises (when called):
-        SelfplayError: nobody has this name, or the learner has no role to spare.
+        SelfplayError: no player has this name, or the learner has fewer than two roles.
     """
 
     def __init__(
@@ -49,7 +49,9 @@ class Versus:
         opponent = experiment.opponent
         check_learner_roles(opponent.learner_roles)
         if self.name not in opponent.players:
-            raise SelfplayError(f"eval.name is '{self.name}', but the players are {', '.join(opponent.players)}")
+            raise SelfplayError(
+                f"eval.name is '{self.name}', but the players are {', '.join(opponent.players)}; choose one of them"
+            )
         players = {**opponent.players, "learner": opponent.main}
         episodes = play(
             experiment.game,
@@ -62,9 +64,7 @@ class Versus:
         gained, signed, paid = [], [], []
         for episode in episodes:
             mine = [r for r in results(episode, opponent.learner_roles) if r[:2] == ("learner", self.name)]
-            gained.append(
-                fmean(r[2] for r in mine)
-            )  # several where there are more than two roles: one game all the same
+            gained.append(fmean(r[2] for r in mine))  # more than two roles give several results per game
             signed.append(2 * fmean(r[3] for r in mine) - 1)
             paid += [earned(episode)[role] for role in opponent.learner_roles]
         better, worse = sum(max(x, 0.0) for x in signed), sum(max(-x, 0.0) for x in signed)

@@ -1,4 +1,4 @@
-"""How often a referee prefers the learner's answer to the reference's, question by question."""
+"""Win rate of the learner's answers against an opponent's on held-out questions, judged by a referee."""
 
 from __future__ import annotations
 
@@ -20,25 +20,24 @@ if TYPE_CHECKING:
 
 
 class WinRate:
-    """The learner against the reference on a task's held-out questions: each answers them, a referee scores both.
+    """The learner's win rate against an opponent on a task's held-out questions, as in AlpacaEval (arXiv 2404.04475).
 
-    The learner wins a question where its answer scores more; as much is half a win. Questions are asked of the referee
-    in pairs, learner first and then reference first, and a question's result is the mean of both orders, so that a
-    referee whose scores depend on the order in which it is shown the answers (or on the company they are in) favours
-    nobody. The intervals are of questions won less questions lost (`theory.intervals.change`), so that questions won
-    without exception have one, too. AlpacaEval's win rate (arXiv 2404.04475) is of this kind; judges like long answers,
-    so the lengths are told beside it. `quarters` has each question's result, 4 for one that was won in both orders.
+    Both players answer every question, and a referee scores both answers. The learner wins if its answer scores higher;
+    a tie is half a win. The referee scores each pair in both orders, and the result is the mean, which cancels a
+    referee's position bias. The intervals are of questions won minus questions lost (`theory.intervals.change`), so
+    they have positive width even if all questions are won. Judges prefer long answers, so the mean lengths are reported
+    too. `quarters` holds each question's result in quarters: 4 if it was won in both orders.
 
     Args:
-        task: whose held-out questions are asked, see `selfplay.tasks`; their answers need not be known.
+        task: source of the held-out questions, see `selfplay.tasks`; ground truth is not needed.
         referee: see `selfplay.referees`; it scores turns of the role "solver".
-        opponent: "reference" for the learner as it was before the first step, or another player of the run.
-        temperature: of the answers; 0 is greedy.
-        every: steps between evaluations (there is always one before the first and one after the last step).
+        opponent: "reference" for the learner before the first step, or another player of the run.
+        temperature: sampling temperature of the answers; 0 is greedy.
+        every: steps between evaluations; one always runs before the first step and one after the last.
 
     Raises:
-        SelfplayError: the temperature is negative, or the task holds fewer than two questions out.
-        SelfplayError (when called): nobody has the opponent's name.
+        SelfplayError: the temperature is negative, or the task has fewer than two held-out questions.
+        SelfplayError (when called): no player has the opponent's name.
     """
 
     def __init__(
@@ -51,18 +50,21 @@ class WinRate:
     ) -> None:
         at_least(1, every=every)
         if temperature < 0:
-            raise SelfplayError(f"eval.temperature is {temperature}; use 0 for greedy answers, or more")
+            raise SelfplayError(f"eval.temperature is {temperature}; use 0 for greedy answers, or a positive number")
         self.questions = [item.question for item in task.held_out()]
         if len(self.questions) < 2:
             raise SelfplayError(
-                f"{type(task).__name__} holds {len(self.questions)} questions out, too few for a win rate; give it some"
+                f"{type(task).__name__} has {len(self.questions)} held-out questions, but a win rate needs at least 2; "
+                "add some"
             )
         self.referee, self.opponent, self.temperature, self.every = referee, opponent, temperature, every
 
     def __call__(self, experiment: Experiment) -> dict[str, object]:
         players = experiment.opponent.players
         if self.opponent not in players:
-            raise SelfplayError(f"eval.opponent is '{self.opponent}', but the players are {', '.join(players)}")
+            raise SelfplayError(
+                f"eval.opponent is '{self.opponent}', but the players are {', '.join(players)}; choose one of them"
+            )
         other = players[self.opponent]
         ours = answers(experiment.opponent.main.with_temperature(self.temperature), self.questions, "eval/win_rate")
         cooler = other.with_temperature(self.temperature) if isinstance(other, Policy) else other
@@ -75,7 +77,7 @@ class WinRate:
         return {**changes, "interval": _interval([(int(b) - int(a)) / 4 for a, b in pairs], 0.0, 1.0)}
 
     def summary(self, ours: Sequence[str], theirs: Sequence[str], players: Mapping[str, Policy]) -> dict[str, object]:
-        """The figures of one answer each a question; `players` are for referees that ask a model."""
+        """The metrics of one answer per question from each player; `players` is passed to the referee."""
         first = _won(*self._scores(ours, theirs, players).unbind(1))
         second = 1 - _won(*self._scores(theirs, ours, players).unbind(1))
         won = (first + second) / 2
@@ -92,7 +94,7 @@ class WinRate:
         }
 
     def _scores(self, first: Sequence[str], second: Sequence[str], players: Mapping[str, Policy]) -> Tensor:
-        """[Q, 2] scores of both answers to each question, shown in this order and compared as one group."""
+        """[Q, 2] scores of both answers to each question, presented in this order as one group."""
         turns = [
             Turn(Ask("solver", user(question), group=i, key=f"eval/win_rate/{i}/{place}"), Reply(reply))
             for i, question in enumerate(self.questions)
@@ -101,18 +103,18 @@ class WinRate:
         scores = self.referee.score(turns, players)
         if wrong := wrong_scores(scores, len(turns)):
             raise SelfplayError(
-                f"the referee of eval ({type(self.referee).__name__}) gave {wrong}, not {len(turns)} finite scores"
+                f"the referee of eval ({type(self.referee).__name__}) returned {wrong}, not {len(turns)} finite scores"
             )
         return scores.double().cpu().view(-1, 2)
 
 
 def _interval(signed: Sequence[float], start: float, factor: float) -> list[float] | None:
-    """Of start + factor times the mean of figures from -1 to 1, one a question."""
+    """Interval of start + factor * mean(signed), for values in [-1, 1], one per question."""
     better, worse = sum(max(x, 0.0) for x in signed), sum(max(-x, 0.0) for x in signed)
     low, high = intervals.change(better, worse, len(signed))
     return intervals.told((start + factor * low, start + factor * high))
 
 
 def _won(mine: Tensor, others: Tensor) -> Tensor:
-    """[Q] 1 where mine is more, 1/2 where they are equal, else 0."""
+    """[Q] 1 where `mine` is higher, 1/2 where they are equal, else 0."""
     return (mine > others).double() + (mine == others).double() / 2

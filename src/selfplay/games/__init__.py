@@ -1,1 +1,1 @@
-"""Games, one a file."""
+"""Games, one per module."""

@@ -1,4 +1,4 @@
-"""Colonel Blotto: soldiers are spread over battlefields, all at once; the most soldiers win a field."""
+"""Colonel Blotto: players simultaneously distribute soldiers over battlefields; the most soldiers win a field."""
 
 from math import comb
 from typing import Annotated
@@ -11,18 +11,19 @@ MOST = 100_000  # options
 
 
 class Blotto(Game):
-    """Every colonel says how many soldiers go to each field; a field that is tied at the top is won by nobody.
+    """Each colonel assigns all its soldiers to fields; the largest force wins a field, and a tie for it wins nothing.
 
-    A colonel earns the fields that it won minus the mean of what all colonels won, so the game is zero-sum.
+    A colonel's return is the number of fields it won minus the mean over all colonels, so the game is zero-sum.
 
     Args:
-        soldiers: of each colonel; all must be sent.
-        fields: battlefields.
-        players: colonels, 2 or more; the roles are colonel_1, colonel_2, ...
-        forfeit: what an illegal reply costs; at least half of `fields`, or breaking the rules may pay.
+        soldiers: soldiers per colonel, all of which must be placed.
+        fields: number of battlefields.
+        players: number of colonels, at least 2; the roles are colonel_1, colonel_2, ...
+        forfeit: penalty for an illegal reply; keep it at least half of `fields`, or breaking the rules can be
+            profitable.
 
     Raises:
-        SelfplayError: an option is too small, or there are more than 100,000 ways to spread the soldiers.
+        SelfplayError: an argument is too small, or there are more than 100,000 ways to distribute the soldiers.
     """
 
     zero_sum = True
@@ -38,16 +39,16 @@ class Blotto(Game):
         at_least(2, players=players)
         if (ways := comb(soldiers + fields - 1, fields - 1)) > MOST:
             raise SelfplayError(
-                f"{soldiers} soldiers can be spread over {fields} fields in {ways} ways, but at most {MOST} are "
-                "offered; lower game.soldiers or game.fields"
+                f"{soldiers} soldiers can be distributed over {fields} fields in {ways} ways, above the limit of "
+                f"{MOST}; lower game.soldiers or game.fields"
             )
         self.soldiers, self.fields, self.forfeit = soldiers, fields, forfeit
         self.roles = tuple(f"colonel_{i + 1}" for i in range(players))
         self.options = tuple(" ".join(map(str, spread)) for spread in spreads(soldiers, fields))
 
     def play(self) -> Play:
-        told = f"blotto, {len(self.roles)} colonels\n{self.soldiers} soldiers on {self.fields} fields\nyou are "
-        asks = [Ask(role, user(told + role), options=self.options) for role in self.roles]
+        prompt = f"blotto, {len(self.roles)} colonels\n{self.soldiers} soldiers on {self.fields} fields\nyou are "
+        asks = [Ask(role, user(prompt + role), options=self.options) for role in self.roles]
         replies = yield asks
         if offenders := illegal(asks, replies):
             return forfeited(self.roles, offenders, self.forfeit)
@@ -60,7 +61,7 @@ class Blotto(Game):
 
 
 def spreads(soldiers: int, fields: int) -> list[tuple[int, ...]]:
-    """Every way to send all soldiers to the fields, most to the first field first."""
+    """Every distribution of the soldiers over the fields, in descending lexicographic order."""
     if fields == 1:
         return [(soldiers,)]
     return [(n, *rest) for n in range(soldiers, -1, -1) for rest in spreads(soldiers - n, fields - 1)]

@@ -1,8 +1,8 @@
-"""What a Challenger is paid for a question, one function a published system.
+"""Challenger payoffs: one function per published system.
 
-Each takes what is known of a question after its G answers: the answers' rewards R, their qualities Q (0 where nobody
-measures quality), the answers themselves, and whether the question is invalid (not one that can be judged). "Success"
-is the mean reward, which then must lie in [0, 1]; "agreement" is the share of the commonest answer.
+Each function takes the results of a question's G answers: their rewards R, their qualities Q (0 without a quality
+referee), the answers, and whether the question is invalid (cannot be judged). The success rate p is the mean reward,
+and then rewards must lie in [0, 1]; the agreement is the fraction of answers equal to the most common one.
 """
 
 import math
@@ -16,7 +16,7 @@ from selfplay.options import Range
 
 
 class ChallengerPay(Protocol):
-    """(rewards [G], qualities [G], answers [G], invalid) -> pay-off."""
+    """(rewards [G], qualities [G], answers [G], invalid) -> payoff."""
 
     def __call__(
         self, rewards: Sequence[float], qualities: Sequence[float], answers: Sequence[str], invalid: bool
@@ -24,7 +24,7 @@ class ChallengerPay(Protocol):
 
 
 def lsp(rewards: Sequence[float], qualities: Sequence[float], answers: Sequence[str], invalid: bool) -> float:
-    """-V + V_Q: adversarial in the reward, of one interest in the quality (Language Self-Play, 2509.07414, 1.5)."""
+    """-V + V_Q: adversarial in the reward, cooperative in the quality (Language Self-Play, 2509.07414, section 1.5)."""
     return fmean(qualities) - fmean(rewards)
 
 
@@ -34,7 +34,7 @@ def lsp_zero(rewards: Sequence[float], qualities: Sequence[float], answers: Sequ
 
 
 def absolute_zero(rewards: Sequence[float], qualities: Sequence[float], answers: Sequence[str], invalid: bool) -> float:
-    """1 - p for a question solved now and then, -0.5 for one never or always solved, -1 for an invalid one.
+    """1 - p for a question with success rate 0 < p < 1, -0.5 for p = 0 or 1, -1 for an invalid question.
 
     Absolute Zero Reasoner (2505.03335): learnability 1 - p if p > 0 else 0, under its composite format reward.
     """
@@ -45,12 +45,15 @@ def absolute_zero(rewards: Sequence[float], qualities: Sequence[float], answers:
 
 
 def r_zero(rewards: Sequence[float], qualities: Sequence[float], answers: Sequence[str], invalid: bool) -> float:
-    """1 - 2 |p - 1/2| with p the agreement of the answers, -1 for an invalid question (R-Zero, 2508.05004)."""
+    """1 - 2 |p - 1/2|, where p is the agreement of the answers; -1 for an invalid question (R-Zero, 2508.05004)."""
     return -1.0 if invalid else 1.0 - 2.0 * abs(_agreeing(answers) / len(answers) - 0.5)
 
 
 def sqlm(rewards: Sequence[float], qualities: Sequence[float], answers: Sequence[str], invalid: bool) -> float:
-    """1 when more than one answer but not all agree with the commonest, else 0 (Self-Questioning LMs, 2508.03682)."""
+    """1 if at least two answers, and fewer than all, equal the most common one, else 0.
+
+    Self-Questioning Language Models (2508.03682). An invalid question earns 0.
+    """
     return float(not invalid and 1 < _agreeing(answers) < len(answers))
 
 
@@ -61,7 +64,15 @@ def spice(
     invalid: bool,
     sigma: Annotated[float, Range(0.001, 1000)] = 0.2,
 ) -> float:
-    """exp(-(p - 1/2)^2 / (2 sigma^2)), -0.1 for an invalid question (after SPICE, 2510.24684; sigma is our choice)."""
+    """exp(-(p - 1/2)^2 / (2 sigma^2)) of the success rate p; -0.1 for an invalid question (after SPICE, 2510.24684).
+
+    Args:
+        rewards: [G] rewards of the answers, from 0 to 1.
+        qualities: unused.
+        answers: unused.
+        invalid: whether the question is invalid.
+        sigma: width of the Gaussian; the default is our choice.
+    """
     p = _success(rewards, "spice")
     return -0.1 if invalid else math.exp(-((p - 0.5) ** 2) / (2.0 * sigma**2))
 

@@ -1,4 +1,4 @@
-"""Two answer the same question, and the better answer wins: the preference game of SPPO and Nash-MD."""
+"""The preference game of SPPO and Nash-MD: two roles answer the same question, and the better answer wins."""
 
 from statistics import fmean
 
@@ -9,14 +9,14 @@ from selfplay.options import Count, NotNegative
 
 
 class Contest(Game):
-    """Nature draws a question; two roles answer it G times each. Each answer is paid how likely it wins, less 1/2.
+    """Two roles answer a question sampled by Nature, G times each; an answer earns its win probability minus 1/2.
 
-    P(y > y') = sigmoid(r(y) - r(y')) with r = R + w Q, averaged over the other role's answers, so the game is symmetric
-    and of constant sum: what one role wins the other loses.
+    The win probability P(y > y') = sigmoid(r(y) - r(y')), with r = R + w Q, is averaged over the other role's answers.
+    The game is symmetric and zero-sum.
 
     Args:
-        answers: G, answers a question of each role.
-        quality_weight: w, the weight of the quality against the reward.
+        answers: G, answers per question and role.
+        quality_weight: w, the weight of the quality relative to the reward.
     """
 
     roles = ("chance", "first", "second")
@@ -28,8 +28,8 @@ class Contest(Game):
 
     def play(self) -> Play:
         [question] = yield [Ask("chance")]
-        said = user(question.text)
-        yield [Ask(role, said, group=0) for role in ("first", "second") for _ in range(self.answers)]
+        messages = user(question.text)
+        yield [Ask(role, messages, group=0) for role in ("first", "second") for _ in range(self.answers)]
         return None
 
     def payoffs(self, episode: Episode) -> list[float]:

@@ -1,15 +1,15 @@
-"""The data-driven baseline as a game against Nature: she asks, the Solver answers G times."""
+"""The data-driven baseline as a game against Nature: Nature samples a question, the Solver answers it G times."""
 
 from selfplay.core import Ask, Episode, Game, Play, at_least, score, user
 from selfplay.options import Count, NotNegative
 
 
 class Dataset(Game):
-    """Nature (the player in the seat "chance") draws a question; the Solver earns R + w Q for each of G answers.
+    """Nature (the player in the seat "chance") samples a question; the Solver earns R + w Q for each of G answers.
 
     Args:
-        answers: G, answers a question.
-        quality_weight: w, the weight of the quality against the reward.
+        answers: G, answers per question.
+        quality_weight: w, the weight of the quality relative to the reward.
     """
 
     roles = ("chance", "solver")

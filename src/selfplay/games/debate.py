@@ -8,16 +8,16 @@ from selfplay.options import Range
 
 
 class Debate(Game):
-    """Chance draws a question; "first" and "second" answer it in turn, each having read all that was said before.
+    """Chance samples a question; "first" and "second" alternate in making statements and see all earlier ones.
 
-    A debater is paid the "reward" score of its own last statement minus that of the other's, for every statement that
-    it made: zero-sum, so what pays is to be judged better than the other. Its last message is always the bare question,
-    so that every referee of answers can judge a statement; what was said before it stands above it, as a dialogue in
-    which user and assistant alternate (many chat templates insist on it).
+    Each statement of a debater is paid the "reward" score of its own last statement minus that of the opponent's last
+    statement, which makes the game zero-sum. The last message is always the bare question, so any referee of answers
+    can judge a statement. Earlier statements precede it as a dialogue with alternating user and assistant messages,
+    which many chat templates require.
 
     Args:
-        rounds: statements a debater.
-        other: what stands before a statement of the other's; before one's own stands the question.
+        rounds: statements per debater.
+        other: the user message before each statement of the opponent; the question precedes own statements.
     """
 
     roles = ("chance", "first", "second")
@@ -31,10 +31,10 @@ class Debate(Game):
 
     def play(self) -> Play:
         [question] = yield [Ask("chance")]
-        said: list[tuple[str, str]] = []  # by whom, what
+        history: list[tuple[str, str]] = []  # (role, statement)
         for role in self.judged * self.rounds:
-            [statement] = yield [Ask(role, self._view(role, question.text, said))]
-            said.append((role, statement.text))
+            [statement] = yield [Ask(role, self._view(role, question.text, history))]
+            history.append((role, statement.text))
         return None
 
     def payoffs(self, episode: Episode) -> list[float]:
@@ -42,9 +42,9 @@ class Debate(Game):
         paid = {"chance": 0.0, "first": first - second, "second": second - first}
         return [paid[turn.ask.role] for turn in episode.turns]
 
-    def _view(self, role: str, question: str, said: Sequence[tuple[str, str]]) -> tuple[Message, ...]:
+    def _view(self, role: str, question: str, history: Sequence[tuple[str, str]]) -> tuple[Message, ...]:
         messages: list[Message] = []
-        for speaker, statement in said:
+        for speaker, statement in history:
             messages += user(question if speaker == role else self.other)
             messages.append({"role": "assistant", "content": statement})
         return (*messages, *user(question))

@@ -1,17 +1,17 @@
-"""Nature asks, a teacher answers; the Solver may answer, too. What is learnt of it is the update's affair."""
+"""Imitation data as a game: a teacher and, optionally, the Solver answer the same question."""
 
 from selfplay.core import Ask, Episode, Game, Play, at_least, score, user
 from selfplay.options import NotNegative, Whole
 
 
 class Demonstrations(Game):
-    """Nature draws a question, the teacher answers it once, the Solver `answers` times; they do not hear each other.
+    """Nature samples a question; the teacher answers it once and the Solver `answers` times, independently.
 
-    The teacher is paid nothing; the Solver earns R + w Q, as in `selfplay.games.dataset`.
+    The teacher's payoff is 0; the Solver earns R + w Q, as in `selfplay.games.dataset`.
 
     Args:
-        answers: the Solver's answers a question; 0 leaves out the role "solver".
-        quality_weight: w, the weight of the quality against the reward.
+        answers: the Solver's answers per question; 0 omits the role "solver".
+        quality_weight: w, the weight of the quality relative to the reward.
     """
 
     judged = ("solver",)
@@ -23,8 +23,8 @@ class Demonstrations(Game):
 
     def play(self) -> Play:
         [question] = yield [Ask("chance")]
-        said = user(question.text)
-        yield [Ask("teacher", said, group=0), *[Ask("solver", said, group=0)] * self.answers]
+        messages = user(question.text)
+        yield [Ask("teacher", messages, group=0), *[Ask("solver", messages, group=0)] * self.answers]
         return None
 
     def payoffs(self, episode: Episode) -> list[float]:

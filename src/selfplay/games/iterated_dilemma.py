@@ -10,18 +10,19 @@ ACTIONS = ("cooperate", "defect")
 
 
 class IteratedDilemma(Game):
-    """Both cooperate or defect at once, round after round, and see what was done; a return is the mean of the rounds.
+    """Two roles choose simultaneously in each round and see all earlier rounds; returns are means over the rounds.
 
     Args:
-        rounds: how many.
-        temptation: T, for defecting against one who cooperates.
-        reward: R, for cooperating together.
-        punishment: P, for defecting together.
-        sucker: S, for cooperating with one who defects.
-        forfeit: what an illegal reply costs, whatever was earned before; above -S, or breaking the rules may pay.
+        rounds: number of rounds, known to both roles.
+        temptation: T, payoff for defecting against a cooperator.
+        reward: R, payoff for mutual cooperation.
+        punishment: P, payoff for mutual defection.
+        sucker: S, payoff for cooperating with a defector.
+        forfeit: penalty for an illegal reply, in place of all earlier payoffs; keep it above -S, or breaking the rules
+            can be profitable.
 
     Raises:
-        SelfplayError: no rounds, or the pay-offs are no dilemma (T > R > P > S).
+        SelfplayError: there are no rounds, or the payoffs violate T > R > P > S.
     """
 
     roles = ("row", "column")
@@ -38,8 +39,8 @@ class IteratedDilemma(Game):
         at_least(1, rounds=rounds)
         if not temptation > reward > punishment > sucker:
             raise SelfplayError(
-                f"the pay-offs T, R, P, S are {temptation}, {reward}, {punishment}, {sucker}, but a prisoner's "
-                "dilemma has T > R > P > S; change them, or play them once with game=matrix game.name=custom"
+                f"the payoffs T, R, P, S are {temptation}, {reward}, {punishment}, {sucker}, but a prisoner's "
+                "dilemma has T > R > P > S; change them, or play a single round with game=matrix game.name=custom"
             )
         self.rounds, self.forfeit = rounds, forfeit
         self.paid = {  # (mine, theirs) -> mine

@@ -12,12 +12,13 @@ ACTIONS = ("pass", "bet")
 
 
 class Kuhn(Game):
-    """Each antes 1 and is dealt one of J, Q, K; they pass or bet 1 in turn; after a bet, passing folds.
+    """Both players ante 1 and get one of J, Q, K, then pass or bet 1 in turn; passing after a bet folds.
 
-    The higher card wins the pot. The value is -1/18 for the first; uniform play has a NashConv of 11/12.
+    The higher card wins the pot. The game value is -1/18 for the first player; uniform play has a NashConv of 11/12.
 
     Args:
-        forfeit: what an illegal reply costs; at least 2, the most that can be lost, or breaking the rules pays.
+        forfeit: penalty for an illegal reply; keep it at least 2, the largest possible loss, or breaking the rules can
+            be profitable.
     """
 
     roles = ("chance", "first", "second")
@@ -28,9 +29,9 @@ class Kuhn(Game):
 
     def play(self) -> Play:
         players = self.roles[1:]
-        luck = Ask("chance", options=DEALS)
-        [deal] = yield [luck]
-        cards = drawn(luck, deal).split()
+        ask = Ask("chance", options=DEALS)
+        [deal] = yield [ask]
+        cards = drawn(ask, deal).split()
         bets: list[str] = []
         while bets not in (["pass", "pass"], ["bet", "pass"], ["bet", "bet"]) and len(bets) < 3:
             turn = len(bets) % 2
@@ -40,7 +41,7 @@ class Kuhn(Game):
             if offenders := illegal([ask], [reply]):
                 return forfeited(players, offenders, self.forfeit)
             bets.append(reply.text)
-        if bets[-2:] == ["bet", "pass"]:  # whoever passed folds
+        if bets[-2:] == ["bet", "pass"]:  # the player who passed folds
             first = 1.0 if len(bets) == 2 else -1.0
         else:
             stake = 2.0 if "bet" in bets else 1.0

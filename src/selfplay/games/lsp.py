@@ -1,4 +1,4 @@
-"""Language Self-Play (arXiv 2509.07414) and, without a quality score, its zero-sum form LSP-Zero."""
+"""Language Self-Play (arXiv 2509.07414) and its zero-sum form without a quality score, LSP-Zero."""
 
 import re
 
@@ -7,30 +7,30 @@ from selfplay.games.challenger_rewards import ChallengerPay
 from selfplay.options import Count, Name, NotNegative
 
 SPARK = "{spark}"
-START, END = r"\[\s*start generation\s*\]", r"\[\s*end generation\s*\]"  # around a template in the paper's prompt
+START, END = r"\[\s*start generation\s*\]", r"\[\s*end generation\s*\]"  # generation tags in the paper's prompt
 
 
 class LSP(Game):
-    """The Challenger writes a question, the Solver answers it G times.
+    """The Challenger writes a question, and the Solver answers it G times.
 
-    The Solver earns R + w Q for each answer, the Challenger what `pay` makes of all G: in the paper -V + w V_Q
-    (section 1.5; with w = 0 this is the zero-sum LSP-Zero, equations 1-3). Both advantages are pay-offs minus the mean
-    of their group: answers to one question are one group, all questions of a step are another.
+    The Solver earns R + w Q for each answer. The Challenger earns `pay` of all G answers: -V + w V_Q in the paper
+    (section 1.5; with w = 0 this is the zero-sum LSP-Zero, equations 1-3). Advantages are payoffs minus their group
+    mean: the answers to one question form a group, and so do all questions of a step.
 
-    Where the challenge has a {spark}, Nature fills it in before each question. (Not in the paper, whose prompt is the
-    same for all questions; a small model then soon asks the same.)
+    If the challenge contains {spark}, Nature replaces it before each question. (An extension: the paper uses the same
+    prompt for all questions, from which a small model soon repeats itself.)
 
     Args:
-        challenge: the Challenger's role prompt, with {task}, {template} and {spark} where it takes them; the Solver has
-            none.
-        task: what the questions are about; None leaves it to the Challenger ("None" in the paper's prompt).
-        template: the form of a question, with {placeholders} that the Challenger fills in; None is none.
-        answers: G, answers a question.
-        pay: what the Challenger earns.
-        quality_weight: w, the weight of the quality against the reward (the paper adds them as they are: 1).
+        challenge: the Challenger's prompt, with optional placeholders {task}, {template} and {spark}; the Solver's
+            prompt is the question alone.
+        task: topic of the questions; None leaves it to the Challenger ("None" in the paper's prompt).
+        template: form of a question, with {placeholders} that the Challenger fills in; None for no template.
+        answers: G, answers per question.
+        pay: the Challenger's payoff function, see `selfplay.games.challenger_rewards`.
+        quality_weight: w, the weight of the quality relative to the reward (1 in the paper).
 
     Raises:
-        SelfplayError: a task or a template that the challenge has no place for.
+        SelfplayError: a task or a template is given, but the challenge has no placeholder for it.
     """
 
     judged = ("solver",)
@@ -70,10 +70,10 @@ class LSP(Game):
 
 
 def question(written: str) -> str:
-    """What the Solver is asked: the Challenger's reply without the generation tags that it was told to leave out.
+    """Extract the question from the Challenger's reply by removing the paper's generation tags.
 
-    Of a reply that holds [Start Generation], what is between its last one and the [End Generation] after that; a tag
-    alone is taken away. A reply without tags is asked as it is, to the letter.
+    The question is the text after the last [Start Generation], if any, and before the first [End Generation] that
+    follows, if any. A reply without tags is returned unchanged.
     """
     inner = re.split(START, written, flags=re.IGNORECASE)[-1]
     inner = re.split(END, inner, flags=re.IGNORECASE)[0]
@@ -81,12 +81,12 @@ def question(written: str) -> str:
 
 
 def _filled(challenge: str, values: dict[str, str | None]) -> list[str]:
-    """The prompt with its values, in parts between which the spark comes; no value can act as a placeholder."""
+    """Fill in the prompt and split it at {spark}; placeholders inside a value are not expanded."""
     for name, value in values.items():
         if value is not None and f"{{{name}}}" not in challenge:
             raise SelfplayError(
-                f"game.{name} is '{value}', but the Challenger's prompt has no {{{name}}}; take prompts=paper, or "
-                "write it into game.challenge"
+                f"game.{name} is '{value}', but the Challenger's prompt has no {{{name}}}; use prompts=paper, or "
+                "add the placeholder to game.challenge"
             )
     return [
         re.sub(r"\{(task|template)\}", lambda match: str(values[match[1]]), part) for part in challenge.split(SPARK)

@@ -1,4 +1,4 @@
-"""Two-player normal-form games: both choose at once; the classics, random matrices, and your own."""
+"""Two-player normal-form games: classic games, random matrices and user-defined matrices."""
 
 from collections.abc import Sequence
 from random import Random
@@ -12,18 +12,21 @@ Matrix = Sequence[Sequence[float]]
 
 
 class MatrixGame(Game):
-    """A bimatrix game; each role is shown the pay-offs from its own view (its own first, unless they add up to 0).
+    """A bimatrix game with simultaneous moves.
+
+    Each role sees the payoffs from its own perspective: its own payoff first, or only its own in a zero-sum game.
 
     Args:
-        name: what the roles are told that they play.
-        row: [n][m], the row's pay-offs.
-        column: [n][m], the column's pay-offs; None where they are the row's negated.
-        rows: n names of the row's actions; None for 1 to n.
-        columns: m names of the column's actions; None for 1 to m.
-        forfeit: what an illegal reply costs; at least the greatest loss in the matrices, or breaking the rules pays.
+        name: name of the game, shown to the roles.
+        row: [n][m], payoffs of the row player.
+        column: [n][m], payoffs of the column player; None for the negated row payoffs.
+        rows: n names of the row player's actions; None for 1 to n.
+        columns: m names of the column player's actions; None for 1 to m.
+        forfeit: penalty for an illegal reply; keep it at least the largest loss in the matrices, or breaking the rules
+            can be profitable.
 
     Raises:
-        SelfplayError: the matrices are not two rectangles of one shape, or the names do not fit them.
+        SelfplayError: the matrices are not rectangular and of one shape, or the number of names does not match.
     """
 
     roles = ("row", "column")
@@ -42,7 +45,7 @@ class MatrixGame(Game):
         self.column = negated if column is None else [[float(x) for x in line] for line in column]
         n, m = len(self.row), len(self.row[0]) if self.row else 0
         if not m or any(list(map(len, matrix)) != [m] * n for matrix in (self.row, self.column)):
-            raise SelfplayError(f"the pay-offs of {name} are {row} and {column}; give two matrices of one shape")
+            raise SelfplayError(f"the payoffs of {name} are {row} and {column}; give two matrices of one shape")
         self.rows, self.columns = _names(name, "rows", rows, n), _names(name, "columns", columns, m)
         self.zero_sum = self.column == negated
         self.name, self.forfeit = name, forfeit
@@ -64,7 +67,7 @@ class MatrixGame(Game):
     def _view(
         self, role: str, mine: Sequence[str], theirs: Sequence[str], own: Matrix, other: Matrix
     ) -> tuple[Message, ...]:
-        """One line an action of one's own: what it pays against each action of the other."""
+        """The prompt: one line per own action, with its payoffs against each action of the opponent."""
         lines = [f"{self.name.replace('_', ' ')}, you are {role}"]
         for action, earned, lost in zip(mine, own, other, strict=True):
             cells = [f"{a:g}" if self.zero_sum else f"{a:g} {b:g}" for a, b in zip(earned, lost, strict=True)]
@@ -75,12 +78,18 @@ class MatrixGame(Game):
 def _names(name: str, which: str, given: Sequence[str] | None, number: int) -> tuple[str, ...]:
     names = tuple(map(str, range(1, number + 1) if given is None else given))
     if len(names) != number or len(set(names)) != number:
-        raise SelfplayError(f"the {which} of {name} are named {', '.join(names)}; give {number} different names")
+        raise SelfplayError(f"the {which} of {name} are named {', '.join(names)}; give {number} distinct names")
     return names
 
 
 def random_matrix(size: int, zero_sum: bool, seed: int) -> dict[str, Any]:
-    """A game of `size` actions each, whose pay-offs are uniform in [-1, 1], in hundredths: a function of the seed."""
+    """Arguments of `MatrixGame` for a random game with payoffs uniform over the hundredths in [-1, 1].
+
+    Args:
+        size: number of actions of each role.
+        zero_sum: whether the column payoffs are the negated row payoffs instead of independent.
+        seed: determines the matrices.
+    """
     at_least(1, size=size)
     rng = Random(f"matrix/{seed}")
     row, column = [[[rng.randint(-100, 100) / 100 for _ in range(size)] for _ in range(size)] for _ in range(2)]
@@ -121,16 +130,16 @@ class Drawn(TypedDict):
 
 @applies(custom={"name": "custom"}, random={"name": "random"})
 def matrix_game(name: Name, custom: Custom, random: Drawn, forfeit: NotNegative) -> MatrixGame:
-    """The game of this name: one of `CLASSICS`, "custom" or "random".
+    """Build a matrix game by name.
 
     Args:
-        name: of the game.
-        custom: `row`, `column`, `rows` and `columns` of `MatrixGame`, where the name is "custom".
-        random: the arguments of `random_matrix`, where the name is "random".
-        forfeit: what an illegal reply costs.
+        name: one of `CLASSICS`, "custom" or "random".
+        custom: `row`, `column`, `rows` and `columns` of `MatrixGame`, used if the name is "custom".
+        random: the arguments of `random_matrix`, used if the name is "random".
+        forfeit: penalty for an illegal reply.
 
     Raises:
-        SelfplayError: there is no such game, or its matrices are none.
+        SelfplayError: the name is unknown, or the matrices are invalid.
     """
     if name == "custom":
         return MatrixGame(name, **custom, forfeit=forfeit)

@@ -9,24 +9,26 @@ from selfplay.core import Ask, Game, Message, Play, SelfplayError, at_least, use
 from selfplay.games.rules import drawn, forfeited, illegal
 from selfplay.options import Count, NotEmpty, Positive, Range
 
-MOST = 100_000  # of proposals, and of values to look through
+MOST = 100_000  # largest number of proposals, and of candidate values to search
 
 
 class Negotiation(Game):
-    """Two share a heap of items whose worth each knows only for oneself; they propose in turn until one accepts.
+    """Two roles divide a set of items with private values by alternating proposals until one accepts.
 
-    A proposal says how many of each kind the proposer keeps; the other may accept it or propose in its turn. In the
-    last round there is only "accept" and "reject". A return is the worth of what one gets; no deal is worth 0 to both.
+    A proposal states how many items of each type the proposer keeps; the other role accepts it or makes a
+    counterproposal. The last round allows only "accept" and "reject". The return of a role is the value of its items
+    under its own values; without a deal it is 0.
 
     Args:
-        items: how many there are of each kind; all see it.
-        total: what the whole heap is worth to each. Chance draws each one's values, uniformly of all that come to it.
-        rounds: proposals and the last answer together, first and second in turn; 2 is the ultimatum game.
-        forfeit: what an illegal reply costs; above 0, or breaking the rules is no worse than no deal.
+        items: number of items of each type, public.
+        total: value of all items together to each role. Chance samples each role's values uniformly among those that
+            sum to it.
+        rounds: number of turns, including the last answer; "first" and "second" alternate. 2 is the ultimatum game.
+        forfeit: penalty for an illegal reply, above 0, so that breaking the rules is worse than no deal.
 
     Raises:
-        SelfplayError: an option is too small or too great, or no values come to `total`; when playing, chance draws
-            values that do not.
+        SelfplayError: an argument is out of range, or no values sum to `total`.
+        SelfplayError (when playing): chance replies with invalid values.
     """
 
     roles = ("chance", "first", "second")
@@ -41,17 +43,20 @@ class Negotiation(Game):
         at_least(1, total=total, **{f"item {kind + 1}": count for kind, count in enumerate(items)})
         at_least(2, rounds=rounds)
         if max(prod(n + 1 for n in items), prod(total // n + 1 for n in items)) > MOST:
-            raise SelfplayError(f"{list(items)} items of total {total} are too many to list; lower game.items or total")
+            raise SelfplayError(
+                f"items {list(items)} with total {total} have more than {MOST} proposals or values; "
+                "lower game.items or game.total"
+            )
         self.items, self.rounds, self.forfeit = tuple(items), rounds, forfeit
         self.splits = _texts(product(*(range(n + 1) for n in items)))
         self.values = _texts(v for v in product(*(range(total // n + 1) for n in items)) if _worth(v, items) == total)
         if not self.values:
-            raise SelfplayError(f"no values of {list(items)} items come to the total {total}; change game.total")
+            raise SelfplayError(f"no values of the items {list(items)} sum to the total {total}; change game.total")
 
     def play(self) -> Play:
         players = self.roles[1:]
-        luck = Ask("chance", options=self.values)
-        values = [drawn(luck, reply) for reply in (yield [luck, luck])]
+        deal = Ask("chance", options=self.values)
+        values = [drawn(deal, reply) for reply in (yield [deal, deal])]
         offers: list[str] = []
         for turn in range(self.rounds):
             me = turn % 2
@@ -71,9 +76,9 @@ class Negotiation(Game):
         return {p: float(_worth(_numbers(v), s)) for p, v, s in zip(players, values, shares, strict=True)}
 
     def _view(self, me: int, values: str, offers: Sequence[str]) -> tuple[Message, ...]:
-        said = [f"{'I' if turn % 2 == me else 'they'} keep {offer}" for turn, offer in enumerate(offers)]
+        history = [f"{'I' if turn % 2 == me else 'they'} keep {offer}" for turn, offer in enumerate(offers)]
         lines = [f"negotiation, you are {self.roles[1 + me]}", f"items {' '.join(map(str, self.items))}"]
-        return user("\n".join([*lines, f"my values {values}", *said, f"round {len(offers) + 1} of {self.rounds}"]))
+        return user("\n".join([*lines, f"my values {values}", *history, f"round {len(offers) + 1} of {self.rounds}"]))
 
 
 def _texts(rows: Iterable[Sequence[int]]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Any game of OpenSpiel (Lanctot et al., arXiv 1908.09453): board games, card games, matrix games, auctions."""
+"""OpenSpiel games (Lanctot et al., arXiv 1908.09453): board games, card games, matrix games, auctions."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -9,24 +9,24 @@ from selfplay.core import Ask, Game, Message, Play, SelfplayError, user
 from selfplay.games.rules import drawn, forfeited, illegal
 from selfplay.options import Name, NotNegative
 
-AND_THEN = "\n\nThen:\n"  # between the observations that one makes without moving
+AND_THEN = "\n\nThen:\n"  # joins consecutive observations between own moves
 
 
 class OpenSpiel(Game):
-    """An OpenSpiel game among "player_0", "player_1", ..., and "chance" where the game has any.
+    """An OpenSpiel game among "player_0", "player_1", ..., with "chance" if the game is stochastic.
 
-    A player is shown its `information_state_string`; in a game without one, all that it observed and did so far. The
-    options are OpenSpiel's own names of the legal actions, chance's weights are OpenSpiel's, and so are the returns.
-    Players who move simultaneously are asked at once.
+    A player sees its `information_state_string`; in a game without one, it sees its history of observations and
+    actions. The options are OpenSpiel's names of the legal actions, and chance probabilities and returns are
+    OpenSpiel's. Simultaneous moves are asked in one batch.
 
     Args:
-        name: as OpenSpiel writes it, with parameters if any: "leduc_poker", "leduc_poker(players=3)".
-        forfeit: what an illegal reply costs; None for the most that OpenSpiel says can be won or lost.
+        name: OpenSpiel's name for the game, with optional parameters: "leduc_poker", "leduc_poker(players=3)".
+        forfeit: penalty for an illegal reply; None for the largest absolute utility that OpenSpiel reports.
 
     Raises:
-        SelfplayError: OpenSpiel is not installed, does not know the game or its parameters; or the game is a
-            mean-field game, draws its luck by itself, shows its players nothing as text, or lists no actions.
-        SelfplayError (when playing): chance replies what is no outcome.
+        SelfplayError: OpenSpiel is not installed, or does not know the game or its parameters; or the game is a
+            mean-field game, samples its chance outcomes internally, has no text observations, or lists no actions.
+        SelfplayError (when playing): chance replies with an invalid outcome.
     """
 
     def __init__(self, name: Name, forfeit: NotNegative | None = None) -> None:
@@ -34,21 +34,21 @@ class OpenSpiel(Game):
         kind = self.game.get_type()
         if kind.dynamics.name == "MEAN_FIELD":
             raise SelfplayError(
-                f"game.name is '{name}', a mean-field game, which has no players to seat; choose another"
+                f"game.name is '{name}', a mean-field game, which has no individual players; choose another"
             )
         if kind.chance_mode.name == "SAMPLED_STOCHASTIC":
             raise SelfplayError(
-                f"game.name is '{name}', which draws its luck by itself (sampled stochastic), so no episode could be "
-                "replayed; choose a game whose chance is explicit"
+                f"game.name is '{name}', which samples chance outcomes internally (sampled stochastic), so episodes "
+                "cannot be replayed; choose a game with explicit chance nodes"
             )
         if kind.action_structs_only:
             raise SelfplayError(
-                f"game.name is '{name}', whose actions are structures without numbers, so there are no options to "
-                "choose from; choose another"
+                f"game.name is '{name}', whose actions are structures without indices, so it cannot list options; "
+                "choose another"
             )
         self.recalls = bool(kind.provides_information_state_string)
         if not self.recalls and not kind.provides_observation_string:
-            raise SelfplayError(f"game.name is '{name}', which shows its players nothing as text; choose another")
+            raise SelfplayError(f"game.name is '{name}', which has no text observations; choose another")
         self.name = name
         self.players = tuple(f"player_{i}" for i in range(self.game.num_players()))
         self.roles = self.players if kind.chance_mode.name == "DETERMINISTIC" else ("chance", *self.players)
@@ -62,19 +62,19 @@ class OpenSpiel(Game):
             if state.is_chance_node():
                 outcomes, weights = zip(*state.chance_outcomes(), strict=True)
                 names = _names(state, state.current_player(), outcomes)
-                luck = Ask("chance", options=names, weights=weights)
-                [reply] = yield [luck]
-                state.apply_action(outcomes[names.index(drawn(luck, reply))])
+                ask = Ask("chance", options=names, weights=weights)
+                [reply] = yield [ask]
+                state.apply_action(outcomes[names.index(drawn(ask, reply))])
                 continue
             together = state.is_simultaneous_node()
             legal = {p: state.legal_actions(p) for p in (range(len(seen)) if together else [state.current_player()])}
-            legal = {p: actions for p, actions in legal.items() if actions}  # some may have no say
+            legal = {p: actions for p, actions in legal.items() if actions}  # some players may have no legal action
             self._look(state, seen, legal)
             asks = [Ask(self.players[p], tuple(seen[p]), _names(state, p, legal[p])) for p in legal]
             replies = yield asks
             if offenders := illegal(asks, replies):
                 return forfeited(self.players, offenders, self.forfeit)
-            chosen = dict.fromkeys(range(len(seen)), 0)  # OpenSpiel's stand-in for those without a say
+            chosen = dict.fromkeys(range(len(seen)), 0)  # OpenSpiel's placeholder for players without a legal action
             for (p, actions), ask, reply in zip(legal.items(), asks, replies, strict=True):
                 chosen[p] = actions[ask.options.index(reply.text)]
                 seen[p].append({"role": "assistant", "content": reply.text})
@@ -85,9 +85,9 @@ class OpenSpiel(Game):
         return dict(zip(self.players, map(float, state.returns()), strict=True))
 
     def _look(self, state: Any, seen: list[list[Message]], movers: Collection[int]) -> None:
-        """Show the movers their information states; without such, show everybody the observation after all before it.
+        """Update the movers' information states; in games without them, append each player's current observation.
 
-        Observations while others move are kept too: what one has seen, one remembers.
+        Observations are appended for all players, also while others move, so that players have perfect recall.
         """
         if self.recalls:
             for p in movers:
@@ -102,7 +102,7 @@ class OpenSpiel(Game):
 
 
 def _names(state: Any, player: int, actions: Sequence[int]) -> tuple[str, ...]:
-    """OpenSpiel's names of actions; the number is added where one is empty or not alone."""
+    """OpenSpiel's names of the actions, with the index appended to empty or duplicate names."""
     names = [state.action_to_string(player, action).strip() for action in actions]
     counts = Counter(names)
     return tuple(
@@ -112,7 +112,7 @@ def _names(state: Any, player: int, actions: Sequence[int]) -> tuple[str, ...]:
 
 
 def _load(name: str) -> Any:
-    """The pyspiel game of this name."""
+    """Load a pyspiel game by name."""
     try:
         import open_spiel.python.games  # noqa: F401  registers the games that are written in Python
         import pyspiel
@@ -128,4 +128,4 @@ def _load(name: str) -> Any:
         return pyspiel.load_game(name)
     except (pyspiel.SpielError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         reason = str(error).split("\n")[0]
-        raise SelfplayError(f"OpenSpiel cannot make the game '{name}': {reason}; change game.name") from error
+        raise SelfplayError(f"OpenSpiel cannot create the game '{name}': {reason}; change game.name") from error

@@ -1,4 +1,4 @@
-"""What several games share: what chance drew, whether a reply is legal, and what it costs when it is not."""
+"""Helpers shared by several games: chance outcomes, and the detection and penalty of illegal replies."""
 
 from collections.abc import Collection, Sequence
 
@@ -6,26 +6,32 @@ from selfplay.core import Ask, Reply, SelfplayError
 
 
 def drawn(ask: Ask, reply: Reply) -> str:
-    """Which of its options chance replied.
+    """The option that chance chose.
 
     Raises:
-        SelfplayError: none of them.
+        SelfplayError: the reply is not one of the ask's options.
     """
     if reply.text not in ask.options:
         raise SelfplayError(
-            f"chance replied '{reply.text}', which is none of its options ({', '.join(ask.options[:3])}, ...); seat "
-            "Nature there: seats.chance=nature"
+            f"chance replied '{reply.text}', which is not one of its options ({', '.join(ask.options[:3])}, ...); "
+            "assign Nature to the role with seats.chance=nature"
         )
     return reply.text
 
 
 def illegal(asks: Sequence[Ask], replies: Sequence[Reply]) -> set[str]:
-    """The roles whose reply is none of the options that they had. What they meant is never guessed."""
+    """The roles whose reply does not match one of their options exactly."""
     return {a.role for a, r in zip(asks, replies, strict=True) if a.options and r.text not in a.options}
 
 
 def forfeited(roles: Sequence[str], offenders: Collection[str], stake: float) -> dict[str, float]:
-    """The returns of a game that ends by an illegal reply: each offender pays `stake`, shared among the other roles."""
+    """The returns after illegal replies: each offender pays `stake`, split equally among the other roles.
+
+    Args:
+        roles: all roles of the game but "chance", at least two.
+        offenders: the roles that replied illegally.
+        stake: what each offender pays.
+    """
     paid = dict.fromkeys(roles, 0.0)
     for offender in offenders:
         for role in roles:

@@ -12,28 +12,28 @@ GUESS = re.compile(r"\bI know the word\b(?:\W+It is\W+(\w+))?", re.IGNORECASE)
 
 
 class Taboo(Game):
-    """The attacker knows a word and must make the defender say it unknowingly; the defender must find it out.
+    """The attacker knows a word and tries to make the defender say it unknowingly; the defender tries to guess it.
 
-    They speak in turn, the attacker first. The defender ends the game by "I know the word! It is ...": it wins if the
-    word is right and loses if not; it loses as well when it says the word otherwise. When the attacker says the word
-    or announces a guess, or when nobody has won after all turns, nobody earns anything. A word counts as a whole,
-    upper or lower case ("Cats" is not "cat").
+    They alternate, and the attacker starts. The defender ends the game with "I know the word! It is ...": it wins with
+    the right word and loses with a wrong one. It also loses if it says the word in any other way. If the attacker says
+    the word or announces a guess, or if the turns run out, both earn 0. The word is matched as a whole word, ignoring
+    case ("Cats" is not "cat").
 
-    The winner's return is 1, the loser's -1. With `decay`, turns are paid as SPAG does: the winner's utterances share
-    1, each weighing `decay` times the one after it, and the loser's earn 0. Unlike SPAG, ties and broken rules stay in
-    the batch (paid 0 there), and the roles are weighted by `update.role_weights`.
+    The winner's return is 1, the loser's -1. With `decay`, turns are paid as in SPAG: the winner's utterances share a
+    total of 1, each with `decay` times the weight of the next, and the loser's earn 0. Unlike in SPAG, ties and rule
+    violations stay in the batch with payoff 0, and `update.role_weights` weights the roles.
 
     Args:
-        words: the target words, each one word; chance draws one.
-        turns: utterances a player.
-        decay: of the weights of a winner's utterances (SPAG: 0.8); None pays every turn its role's return.
+        words: the target words, each a single word; chance samples one.
+        turns: maximum number of utterances per player.
+        decay: decay of the winner's utterance weights (0.8 in SPAG); None pays every turn its role's return.
         attacker: the attacker's instruction, with the placeholder {word}.
-        defender: the defender's instruction; the attacker's first utterance follows it.
+        defender: the defender's instruction, which the attacker's first utterance follows.
 
     Raises:
-        SelfplayError: no words, a target that is not one word, a decay that is not above 0 and at most 1, or an
-            attacker who is not told the word.
-        SelfplayError (when playing): chance draws what is no target.
+        SelfplayError: there are no words, a target is not a single word, the decay is not in (0, 1], or the attacker's
+            instruction lacks {word}.
+        SelfplayError (when playing): chance replies with a word that is not a target.
     """
 
     roles = ("chance", "attacker", "defender")
@@ -50,33 +50,33 @@ class Taboo(Game):
         at_least(1, turns=turns)
         for word in words:
             if not isinstance(word, str) or not re.fullmatch(r"\w+", word):
-                raise SelfplayError(f"game.words has '{word}', but a target must be a single word; change it")
+                raise SelfplayError(f"game.words contains '{word}', but a target must be a single word; change it")
         if not words:
             raise SelfplayError("game.words is empty; give at least one target word")
         if decay is not None and not 0 < decay <= 1:
             raise SelfplayError(f"game.decay is {decay}, but it must be above 0 and at most 1, or null; change it")
         if "{word}" not in attacker:
-            raise SelfplayError(f"game.attacker is '{attacker}', without the placeholder {{word}}; add it")
+            raise SelfplayError(f"game.attacker is '{attacker}', which lacks the placeholder {{word}}; add it")
         self.words, self.turns, self.decay = tuple(words), turns, decay
         self.attacker, self.defender = attacker, defender
 
     def play(self) -> Play:
-        luck = Ask("chance", options=self.words)
-        [reply] = yield [luck]
-        target = drawn(luck, reply)
+        ask = Ask("chance", options=self.words)
+        [reply] = yield [ask]
+        target = drawn(ask, reply)
         word = re.compile(rf"\b{re.escape(target)}\b", re.IGNORECASE)
-        said: list[str] = []
+        utterances: list[str] = []
         for _ in range(self.turns):
-            [clue] = yield [Ask("attacker", _dialogue(self.attacker.replace("{word}", target), said))]
+            [clue] = yield [Ask("attacker", _dialogue(self.attacker.replace("{word}", target), utterances))]
             if word.search(clue.text) or GUESS.search(clue.text):
                 return _returns(0.0)
-            said.append(clue.text)
-            [answer] = yield [Ask("defender", _dialogue(f"{self.defender}\n{said[0]}", said[1:]))]
+            utterances.append(clue.text)
+            [answer] = yield [Ask("defender", _dialogue(f"{self.defender}\n{utterances[0]}", utterances[1:]))]
             if guess := GUESS.search(answer.text):
                 return _returns(-1.0 if guess[1] and word.fullmatch(guess[1]) else 1.0)
             if word.search(answer.text):
                 return _returns(1.0)
-            said.append(answer.text)
+            utterances.append(answer.text)
         return _returns(0.0)
 
     def payoffs(self, episode: Episode) -> list[float]:
@@ -92,10 +92,10 @@ class Taboo(Game):
         return [weight / total for weight in weights]
 
 
-def _dialogue(instruction: str, said: Sequence[str]) -> tuple[Message, ...]:
-    """The instruction, then what was said: one's own as the assistant, the other's as the user, in turn."""
+def _dialogue(instruction: str, utterances: Sequence[str]) -> tuple[Message, ...]:
+    """The instruction, then the utterances: own ones as the assistant, the other player's as the user, alternating."""
     speakers = ("assistant", "user")
-    return (*user(instruction), *({"role": speakers[i % 2], "content": text} for i, text in enumerate(said)))
+    return (*user(instruction), *({"role": speakers[i % 2], "content": text} for i, text in enumerate(utterances)))
 
 
 def _returns(attacker: float) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Any game of TextArena (Guertler et al., arXiv 2504.11442): negotiations, deductions, cards, boards and puzzles."""
+"""TextArena games (Guertler et al., arXiv 2504.11442): negotiation, deduction, card, board and puzzle games."""
 
 import random
 import re
@@ -30,27 +30,28 @@ MISTAKES = (
 
 
 class TextArena(Game):
-    """A TextArena game among "player_0", "player_1", ...; "chance" draws the seed of its board, cards and dice.
+    """A TextArena game among "player_0", "player_1", ...; "chance" samples the seed of its board, cards and dice.
 
-    A player is shown what TextArena shows it, as one text: all so far, or in the games named "...-train" the board as
-    it is now; it writes freely. TextArena's own rules say what an illegal move costs; most games forgive one. The
-    returns are TextArena's rewards.
+    Players see TextArena's observation as one text and reply with free text. The observation is the full history, or
+    the current board in games named "...-train". TextArena's rules decide the cost of an illegal move (most games
+    forgive one), and its rewards are the returns.
 
-    TextArena draws its luck from Python's and numpy's global generators. Here every episode has its own state of both,
-    put in place for each call and taken away after it. Nothing is downloaded: a game that needs a word list of nltk
-    says so. Not reproducible are games that ask a model over the network (TwentyQuestions, GuessWho, Debate,
-    ScenarioPlanning, which want an API key); those with word lists may depend on PYTHONHASHSEED as well.
+    TextArena uses the global random generators of Python and numpy. Each episode has its own state of both, which is
+    swapped in for each call and out afterwards. Nothing is downloaded: a game that needs an nltk word list raises an
+    error. Games that call a model over the network with an API key (TwentyQuestions, GuessWho, Debate,
+    ScenarioPlanning) are not reproducible, and games with word lists may also depend on PYTHONHASHSEED.
 
     Args:
-        name: as TextArena registers it: "TicTacToe-v0", "SimpleNegotiation-v0", ...
-        players: how many play.
-        boards: how many different seeds chance draws from.
-        max_turns: after so many replies a game without an end is over, and everybody earns 0.
+        name: TextArena's name for the game: "TicTacToe-v0", "SimpleNegotiation-v0", ...
+        players: number of players.
+        boards: number of distinct seeds that chance samples from.
+        max_turns: number of replies after which an unfinished game ends with return 0 for all players.
 
     Raises:
-        SelfplayError: TextArena is not installed, does not know the game, cannot make it (a package, a word list or an
-            API key is missing, or it is written for a newer Python), or not for so many players.
-        SelfplayError (when playing): chance draws what is no seed, or the game fails or ends without a number a player.
+        SelfplayError: TextArena is not installed, does not know the game, or cannot create it (a package, a word list
+            or an API key is missing, it needs a newer Python, or it does not support this number of players).
+        SelfplayError (when playing): chance replies with an invalid seed, or the game fails or ends without a numeric
+            reward for each player.
     """
 
     def __init__(
@@ -66,14 +67,14 @@ class TextArena(Game):
         seeds = tuple(map(str, range(self.boards)))
         ask = Ask("chance", options=seeds)
         [seed] = yield [ask]
-        luck = _Luck(int(drawn(ask, seed)))
-        with luck.own():
+        rng = _Luck(int(drawn(ask, seed)))
+        with rng.own():
             env = self._make(int(seed.text))
         for _ in range(self.max_turns):
-            with self._told("show a player the game"), luck.own():
+            with self._translated("show a player the game"), rng.own():
                 player, seen = env.get_observation()
             [reply] = yield [Ask(self.players[player], user(seen))]
-            with self._told("take a reply"), luck.own():
+            with self._translated("take a reply"), rng.own():
                 done, _ = env.step(action=reply.text)
             if done:
                 return self._returns(env.close()[0])
@@ -83,13 +84,13 @@ class TextArena(Game):
         paid: list[Any] = [(rewards or {}).get(i) for i in range(len(self.players))]
         if not all(isinstance(p, Real) for p in paid):
             raise SelfplayError(
-                f"the TextArena game '{self.name}' ended with the rewards {rewards}, not with a number a player, which "
-                "is a fault of that game; choose another"
+                f"the TextArena game '{self.name}' ended with the rewards {rewards}, not with one number per player, "
+                "which is a bug in that game; choose another"
             )
         return dict(zip(self.players, map(float, paid), strict=True))
 
     def _make(self, seed: int) -> Any:
-        """A fresh environment that shows its players texts."""
+        """A new environment with text observations."""
         arena = _package()
         env = arena.make(self.name)
         if not (isinstance(env, arena.Wrapper) and env.is_wrapped_with(arena.ObservationWrapper)):  # "...-raw"
@@ -99,17 +100,18 @@ class TextArena(Game):
         return env
 
     @contextmanager
-    def _told(self, doing: str) -> Iterator[None]:
+    def _translated(self, doing: str) -> Iterator[None]:
+        """Re-raise errors of the game as SelfplayError."""
         try:
             yield
         except MISTAKES as error:
             raise SelfplayError(
                 f"the TextArena game '{self.name}' failed to {doing} ({type(error).__name__}: {error}), which is a "
-                "fault of that game; choose another"
+                "bug in that game; choose another"
             ) from error
 
     def _try(self) -> None:
-        """Make the game once, so that its mistakes come early, and imports draw no luck while playing."""
+        """Create the game once, so that errors surface early and imports use no random numbers during play."""
         known = list(_package().envs.registration.ENV_REGISTRY)
         if self.name not in known:
             near = get_close_matches(self.name, known, n=5, cutoff=0.5) or known[:5]
@@ -122,19 +124,19 @@ class TextArena(Game):
             if isinstance(error, LookupError) and resource:
                 raise SelfplayError(
                     f"the TextArena game '{self.name}' needs the nltk resource '{resource[1]}', which is not on this "
-                    f"machine; get it with: python -m nltk.downloader {resource[1]}"
+                    f"machine; download it with: python -m nltk.downloader {resource[1]}"
                 ) from error
             reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
             if isinstance(error, SyntaxError):
-                reason = f"it is written for a newer Python ({reason})"
+                reason = f"it requires a newer Python ({reason})"
             raise SelfplayError(
-                f"TextArena cannot make the game '{self.name}' for {len(self.players)} players: {reason}; "
+                f"TextArena cannot create the game '{self.name}' for {len(self.players)} players: {reason}; "
                 "change game.players or game.name"
             ) from error
 
 
 def _end_without_players(state: Any) -> None:
-    """When all are eliminated, it is a draw; TextArena's free-for-all would look for the next player for ever."""
+    """End the game in a draw once all players are eliminated; TextArena's free-for-all would loop forever."""
     step = state.step
 
     def stop_or_step(*args: Any, **options: Any) -> Any:
@@ -146,7 +148,7 @@ def _end_without_players(state: Any) -> None:
 
 
 class _Luck:
-    """One episode's own state of Python's and numpy's global generators."""
+    """One episode's state of Python's and numpy's global random generators."""
 
     def __init__(self, seed: int) -> None:
         self.state: Any = random.Random(seed).getstate()
@@ -154,7 +156,7 @@ class _Luck:
 
     @contextmanager
     def own(self) -> Iterator[None]:
-        """The global generators are this episode's, nothing is printed, and nothing is downloaded."""
+        """Give the global generators this episode's state, and suppress printing and nltk downloads."""
         import nltk
 
         outside, numpy_outside, download = random.getstate(), np.random.get_state(), nltk.download

@@ -1,1 +1,1 @@
-"""Who sits across from the learner: itself, somebody else, or a population that grows with it."""
+"""Opponents of the learner: itself, a fixed player, or a growing population of its snapshots."""

@@ -1,4 +1,4 @@
-"""A population of frozen selves: who is in it, who is drawn, and when it grows."""
+"""A league: a growing population of frozen snapshots of the learner, sampled as opponents."""
 
 import math
 import os
@@ -27,28 +27,32 @@ BASE = "step-000000"  # the first member: the learner before the first step
 
 
 class League(Matchmaker):
-    """The learner against its own past: in each episode it takes one of its roles, drawn members take the others.
+    """Self-play against past snapshots: in each episode the learner plays one role, sampled members the others.
 
-    Every `every` steps a snapshot joins. With `restart` the learner then begins again from the base, as an oracle of
-    PSRO does. With `exploit` > 0 the first steps of every period are an exploiter's: the learner begins from the base
-    and meets nobody but the newest main member; it joins the population, and the main learner goes on where it was
-    (the exploiters of AlphaStar, Vinyals et al. 2019, taking turns at one set of weights).
+    A snapshot joins every `every` steps. With `restart`, the learner then restarts from the base, like an oracle in
+    PSRO. With `exploit` > 0, each period begins with an exploiter: the learner restarts from the base and plays only
+    against the newest main snapshot. The exploiter then joins the population, and the main learner resumes (AlphaStar's
+    exploiters, Vinyals et al. 2019, time-sharing one set of weights).
 
     Args:
-        rule: (table, names) -> weights.
+        seated: role -> name, as configured in `seats`.
+        players: all initial players, by name; "learner" and "reference" among them.
+        game: the game.
+        referees: score name -> referee, to pay the games of `matches`.
+        rule: (table, names) -> sampling probabilities, see `selfplay.opponents.rules`.
         every: steps of the main learner between snapshots.
-        latest: share of the main learner's episodes that it plays against itself.
-        restart: whether the learner begins from the base after a snapshot.
-        exploit: steps of an exploiter before each `every` steps of the main learner; 0 for none.
-        matches: games of a new member against each other one, to measure the table; 0 leaves it to what is played.
-        exact: measure the table by enumeration instead (games that can be enumerated).
-        memory: what the learner's own results are worth a step later, from 0 to 1.
-        steps: of the whole run, so that it does not end while an exploiter is learning; None: nobody knows.
-        seed: of the draws.
+        latest: fraction of the main learner's episodes played against itself.
+        restart: whether the learner restarts from the base after each snapshot.
+        exploit: exploiter steps before each `every` steps of the main learner; 0 for none.
+        matches: games of each new member against every member, to fill the table; 0 uses training episodes only.
+        exact: whether to compute the table by enumeration instead (enumerable games only).
+        memory: per-step decay factor of the learner's own results, from 0 to 1.
+        steps: total steps of the run, to check that it does not end during an exploiter; None if unknown.
+        seed: seed of the opponent sampling.
 
     Raises:
-        SelfplayError: the learner has no role to spare, the run would end while an exploiter is learning, or the rule
-            is not for this game.
+        SelfplayError: the learner has fewer than two roles, the run would end during an exploiter, or the rule does not
+            apply to this game.
     """
 
     def __init__(
@@ -73,11 +77,11 @@ class League(Matchmaker):
         at_least(0, **{"opponent.exploit": exploit, "opponent.matches": matches})
         for name, share in (("opponent.latest", latest), ("opponent.memory", memory)):
             if not 0 <= share <= 1:
-                raise SelfplayError(f"{name} is {share}, but it is a share; choose a number from 0 to 1")
+                raise SelfplayError(f"{name} is {share}; choose a number from 0 to 1")
         if restart and exploit:
             raise SelfplayError(
-                f"opponent.restart is true and opponent.exploit is {exploit}, but after an exploiter the main "
-                "learner goes on where it was; take one of the two"
+                f"opponent.restart is true and opponent.exploit is {exploit}, but the main learner resumes after "
+                "an exploiter; use only one of the two"
             )
         check_learner_roles(self.learner_roles)
         self.game, self.referees, self.rule = game, referees, rule
@@ -85,7 +89,7 @@ class League(Matchmaker):
         self.matches, self.exact, self.memory, self.seed = matches, exact, memory, seed
         if steps is not None and self._exploiting(steps):
             raise SelfplayError(
-                f"steps={steps} ends while an exploiter is learning; make it a multiple of {every + exploit} "
+                f"steps={steps} ends while an exploiter is training; make it a multiple of {every + exploit} "
                 "(opponent.every + opponent.exploit)"
             )
         base = players["reference"]
@@ -93,10 +97,10 @@ class League(Matchmaker):
         self.base = base
         self.population: dict[str, Policy] = {}
         self.table = Table([LEARNER], len(self.learner_roles))
-        self.exploits = False  # whether an exploiter is learning now
+        self.exploits = False  # whether an exploiter is training now
         self._tree: Tree | None = None
         self._join(BASE, base)
-        self.mixture()  # a rule that cannot be followed here is told now
+        self.mixture()  # fails early if the rule does not apply
 
     @property
     def learner(self) -> Policy:
@@ -111,7 +115,7 @@ class League(Matchmaker):
     def _exploiting(self, step: int) -> bool:
         return (step - 1) % (self.every + self.exploit) < self.exploit
 
-    # --- who plays ----------------------------------------------------------------------------------------------------
+    # --- seats --------------------------------------------------------------------------------------------------------
 
     def seats(self, step: int) -> Callable[[int], Seats]:
         names = list(self.population)
@@ -139,7 +143,7 @@ class League(Matchmaker):
         return found
 
     def _draws(self, step: int, names: Sequence[str]) -> tuple[list[float], float]:
-        """How likely each member is drawn, and how likely the learner meets itself."""
+        """The sampling probability of each member, and the probability of playing against itself."""
         if self._exploiting(step):
             return np.eye(len(names))[names.index(self._newest())].tolist(), 0.0
         return self.rule(self.table, names).tolist(), self.latest
@@ -148,7 +152,7 @@ class League(Matchmaker):
         names = list(self.population)
         return dict(zip(names, self.rule(self.table, names).tolist(), strict=True))
 
-    # --- how it grows -------------------------------------------------------------------------------------------------
+    # --- growth -------------------------------------------------------------------------------------------------------
 
     def before(self, step: int) -> Change | None:
         if (step - 1) % (self.every + self.exploit) != 0 or not (self.exploit or self.restart):
@@ -194,10 +198,10 @@ class League(Matchmaker):
         if self.exact:
             self._enumerate(name)
         elif self.matches:
-            self._play_everybody(name)
+            self._play_members(name)
 
-    def _play_everybody(self, name: str) -> None:
-        """`matches` games against each member, itself included, the roles in turns."""
+    def _play_members(self, name: str) -> None:
+        """Play `matches` games against each member, itself included, with rotating roles."""
         others = list(self.population)
 
         def seat(index: int) -> Seats:
@@ -210,12 +214,12 @@ class League(Matchmaker):
             self.table.record(results(episode, self.learner_roles))
 
     def _facing(self, name: str, other: str, index: int) -> Seats:
-        """`name` in the index-th of the learner's roles, `other` in the rest of them."""
+        """Seats with `name` in the learner's role number `index` (cyclically) and `other` in its other roles."""
         mine = self.learner_roles[index % len(self.learner_roles)]
         return {r: (name if r == mine else other) if r in self.learner_roles else n for r, n in self.seated.items()}
 
     def _enumerate(self, name: str) -> None:
-        """The same by enumeration: no game is played."""
+        """Compute the results against each member by enumeration instead of playing."""
         self._tree = self._tree or enumerate_game(self.game)
         for other in self.population:
             for index in range(len(self.learner_roles)):
@@ -227,7 +231,7 @@ class League(Matchmaker):
     # --- on disk ------------------------------------------------------------------------------------------------------
 
     def store(self, folder: Path) -> None:
-        """Every member but the base in a folder of its own, written whole or not at all."""
+        """Save every member but the base to its own folder, atomically."""
         for name, policy in self.population.items():
             target = folder / name
             if name == BASE or target.exists():

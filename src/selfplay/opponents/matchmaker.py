@@ -1,4 +1,4 @@
-"""Matchmaker: which player is in which role of an episode."""
+"""Matchmaker: the assignment of players to the roles of each episode."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,16 +9,15 @@ from selfplay.options import Name
 from selfplay.trainee import Change
 
 LEARNER = "learner"
-Seats = Mapping[str, str]  # role -> the name of the player in it
+Seats = Mapping[str, str]  # role -> player name
 
 
 class Matchmaker:
-    """The opponents of a run. This one is the latest self: the learner sits in every role that the game gives it.
+    """Assigns players to roles. This base class is latest-policy self-play: the learner plays all of its roles.
 
     Args:
-        seated: role -> name, as the config seats them.
-        players: everybody who takes part from the start, by name.
-
+        seated: role -> name, as configured in `seats`.
+        players: all initial players, by name.
     """
 
     def __init__(self, seated: Seats, players: Mapping[str, Player], **_: Any) -> None:
@@ -26,66 +25,74 @@ class Matchmaker:
 
     @property
     def learner_roles(self) -> tuple[str, ...]:
-        """The roles that the config gives to the learner."""
+        """The roles assigned to the learner in the config."""
         return tuple(role for role, name in self.seated.items() if name == LEARNER)
 
     def seats(self, step: int) -> Callable[[int], Seats]:
-        """Episode index -> seats, for the episodes of a step. Its luck is a function of seed, step and index."""
+        """Episode index -> seats, for the episodes of a step; any randomness is a function of seed, step and index."""
         return lambda index: self.seated
 
     def enumerate_seatings(self, step: int) -> list[tuple[Seats, float]]:
-        """Every seating that `seats` may give, with its probability."""
+        """Every seating that `seats` can return, with its probability."""
         return [(self.seated, 1.0)]
 
     def before(self, step: int) -> Change | None:
-        """How the learner changes before the step, see `selfplay.trainee.Trainee`; an opponent rule only chooses."""
+        """The change that `selfplay.trainee.Trainee` applies to the learner before the step, if any."""
         return None
 
     def after(self, step: int, episodes: Sequence[Episode]) -> dict[str, Any]:
-        """Learn from a step's episodes who won, let the population grow; return what is worth logging."""
+        """Record the results of a step's episodes and extend the population; return metrics."""
         return {}
 
     def then(self, step: int) -> Change | None:
-        """How the learner changes after the step, when `after` was called."""
+        """The change applied to the learner after the step, once `after` has been called, if any."""
         return None
 
     @property
     def main(self) -> Policy:
-        """The policy that the run is about: the learner, or the main learner while an exploiter learns."""
+        """The policy to evaluate: the learner, or the newest main snapshot while an exploiter is training."""
         learner = self.players[LEARNER]
         assert isinstance(learner, Policy)
         return learner
 
     def mixture(self) -> dict[str, float]:
-        """Name -> weight: the strategy of the population as a whole; empty where there is no population."""
+        """Name -> weight: the population's mixture strategy; empty if there is no population."""
         return {}
 
     def store(self, folder: Path) -> None:
-        """Write what `state_dict` only names."""
+        """Save the policies that `state_dict` refers to by name."""
 
     def state_dict(self) -> dict[str, object]:
-        """All that must survive a kill, as plain values and tensors."""
+        """The state needed to resume, as plain values and tensors."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any], folder: Path, read: Callable[[Path], Policy]) -> None:
-        """Become what `state_dict` and `store` told; `read` gives the policy of a folder that `store` wrote."""
+        """Restore the state of `state_dict` and `store`.
+
+        Args:
+            state: the result of `state_dict`.
+            folder: the folder that `store` wrote to.
+            read: loads a policy from one of its subfolders.
+        """
 
 
 class Against(Matchmaker):
-    """One given player in all of the learner's roles but one; the roles take turns, episode by episode.
+    """A fixed opponent. The learner plays one of its roles, in rotation over episodes, and the opponent the others.
 
     Args:
+        seated: role -> name, as configured in `seats`.
+        players: all players, by name.
         name: "reference" for the frozen base, or a player of the config's `players`.
 
     Raises:
-        SelfplayError: nobody has this name, or the game leaves no role for an opponent.
+        SelfplayError: no other player has this name, or the learner has fewer than two roles.
     """
 
     def __init__(self, seated: Seats, players: Mapping[str, Player], name: Name = "reference", **_: Any) -> None:
         super().__init__(seated, players)
         if name not in players or name == LEARNER:
             others = ", ".join(p for p in players if p != LEARNER)
-            raise SelfplayError(f"opponent.name is '{name}', but the other players are {others}; name one of them")
+            raise SelfplayError(f"opponent.name is '{name}', but the other players are {others}; choose one of them")
         check_learner_roles(self.learner_roles)
         self.name = name
 
@@ -98,15 +105,22 @@ class Against(Matchmaker):
 
 
 def check_learner_roles(roles: Sequence[str]) -> None:
-    """Raise SelfplayError unless the learner has a role to spare."""
+    """Raise SelfplayError unless there are at least two learner roles."""
     if len(roles) < 2:
         raise SelfplayError(
             f"an opponent takes one of the learner's roles, but the learner has only {', '.join(roles)}; "
-            "use opponent=latest, or seat the learner in a further role"
+            "use opponent=latest, or assign the learner another role in `seats`"
         )
 
 
 def rotated(seated: Seats, learner_roles: Sequence[str], index: int, opponent: Callable[[str], str]) -> Seats:
-    """The learner in the index-th of its roles, opponents in the others, everybody else where they were."""
+    """The seats with the learner in one of its roles and opponents in its others.
+
+    Args:
+        seated: role -> name, as configured; roles outside `learner_roles` keep their players.
+        learner_roles: the roles to distribute.
+        index: episode index; the learner plays role number index modulo the number of learner roles.
+        opponent: role -> name of the opponent.
+    """
     mine = learner_roles[index % len(learner_roles)]
     return {r: opponent(r) if r in learner_roles and r != mine else name for r, name in seated.items()}

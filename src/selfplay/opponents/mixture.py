@@ -1,4 +1,4 @@
-"""The rival of Nash-MD: a geometric mixture of the learner as it is and the reference."""
+"""The opponent of Nash-MD: a geometric mixture of the current learner and the reference."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,18 +12,18 @@ MIXTURE = "mixture"
 
 
 def against_mixture(seated: Seats, players: Mapping[str, Player], coefficient: Share = 0.5, **_: Any) -> Against:
-    """The learner in one of its roles, the mixture learner^(1 - c) reference^c in the others; the roles take turns.
+    """The learner plays one of its roles, in rotation, and the mixture learner^(1 - c) reference^c plays the others.
 
-    With a regularizer towards the reference the learner's fixed point is that of Nash-MD (2312.00886): pi in proportion
-    to reference x exp(its pay-offs against the mixture / beta). For c = 0 that is the regularised equilibrium itself.
+    With a regularizer towards the reference, the learner's fixed point is that of Nash-MD (2312.00886): pi proportional
+    to reference * exp(payoffs against the mixture / beta). For c = 0 that is the regularised equilibrium.
 
     Args:
-        seated: role -> name, as the config seats them.
-        players: "learner" and "reference" among them.
+        seated: role -> name, as configured in `seats`.
+        players: all players, by name; "learner" and "reference" among them.
         coefficient: c, from 0 to 1.
 
     Raises:
-        SelfplayError: the coefficient is no share, or the game leaves no role for an opponent.
+        SelfplayError: the coefficient is not in [0, 1], or the learner has fewer than two roles.
     """
     learner, reference = players[LEARNER], players["reference"]
     assert isinstance(learner, Policy) and isinstance(reference, Policy)

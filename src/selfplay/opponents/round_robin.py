@@ -1,4 +1,4 @@
-"""Everybody against everybody: the games of a population, played or enumerated."""
+"""Round-robin tournaments of a population, by playing games or by enumeration."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,23 +15,23 @@ from selfplay.theory.meta_game import Meeting, MetaGame, from_expectations, from
 from selfplay.theory.strategies import flat, histories, strategy_of, unflat
 from selfplay.theory.tree import enumerate_game
 
-SIDE_BY_SIDE = 8192  # episodes in one call of `play`
+SIDE_BY_SIDE = 8192  # episodes per call of `play`
 
 
 @dataclass(frozen=True)
 class Arena:
-    """Where a population meets: a game, and everybody in it who is not of the population.
+    """The setting of a tournament: a game, its referees, and the players outside the population.
 
     Attributes:
-        game: the rules.
-        seated: role -> name; the roles of `learner_roles` are the population's, the others belong to `others`.
-        learner_roles: the roles that the population plays, at least two.
-        others: name -> player, for the other roles.
-        referees: score name -> referee, where the game pays by scores.
-        judges: "learner" and "reference", for the referees.
+        game: the game.
+        seated: role -> name; roles outside `learner_roles` are filled from `others`.
+        learner_roles: the roles filled by the population, at least two.
+        others: name -> player, for the remaining roles.
+        referees: score name -> referee, for games paid by scores.
+        judges: the policies "learner" and "reference", passed to the referees.
 
     Raises:
-        SelfplayError: fewer than two roles are learner_roles.
+        SelfplayError: there are fewer than two `learner_roles`.
     """
 
     game: Game
@@ -46,17 +46,18 @@ class Arena:
 
 
 def played(arena: Arena, players: Mapping[str, Player], games: int, seed: int) -> MetaGame:
-    """Play every ordered pairing, everybody against itself included, all side by side.
+    """Estimate the meta-game by playing every ordered pairing, self-play included, in batches.
 
-    In the games of (i, j), i has one of the learner_roles roles, which take turns, and j the rest of them.
+    In a game of the pairing (i, j), i fills one of `learner_roles`, in rotation, and j fills the others.
 
     Args:
+        arena: the setting.
         players: the population, by name.
-        games: of each ordered pairing; rounded up to a multiple of the learner_roles roles, so that none counts more.
-        seed: of the luck.
+        games: games per ordered pairing, rounded up to a multiple of the number of `learner_roles` to balance them.
+        seed: random seed.
 
     Raises:
-        SelfplayError: fewer than 2 games, or what `play` and `score_and_pay` raise.
+        SelfplayError: there are fewer than 2 games per pairing, or `play` or `score_and_pay` fails.
     """
     at_least(2, games=games)
     games += -games % len(arena.learner_roles)
@@ -66,26 +67,26 @@ def played(arena: Arena, players: Mapping[str, Player], games: int, seed: int) -
 
 def _meetings(arena: Arena, players: Sequence[Player], games: int, seed: int) -> Iterator[Meeting]:
     n, count = len(players), len(players) ** 2 * games
-    everybody = {**arena.others, **{_key(i): player for i, player in enumerate(players)}}
+    by_name = {**arena.others, **{_key(i): player for i, player in enumerate(players)}}
 
-    def who(index: int) -> tuple[int, int, str]:
+    def pairing_of(index: int) -> tuple[int, int, str]:
         pairing, turn = divmod(index, games)
         return *divmod(pairing, n), arena.learner_roles[turn % len(arena.learner_roles)]
 
     def seat(index: int) -> Seats:
-        i, j, mine = who(index)
+        i, j, mine = pairing_of(index)
         return {**arena.seated, **{role: _key(i if role == mine else j) for role in arena.learner_roles}}
 
     for start in range(0, count, SIDE_BY_SIDE):
         indices = range(start, min(start + SIDE_BY_SIDE, count))
-        episodes = play(arena.game, everybody, indices, f"{seed}/crossplay", seat)
+        episodes = play(arena.game, by_name, indices, f"{seed}/crossplay", seat)
         score_and_pay(arena.game, episodes, arena.referees, arena.judges)
         for episode in episodes:
-            yield _meeting(*who(episode.index), _paid(arena, episode))
+            yield _meeting(*pairing_of(episode.index), _paid(arena, episode))
 
 
 def _key(place: int) -> str:
-    """A name within the games, that no config gives to anybody."""
+    """An internal player name that cannot clash with a configured one."""
     return f"#{place}"
 
 
@@ -94,8 +95,8 @@ def _paid(arena: Arena, episode: Episode) -> dict[str, float]:
     for role in arena.learner_roles:
         if role not in paid:
             raise SelfplayError(
-                f"{type(arena.game).__name__} paid the role '{role}' nothing in an episode, as it was not asked; "
-                "let the game return what every role gets"
+                f"{type(arena.game).__name__} has no payoff for the role '{role}' in an episode that never asked it; "
+                "make the game return a payoff for every role"
             )
     return {role: paid[role] for role in arena.learner_roles}
 
@@ -112,17 +113,18 @@ def _meeting(i: int, j: int, mine: str, paid: Mapping[str, float]) -> Meeting:
 def enumerated(
     arena: Arena, players: Mapping[str, Player], limit: int = 1_000_000
 ) -> tuple[MetaGame, dict[str, float] | None]:
-    """The same without a game: expectations over the whole game tree, and each player's NashConv in the full game.
+    """The exact meta-game from expectations over the game tree, and each player's NashConv in the full game.
 
     Args:
+        arena: the setting.
         players: the population, by name.
-        limit: the most nodes of the tree.
+        limit: the maximum number of tree nodes.
 
     Returns:
-        The meta-game; name -> NashConv, or None where a role of the game forgets, so that none can be computed.
+        The meta-game, and name -> NashConv; None in place of the latter if a role has imperfect recall.
 
     Raises:
-        SelfplayError: the game cannot be enumerated, or somebody cannot say how likely each option is.
+        SelfplayError: the game cannot be enumerated, or a player cannot give option probabilities.
     """
     tree = enumerate_game(arena.game, limit)
     fixed = {role: arena.others[name] for role, name in arena.seated.items() if name in arena.others}

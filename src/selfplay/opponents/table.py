@@ -1,4 +1,4 @@
-"""The pay-off table of a population: who played whom, how often, and with what result."""
+"""The payoff table of a population: games, returns and wins per ordered pair of players."""
 
 from collections.abc import Mapping, Sequence
 from statistics import mean
@@ -9,17 +9,16 @@ import torch
 
 from selfplay.core import Episode
 
-Result = tuple[str, str, float, float]  # a name, its opponent's, its return, 1 for a win or 1/2 for a draw or 0
+Result = tuple[str, str, float, float]  # player, opponent, return, score (win 1, draw 1/2, loss 0)
 
 
 class Table:
-    """Sums over games between named players.
+    """Weighted sums over games between named players.
 
     Attributes:
-        roles: how many roles of a game the players share among them. With two, returns are those of a two-player game;
-            with more, of games in which one player meets several.
-        names: in the order of entry.
-        games, returns, wins: [n, n] float64; `returns[i, j]` is the sum of what i got when it met j.
+        roles: number of game roles that the population fills; with more than two, a game has several pairs.
+        names: player names in order of entry.
+        games, returns, wins: [n, n] float64; `returns[i, j]` is the summed return of i against j.
     """
 
     def __init__(self, names: Sequence[str] = (), roles: int = 2) -> None:
@@ -28,13 +27,13 @@ class Table:
         self.games, self.returns, self.wins = (np.zeros((len(names), len(names))) for _ in range(3))
 
     def enter(self, name: str) -> None:
-        """A new player, without a game."""
+        """Add a player without games."""
         self._place[name] = len(self.names)
         self.names.append(name)
         self.games, self.returns, self.wins = (np.pad(x, (0, 1)) for x in (self.games, self.returns, self.wins))
 
     def record(self, results: Sequence[Result], weight: float = 1.0) -> None:
-        """Add games up, each as so many."""
+        """Accumulate results, each with the given weight."""
         for name, other, gained, won in results:
             i, j = self._place[name], self._place[other]
             self.games[i, j] += weight
@@ -42,18 +41,18 @@ class Table:
             self.wins[i, j] += weight * won
 
     def fade(self, name: str, memory: float) -> None:
-        """Let a player's results count less, because the player has changed."""
+        """Multiply all results of a player by `memory`, because the player has changed."""
         i = self._place[name]
         for x in (self.games, self.returns, self.wins):
             x[i] *= memory
             x[:, i] *= memory
 
     def payoffs(self, names: Sequence[str]) -> np.ndarray:
-        """[n, n] mean return of each when it met each; 0 where they never met."""
+        """[n, n] mean return of i against j; 0 for pairs without games."""
         return self._mean(self.returns, names, 0.0)
 
     def win_rates(self, name: str, names: Sequence[str]) -> np.ndarray:
-        """[n] how often `name` won against each, draws counting half; 1/2 where they never met."""
+        """[n] win rate of `name` against each player, with draws counting half; 1/2 for pairs without games."""
         rows = self._mean(self.wins, [name, *names], 0.5)
         return rows[0, 1:]
 
@@ -65,38 +64,42 @@ class Table:
         return means
 
     def state_dict(self) -> dict[str, object]:
-        """As plain values and tensors."""
+        """The table as plain values and tensors."""
         sums = {"games": self.games, "returns": self.returns, "wins": self.wins}
         return {"names": list(self.names), **{k: torch.from_numpy(v.copy()) for k, v in sums.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Become what `state_dict` told."""
+        """Restore the result of `state_dict`."""
         self.names = list(state["names"])
         self._place = {name: i for i, name in enumerate(self.names)}
         self.games, self.returns, self.wins = (state[k].numpy().copy() for k in ("games", "returns", "wins"))
 
 
 def earned(episode: Episode) -> dict[str, float]:
-    """Role -> what it earned: its return where the game knows it, else the mean pay-off of its turns."""
+    """Role -> its return if the game provides returns, else the mean payoff of its turns."""
     if episode.returns is not None:
         return dict(episode.returns)
     turns: dict[str, list[float]] = {}
     for turn in episode.turns:
         if turn.ask.role != "chance":
             turns.setdefault(turn.ask.role, []).append(turn.payoff)
-    return {role: mean(paid) for role, paid in turns.items()}  # exact, so that who is paid alike has drawn
+    return {role: mean(paid) for role, paid in turns.items()}  # exact arithmetic, so that equal payoffs tie
 
 
 def results(episode: Episode, roles: Sequence[str]) -> list[Result]:
-    """What every player in these roles of an episode got of every other one; see `pairs`."""
+    """The pairwise results of an episode between the players in these roles; see `pairs`."""
     seats = {role: name for role, name in episode.seats.items() if role in roles}
     return pairs(seats, earned(episode))
 
 
 def pairs(seats: Mapping[str, str], paid: Mapping[str, float]) -> list[Result]:
-    """Every ordered pair of roles, from the first one's point of view: to have earned more is a win, as much a draw.
+    """One result per ordered pair of roles: the role with the higher payoff wins, and equal payoffs are a draw.
 
-    Two roles of one player are a game of it against itself only where nobody else is at the table.
+    Pairs of roles with the same player count only if that player fills all roles.
+
+    Args:
+        seats: role -> player name.
+        paid: role -> payoff.
     """
     alone = len(set(seats.values())) == 1
     return [

@@ -1,1 +1,1 @@
-"""Referees: they measure turns; the game decides what a measure is worth."""
+"""Referees, which score turns; the game turns scores into payoffs."""

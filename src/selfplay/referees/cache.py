@@ -1,4 +1,4 @@
-"""What a judge has said, by the hash of what it was asked: paid for once, kept through a kill, shared by runs."""
+"""A persistent cache of judge replies, keyed by request hash and shared by runs."""
 
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -11,32 +11,32 @@ PATIENCE = 60.0  # seconds to wait for another run that is writing
 
 
 class Cache:
-    """One SQLite file. What was kept is there after any kill; a write that a kill tore is undone by the next reader.
+    """A cache in one SQLite file. Committed replies survive a kill; the next reader rolls back an interrupted write.
 
     Args:
-        path: of the file; it is made, with its folder, when something is first looked up.
+        path: the file; it and its folder are created on first use.
     """
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
 
     def known(self, keys: Iterable[str]) -> dict[str, str]:
-        """Key -> reply, of those keys that have one.
+        """Key -> reply, for the cached keys.
 
         Raises:
-            SelfplayError: the file is no such cache, or cannot be used.
+            SelfplayError: the file is not a cache or cannot be accessed.
         """
         with self._open() as file:
             rows = (file.execute("SELECT key, reply FROM replies WHERE key = ?", (key,)).fetchone() for key in keys)
             return dict(row for row in rows if row is not None)
 
     def keep(self, key: str, reply: str) -> None:
-        """Write one reply; it is there when this returns."""
+        """Store one reply; it is committed on return."""
         with self._open() as file:
             file.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (key, reply))
 
     def forget(self, keys: Iterable[str]) -> None:
-        """Let these be asked again."""
+        """Delete the replies of these keys."""
         with self._open() as file:
             file.executemany("DELETE FROM replies WHERE key = ?", [(key,) for key in keys])
 
@@ -49,5 +49,5 @@ class Cache:
                 yield file
         except (sqlite3.Error, OSError) as error:
             raise SelfplayError(
-                f"the judge's cache {self.path} cannot be used ({error}); move it away, or name another file"
+                f"the judge's cache {self.path} cannot be used ({error}); move it away, or choose another file"
             ) from error

@@ -1,4 +1,4 @@
-"""The share of its tests that proposed code passes: it is run, so what counts is what it does."""
+"""Scoring code by the fraction of tests that it passes when executed."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,28 +17,30 @@ from selfplay.tasks.task import Task
 
 
 class Code(Referee):
-    """What `reward=verifier` measures on a task of programs, several answers at a time, and how they failed.
+    """The fraction of tests passed, as with `reward=verifier` on a programming task, but run in parallel.
 
-    Code that fails, loops or crashes passes no test and earns 0: it was judged. Where nothing can be run, it raises. No
-    answer to something that is no question of the task passes anything.
+    A test fails if the code raises an error, loops or crashes in it. Answers to prompts that are not questions of the
+    task score 0.
 
-    Reports `solved` (share of the distinct answers that pass all their tests), `late` (whose time ran out) and
-    `unknown` (to no question of the task).
+    Reports the fractions of distinct answers that are `solved` (all tests pass), `late` (the run timed out or did not
+    finish) and `unknown` (the prompt is not a question of the task).
 
     Args:
-        task: of programs.
-        parallel: answers that are run at once.
-        isolation: see `selfplay.sandbox.sandbox.Sandbox`; in the place of the task's.
+        task: a `Programs` task.
+        parallel: number of answers executed concurrently.
+        isolation: overrides the task's isolation, see `selfplay.sandbox.sandbox.Sandbox`.
 
     Raises:
-        SelfplayError: a task of something else, or an isolation that there is not.
+        SelfplayError: the task is not `Programs`, or the isolation is unknown.
+        SelfplayError (when scoring): the sandbox cannot run.
     """
 
     def __init__(self, task: Task, parallel: Annotated[int, Range(1, 1000)] = 2, isolation: str = "auto") -> None:
         at_least(1, parallel=parallel)
         if not isinstance(task, Programs):
             raise SelfplayError(
-                f"reward=code needs programs, the task is {type(task).__name__}; use task=programs or reward=verifier"
+                f"reward=code needs programs, but the task is {type(task).__name__}; use task=programs or "
+                "reward=verifier"
             )
         self.task, self.parallel = task, parallel
         self.sandbox = replace(task.sandbox, isolation=isolation)

@@ -1,4 +1,4 @@
-"""A language model behind an OpenAI-compatible chat-completions endpoint: vLLM, `transformers serve`, a provider."""
+"""Client for OpenAI-compatible chat-completions endpoints: vLLM, `transformers serve`, or a provider."""
 
 import hashlib
 import json
@@ -20,11 +20,11 @@ from selfplay.options import Name, Range, Seed
 from selfplay.referees.cache import Cache
 from selfplay.referees.transport import Answer, address, post, side_by_side
 
-AGAIN = (408, 409, 425, 429)  # and 500 or more: the same request may be answered later
+AGAIN = (408, 409, 425, 429)  # statuses worth a retry, besides 500 and above
 
 
 class Passing(Exception):
-    """A trouble that may be over soon; `after` is how many seconds the server asks to be left alone."""
+    """A transient failure; `after` is the delay in seconds that the server requests before a retry."""
 
     def __init__(self, reason: str, after: float = 0.0) -> None:
         super().__init__(reason)
@@ -32,7 +32,7 @@ class Passing(Exception):
 
 
 def pause(stop: Event, seconds: float) -> None:
-    """Wait, unless it is over before."""
+    """Wait, or return early when `stop` is set."""
     stop.wait(seconds)
 
 
@@ -40,25 +40,26 @@ PARAMETERS: Mapping[str, object] = {"temperature": 0.0, "max_tokens": 512}
 
 
 class Endpoint:
-    """Asks many prompts at once and keeps every reply.
+    """Sends prompts concurrently, with retries, and caches every reply.
 
     Args:
-        url: up to the version, such as http://localhost:8000/v1.
-        model: as the server names it.
-        key: the NAME of the environment variable that holds the key; None where the server wants none. Its value is
-            written nowhere, and taken out of all that the server says.
-        parameters: sent with each request, such as temperature and max_tokens.
-        timeout: seconds that one request may take, to its last byte.
-        retries: how many more times a request is sent after a time-out, a lost connection, an answer that is no chat
-            completion, or a status of AGAIN or at least 500.
-        wait: seconds before the first of them; each further wait is twice as long, shortened by chance by up to a half.
-        longest_wait: seconds; also where the server asks for more in Retry-After.
-        parallel: requests under way at once.
-        cache: file of replies, see `Cache`; None asks everything anew.
-        seed: of the waits.
+        url: base URL including the version, such as http://localhost:8000/v1.
+        model: the server's name for the model.
+        key: NAME of the environment variable that holds the API key; None if the server needs none. The key itself is
+            never written to disk, and is redacted from everything that the server sends.
+        parameters: request parameters, such as temperature and max_tokens.
+        timeout: deadline of one request in seconds, to its last byte.
+        retries: number of retries after a timeout, a lost connection, a response that is not a chat completion, or a
+            status that is in `AGAIN` or at least 500.
+        wait: seconds before the first retry; the delay doubles with each retry, with random jitter that shortens it by
+            up to a half.
+        longest_wait: upper bound on each delay in seconds, including those that Retry-After requests.
+        parallel: maximum number of concurrent requests.
+        cache: file of cached replies, see `Cache`; None disables caching.
+        seed: seed of the jitter.
 
     Raises:
-        SelfplayError: a wrong option, or an environment without the key.
+        SelfplayError: an argument is invalid, or the environment variable does not hold a key.
     """
 
     def __init__(
@@ -79,25 +80,26 @@ class Endpoint:
         at_least(1, **{"endpoint.parallel": parallel})
         for name, value in (("timeout", timeout), ("wait", wait), ("longest_wait", longest_wait)):
             if not 0 < value < 86400:
-                raise SelfplayError(f"endpoint.{name} is {value}; give seconds, above 0 and below a day")
+                raise SelfplayError(f"endpoint.{name} is {value}; give a number of seconds above 0 and below one day")
         self.url, self.model, self._key = address(url), model, key_of(key)
         plain = OmegaConf.to_container(OmegaConf.create(dict(parameters)), resolve=True)
         assert isinstance(plain, dict)
         self.parameters: dict[Any, Any] = plain
         if wrong := {"model", "messages", "stream", "n"} & set(self.parameters):
-            raise SelfplayError(f"endpoint.parameters.{min(wrong)} is not for you to choose; leave it out")
+            raise SelfplayError(f"endpoint.parameters.{min(wrong)} is set by selfplay; leave it out")
         self.timeout, self.retries, self.parallel, self.seed = timeout, retries, parallel, seed
         self.wait, self.longest_wait = wait, longest_wait
         self.cache = None if cache is None else Cache(cache)
         self.asked = self.retried = 0
 
     def ask(self, prompts: Sequence[str]) -> list[str]:
-        """The reply to each prompt, asked alone; "" where the model said nothing. Alike prompts are asked once.
+        """The reply to each prompt, each sent in its own conversation; "" if the reply is empty.
 
-        `asked` and `retried` then hold how many requests this call needed, and how many more it sent in vain.
+        Identical prompts are sent once. Afterwards, `asked` holds the number of distinct uncached prompts and `retried`
+        the number of failed attempts before their replies.
 
         Raises:
-            SelfplayError: one of them got no answer. All that were answered are in the cache.
+            SelfplayError: a prompt got no reply. The replies to all others that were answered are in the cache.
         """
         bodies = [self._body(prompt) for prompt in prompts]
         keys = [self._name(body) for body in bodies]
@@ -111,8 +113,8 @@ class Endpoint:
                 if isinstance(found, Exception):
                     failure = failure or found
                 elif found is not None:
-                    replies[names[place]], vain = found
-                    self.retried += vain
+                    replies[names[place]], failed = found
+                    self.retried += failed
                     if self.cache is not None:
                         self.cache.keep(names[place], found[0])
         finally:
@@ -122,7 +124,7 @@ class Endpoint:
         return [replies[key] for key in keys]
 
     def forget(self, prompts: Sequence[str]) -> None:
-        """Ask these anew next time."""
+        """Remove the replies to these prompts from the cache."""
         if self.cache is not None:
             self.cache.forget(self._name(self._body(prompt)) for prompt in prompts)
 
@@ -133,11 +135,11 @@ class Endpoint:
         return hashlib.sha256(self.url.geturl().encode() + b"\0" + body).hexdigest()
 
     def _answered(self, key: str, body: bytes, stop: Event) -> tuple[str, int] | None:
-        """The reply to one request, and how often it was sent in vain; None if all stopped before it was answered."""
+        """The reply to one request and its number of failed attempts; None if stopped before it was answered."""
         try:
             return self._tried(key, body, stop)
         except SelfplayError:
-            stop.set()  # what is under way is waited for and kept, nothing more is sent
+            stop.set()  # requests in flight finish and are cached; no further ones are sent
             raise
 
     def _tried(self, key: str, body: bytes, stop: Event) -> tuple[str, int] | None:
@@ -151,15 +153,15 @@ class Endpoint:
                 last = str(trouble)
                 if attempt < self.retries:
                     pause(stop, self._delay(key, attempt, trouble.after))
-        kept = "" if self.cache is None else f"; what it has answered is in {self.cache.path} and not asked again"
+        kept = "" if self.cache is None else f"; its replies so far are cached in {self.cache.path}"
         raise SelfplayError(
-            f"the judge at {self.url.geturl()} gave no answer in {self.retries + 1} tries (the last: {last}); see to "
-            f"it, then go on with resume=<this run's folder>{kept}"
+            f"the judge at {self.url.geturl()} gave no answer in {self.retries + 1} attempts (the last: {last}); fix "
+            f"the endpoint, then continue with resume=<this run's folder>{kept}"
         )
 
     def _delay(self, key: str, attempt: int, after: float) -> float:
-        chance = Random(f"{self.seed}/{key}/{attempt}").uniform(0.5, 1.0)
-        return min(max(self.wait * 2.0**attempt * chance, after), self.longest_wait)
+        jitter = Random(f"{self.seed}/{key}/{attempt}").uniform(0.5, 1.0)
+        return min(max(self.wait * 2.0**attempt * jitter, after), self.longest_wait)
 
     def _send(self, body: bytes) -> str:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
@@ -168,13 +170,13 @@ class Endpoint:
         try:
             answer = post(self.url, "/chat/completions", headers, body, self.timeout)
         except (OSError, HTTPException) as error:
-            raise Passing(self._told(str(error) or type(error).__name__)) from None
+            raise Passing(self._one_line(str(error) or type(error).__name__)) from None
         if answer.status == 200:
             return self._content(answer)
-        reason = f"status {answer.status}: {self._told(_message(answer.body))}"
+        reason = f"status {answer.status}: {self._one_line(_message(answer.body))}"
         if answer.status in AGAIN or answer.status >= 500:
             raise Passing(reason, seconds_of(answer.retry_after))
-        raise SelfplayError(f"the judge at {self.url.geturl()} refused a request ({reason}); look at reward.endpoint")
+        raise SelfplayError(f"the judge at {self.url.geturl()} refused a request ({reason}); check reward.endpoint")
 
     def _content(self, answer: Answer) -> str:
         try:
@@ -182,16 +184,17 @@ class Endpoint:
         except (ValueError, LookupError, TypeError, RecursionError):
             content = answer
         if content is None:
-            content = ""  # a model that thought to the end of its tokens, or refused
+            content = ""  # the model refused, or used up its tokens while thinking
         if not isinstance(content, str):
-            raise Passing(f"no chat completion: {self._told(_message(answer.body))}")
-        return self._hidden(content).encode(errors="replace").decode()
+            raise Passing(f"not a chat completion: {self._one_line(_message(answer.body))}")
+        return self._redacted(content).encode(errors="replace").decode()
 
-    def _told(self, text: str) -> str:
-        """What a server said, as a part of a sentence, without the key."""
-        return " ".join("".join(c if c.isprintable() else " " for c in self._hidden(text)).split())[:200].rstrip(". ")
+    def _one_line(self, text: str) -> str:
+        """A server's message for an error message: one line, shortened, without the key."""
+        printable = "".join(c if c.isprintable() else " " for c in self._redacted(text))
+        return " ".join(printable.split())[:200].rstrip(". ")
 
-    def _hidden(self, text: str) -> str:
+    def _redacted(self, text: str) -> str:
         return text.replace(self._key, "***") if self._key else text
 
 
@@ -199,25 +202,26 @@ def key_of(name: str | None) -> str:
     """The value of the environment variable; "" for None.
 
     Raises:
-        SelfplayError: `name` is no name (it may be a key, so it is not repeated), or its value is none.
+        SelfplayError: `name` is not a valid name (it may be a key, so the message omits it), or the variable does not
+            hold a key.
     """
     if name is None:
         return ""
     if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name):
         raise SelfplayError(
-            "endpoint.key must be the name of an environment variable in capital letters, never a key itself; put the "
-            "key into the environment, for example as JUDGE_API_KEY, and give endpoint.key=JUDGE_API_KEY"
+            "endpoint.key must be the name of an environment variable in capital letters, never the key itself; set "
+            "an environment variable, for example JUDGE_API_KEY, and pass endpoint.key=JUDGE_API_KEY"
         )
     value = os.environ.get(name, "").strip()
     if not re.fullmatch(r"[!-~]+", value):
         raise SelfplayError(
-            f"the environment variable {name}, which endpoint.key names, holds no key; set it, or use endpoint.key=null"
+            f"the environment variable {name}, named by endpoint.key, holds no key; set it, or use endpoint.key=null"
         )
     return value
 
 
 def seconds_of(retry_after: str) -> float:
-    """What a Retry-After header asks for, in seconds or as a date; 0 where it says nothing."""
+    """The delay in seconds that a Retry-After header (seconds or a date) requests; 0 if it is absent or invalid."""
     try:
         return max(0.0, float(retry_after)) if retry_after else 0.0
     except ValueError:
@@ -229,7 +233,7 @@ def seconds_of(retry_after: str) -> float:
 
 
 def _message(body: bytes) -> str:
-    """What an error's body says: the message of OpenAI's form, else the beginning of it all."""
+    """The message of an error body in OpenAI's format, else the beginning of the body."""
     text = body[:20000].decode(errors="replace")
     try:
         error = json.loads(text)["error"]

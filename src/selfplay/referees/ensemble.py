@@ -1,7 +1,7 @@
-"""Several referees as one: their weighted sum or their minimum, with how far they disagree.
+"""Referee ensembles: the weighted sum or the minimum of several referees, with measures of their disagreement.
 
-Coste et al., "Reward Model Ensembles Help Mitigate Overoptimization" (arXiv 2310.02743): the mean and the worst case of
-an ensemble. Where the parts disagree more and more, one of them is being exploited.
+Coste et al., "Reward Model Ensembles Help Mitigate Overoptimization" (arXiv 2310.02743): mean and worst-case
+optimisation. Growing disagreement suggests that one of the parts is being exploited.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,38 +16,39 @@ from selfplay.rollout import wrong_scores
 
 
 class _Parts:
-    """Referees with their weights; `metrics` hold the mean of each part and its own metrics, and the disagreement."""
+    """Weighted referees; `metrics` hold each part's mean and own metrics, and the disagreement measures."""
 
     def __init__(self, parts: Mapping[str, Referee], weights: Mapping[str, float]) -> None:
         self.parts = {str(name): part for name, part in parts.items() if part is not None}
         self.weights = {str(name): float(weight) for name, weight in weights.items()}
         if self.weights and not any(self.weights.values()):
-            raise SelfplayError("all weights of an ensemble are 0, so it would measure nothing; change one of them")
+            raise SelfplayError("all weights of an ensemble are 0; give at least one part a non-zero weight")
         if len(self.parts) < 2:
-            raise SelfplayError(f"an ensemble has the parts {list(self.parts)}; give it two at least")
+            raise SelfplayError(f"an ensemble has the parts {list(self.parts)}; give it at least two")
         if set(self.parts) != set(self.weights):
             raise SelfplayError(
                 f"an ensemble has the parts {', '.join(self.parts)}, but weights for "
                 f"{', '.join(self.weights) or 'none'}; give each part one weight, for example +reward.weights.<part>=1"
             )
         if len({part.roles for part in self.parts.values()}) > 1:
-            told = ", ".join(f"{name} of {'/'.join(p.roles) or 'the judged roles'}" for name, p in self.parts.items())
-            raise SelfplayError(f"the parts of an ensemble must score the same turns, but score {told}; leave one out")
+            scored = ", ".join(f"{name}: {'/'.join(p.roles) or 'the judged roles'}" for name, p in self.parts.items())
+            raise SelfplayError(f"the parts of an ensemble score different roles ({scored}); leave one out")
         self.roles = next(iter(self.parts.values())).roles
         self.metrics: dict[str, float] = {}
 
     def weighted(self, turns: Sequence[Turn], players: Mapping[str, Policy]) -> Tensor:
-        """[P, N] weight times score of each part, in the order of the parts.
+        """[P, N] weighted scores, one row per part.
 
         Raises:
-            SelfplayError: a part gave not one finite score a turn.
+            SelfplayError: a part does not return one finite score per turn.
         """
         given_by = {name: part.score(turns, players) for name, part in self.parts.items()}
         for name, given in given_by.items():
             if wrong_scores(given, len(turns)):
                 raise SelfplayError(
-                    f"the part '{name}' ({type(self.parts[name]).__name__}) of an ensemble gave no finite score for "
-                    f"each of {len(turns)} turns; leave it out with ~reward.parts.{name} ~reward.weights.{name}"
+                    f"the part '{name}' ({type(self.parts[name]).__name__}) of an ensemble did not return a finite "
+                    f"score for each of {len(turns)} turns; leave it out with ~reward.parts.{name} "
+                    f"~reward.weights.{name}"
                 )
         scores = {name: given.double().cpu() for name, given in given_by.items()}
         self.metrics = {name: float(given.mean()) for name, given in scores.items()}
@@ -61,17 +62,18 @@ class _Parts:
 
 
 class WeightedSum(Referee):
-    """Σ_p w_p s_p over the parts p.
+    """The weighted sum Σ_p w_p s_p over the parts p.
 
-    Reports of each part its mean over the turns, as `<part>`, and its own metrics, as `<part>/<name>`; and how far the
-    parts disagree: `disagreement`, see `spread`, and `kendall`, see `concordance`.
+    Reports each part's mean score as `<part>` and its own metrics as `<part>/<name>`, and the disagreement of the
+    parts: `disagreement`, see `spread`, and `kendall`, see `concordance`.
 
     Args:
-        parts: name -> referee, all of the same roles; None leaves a part out.
-        weights: name -> weight, one a part.
+        parts: name -> referee, all scoring the same roles; None leaves a part out.
+        weights: name -> weight, one per part.
 
     Raises:
-        SelfplayError: fewer than two parts, weights of others, parts of different roles.
+        SelfplayError: there are fewer than two parts, the names of parts and weights differ, all weights are 0, or
+            parts score different roles.
     """
 
     def __init__(self, parts: Mapping[str, Referee], weights: Mapping[str, float]) -> None:
@@ -85,16 +87,16 @@ class WeightedSum(Referee):
 
 
 class Minimum(Referee):
-    """min_p w_p s_p over the parts p: worst-case optimisation. The weights bring the parts to one scale.
+    """The minimum min_p w_p s_p over the parts p (worst-case optimisation); the weights bring parts to a common scale.
 
-    Reports what `WeightedSum` reports, and `<part>/least`: the share of turns in which that part is the least one.
+    Reports the metrics of `WeightedSum`, and `<part>/least`: the fraction of turns in which the part is the minimum.
 
     Args:
-        parts: as of `WeightedSum`.
-        weights: as of `WeightedSum`.
+        parts: as in `WeightedSum`.
+        weights: as in `WeightedSum`.
 
     Raises:
-        SelfplayError: as `WeightedSum`.
+        SelfplayError: as in `WeightedSum`.
     """
 
     def __init__(self, parts: Mapping[str, Referee], weights: Mapping[str, float]) -> None:
@@ -113,17 +115,17 @@ class Minimum(Referee):
 
 
 def spread(scores: Tensor) -> float:
-    """How far P parts disagree on N turns, on average: mean_n sd_p z_pn, with z_pn = (s_pn - mean_n s_pn) / sd_n s_pn.
+    """Mean disagreement of P parts on N turns: mean_n sd_p z_pn, with z_pn = (s_pn - mean_n s_pn) / sd_n s_pn.
 
-    Each part is standardised over the batch (0 where it gives one score to all), then the standard deviation over the
-    parts (n in the denominator, as over the batch) is averaged over the turns. 0: all parts say the same but for scale
-    and offset. For two parts it is the mean of |z_1 - z_2| / 2.
+    Each part is standardised over the batch (to 0 if its scores are constant). The population standard deviation over
+    the parts is then averaged over the turns. It is 0 if all parts agree up to scale and offset; for two parts it is
+    the mean of |z_1 - z_2| / 2.
 
     Args:
         scores: [P, N].
     """
     assert scores.ndim == 2, scores.shape
-    centred = scores - scores[:, :1]  # exactly 0 where all are alike
+    centred = scores - scores[:, :1]  # exactly 0 for constant scores
     centred = centred - centred.mean(1, keepdim=True)
     scale = centred.pow(2).mean(1, keepdim=True).sqrt()
     z = torch.where(scale > 0, centred / torch.where(scale > 0, scale, 1.0), 0.0)
@@ -131,14 +133,14 @@ def spread(scores: Tensor) -> float:
 
 
 def concordance(scores: Tensor) -> float | None:
-    """The mean of Kendall's τ-b over the pairs of parts: 1 for the same order of the turns, -1 for the reverse.
+    """The mean of Kendall's τ-b over pairs of parts: 1 if they rank the turns identically, -1 if in reverse.
 
-    Pairs with a part that gives one score to all turns have no τ and do not count; None where there is no other pair.
+    Parts with constant scores have no τ and are skipped; None if fewer than two parts remain.
 
     Args:
         scores: [P, N].
     """
     assert scores.ndim == 2, scores.shape
-    told = [row.numpy() for row in scores if bool((row != row[0]).any())]
-    taus = [float(stats.kendalltau(one, other).statistic) for one, other in combinations(told, 2)]
+    varying = [row.numpy() for row in scores if bool((row != row[0]).any())]
+    taus = [float(stats.kendalltau(one, other).statistic) for one, other in combinations(varying, 2)]
     return sum(taus) / len(taus) if taus else None

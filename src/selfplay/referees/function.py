@@ -1,4 +1,4 @@
-"""A function of yours as a reward, in the form that TRL's trainers take."""
+"""User-defined reward functions with the signature of TRL's trainers."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from selfplay.tasks.task import Task
 
 
 class Function(Referee):
-    """f(prompts, completions, **columns) -> list[float | None], one number a turn.
+    """A reward function f(prompts, completions, **columns) -> list[float | None], with one number per turn.
 
-    Prompts and completions are lists of texts, or, with `conversational`, of lists of messages as TRL hands them to a
-    function: [{"role": "user", "content": ...}] and [{"role": "assistant", "content": ...}]. The columns are what the
-    task knows of each question, None where it does not know it: `answer`, `demonstration` and its labels (in the tiny
-    world `families` and `levels`). A function without **kwargs is given those columns that it names.
+    Prompts and completions are lists of strings or, with `conversational`, of message lists in TRL's format:
+    [{"role": "user", "content": ...}] and [{"role": "assistant", "content": ...}]. The columns are the task's data on
+    each question, None if unknown: `answer`, `demonstration` and the labels (`families` and `levels` in the tiny
+    world). A function without **kwargs receives only the columns in its signature.
 
     Args:
-        function: "my_module.f", of the current folder or of an installed package; or the function itself.
+        function: "my_module.f" from the current folder or an installed package, or the function itself.
         task: see `selfplay.tasks`.
-        conversational: messages in the place of texts.
-        missing: what None is worth; None: an error.
+        conversational: whether to pass messages instead of strings.
+        missing: the score for None; if None, a missing score is an error.
 
     Raises:
-        SelfplayError: there is no such function; it raises; or it returns anything but one finite number a turn.
+        SelfplayError: the function does not exist.
+        SelfplayError (when scoring): the function raises, or does not return one finite number per turn.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Function(Referee):
         self.task, self.conversational, self.missing = task, conversational, missing
         try:
             parameters = inspect.signature(self.function).parameters.values()
-        except ValueError:  # of C
+        except ValueError:  # a C function without a signature
             parameters = []  # type: ignore[assignment]
         self.takes = None if any(p.kind is p.VAR_KEYWORD for p in parameters) else {p.name for p in parameters}
 
@@ -62,7 +63,7 @@ class Function(Referee):
         except Exception as error:
             reason = str(error).strip().split("\n")[0]
             raise SelfplayError(
-                f"reward.function {self.name} raised {type(error).__name__} ({reason}) on {len(turns)} turns; mend it"
+                f"reward.function {self.name} raised {type(error).__name__} ({reason}) on {len(turns)} turns; fix it"
             ) from error
         return self._checked(given, len(turns))
 
@@ -92,7 +93,7 @@ class Function(Referee):
         for value in values:
             if isinstance(value, bool | int | float) and abs(float(value)) < float("inf"):
                 continue
-            more = ", or say what None is worth with reward.missing=0" if value is None else ""
+            more = ", or score None with reward.missing=0" if value is None else ""
             raise SelfplayError(
                 f"reward.function {self.name} returned {value!r} for a turn; return a finite number for each{more}"
             )

@@ -1,4 +1,4 @@
-"""A language model behind an endpoint as judge: how good an answer is, on a scale.
+"""LLM judges behind an endpoint that grade a single answer on a scale.
 
 Zheng et al., "Judging LLM-as-a-Judge with MT-Bench and Chatbot Arena" (arXiv 2306.05685), single-answer grading.
 """
@@ -20,16 +20,16 @@ from selfplay.thoughts import said
 
 
 class VerdictReader:
-    """Asks a judge and reads its verdicts: what it is shown, and what an unreadable verdict is worth.
+    """Queries a judge and parses its verdicts.
 
     Args:
         prompt: see `JudgePrompt`.
-        pattern: a regular expression with one group; its last match in a reply is the verdict, thoughts left out.
-        unreadable: what counts for a reply without a verdict; "error" ends the run instead.
-        endpoint: who answers.
+        pattern: regular expression with one group, the verdict; the last match outside the judge's thoughts counts.
+        unreadable: value of a reply without a verdict; "error" stops the run instead.
+        endpoint: the judge.
 
     Raises:
-        SelfplayError: the pattern is none, or `unreadable` is neither.
+        SelfplayError: the pattern is invalid, or `unreadable` is neither a number nor "error".
     """
 
     def __init__(self, prompt: JudgePrompt, pattern: str, unreadable: float | str, endpoint: Endpoint) -> None:
@@ -37,22 +37,29 @@ class VerdictReader:
             self.pattern = re.compile(pattern)
         except re.error as error:
             raise SelfplayError(
-                f"the judge's pattern '{pattern}' is no regular expression ({error}); mend it"
+                f"the judge's pattern '{pattern}' is not a valid regular expression ({error}); fix it"
             ) from None
         if self.pattern.groups != 1:
-            raise SelfplayError(f"the judge's pattern '{pattern}' has not one group, which is the verdict; give it one")
+            raise SelfplayError(
+                f"the judge's pattern '{pattern}' has {self.pattern.groups} groups; give it exactly one, the verdict"
+            )
         if unreadable != "error" and not isinstance(unreadable, int | float):
-            raise SelfplayError(f"the judge's unreadable is '{unreadable}'; give a number, or error")
+            raise SelfplayError(f"the judge's `unreadable` is '{unreadable}'; give a number, or error")
         self.prompt, self.endpoint, self.unreadable = prompt, endpoint, unreadable
         self.metrics: dict[str, float] = {}
 
     def verdicts(self, shown: Sequence[Sequence[str]], read: Callable[[str], float | None]) -> list[float | None]:
-        """What `read` makes of each verdict, one for each tuple of texts; None where it can make nothing of it.
+        """The parsed verdict for each tuple of texts, or None if it cannot be parsed.
 
-        `metrics` then hold the shares of replies without a verdict and of texts that were cut, and what was asked.
+        Updates `metrics`: `abstained` (fraction of replies without a verdict), `cut` (fraction of texts that were
+        shortened), and `asked` and `retried` of the endpoint.
+
+        Args:
+            shown: the texts for the prompt's placeholders, one tuple per query.
+            read: converts the pattern's match to a number, or to None.
 
         Raises:
-            SelfplayError: the endpoint failed, or a verdict cannot be read and that is an error.
+            SelfplayError: the endpoint failed, or a verdict cannot be parsed and `unreadable` is "error".
         """
         prompts = [self.prompt.filled(texts) for texts in shown]
         replies = self.endpoint.ask(prompts)
@@ -60,10 +67,10 @@ class VerdictReader:
         lost = [i for i, value in enumerate(found) if value is None]
         if lost and self.unreadable == "error":
             self.endpoint.forget([prompts[i] for i in lost])  # so that a resumed run asks again
-            said = " ".join(replies[lost[0]].split())[:80]
+            example = " ".join(replies[lost[0]].split())[:80]
             raise SelfplayError(
-                f"{len(lost)} of {len(found)} replies of the judge have no verdict (one says '{said}'); look at its "
-                "prompt, pattern and max_tokens, or say with unreadable=<number> what such a reply is worth"
+                f"{len(lost)} of {len(found)} replies of the judge have no verdict (one is '{example}'); check its "
+                "prompt, pattern and max_tokens, or set unreadable=<number> to score such replies"
             )
         texts = {text for group in shown for text in group}
         self.metrics = {
@@ -75,7 +82,7 @@ class VerdictReader:
         return found
 
     def worth(self, verdict: float | None) -> float:
-        """The verdict, or what stands for one that cannot be read."""
+        """The verdict, or the value of `unreadable` for None."""
         return float(self.unreadable) if verdict is None else verdict
 
     def _read(self, reply: str, read: Callable[[str], float | None]) -> float | None:
@@ -84,21 +91,21 @@ class VerdictReader:
 
 
 class ScoringJudge(Referee):
-    """How good an answer is, by the number that the judge writes: 0 at the bottom of its scale, 1 at the top.
+    """Grades an answer by the number that the judge writes, mapped linearly from its scale to [0, 1].
 
-    Reports `abstained` (share of replies without a number on the scale), `cut`, `asked`, `retried`.
+    Reports `abstained` (fraction of replies without a number on the scale), `cut`, `asked` and `retried`.
 
     Args:
-        prompt: with the places {question}, {answer} and perhaps {mark}, see `JudgePrompt`.
-        pattern: with one group, the number; its last match counts.
-        worst: the number at the bottom of the scale.
-        best: the number at its top; it may be the smaller one.
-        unreadable: the score where there is no such number; "error" ends the run.
-        max_characters: of a question or an answer, the rest is left out of its middle.
-        endpoint: who judges.
+        prompt: template with the placeholders {question}, {answer} and optionally {mark}, see `JudgePrompt`.
+        pattern: regular expression whose only group is the number; the last match counts.
+        worst: the number that maps to 0.
+        best: the number that maps to 1; it may be smaller than `worst`.
+        unreadable: the score of a reply without such a number; "error" stops the run.
+        max_characters: longer questions and answers are shortened in the middle to this length.
+        endpoint: the judge.
 
     Raises:
-        SelfplayError: a wrong option.
+        SelfplayError: an argument is invalid.
     """
 
     def __init__(
@@ -112,7 +119,7 @@ class ScoringJudge(Referee):
         endpoint: Endpoint,
     ) -> None:
         if not math.isfinite(best - worst) or best == worst:
-            raise SelfplayError(f"the judge's scale goes from {worst} to {best}; give it two different ends")
+            raise SelfplayError(f"the judge's scale goes from {worst} to {best}; give two different finite ends")
         template = JudgePrompt(prompt, ("question", "answer"), max_characters)
         self.reader = VerdictReader(template, pattern, unreadable, endpoint)
         self.worst, self.best = worst, best
@@ -126,7 +133,7 @@ class ScoringJudge(Referee):
         return torch.tensor([self.reader.worth(v) for v in verdicts])
 
     def read(self, verdict: str) -> float | None:
-        """The place of a number on the scale, or None where it is no number or not on it."""
+        """The number mapped to [0, 1], or None if it is not a number on the scale."""
         if not re.fullmatch(r"[+-]?\d+(\.\d+)?", verdict, re.ASCII):
             return None
         place = (float(verdict) - self.worst) / (self.best - self.worst)

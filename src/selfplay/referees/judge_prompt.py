@@ -1,4 +1,4 @@
-"""The prompt of a judge: a template whose places hold hostile texts, each between marks that it cannot write itself."""
+"""Judge prompts that delimit untrusted texts with marks that the texts cannot forge."""
 
 import hashlib
 import json
@@ -12,37 +12,37 @@ UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # control ch
 
 
 def last_match(pattern: re.Pattern[str], verdict: str) -> str | None:
-    """The group of a pattern's last match in the last `READ` characters of a verdict, stripped; None where it has none.
+    """The stripped group of the pattern's last match in the last `READ` characters of a verdict; None without a match.
 
-    The end alone, as nobody knows how a pattern's time grows with the length of what a judge writes.
+    The limit bounds the running time of patterns that backtrack.
     """
     found = pattern.findall(verdict, max(0, len(verdict) - READ))
     return str(found[-1]).strip() if found else None
 
 
 class JudgePrompt:
-    """A judge's prompt with the places {question}, {answer} and the like, and {mark} for the code in the marks.
+    """A judge's prompt with placeholders such as {question} and {answer}, and {mark} for the code in the marks.
 
-    A text stands between `<answer CODE>` and `</answer CODE>`. The code is the hash of all the texts of the prompt, so
-    none of them can hold it, and the same texts make the same prompt.
+    Each text is enclosed in `<answer CODE>` and `</answer CODE>`. CODE is a hash of all texts, so no text can contain
+    it, and equal texts give equal prompts.
 
     Args:
-        template: the prompt.
-        places: the names that the template must hold.
-        max_characters: the longest text that is shown whole; a longer one lacks its middle, and says so.
+        template: the prompt template.
+        places: names of the placeholders, all of which the template must contain.
+        max_characters: longer texts are shortened in the middle to this length, with a note.
 
     Raises:
-        SelfplayError: a place is missing.
+        SelfplayError: a placeholder is missing.
     """
 
     def __init__(self, template: str, places: tuple[str, ...], max_characters: int) -> None:
         at_least(2, max_characters=max_characters)
         if missing := [name for name in places if f"{{{name}}}" not in template]:
-            raise SelfplayError(f"the judge's prompt has no place {{{missing[0]}}}; put it where the text shall stand")
+            raise SelfplayError(f"the judge's prompt has no placeholder {{{missing[0]}}}; add it to the prompt")
         self.template, self.places, self.max_characters = template, places, max_characters
 
     def filled(self, texts: Sequence[str]) -> str:
-        """The prompt with a text in each place; nothing in a text can act as a place or end it."""
+        """The prompt with all placeholders filled; a text cannot inject a placeholder or close its own mark."""
         code = hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()[:16]
         shown = {
             name: f"<{name} {code}>\n{self._shown(text, code)}\n</{name} {code}>"
@@ -51,7 +51,7 @@ class JudgePrompt:
         return re.sub(rf"\{{({'|'.join(shown)})\}}", lambda found: shown[found[1]], self.template)
 
     def cuts(self, text: str) -> bool:
-        """Whether a text is too long to be shown whole."""
+        """Whether a text exceeds `max_characters`."""
         return len(text) > self.max_characters
 
     def _shown(self, text: str, code: str) -> str:

@@ -1,6 +1,6 @@
-"""A language model behind an endpoint as judge of two answers: against the others of the group, or the reference's.
+"""Pairwise LLM judges behind an endpoint: an answer against others of its group, or against the reference's answer.
 
-Both orders are asked, for judges prefer a place (Zheng et al., arXiv 2306.05685, section 3.3; Wang et al.,
+Every pair is judged in both orders to cancel position bias (Zheng et al., arXiv 2306.05685, section 3.3; Wang et al.,
 arXiv 2305.17926).
 """
 
@@ -20,18 +20,18 @@ from selfplay.referees.judge import VerdictReader
 from selfplay.referees.judge_prompt import JudgePrompt
 
 Match = tuple[str, str, str]  # a question and two answers
-POINTS = {"a": 1.0, "b": 0.0, "tie": 0.5}  # of the answer that is shown first
+POINTS = {"a": 1.0, "b": 0.0, "tie": 0.5}  # points of the answer shown first
 
 
 class Comparison:
-    """Two answers to a question: 1 point for the better one, ½ for a tie, the mean over both orders.
+    """Compares two answers to a question: 1 point for the better one, ½ for a tie, averaged over both orders.
 
-    Two orders that name different winners make a tie; they are counted as `inconsistent` (share of the matches). Two
-    equal answers are a tie and nobody is asked. `first` is the share of decided verdicts that go to the answer shown
-    first, ½ for a judge that is fair to both places. `abstained`, `cut`, `asked` and `retried` are of `VerdictReader`.
+    If the two orders name different winners, the match is a tie and counts as `inconsistent` (fraction of matches).
+    Identical answers tie without a request. `first` is the fraction of decided verdicts for the answer shown first,
+    ½ without position bias. `abstained`, `cut`, `asked` and `retried` are those of `VerdictReader`.
 
     Args:
-        reader: with the places question, answer_a and answer_b; verdicts are A, B or tie.
+        reader: its prompt has the placeholders question, answer_a and answer_b; its verdicts are A, B or tie.
     """
 
     def __init__(self, reader: VerdictReader) -> None:
@@ -39,7 +39,7 @@ class Comparison:
         self.metrics: dict[str, float] = {}
 
     def points(self, matches: Iterable[Match]) -> dict[Match, float]:
-        """What each match gives to its first answer; a match is asked for once, whoever stands first in it."""
+        """Points of the first answer of each match; a match and its mirror image share one pair of requests."""
         wanted = list(dict.fromkeys(matches))
         pairs = list(dict.fromkeys((q, *sorted((a, b))) for q, a, b in wanted if a != b))
         shown = [order for q, a, b in pairs for order in ((q, a, b), (q, b, a))]
@@ -60,19 +60,21 @@ class Comparison:
 
 
 class GroupJudge(Referee):
-    """An answer's mean points against other answers to the same question.
+    """Scores an answer by its mean points against other answers to the same question.
 
     Args:
-        prompt: with the places {question}, {answer_a}, {answer_b} and perhaps {mark}, see `JudgePrompt`.
-        pattern: with one group that is A, B or tie in the last match.
-        unreadable: what both answers get from an order without a verdict; "error" ends the run.
-        max_characters: of a question or an answer, the rest is left out of its middle.
-        opponents: how many other answers each is compared with, one more where that cannot be for all of them (an odd
-            number of answers with an odd number of opponents); None for all.
-        endpoint: who judges.
+        prompt: template with the placeholders {question}, {answer_a}, {answer_b} and optionally {mark}, see
+            `JudgePrompt`.
+        pattern: regular expression whose only group is A, B or tie; the last match counts.
+        unreadable: points of both answers for an order without a verdict; "error" stops the run.
+        max_characters: longer questions and answers are shortened in the middle to this length.
+        opponents: number of answers that each one is compared with; None for all. One more if the number of answers and
+            `opponents` are both odd, because an equal number for all is then impossible.
+        endpoint: the judge.
 
     Raises:
-        SelfplayError: a wrong option; later, an answer that is the only one to its question.
+        SelfplayError: an argument is invalid.
+        SelfplayError (when scoring): a question has only one answer.
     """
 
     def __init__(
@@ -97,31 +99,31 @@ class GroupJudge(Referee):
         for question, members in groups.items():
             if len(members) == 1:
                 raise SelfplayError(
-                    f"'{question[:80]}' has one answer only, so there is none to compare it with; raise game.answers, "
+                    f"'{question[:80]}' has only one answer, so there is none to compare it with; raise game.answers, "
                     "or use reward=judge_reference"
                 )
             for i, j in meetings(len(members), self.opponents):
                 one, other = members[i], members[j]
-                said, reply = turns[one].reply.text, turns[other].reply.text
-                met.setdefault(one, []).append((question, said, reply))
-                met.setdefault(other, []).append((question, reply, said))
+                mine, theirs = turns[one].reply.text, turns[other].reply.text
+                met.setdefault(one, []).append((question, mine, theirs))
+                met.setdefault(other, []).append((question, theirs, mine))
         points = self.comparison.points(match for matches in met.values() for match in matches)
         self.metrics = self.comparison.metrics
         return torch.tensor([fmean(points[match] for match in met[i]) for i in range(len(turns))])
 
 
 class ReferenceJudge(Referee):
-    """An answer's points against the answer that the reference, the learner before the first step, likes best.
+    """Scores an answer by its points against the greedy answer of the reference, the learner before the first step.
 
     Args:
-        prompt: as of `GroupJudge`.
-        pattern: as of `GroupJudge`.
-        unreadable: as of `GroupJudge`.
-        max_characters: as of `GroupJudge`.
-        endpoint: who judges.
+        prompt: as in `GroupJudge`.
+        pattern: as in `GroupJudge`.
+        unreadable: as in `GroupJudge`.
+        max_characters: as in `GroupJudge`.
+        endpoint: the judge.
 
     Raises:
-        SelfplayError: a wrong option.
+        SelfplayError: an argument is invalid.
     """
 
     def __init__(
@@ -146,9 +148,12 @@ class ReferenceJudge(Referee):
 
 
 def meetings(players: int, opponents: int | None) -> list[tuple[int, int]]:
-    """Who meets whom in a ring of n ≥ 2, each pair once, so that everybody meets equally many others.
+    """Pairs of a circulant schedule in which every player meets equally many others, each pair once.
 
-    Everybody meets `opponents` others, one more where n and `opponents` are both odd, and all where they are fewer.
+    Args:
+        players: number of players, at least 2.
+        opponents: number of opponents of each player, at most all others; None for all. One more if `players` and
+            `opponents` are both odd.
     """
     wanted = players - 1 if opponents is None else min(opponents, players - 1)
     near, odd = divmod(wanted, 2)

@@ -1,4 +1,4 @@
-"""A trained reward model: one number for a question and an answer."""
+"""Trained reward models, which map a question and an answer to a scalar."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,18 +20,18 @@ class RewardModel(Referee):
     """The logit of a Bradley-Terry reward model (sequence classification, one label) on the chat-templated pair.
 
     Args:
-        path: hub id, folder, or `asset:<name>`: a model, or a LoRA adapter.
-        batch_size: pairs read side by side.
-        chat: what the chat template is told beside the messages.
-        truncate: of a pair that exceeds the model's context, cut off the end of the answer, and then of the question;
-            the share of such pairs is reported as `<score>/truncated`. Otherwise such a pair is an error.
-        attention: the kernel, as of a language model.
-        dtype: of the weights.
+        path: hub id, folder, or `asset:<name>` of a model or a LoRA adapter.
+        batch_size: pairs per forward pass.
+        chat: extra variables for the chat template.
+        truncate: whether to shorten a pair that exceeds the model's context, first at the end of the answer, then of
+            the question; their fraction is logged as `<score>/truncated`. If false, such a pair is an error.
+        attention: attention implementation, as for a language model.
+        dtype: data type of the weights.
         device: "cpu", "cuda", ...
 
     Raises:
-        SelfplayError: it cannot be loaded, has not one label, or scores a pair otherwise in company than alone (see
-            `selfplay.engines.scores`).
+        SelfplayError: the model cannot be loaded, does not have exactly one label, or its score of a pair depends on
+            the other pairs in the batch (see `selfplay.engines.scores`).
     """
 
     def __init__(
@@ -46,14 +46,14 @@ class RewardModel(Referee):
     ) -> None:
         at_least(1, batch_size=batch_size)
         self.tokenizer = tokenizer_at(path)
-        heads = {} if config_at(path) is None else {"num_labels": 1}  # the base of an adapter may have none
+        heads = {} if config_at(path) is None else {"num_labels": 1}  # an adapter's base model may lack a head
         auto = AutoModelForSequenceClassification
         base, saved, missing = load_base(auto, path, dtype, device, attention, **heads)
         self.model = base if saved is None else judging(base, path, missing)
         if self.model.config.num_labels != 1:
             raise SelfplayError(
                 f"the reward model '{path}' has {self.model.config.num_labels} labels; "
-                "use one trained on preference pairs, with one label"
+                "use a model with one label, trained on preference pairs"
             )
         self.context = context_of(self.model)
         self.chat, self.truncate = Chat(self.tokenizer, chat or {}), truncate
@@ -67,21 +67,21 @@ class RewardModel(Referee):
         """[N] logits of question-answer pairs.
 
         Raises:
-            SelfplayError: a pair exceeds the model's context and must not be cut.
+            SelfplayError: a pair exceeds the model's context and cannot be truncated.
         """
         fitted = [self.conversation(pair) for pair in pairs]
         self.metrics = {"truncated": sum(cut for _, cut in fitted) / len(fitted)}
         return self.scorer([conversation for conversation, _ in fitted])
 
     def conversation(self, pair: Pair) -> tuple[tuple[int, ...], bool]:
-        """The pair's token ids, and whether it was cut to fit the context."""
+        """The pair's token ids, and whether it was truncated to fit the context."""
         question, answer = pair
         while self._exceeds(ids := self._ids(question, answer)):
             over = len(ids) - self.context  # type: ignore[operator]
             if not self.truncate:
                 raise SelfplayError(
                     f"a question and an answer of {len(ids)} tokens exceed the reward model's context of "
-                    f"{self.context}; lower player.max_tokens, or cut them with reward.truncate=true"
+                    f"{self.context}; lower player.max_tokens, or set reward.truncate=true"
                 )
             if not question and not answer:
                 raise SelfplayError(
@@ -104,7 +104,7 @@ class RewardModel(Referee):
         return int(self.tokenizer.eos_token_id if pad is None else pad)
 
     def _examples(self) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
-        """Short conversations, two of one length, and two long ones, of what the context has room for."""
+        """Test conversations that fit the context: four short ones, two of them of equal length, and two long ones."""
         most = min(self.context or LONG, LONG)
         short = [self._ids("What is 3 + 4?", answer) for answer in ("7", "8", "It is seven.", "")]
         words = "What is it? "

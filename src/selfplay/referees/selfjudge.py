@@ -1,8 +1,8 @@
-"""The model as its own judge: the frozen reference scores a question and an answer from 0 to 7 after a rubric.
+"""Self-judging: the frozen reference scores a question and an answer from 0 to 7 by a rubric.
 
-Language Self-Play (arXiv 2509.07414), section 1.5 and Box 3 (`quality=selfjudge_rubric`). Two readings of a verdict:
-the score that the judge writes, or the expectation over the score tokens it might have written. The paper does not say
-what an unreadable verdict earns; here it is the option `unreadable`, and its rate is logged as `<score>/unreadable`.
+Language Self-Play (arXiv 2509.07414), section 1.5 and Box 3 (`quality=selfjudge_rubric`). The score is either the one
+that the judge writes or the expectation over the score tokens. The paper does not define the score of an unreadable
+verdict; here it is the option `unreadable`, and the rate of such verdicts is logged as `<score>/unreadable`.
 """
 
 import re
@@ -19,17 +19,21 @@ from selfplay.referees.deduplicate import Pair, score_deduplicated
 from selfplay.referees.judge_prompt import last_match
 from selfplay.thoughts import said
 
-TOP = 7  # of the rubric
+TOP = 7  # highest score of the rubric
 LABEL = re.compile(r"^[ \t]*(\w+):", re.MULTILINE)
-MARKUP = " \t*_#>-"  # what may stand around a label
+MARKUP = " \t*_#>-"  # characters that may surround a label
 TAG = re.compile(r"</?\s*(\w+)\s*>")
 
 
 def judge_prompt(template: str, pair: Pair) -> str:
-    """The judge's prompt; what a question or an answer holds cannot act as a placeholder, a tag or a line of its form.
+    """Fill in the judge's prompt so that the question and the answer cannot forge its placeholders, tags or labels.
 
-    A tag that the template has (<Response>, say) stands in square brackets where the question or the answer has it. A
-    line that begins with a label of the template ("Score:", where one of its lines begins so) does not begin a line.
+    Tags of the template (such as <Response>) are put in square brackets in the question and the answer. Lines that
+    begin with a label of the template (such as "Score:") are joined to the preceding line.
+
+    Args:
+        template: the prompt, with the placeholders {question} and {answer}.
+        pair: the question and the answer.
     """
     tags = {tag.lower() for tag in TAG.findall(template)}
     labels = {label.lower() for label in LABEL.findall(template)}
@@ -51,23 +55,23 @@ def judge_prompt(template: str, pair: Pair) -> str:
 
 
 def reference_of(players: Mapping[str, Policy]) -> LanguageModel:
-    """The frozen reference, which must be a language model."""
+    """The frozen reference; raises SelfplayError unless it is a language model."""
     reference = players["reference"]
     if not isinstance(reference, LanguageModel):
         raise SelfplayError(
-            f"selfjudge needs a language model to judge, but the learner is a {type(reference).__name__}; "
+            f"selfjudge needs a language model as judge, but the learner is a {type(reference).__name__}; "
             "use reward=verifier or quality=none with it"
         )
     return reference
 
 
 class ExpectedScore(Referee):
-    """The mean score under the judge's distribution over the tokens "0" to "7", given that it writes one of them.
+    """The expected score under the judge's next-token distribution, restricted to the tokens "0" to "7".
 
     Args:
-        prompt: with the placeholders {question} and {answer}.
-        begin: what the judge has begun its reply with; the score comes next.
-        unreadable: the score where less than half of the probability lies on the score tokens.
+        prompt: template with the placeholders {question} and {answer}.
+        begin: prefix of the judge's reply, after which the score token follows.
+        unreadable: the score if the score tokens have less than half of the probability.
     """
 
     def __init__(
@@ -101,11 +105,11 @@ class WrittenScore(Referee):
     """The score that the judge writes, read from its reply.
 
     Args:
-        prompt: with the placeholders {question} and {answer}.
-        pattern: a regular expression with one group, the score; its last match in a verdict counts, thoughts left out.
-        unreadable: the score of a verdict without a match, or with one outside 0-7.
-        temperature: of the judge (0 is greedy).
-        max_tokens: of a verdict; None is as many as the player may write.
+        prompt: template with the placeholders {question} and {answer}.
+        pattern: regular expression whose only group is the score; the last match outside the judge's thoughts counts.
+        unreadable: the score of a verdict without a match, or with a score outside 0-7.
+        temperature: the judge's sampling temperature; 0 is greedy.
+        max_tokens: maximum length of a verdict; None for the player's own limit.
     """
 
     def __init__(
@@ -125,11 +129,11 @@ class WrittenScore(Referee):
         judge = reference_of(players).with_temperature(self.temperature)
         if self.max_tokens is not None:
             judge.max_tokens = self.max_tokens
-        luck = turns[0].ask.key
+        seed = turns[0].ask.key
 
         def written(pairs: list[Pair]) -> Tensor:
             asks = [
-                Ask("judge", user(judge_prompt(self.prompt, pair)), key=f"{luck}/judge/{i}")
+                Ask("judge", user(judge_prompt(self.prompt, pair)), key=f"{seed}/judge/{i}")
                 for i, pair in enumerate(pairs)
             ]
             verdicts = [self.read(reply.text) for reply in judge.act(asks)]
@@ -139,7 +143,7 @@ class WrittenScore(Referee):
         return score_deduplicated(turns, written)
 
     def read(self, verdict: str) -> float | None:
-        """The score in a verdict, or None when there is none from 0 to 7: none in what the judge has only thought."""
+        """The score in a verdict, with the judge's thoughts ignored; None if there is none from 0 to 7."""
         score = last_match(self.pattern, said(verdict))
         value = float(score) if score is not None and re.fullmatch(r"[0-9]{1,9}", score) else None
         return value if value is not None and value <= TOP else None

@@ -1,4 +1,4 @@
-"""One HTTP request that ends in time, whatever the server does: no redirect is followed, no body is endless."""
+"""HTTP requests with a hard deadline and a size limit; redirects are not followed."""
 
 import re
 import socket
@@ -17,17 +17,17 @@ from urllib.request import getproxies, proxy_bypass
 from selfplay.core import SelfplayError
 
 T = TypeVar("T")
-LONGEST = 1 << 24  # bytes of an answer
+LONGEST = 1 << 24  # maximum size of a response body in bytes
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server said.
+    """A server's response.
 
     Attributes:
-        status: of HTTP.
-        retry_after: the header of that name, "" where there is none.
-        body: the whole of it.
+        status: HTTP status code.
+        retry_after: the Retry-After header, or "".
+        body: the response body.
     """
 
     status: int
@@ -36,33 +36,41 @@ class Answer:
 
 
 def address(url: str) -> SplitResult:
-    """A base URL in its parts.
+    """Parse a base URL.
 
     Raises:
-        SelfplayError: it is none, or it holds a password or a query, which config.yaml would then show.
+        SelfplayError: the URL is invalid, or it contains credentials, a query or a fragment, which could leak a key
+            into config.yaml.
     """
     try:
         parts = urlsplit(url)
-        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         (parts.hostname or "").encode("idna")
     except ValueError:
-        whole = False
-    if not whole or re.search(r"[^!-~]", url):
-        raise SelfplayError(f"the endpoint's url '{url}' is none; give one such as http://localhost:8000/v1")
+        valid = False
+    if not valid or re.search(r"[^!-~]", url):
+        raise SelfplayError(f"the endpoint's url '{url}' is invalid; give one such as http://localhost:8000/v1")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise SelfplayError(
-            "the endpoint's url has more than a host and a path; put a key into the environment, and the name of its "
-            "variable into endpoint.key"
+            "the endpoint's url has more than a host and a path; put a key into an environment variable, and name the "
+            "variable with endpoint.key"
         )
     return parts
 
 
 def post(url: SplitResult, path: str, headers: dict[str, str], body: bytes, seconds: float) -> Answer:
-    """POST to `url` and the path behind it.
+    """Send one POST request.
+
+    Args:
+        url: base URL.
+        path: appended to the path of `url`.
+        headers: request headers.
+        body: request body.
+        seconds: deadline of the whole request, to the last byte of the response.
 
     Raises:
-        OSError: nobody is there, or the whole took longer than `seconds` (TimeoutError).
-        HTTPException: what came back is no HTTP, or ended too early, or is too long.
+        OSError: the connection failed, or the request took longer than `seconds` in total (TimeoutError).
+        HTTPException: the response is malformed, incomplete or too long.
     """
     connection, prefix = _connection(url, seconds)
     late = Event()
@@ -70,10 +78,10 @@ def post(url: SplitResult, path: str, headers: dict[str, str], body: bytes, seco
     def cut() -> None:
         late.set()
         if connection.sock is not None:
-            with suppress(OSError):  # it may be closed already
-                socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)  # wakes whoever reads, also below TLS
+            with suppress(OSError):  # it may already be closed
+                socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)  # unblocks a pending read, also below TLS
 
-    watch = Timer(seconds, cut)  # a socket's own time-out starts anew with every byte that drips in
+    watch = Timer(seconds, cut)  # a socket's own timeout restarts with every byte received
     watch.daemon = True
     watch.start()
     try:
@@ -81,13 +89,13 @@ def post(url: SplitResult, path: str, headers: dict[str, str], body: bytes, seco
         response = connection.getresponse()
         read = response.read(LONGEST + 1)
         if len(read) > LONGEST:
-            raise HTTPException(f"an answer of more than {LONGEST} bytes")
+            raise HTTPException(f"a response of more than {LONGEST} bytes")
         if late.is_set():
             raise TimeoutError
         return Answer(response.status, response.getheader("Retry-After", ""), read)
     except (OSError, HTTPException, ValueError, AttributeError):
         if late.is_set():
-            raise TimeoutError(f"no whole answer in {seconds:g} s") from None
+            raise TimeoutError(f"no complete response within {seconds:g} s") from None
         raise
     finally:
         watch.cancel()
@@ -95,10 +103,14 @@ def post(url: SplitResult, path: str, headers: dict[str, str], body: bytes, seco
 
 
 def side_by_side(calls: Sequence[Callable[[], T]], parallel: int) -> Iterator[tuple[int, T | Exception]]:
-    """The place and the result of each call, or what it raised, as they come; as many calls at once as `parallel`.
+    """Run calls concurrently; yield the index and the result or exception of each as it completes.
 
-    Whoever stops asking leaves the calls behind: their threads are daemons, so that a process which is interrupted
-    while a server hangs does not wait for it.
+    A consumer that stops early abandons the remaining calls. Their threads are daemons, so an interrupted process does
+    not wait for a hanging server.
+
+    Args:
+        calls: the calls, started in order.
+        parallel: maximum number of concurrent calls.
     """
     todo: SimpleQueue[int] = SimpleQueue()
     done: SimpleQueue[tuple[int, T | Exception]] = SimpleQueue()
@@ -111,7 +123,7 @@ def side_by_side(calls: Sequence[Callable[[], T]], parallel: int) -> Iterator[tu
                 place = todo.get_nowait()
                 try:
                     done.put((place, calls[place]()))
-                except Exception as error:  # whatever it is, it is raised again in the thread that asked
+                except Exception as error:  # handed to the consumer
                     done.put((place, error))
 
     for _ in range(min(parallel, len(calls))):
@@ -121,7 +133,7 @@ def side_by_side(calls: Sequence[Callable[[], T]], parallel: int) -> Iterator[tu
 
 
 def _connection(url: SplitResult, seconds: float) -> tuple[HTTPConnection, str]:
-    """A connection, through the proxy of the environment where there is one, and what stands before the path."""
+    """A connection, through the environment's proxy if one applies, and the prefix of the request path."""
     host = url.hostname or ""
     proxy = getproxies().get(url.scheme)
     if proxy is None or _is_loopback(host) or proxy_bypass(host):

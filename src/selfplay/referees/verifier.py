@@ -1,4 +1,4 @@
-"""The exact truth of a task."""
+"""Referees with a task's ground truth."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,23 +10,22 @@ from selfplay.tasks.task import Task
 
 
 class Verifier(Referee):
-    """How right an answer is, 0 to 1, by the task's own check.
+    """The correctness of an answer, from 0 to 1, by the task's own checker.
 
-    No answer to something that the task does not know as a question can be right, so there it is 0, too; `Invalid`
-    tells the two apart.
+    The score is also 0 if the prompt is not a valid question of the task; `Invalid` distinguishes the two cases.
 
     Args:
         task: see `selfplay.tasks`.
 
     Raises:
-        SelfplayError: the task knows no answers.
+        SelfplayError: the task has no ground truth.
     """
 
     def __init__(self, task: Task) -> None:
         if not task.judges:
             raise SelfplayError(
-                f"{type(task).__name__} knows no right answers, so no verifier can judge: use another reward, for "
-                "example reward=rm, and set probes.truth=null"
+                f"{type(task).__name__} has no ground truth for a verifier; use another reward, for example reward=rm, "
+                "and set probes.truth=null"
             )
         self.task = task
 
@@ -39,7 +38,7 @@ class Verifier(Referee):
 
 
 class Invalid(Referee):
-    """1 for a Challenger's turn that is no question of the task, else 0.
+    """1 for a Challenger's turn that is not a valid question of the task, else 0.
 
     Args:
         task: see `selfplay.tasks`.

@@ -1,1 +1,1 @@
-"""Games solved exactly: equilibria, exploitability, meta-games, ratings. Small functions on arrays and trees."""
+"""Exact game solving: equilibria, exploitability, meta-games and ratings, as small functions on arrays and trees."""

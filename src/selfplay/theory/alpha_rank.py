@@ -13,13 +13,13 @@ from selfplay.theory.zero_sum import Array, matrix
 
 @dataclass(frozen=True, eq=False)
 class AlphaRank:
-    """Where evolution spends its time.
+    """The stationary distribution of Alpha-Rank's Markov chain.
 
     Attributes:
         distribution: [n] over strategies for one population; [n_1, ..., n_k] over pure profiles for k populations.
         alpha: ranking intensity, per unit of payoff.
         population_size: individuals in each population.
-        method: how it was found.
+        method: how it was computed.
     """
 
     distribution: Array
@@ -28,7 +28,7 @@ class AlphaRank:
     method: str
 
     def marginal(self, player: int) -> Array:
-        """[n_player] how often that population plays each strategy."""
+        """[n_player] the marginal distribution over one player's strategies."""
         others = tuple(axis for axis in range(self.distribution.ndim) if axis != player)
         return np.asarray(self.distribution.sum(axis=others), dtype=np.float64)
 
@@ -36,17 +36,17 @@ class AlphaRank:
 def alpha_rank(payoffs: ArrayLike, alpha: float = 100.0, population_size: int = 50) -> AlphaRank:
     """Alpha-Rank of a symmetric two-player game with one population (1903.01373, local selection).
 
-    The chain is kept and eliminated in logarithms (Grassmann, Taksar and Heyman 1985: no subtractions), so that any
-    finite alpha may be asked for. As alpha grows the distribution tends to that on the strongly connected sinks of
-    the response graph; it is there once alpha times the smallest difference of payoffs is some tens.
+    The chain is solved in log space by subtraction-free elimination (Grassmann, Taksar and Heyman 1985), so any finite
+    alpha is valid. As alpha grows, the distribution converges to one on the sink strongly connected components of the
+    response graph; it has converged once alpha times the smallest payoff difference is a few tens.
 
     Args:
-        payoffs: [n, n] the return of i against j; only payoffs - payoffs.T is looked at.
+        payoffs: [n, n] the return of i against j; only payoffs - payoffs.T matters.
         alpha: ranking intensity, at least 0; at 0 the distribution is uniform.
-        population_size: at least 2.
+        population_size: individuals in the population, at least 2.
 
     Raises:
-        SelfplayError: the payoffs are no square matrix of finite numbers, or an option is out of its range.
+        SelfplayError: the payoffs are not a square matrix of finite numbers, or an argument is out of range.
     """
     game = matrix(payoffs, square=True)
     _check(alpha, population_size)
@@ -56,24 +56,24 @@ def alpha_rank(payoffs: ArrayLike, alpha: float = 100.0, population_size: int = 
 
 
 def alpha_rank_profiles(payoffs: Sequence[ArrayLike], alpha: float = 100.0, population_size: int = 50) -> AlphaRank:
-    """Alpha-Rank of a k-player game with a population for each player, one of which moves at a time; see `alpha_rank`.
+    """Alpha-Rank of a k-player game with one population per player; one population mutates at a time. See `alpha_rank`.
 
     Args:
-        payoffs: for each of the k players the returns [n_1, ..., n_k] at every pure profile.
+        payoffs: for each of the k players, the returns [n_1, ..., n_k] at every pure profile.
         alpha: ranking intensity, at least 0; at 0 the distribution is uniform.
-        population_size: at least 2.
+        population_size: individuals in each population, at least 2.
 
     Raises:
-        SelfplayError: the payoffs are not k finite tensors of one shape of k axes, or an option is out of its range.
+        SelfplayError: the payoffs are not k finite tensors of one shape with k axes, or an argument is out of range.
     """
     tables = [np.array(table, dtype=np.float64) for table in payoffs]
     shapes = [table.shape for table in tables]
     if not tables or any(s != shapes[0] or len(s) != len(tables) or 0 in s for s in shapes):
         raise SelfplayError(
-            f"the payoff tensors have the shapes {shapes}; give each of k players one of the same k axes"
+            f"the payoff tensors have shapes {shapes}; give one per player, all of one shape with one axis per player"
         )
     if not all(np.isfinite(table).all() for table in tables):
-        raise SelfplayError("a payoff tensor holds a number that is not finite; give finite numbers")
+        raise SelfplayError("a payoff tensor holds a non-finite number; give finite numbers")
     _check(alpha, population_size)
     weights = _stationary(_profile_rates(tables, alpha, population_size)).reshape(shapes[0])
     return AlphaRank(weights, float(alpha), population_size, f"{len(tables)} populations, log-space elimination")
@@ -82,23 +82,23 @@ def alpha_rank_profiles(payoffs: Sequence[ArrayLike], alpha: float = 100.0, popu
 def _check(alpha: float, population_size: int) -> None:
     at_least(2, population_size=population_size)
     if not 0 <= alpha < math.inf:
-        raise SelfplayError(f"alpha is {alpha}; use a finite number, at least 0 (a large one for the limit)")
+        raise SelfplayError(f"alpha is {alpha}; use a finite number of at least 0 (a large one for the limit)")
 
 
 def _intensity(alpha: float, half_gains: Array) -> Array:
-    """alpha times what a mutant gains, of which half is given; finite."""
+    """alpha times a mutant's payoff gain, of which half is passed; raises SelfplayError on overflow."""
     with np.errstate(over="ignore"):
         found = 2 * (alpha * half_gains)
     if not np.isfinite(found).all():
         raise SelfplayError(
-            f"alpha {alpha:g} times a difference of payoffs of {2 * np.abs(half_gains).max():.3g} is no float; lower "
+            f"alpha {alpha:g} times a payoff difference of {2 * np.abs(half_gains).max():.3g} overflows a float; lower "
             "alpha, which is per unit of payoff"
         )
     return np.asarray(found, dtype=np.float64)
 
 
 def _profile_rates(tables: Sequence[Array], alpha: float, population_size: int) -> Array:
-    """[profiles, profiles] the log rate from each pure profile to each that differs in one player's strategy."""
+    """[profiles, profiles] log transition rates between pure profiles that differ in one player's strategy."""
     shape = tables[0].shape
     ids = np.arange(math.prod(shape)).reshape(shape)
     rates = np.full((ids.size, ids.size), -np.inf)
@@ -111,7 +111,7 @@ def _profile_rates(tables: Sequence[Array], alpha: float, population_size: int) 
 
 
 def _log_fixation(advantage: Array, population_size: int) -> Array:
-    """The log probability that one mutant takes over, log((1 - exp(-u)) / (1 - exp(-m u))), and -log(m) at u = 0."""
+    """Log fixation probability of one mutant: log((1 - exp(-u)) / (1 - exp(-m u))), and -log(m) at u = 0."""
     u, m = np.abs(advantage), population_size
     safe = np.where(u > 0, u, 1.0)
     ratio = np.where(u > 0, np.log(-np.expm1(-safe)) - np.log(-np.expm1(-m * safe)), -math.log(m))
@@ -119,7 +119,7 @@ def _log_fixation(advantage: Array, population_size: int) -> Array:
 
 
 def _stationary(rates: Array) -> Array:
-    """[n] the stationary distribution of the chain whose log rates, off the diagonal, are given; exact to rounding."""
+    """[n] the stationary distribution of the chain with these off-diagonal log rates [n, n]; exact up to rounding."""
     logs, n = rates.copy(), len(rates)
     for last in range(n - 1, 0, -1):
         logs[:last, last] -= np.logaddexp.reduce(logs[last, :last])

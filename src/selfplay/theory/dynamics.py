@@ -1,4 +1,4 @@
-"""Dynamics and smoothed equilibria of two-player games: the replicator, and quantal response."""
+"""Replicator dynamics and quantal response equilibria of two-player matrix games."""
 
 import math
 from collections.abc import Callable
@@ -12,20 +12,20 @@ from scipy.special import log_softmax, softmax
 from selfplay.core import SelfplayError, at_least
 from selfplay.theory.zero_sum import Array, matrix
 
-EVALUATIONS = 500_000  # of the replicator's derivative, at most: some 40,000 steps
+EVALUATIONS = 500_000  # most evaluations of the replicator's derivative: about 40,000 steps
 
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """A run of replicator dynamics.
+    """A trajectory of replicator dynamics.
 
     Attributes:
         times: [t] from 0 to the duration, in units of 1 / payoff.
         row: [t, n] the row population at those times.
-        column: [t, m] the column population; the row population where there is one population.
-        row_average: [n] the mean of the row population over time.
-        column_average: [m] the mean of the column population over time.
-        method: how it was found.
+        column: [t, m] the column population; equal to `row` if there is one population.
+        row_average: [n] time average of the row population.
+        column_average: [m] time average of the column population.
+        method: the integrator and its settings.
     """
 
     times: Array
@@ -43,11 +43,11 @@ class QuantalResponse:
     Attributes:
         row: [n] proportional to row_reference * exp(returns against the column player / beta).
         column: [m] likewise.
-        row_value: what the row player earns (without the regulariser).
-        column_value: what the column player earns.
+        row_value: expected return of the row player, without the regulariser.
+        column_value: expected return of the column player, without the regulariser.
         beta: the temperature, in the payoffs' unit.
-        residual: the largest error of a log probability in the equations above.
-        method: how it was found.
+        residual: largest absolute error of a log probability in the equations above.
+        method: the algorithm used.
     """
 
     row: Array
@@ -60,10 +60,14 @@ class QuantalResponse:
 
 
 def replicator_derivative(payoffs: ArrayLike, state: ArrayLike) -> Array:
-    """[n] x_i ((A x)_i - x A x), per unit of time (Taylor and Jonker 1978). payoffs [n, n], state [n] a distribution.
+    """[n] the time derivative x_i ((A x)_i - x A x) of the replicator equation (Taylor and Jonker 1978).
+
+    Args:
+        payoffs: [n, n] the matrix A.
+        state: [n] the distribution x.
 
     Raises:
-        SelfplayError: the payoffs are no square matrix of finite numbers, or the state is no distribution over it.
+        SelfplayError: the payoffs are not a square matrix of finite numbers, or the state is not a distribution [n].
     """
     game = matrix(payoffs, square=True)
     x = _distribution("state", state, len(game))
@@ -80,25 +84,26 @@ def replicator(
     column_start: ArrayLike | None = None,
     discrete: bool = False,
 ) -> Trajectory:
-    """Replicator dynamics (Taylor and Jonker 1978), of one population or of two.
+    """Replicator dynamics (Taylor and Jonker 1978) of one population or of two.
 
-    With z the integral of the opponents' strategies, x = softmax(log start + A z): this is integrated (DOP853, relative
-    tolerance 1e-9), so that x stays a distribution and z / duration is the average. The discrete variant is its
-    Euler step, x <- x exp(step A x) normalised: exponential weights (Freund and Schapire 1999). In a symmetric
-    zero-sum game from the uniform start, the continuous average is exploitable by at most log(n) / duration.
+    The integrated variable z is the time integral of the opponents' strategies, with x = softmax(log start + A z)
+    (DOP853, relative tolerance 1e-9). This keeps x a distribution, and z / duration is its time average. The discrete
+    variant takes Euler steps in z: x <- x exp(step A x), normalised, which is exponential weights (Freund and Schapire
+    1999). In a symmetric zero-sum game, the exploitability of the continuous average from the uniform start is at most
+    log(n) / duration.
 
     Args:
-        payoffs: [n, m] what the row player earns; square where there is one population.
-        column_payoffs: [n, m] what the column player earns; None for one population that plays itself.
-        duration: more than 0, in units of 1 / payoff; the work is in proportion to duration times payoffs, see Raises.
-        points: times recorded, at least 2; in the discrete variant there are points - 1 steps.
+        payoffs: [n, m] payoffs of the row player; square if there is one population.
+        column_payoffs: [n, m] payoffs of the column player; None for one population in self-play.
+        duration: above 0, in units of 1 / payoff; the cost is proportional to duration times payoffs, see Raises.
+        points: number of recorded times, at least 2; the discrete variant takes points - 1 steps.
         start: [n] the row population at time 0; uniform by default.
         column_start: [m] the column population at time 0; uniform by default.
-        discrete: Euler's steps of exponential weights in the place of continuous time.
+        discrete: whether to take Euler steps (exponential weights) instead of integrating in continuous time.
 
     Raises:
-        SelfplayError: payoffs or starts of the wrong shape or not finite, an option out of its range, or more than
-            `EVALUATIONS` of the derivative.
+        SelfplayError: payoffs or starts have the wrong shape or are not finite, an argument is out of range, or more
+            than `EVALUATIONS` evaluations of the derivative are needed.
     """
     alone = column_payoffs is None
     game, other = _bimatrix(payoffs, matrix(payoffs, square=True).T if alone else column_payoffs)
@@ -123,7 +128,7 @@ def replicator(
 
 
 def replicator_average(payoffs: ArrayLike, duration: float = 1000.0) -> Array:
-    """[n] the average over time of one population from the uniform start; payoffs [n, n], errors as `replicator`."""
+    """[n] time average of one population from the uniform start. payoffs: [n, n]; raises as `replicator`."""
     average = replicator(payoffs, duration=duration, points=2).row_average
     return np.asarray(average / average.sum(), dtype=np.float64)
 
@@ -136,33 +141,34 @@ def quantal_response(
     row_reference: ArrayLike | None = None,
     column_reference: ArrayLike | None = None,
 ) -> QuantalResponse:
-    """The logit quantal response equilibrium (McKelvey and Palfrey 1995) on the branch from beta = inf.
+    """The logit quantal response equilibrium (McKelvey and Palfrey 1995) on the principal branch from beta = inf.
 
-    Each strategy is proportional to reference * exp(its returns / beta): the equilibrium of the game in which each
-    player also pays beta * KL(strategy, reference); from uniform references, the entropy-regularised one. A zero-sum
-    game has one. The branch is followed by predictor and corrector (Turocy 2005) in log probabilities, so that it may
-    turn; of several equilibria at beta it is the first one reached.
+    Each strategy is proportional to reference * exp(its returns / beta). This is the Nash equilibrium of the game in
+    which each player also pays beta * KL(strategy, reference); with uniform references, that is entropy regularisation.
+    It is unique in zero-sum games. A predictor-corrector method in log probabilities follows the branch through turning
+    points (Turocy 2005); if several equilibria exist at beta, the result is the first one reached.
 
     Args:
-        payoffs: [n, m] what the row player earns.
-        column_payoffs: [n, m] what the column player earns; None for minus the row player's.
-        beta: temperature, above 0, in the payoffs' unit; at infinity each plays its reference.
-        row_reference: [n] every entry above 0; uniform by default.
-        column_reference: [m] every entry above 0; uniform by default.
+        payoffs: [n, m] payoffs of the row player.
+        column_payoffs: [n, m] payoffs of the column player; None for the negated row payoffs.
+        beta: temperature, above 0, in the payoffs' unit; at infinity each player plays its reference.
+        row_reference: [n] distribution with every entry above 0; uniform by default.
+        column_reference: [m] distribution with every entry above 0; uniform by default.
 
     Raises:
-        SelfplayError: payoffs or references of the wrong shape or not positive, beta out of its range or not reached.
+        SelfplayError: payoffs or references have the wrong shape, a reference is not positive, beta is out of range, or
+            the branch does not reach beta.
     """
     game, other = _bimatrix(payoffs, -matrix(payoffs) if column_payoffs is None else column_payoffs)
     if not beta > 0:
-        raise SelfplayError(f"beta is {beta}; use a temperature above 0, or an equilibrium solver for 0")
+        raise SelfplayError(f"beta is {beta}; use a temperature above 0, or a Nash solver for 0")
     (n, m), scale = game.shape, max(np.ptp(game), np.ptp(other)) or 1.0
     references = (
         _distribution("row_reference", row_reference, n),
         _distribution("column_reference", column_reference, m),
     )
     if min(r.min() for r in references) <= 0:
-        raise SelfplayError("a reference strategy has an entry of 0; leave that strategy out of the game instead")
+        raise SelfplayError("a reference has an entry of 0; remove that strategy from the game instead")
     branch = _Branch((game - game.min()) / scale, (other - other.min()) / scale, np.log(np.concatenate(references)))
     point = branch.follow(scale / beta)
     row, column = (np.asarray(softmax(part), dtype=np.float64) for part in (point[:n], point[n:-1]))
@@ -172,24 +178,24 @@ def quantal_response(
 
 
 class _Branch:
-    """The curve errors(point) = 0 of points (log row, log column, 1 / beta), payoffs within [0, 1]."""
+    """The curve errors(point) = 0 of points (log row, log column, 1 / beta), for payoffs in [0, 1]."""
 
     def __init__(self, game: Array, other: Array, references: Array) -> None:
         self.game, self.other, self.references, self.n = game, other, references, len(game)
 
     def errors(self, point: Array) -> Array:
-        """[n + m] log probabilities less those of the quantal responses."""
+        """[n + m] log probabilities minus those of the quantal responses."""
         return point[:-1] - self._respond(point)[0]
 
     def _respond(self, point: Array) -> tuple[Array, Array]:
-        """[n + m] the log quantal responses to the point, and the returns that they are responses to."""
+        """[n + m] the log quantal responses at the point, and [n + m] the expected return of each action."""
         n, plays = self.n, np.exp(point[:-1])
         returns = np.concatenate([self.game @ plays[n:], self.other.T @ plays[:n]])
         logits = self.references + point[-1] * returns
         return np.concatenate([log_softmax(logits[:n]), log_softmax(logits[n:])]), returns
 
     def slopes(self, point: Array) -> Array:
-        """[n + m, n + m + 1] the derivatives of the errors."""
+        """[n + m, n + m + 1] the Jacobian of the errors."""
         n, plays = self.n, np.exp(point[:-1])
         responses, returns = self._respond(point)
         moved = np.zeros((len(plays), len(plays) + 1))
@@ -201,7 +207,7 @@ class _Branch:
         return np.eye(*moved.shape) - moved
 
     def follow(self, goal: float, steps: int = 5_000) -> Array:
-        """The first point of the curve from the references whose 1 / beta is the goal."""
+        """The first point on the curve, starting at the references, with 1 / beta equal to `goal`."""
         point, length = np.append(self.references, 0.0), 0.1
         if goal == 0:
             return point
@@ -221,11 +227,11 @@ class _Branch:
             else:
                 point, along, length = found, tangent, length * 1.5
         raise SelfplayError(
-            f"the quantal response branch did not reach beta {1 / goal:g} times the range of the payoffs; raise beta"
+            f"the quantal response branch did not reach beta = {1 / goal:g} times the range of the payoffs; raise beta"
         )
 
     def _correct(self, point: Array, fixed: bool) -> Array | None:
-        """Newton's method back to the curve, at this 1 / beta if it is fixed; None where it does not converge."""
+        """Newton's method back to the curve, with 1 / beta held constant if `fixed`; None if it does not converge."""
         for _ in range(8):
             errors, slopes = self.errors(point), self.slopes(point)
             if np.abs(errors).max() < 1e-13 * (1 + np.abs(point).max()):
@@ -242,12 +248,14 @@ def _bimatrix(payoffs: ArrayLike, column_payoffs: ArrayLike | None) -> tuple[Arr
     assert column_payoffs is not None
     game, other = matrix(payoffs), matrix(column_payoffs)
     if game.shape != other.shape:
-        raise SelfplayError(f"payoffs are {game.shape} but column_payoffs {other.shape}; give both as [row, column]")
+        raise SelfplayError(
+            f"payoffs have shape {game.shape} but column_payoffs {other.shape}; index both by [row, column]"
+        )
     for side in (game, other):
         if not np.isfinite(side.max() - side.min()):
             raise SelfplayError(
-                f"the payoffs lie between {side.min():.3g} and {side.max():.3g}, whose difference is no float; divide "
-                "them by a constant"
+                f"the payoffs lie between {side.min():.3g} and {side.max():.3g}, whose difference overflows a float; "
+                "divide them by a constant"
             )
     return game, other
 
@@ -260,7 +268,7 @@ def _distribution(name: str, weights: ArrayLike | None, size: int) -> Array:
 
 
 def _integral(speed: Callable[[Array], Array], times: Array, size: int) -> Array:
-    """[t, size] z at the times, from z = 0."""
+    """[t, size] the solution of dz/dt = speed(z) at the given times, from z = 0."""
     start, count = np.zeros(size), 0
 
     def counted(_: float, z: Array) -> Array:
@@ -268,14 +276,14 @@ def _integral(speed: Callable[[Array], Array], times: Array, size: int) -> Array
         count += 1
         if count > EVALUATIONS:
             raise SelfplayError(
-                f"the replicator takes more than {EVALUATIONS} evaluations over a duration of {times[-1]:g}; shorten "
-                "it, or divide the payoffs by a constant: its unit is 1 / payoff"
+                f"the replicator needs more than {EVALUATIONS} evaluations for a duration of {times[-1]:g}; shorten "
+                "it, or divide the payoffs by a constant (its unit is 1 / payoff)"
             )
         return speed(z)
 
     solution = solve_ivp(counted, (0.0, times[-1]), start, "DOP853", t_eval=times, rtol=1e-9, atol=1e-11)
     if not solution.success:
-        raise SelfplayError(f"the replicator's integration ended with {solution.message!r}; shorten the duration")
+        raise SelfplayError(f"the replicator's integration failed ({solution.message}); shorten the duration")
     return np.asarray(solution.y.T, dtype=np.float64)
 
 

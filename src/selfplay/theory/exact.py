@@ -1,8 +1,8 @@
-"""Equilibria in whole numbers: simplex and complementary pivoting without rounding, for games of few strategies.
+"""Equilibria in integer arithmetic: simplex and complementary pivoting without rounding, for games of few strategies.
 
-Every float is a whole number times a power of two, so a matrix of floats is, up to its unit, a matrix of whole numbers,
-and a pivot that divides by the one before stays in them (Edmonds 1967; Bareiss 1968). Nothing is near: a tie is a tie,
-whatever the scale of the payoffs, and however far apart they are. Ratio tests are lexicographic, so no path cycles.
+Every float is an integer times a power of two, so a matrix of floats is a matrix of integers times a unit, and
+fraction-free pivots keep it integer (Edmonds 1967; Bareiss 1968). There are no tolerances: ties are detected exactly at
+any scale. Ratio tests are lexicographic, so pivoting cannot cycle.
 """
 
 import math
@@ -12,11 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Whole = NDArray[np.object_]  # of Python's whole numbers, which have no largest one
+Whole = NDArray[np.object_]  # Python's arbitrary-precision integers
 
 
 def whole(payoffs: NDArray[np.float64]) -> tuple[Whole, Fraction]:
-    """The payoffs as whole numbers, and the unit that they are multiples of: exact. payoffs [n, m] finite."""
+    """Convert payoffs exactly to coprime integers and the unit that they are multiples of.
+
+    Args:
+        payoffs: [n] or [n, m], finite.
+    """
     parts, powers = np.frexp(payoffs)
     least = int(powers[payoffs != 0].min(initial=0))
     shifted = [int(part) << (int(power) - least if part else 0) for part, power in zip(
@@ -27,15 +31,15 @@ def whole(payoffs: NDArray[np.float64]) -> tuple[Whole, Fraction]:
 
 
 class Tableau:
-    """basic = (constants - columns @ nonbasic) / scale, with all variables at least 0, in whole numbers.
+    """basic = (constants - columns @ nonbasic) / scale in integers, with all variables at least 0.
 
-    The constants are perturbed by infinitesimals, the first the largest: [r, 1 + p] holds their coefficients.
+    The constants are perturbed by p infinitesimals of decreasing order for the lexicographic ratio test.
 
     Attributes:
-        columns: [r, c].
-        constants: [r, 1 + p].
-        scale: above 0.
-        basic, nonbasic: r and c names of variables.
+        columns: [r, c] coefficients of the nonbasic variables.
+        constants: [r, 1 + p] constants, then the coefficients of the infinitesimals.
+        scale: common denominator, above 0.
+        basic, nonbasic: names of the r basic and c nonbasic variables.
     """
 
     def __init__(self, columns: Whole, constants: Whole, basic: list[Any], nonbasic: list[Any]) -> None:
@@ -56,7 +60,7 @@ class Tableau:
         self.basic[row], self.nonbasic[column] = self.nonbasic[column], self.basic[row]
 
     def leaving(self, column: int, rows: int) -> int:
-        """Which of the first `rows` rows limits the column's variable: the lexicographically least ratio."""
+        """Index of the row, among the first `rows`, that wins the lexicographic ratio test for the entering column."""
         best = -1
         for row in range(rows):
             if self.columns[row, column] > 0 and (best < 0 or self._less(row, best, column)):
@@ -65,7 +69,10 @@ class Tableau:
         return best
 
     def _less(self, one: int, other: int, column: int) -> bool:
-        """Whether constants[one] / columns[one, column] comes before that of the other; both divisors of one sign."""
+        """Whether constants[one] / columns[one, column] is lexicographically smaller than that of `other`.
+
+        Both divisors must have the same sign.
+        """
         ours, theirs = abs(self.columns[one, column]), abs(self.columns[other, column])
         for mine, yours in zip(self.constants[one], self.constants[other], strict=True):
             if mine * theirs != yours * ours:
@@ -73,7 +80,7 @@ class Tableau:
         return False
 
     def maximise(self) -> None:
-        """Make the last row, a variable without bounds, as large as it can be (Dantzig's rule)."""
+        """Maximise the free variable of the last row (Dantzig's rule)."""
         while True:
             slopes = self.columns[-1]
             column = int(np.argmin(slopes)) if len(slopes) else -1
@@ -82,7 +89,7 @@ class Tableau:
             self.pivot(self.leaving(column, len(self.basic) - 1), column)
 
     def value(self, name: Any) -> Fraction:
-        """A variable where all nonbasic ones are 0."""
+        """The variable's value at the basic solution, where all nonbasic variables are 0."""
         return Fraction(self.constants[self.basic.index(name), 0], self.scale) if name in self.basic else Fraction(0)
 
     def drop(self, columns: list[int]) -> None:
@@ -92,10 +99,13 @@ class Tableau:
 
 
 def zero_sum_tableau(game: Whole) -> Tableau:
-    """The optimal tableau of a zero-sum game: maximise sum(y) where (game + shift) @ y <= 1, the shift making all >= 1.
+    """The optimal tableau of a zero-sum game: maximise sum(y) subject to (game + shift) @ y <= 1.
 
-    Its variables are ("column", j), y; ("row", i), the slacks, whose prices are the row player's; and "total", the last
-    row. game [n, m].
+    The shift makes every payoff at least 1. The variables are y, named ("column", j); the slacks, named ("row", i),
+    whose prices give the row player's strategy; and "total", the objective in the last row.
+
+    Args:
+        game: [n, m] integer payoffs of the row player.
     """
     n, m = game.shape
     positive = game - game.min() + 1
@@ -112,7 +122,11 @@ def zero_sum_tableau(game: Whole) -> Tableau:
 
 
 def zero_sum(game: Whole) -> tuple[list[Fraction], list[Fraction]]:
-    """Optimal strategies [n], [m] of the row player, who maximises, and of the column player. game [n, m]."""
+    """Optimal strategies [n] of the row player, who maximises, and [m] of the column player.
+
+    Args:
+        game: [n, m] integer payoffs of the row player.
+    """
     (n, m), tableau = game.shape, zero_sum_tableau(game)
     total = tableau.value("total")
     column = [tableau.value(("column", j)) / total for j in range(m)]
@@ -124,17 +138,16 @@ def zero_sum(game: Whole) -> tuple[list[Fraction], list[Fraction]]:
 def symmetric(game: Whole, prior: list[int]) -> list[Fraction]:
     """[n] a symmetric equilibrium strategy of the two-player game in which i earns game[i, j] against j.
 
-    Complementary pivoting (Lemke 1965) from the best response to the prior, which is where the linear tracing procedure
-    of Harsanyi and Selten goes from it (van den Elzen and Talman 1991; von Stengel, van den Elzen and Talman 2002).
+    Complementary pivoting (Lemke 1965) starts from the best response to the prior and follows the linear tracing
+    procedure of Harsanyi and Selten (van den Elzen and Talman 1991; von Stengel, van den Elzen and Talman 2002).
 
     Args:
-        game: [n, n].
-        prior: [n] weights, whole numbers above 0.
+        game: [n, n] integer payoffs.
+        prior: [n] positive integer weights.
     """
     n = len(game)
-    costs = (
-        game.max() + 1 - game
-    )  # w = costs @ z - 1 + d z0, z and w complementary: z is an equilibrium, not normalised
+    # With w = costs @ z - 1 + d z0 and z complementary to w, z is an unnormalised equilibrium at z0 = 0.
+    costs = game.max() + 1 - game
     expected = costs @ np.array(prior, dtype=object)
     identity = np.eye(n, dtype=np.int64)[::-1].astype(object)
     tableau = Tableau(

@@ -1,4 +1,4 @@
-"""All equilibria of a symmetric zero-sum game at once: their polytope, exactly, and its point of maximum entropy."""
+"""The polytope of all equilibria of a symmetric zero-sum game, computed exactly, and its maximum-entropy point."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,17 +11,18 @@ from scipy.special import logsumexp, softmax
 from selfplay.theory.exact import Tableau, Whole, zero_sum_tableau
 
 Array = NDArray[np.float64]
-PATIENCE = 25  # steps of Newton's method in which the slope must halve, or rounding has the upper hand
+PATIENCE = 25  # Newton steps within which the gradient must halve; otherwise rounding dominates
 
 
 @dataclass(frozen=True, eq=False)
 class Face:
-    """The Nash strategies of an antisymmetric game: all p with game @ p <= 0.
+    """The set of Nash strategies of an antisymmetric game: all distributions p with game @ p <= 0.
 
     Attributes:
-        inside: [n] one of them, which gives every strategy weight that any of them gives weight.
-        directions: [n, d] along which the others lie, each scaled to 1; d = 0: there is no other.
-        bounded: [n] bool: who earns 0 against some of them and less against others.
+        inside: [n] a Nash strategy of maximal support.
+        directions: [n, d] basis of the directions within the set, each with largest entry 1; d = 0 if it is a point.
+        bounded: [n] bool: strategies with a negative return against some Nash strategy; these are the inequality
+            constraints of the set.
     """
 
     inside: tuple[Fraction, ...]
@@ -30,7 +31,7 @@ class Face:
 
 
 def nash_face(game: Whole) -> Face:
-    """The face of the optimal tableau; each further corner is one that gives the most to what had nothing yet."""
+    """The optimal face, from vertices that each maximise the sum of the variables that were 0 at all earlier ones."""
     n, tableau = len(game), zero_sum_tableau(game)
     total = tableau.value("total")
     tableau.drop([j for j, price in enumerate(tableau.columns[-1]) if price > 0])
@@ -55,7 +56,7 @@ def _remove_last(tableau: Tableau) -> None:
 
 
 def _maximise_sum(tableau: Tableau, names: list[Any]) -> Fraction:
-    """Move to a corner with the largest sum of these variables; return it."""
+    """Move to a vertex that maximises the sum of these variables; return the sum."""
     wanted = set(names)
     rows = [i for i, name in enumerate(tableau.basic) if name in wanted]
     free = np.array([tableau.scale if name in wanted else 0 for name in tableau.nonbasic], dtype=object)
@@ -69,7 +70,7 @@ def _maximise_sum(tableau: Tableau, names: list[Any]) -> Fraction:
 
 
 def _directions(tableau: Tableau, seen: set[Any], n: int) -> Array:
-    """[n, d] how the weights change with each variable that is free once all that are 0 everywhere are left out."""
+    """[n, d] derivative of the weights by each free variable, with variables that are 0 on the whole face removed."""
     tableau.drop([j for j, name in enumerate(tableau.nonbasic) if name not in seen])
     for row, name in enumerate(tableau.basic):
         if name not in seen and tableau.columns[row].any():
@@ -88,12 +89,12 @@ def _directions(tableau: Tableau, seen: set[Any], n: int) -> Array:
 
 
 def most_entropic(face: Face, game: Array, copies: Array) -> Array:
-    """[n] the strategy of the face that has the most entropy once each of its weights is split among its copies.
+    """[n] the strategy of maximum entropy on the face, with each weight split equally among its copies.
 
     Args:
-        face: of the game, with d > 0.
-        game: [n, n] in any unit.
-        copies: [n] how many strategies of the whole game each of these stands for.
+        face: face of the game, with d > 0.
+        game: [n, n] payoffs, in any unit.
+        copies: [n] number of duplicates of each strategy in the full game.
     """
     inside = np.array([float(weight) for weight in face.inside])
     support = inside > 0
@@ -109,11 +110,16 @@ def most_entropic(face: Face, game: Array, copies: Array) -> Array:
 
 
 def maximum_entropy(equal: Array, below: Array, copies: Array) -> Array:
-    """[s] the distribution p of most entropy with equal @ p = 0 and below @ p <= 0, which some p > 0 fulfils.
+    """[s] the maximum-entropy distribution p with equal @ p = 0 and below @ p <= 0.
 
-    The entropy is that of p once each weight is split among its copies [s]. It is copies x exp(-rows.T @ duals),
-    normalised, where duals, at least 0 for `below`, minimise its normaliser: by a projected Newton method
-    (Bertsekas 1982).
+    The entropy is that of p with each weight split equally among its copies. The solution is proportional to
+    copies * exp(-rows.T @ duals), where the duals, non-negative for `below`, minimise the log normaliser: a projected
+    Newton method (Bertsekas 1982).
+
+    Args:
+        equal: [e, s] rows of the equality constraints.
+        below: [b, s] rows of the inequality constraints; some p > 0 must satisfy all constraints.
+        copies: [s] number of duplicates of each strategy.
     """
     rows = np.vstack([equal, below])
     signed = np.arange(len(rows)) >= len(equal)
@@ -139,6 +145,6 @@ def maximum_entropy(equal: Array, below: Array, copies: Array) -> Array:
             if reached <= value + 1e-4 * float(slope @ (trial - duals)) + 4e-16:
                 break
         else:
-            break  # rounding hides any further descent
+            break  # no measurable descent: at rounding level
         duals, value = trial, reached
     return np.asarray(softmax(prior - rows.T @ duals), dtype=np.float64)

@@ -1,8 +1,8 @@
-"""95 % intervals of shares, of paired changes and of means of bounded figures, whose coverage is checked exactly.
+"""95 % confidence intervals for proportions, paired changes and means of bounded values, with exact coverage checks.
 
-The tests sum the binomial and trinomial probabilities: the coverage is at least 93 % for every share of up to 576
-trials, and for changes at every point of a grid. (`scipy.stats` takes a third of a second to import; none of it is
-needed here.)
+The tests sum binomial and trinomial probabilities: coverage is at least 93 % for every proportion with up to 576
+trials, and for changes at every point of a grid. (This module avoids `scipy.stats`, whose import takes a third of a
+second.)
 """
 
 from collections.abc import Iterable
@@ -15,20 +15,20 @@ from scipy.special import betaincinv, ndtri, stdtrit
 Floats = NDArray[np.float64]
 LEVEL = 0.95
 Z = float(ndtri((1 + LEVEL) / 2))
-FEWER = 6  # trials; below, Wilson's end for no success covers too seldom
-TAIL = 0.03  # of each side of the exact interval that Wilson's is widened to
+FEWER = 6  # below this many trials, Wilson's bound undercovers for 0 or `count` successes
+TAIL = 0.03  # tail probability of each side of the exact interval
 
 
 def share(successes: ArrayLike, count: ArrayLike) -> tuple[Floats, Floats]:
-    """Low and high end of a share of `count` independent trials, elementwise.
+    """Lower and upper bounds of a binomial proportion, elementwise.
 
-    Wilson's score interval (1927) covers a share near 0 or 1 too seldom: .84 instead of .95 at worst, for few and for
-    many trials. It is therefore widened to Clopper and Pearson's exact interval (1934) at 94 % wherever that is wider.
-    Of no success, or of nothing but successes, Wilson's end is kept: 8 of 8 are [.676, 1].
+    Wilson's score interval (1927) undercovers proportions near 0 or 1: coverage can drop to .84 for few and for many
+    trials. Each bound is therefore the wider of Wilson's and of the exact 94 % interval of Clopper and Pearson (1934).
+    For 0 or `count` successes out of at least 6, Wilson's bound is kept: 8 of 8 gives [.676, 1].
 
     Args:
-        successes: from 0 to `count`; half a win is half a success.
-        count: at least 1.
+        successes: from 0 to `count`; fractions are allowed (a draw is half a success).
+        count: number of independent trials, at least 1.
     """
     x, n = np.broadcast_arrays(np.asarray(successes, dtype=float), np.asarray(count, dtype=float))
     middle = (x + Z * Z / 2) / (n + Z * Z)
@@ -42,16 +42,16 @@ def share(successes: ArrayLike, count: ArrayLike) -> tuple[Floats, Floats]:
 
 
 def change(better: ArrayLike, worse: ArrayLike, count: ArrayLike) -> tuple[Floats, Floats]:
-    """Low and high end of the change of a share, (better - worse) / count, on the same questions; elementwise.
+    """Lower and upper bounds of the paired change of a proportion, (better - worse) / count, elementwise.
 
-    The change is the share of questions that are newly right less the share that are newly wrong. The two shares'
-    intervals are joined by squares (Newcombe 1998, method 10; MOVER, Zou and Donner 2008) with the correlation of two
-    shares of one multinomial. Two questions are the fewest: `nan` for one.
+    The change is the share of newly correct questions minus the share of newly wrong ones. The intervals of the two
+    shares are combined in quadrature (Newcombe 1998, method 10; MOVER, Zou and Donner 2008) with the correlation of
+    two proportions of one multinomial. NaN for fewer than two questions.
 
     Args:
-        better, worse: how many changed for the better and for the worse, at most `count` together. A question that
-            changed by half counts as half of one, which makes the interval wider and never narrower.
-        count: of all questions.
+        better, worse: number of questions that improved and that worsened; their sum is at most `count`. A half change
+            counts as half a question, which can only widen the interval.
+        count: number of questions.
     """
     b, c, n = np.broadcast_arrays(*(np.asarray(x, dtype=float) for x in (better, worse, count)))
     p, q = b / n, c / n
@@ -69,13 +69,17 @@ def change(better: ArrayLike, worse: ArrayLike, count: ArrayLike) -> tuple[Float
 
 
 def bounded(values: ArrayLike, low: float, high: float) -> tuple[float, float]:
-    """The interval of the mean of independent figures that lie between `low` and `high`.
+    """Interval of the mean of independent values between `low` and `high`.
 
-    Agresti and Coull (1998) add z² / 2 observations of either bound to those that were made, for figures that are one
-    of the two bounds; here for any between, with Student's t of as many observations. So what never differed in a few
-    observations has no interval of width 0, and the ends stay within the bounds. Of figures that take two values it
-    covers the mean in at least 93 % of samples of any size, where Student's t alone does in 4 to 95 %. NaN for fewer
-    than two values, and where both bounds are one.
+    Agresti and Coull (1998) add z² / 2 pseudo-observations at each bound for binary values. This extends it to any
+    value between the bounds, with Student's t for the enlarged sample. The interval has positive width even if all
+    values are equal, and it stays within the bounds. For two-valued data, coverage is at least 93 % at any sample size;
+    a plain Student's t interval covers 4 to 95 %. NaN for fewer than two values, or if the bounds are equal.
+
+    Args:
+        values: [n] the observations.
+        low: the smallest possible value.
+        high: the largest possible value.
     """
     x = np.asarray(values, dtype=float)
     if len(x) < 2 or not low < high:
@@ -90,8 +94,7 @@ def bounded(values: ArrayLike, low: float, high: float) -> tuple[float, float]:
 def student(values: ArrayLike) -> tuple[float, float]:
     """Student's t interval of the mean of independent values.
 
-    NaN where there is none: for fewer than two values, for some that are not finite, and where all are equal up to
-    rounding, for then nothing is known of their spread.
+    NaN for fewer than two values, for non-finite values, and for values that are equal up to rounding (unknown spread).
     """
     x = np.asarray(values, dtype=float)
     if len(x) < 2 or not np.isfinite(x).all() or np.ptp(x) <= 1e-12 * np.abs(x).max():
@@ -101,6 +104,6 @@ def student(values: ArrayLike) -> tuple[float, float]:
 
 
 def told(ends: Iterable[ArrayLike]) -> list[float] | None:
-    """An interval as metrics hold it: a list, or None where there is none."""
+    """An interval in the form that metrics store: [low, high], or None if a bound is not finite."""
     low, high = (float(np.asarray(end)) for end in ends)
     return [low, high] if np.isfinite([low, high]).all() else None

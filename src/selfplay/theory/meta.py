@@ -1,8 +1,8 @@
-"""Meta-solvers of PSRO (Lanctot et al. 2017, 1711.00832): which mixture of the policies so far to train against.
+"""Meta-solvers of PSRO (Lanctot et al. 2017, 1711.00832): the mixture of past policies to train against.
 
-Each takes payoffs [n, n], where payoffs[i, j] is the mean return of i when it plays j, averaged over the seats, and
-returns a distribution [n] over the policies. None depends on the unit of the payoffs, or on a constant added to all.
-Payoffs that are no square matrix of finite numbers are a SelfplayError.
+Each solver takes payoffs [n, n], where payoffs[i, j] is the mean return of i against j averaged over the seats, and
+returns a distribution [n] over the policies. The result is invariant to rescaling the payoffs and to adding a constant.
+All solvers raise SelfplayError unless the payoffs are a square matrix of finite numbers.
 """
 
 from collections.abc import Callable
@@ -20,37 +20,45 @@ MetaSolver = Callable[[ArrayLike], Array]
 
 
 def nash(payoffs: ArrayLike) -> Array:
-    """[n] a symmetric Nash strategy of the game itself, whatever its sum: `selfplay.theory.symmetric.equilibrium`."""
+    """[n] a symmetric Nash strategy of the zero-sum or general-sum game: `selfplay.theory.symmetric.equilibrium`."""
     game = zero_sum.matrix(payoffs, square=True)
     return _nash(game.tobytes(), len(game)).copy()
 
 
 def uniform(payoffs: ArrayLike) -> Array:
-    """[n] all policies alike: fictitious self-play's mixture (Heinrich et al. 2015)."""
+    """[n] the uniform distribution, as in fictitious self-play (Heinrich et al. 2015)."""
     n = len(zero_sum.matrix(payoffs, square=True))
     return np.full(n, 1 / n)
 
 
 def replicator(payoffs: ArrayLike, duration: float = 1000.0) -> Array:
-    """[n] the time average of replicator dynamics from the uniform mixture.
+    """[n] the time average of replicator dynamics started from the uniform mixture.
 
-    duration: in units of 1 over half the range of the payoffs, so that the work is the same whatever they are paid in.
+    Args:
+        payoffs: [n, n].
+        duration: integration time after the payoffs are scaled to [-1, 1], so the cost does not depend on their unit.
     """
     game = unit(payoffs)
     return _replicated(game.tobytes(), len(game), duration).copy()
 
 
 def alpha_rank(payoffs: ArrayLike, alpha: float = 100.0, population_size: int = 50) -> Array:
-    """[n] Alpha-Rank's distribution (Muller et al. 2020, 1909.12823); alpha per half the range of the payoffs."""
+    """[n] Alpha-Rank's distribution (Muller et al. 2020, 1909.12823).
+
+    Args:
+        payoffs: [n, n].
+        alpha: ranking intensity for payoffs scaled to [-1, 1].
+        population_size: individuals in the population, at least 2.
+    """
     return ranking.alpha_rank(unit(payoffs), alpha, population_size).distribution
 
 
 def unit(payoffs: ArrayLike) -> Array:
-    """[n, n] the payoffs within [-1, 1], less the middle of their range, to 12 decimals: the same at any scale."""
+    """[n, n] the payoffs mapped affinely to [-1, 1] and rounded to 12 decimals, so that scale and offset cancel."""
     return np.round(zero_sum.scaled(whole(zero_sum.matrix(payoffs, square=True))[0]), 12) + 0.0
 
 
-# A league asks for its mixture several times a step, and its payoffs change once in many.
+# Cached: a league queries its mixture several times per step, but its payoffs change rarely.
 
 
 @lru_cache(maxsize=8)

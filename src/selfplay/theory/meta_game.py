@@ -1,4 +1,4 @@
-"""A population's own game, from what everybody got of everybody: ratings, meta-Nash, exploitability, cycles."""
+"""The empirical meta-game of a population: ratings, meta-Nash, exploitability and cycles."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,19 +16,18 @@ from selfplay.theory.ratings import BradleyTerry, Elo, bradley_terry, elo
 from selfplay.theory.symmetric import equilibrium
 from selfplay.theory.zero_sum import Array, NashAverage, antisymmetrised
 
-PRIOR = 0.1  # of the Bradley-Terry ratings: a standard deviation of 550 Elo points
-EXACT_GAMES = 128  # a pair's exact win-rate counts as this many games against the prior
-ROUNDING = 1e-9  # pay-offs nearer to 0 than this share of the largest are ties
-SAMPLED = (
-    "games played; 95 % intervals: Agresti and Coull's, between the least and the most that anybody earned in a game"
-)
+PRIOR = 0.1  # precision of the prior on Bradley-Terry ratings: a standard deviation of 550 Elo points
+EXACT_GAMES = 128  # an exact win rate enters the Bradley-Terry fit as this many games
+ROUNDING = 1e-9  # payoff differences below this fraction of the largest are ties
+SAMPLED = "games played; 95 % intervals: Agresti-Coull, bounded by the lowest and highest return in any game"
 EXACT = "enumeration of the game tree: exact up to rounding"
 
 
 class Meeting(NamedTuple):
-    """One game of `first` against `second` (places in the population), and what they earned.
+    """One game between the players with indices `first` and `second`, and their returns.
 
-    A player in several roles counts with the mean over them. `score`: 1 where first earned more, 1/2 for as much.
+    The return of a player in several roles is the mean over them. `score` is 1 if `first` earned more and 1/2 for a
+    draw, averaged over the roles of `second`.
     """
 
     first: int
@@ -40,20 +39,20 @@ class Meeting(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class MetaGame:
-    """n players, each against each, the roles in turns.
+    """Round-robin results of n players, averaged over the roles.
 
     Attributes:
-        names: of the players.
+        names: [n] player names.
         payoffs: [n, n] mean return of i against j; the diagonal is self-play.
-        intervals: [n, n, 2] 95 % intervals of the pay-offs, see `theory.intervals.bounded`; NaN where everybody earned
-            the same in all games, so that nothing is known of the spread; None where the pay-offs are exact.
-        edge_intervals: [n, n, 2] the same of (payoffs - payoffs.T) / 2: by how much i beats j.
-        noise: [n, n] the variance of (payoffs - payoffs.T) / 2 that comes of the games' luck; None where exact.
-        win_rates: [n, n] how often i earned more than j, a draw counting half.
-        games: [n, n] int64 games behind each entry; 0 where it is exact.
-        elo: Elo's sequential ratings, the games in an order of chance; None where none was played.
-        method: how it was measured.
-        roles: how many roles the players share among them; with more than two, i meets several of j, or j of i.
+        intervals: [n, n, 2] 95 % intervals of the payoffs, see `theory.intervals.bounded`; NaN if all returns in all
+            games were equal, which leaves the spread unknown; None if the payoffs are exact.
+        edge_intervals: [n, n, 2] the same for (payoffs - payoffs.T) / 2, the margin by which i beats j.
+        noise: [n, n] sampling variance of (payoffs - payoffs.T) / 2; None if exact.
+        win_rates: [n, n] fraction of games in which i earned more than j; a draw counts half.
+        games: [n, n] int64 number of games behind each entry; 0 if exact.
+        elo: sequential Elo ratings over the games in random order; None if no games were played.
+        method: how the payoffs were measured.
+        roles: number of roles that the players fill; with more than two, a game has several copies of i or of j.
     """
 
     names: tuple[str, ...]
@@ -69,16 +68,16 @@ class MetaGame:
 
 
 def from_games(names: Sequence[str], meetings: Sequence[Meeting], seed: int = 0, roles: int = 2) -> MetaGame:
-    """The meta-game that games have shown.
+    """Estimate the meta-game from played games.
 
     Args:
-        names: [n].
-        meetings: at least two games of every pair and of everybody against itself, in any order of the two.
-        seed: of the order in which Elo's ratings see the games.
+        names: [n] player names.
+        meetings: games, at least two for every pair and for every player against itself; either player may come first.
+        seed: seed of the order in which the Elo ratings process the games.
         roles: as in `MetaGame`.
 
     Raises:
-        SelfplayError: two players, or one and itself, met less than twice.
+        SelfplayError: a pair, or a player and itself, met fewer than two times.
     """
     n = len(names)
     gains: list[list[list[float]]] = [[[] for _ in names] for _ in names]
@@ -110,9 +109,14 @@ def from_games(names: Sequence[str], meetings: Sequence[Meeting], seed: int = 0,
 def from_expectations(
     names: Sequence[str], payoffs: Array, win_rates: Array, roles: int = 2, scale: float = 1.0
 ) -> MetaGame:
-    """The meta-game of exact expectations, as in `MetaGame`; what is less than 1e-12 of `scale` is cut off as rounding.
+    """The meta-game of exact expected returns.
 
-    scale: the largest return that the game knows, in size; rounded up to a power of two.
+    Args:
+        names: [n] player names.
+        payoffs: [n, n] as in `MetaGame`, rounded here to 12 decimals in units of `scale`.
+        win_rates: [n, n] as in `MetaGame`, rounded to 12 decimals.
+        roles: as in `MetaGame`.
+        scale: the largest absolute return of the game; rounded up to a power of two.
     """
     none, unit = np.zeros(payoffs.shape, dtype=np.int64), 2.0 ** np.ceil(np.log2(scale or 1.0))
     cut = np.round(payoffs / unit, 12) * unit + 0.0
@@ -121,22 +125,23 @@ def from_expectations(
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """What follows from a meta-game.
+    """Results of `analyse`.
 
     Attributes:
-        ratings: Bradley-Terry, from the win-rates; its errors mean nothing where the meta-game is exact.
-        nash: a symmetric equilibrium of the pay-offs themselves, as `method` says; its `gap` is its exploitability
-            within the population, 0 up to rounding. None with more than two roles, where a table of pairs is not the
-            game that a mixture of players plays.
-        mean_returns: [n] mean pay-off against all others.
-        exploitability: [n] max over j of payoffs[j, i], minus payoffs[i, i]: what somebody of the population gets
-            against i beyond what i gets against itself (0 in a zero-sum game); i itself included, so at least 0.
-        nemeses: [n] who that is, i itself where nobody does better.
-        hodge: the cyclic part of the pay-offs.
-        noise_share: the cyclic share that the noise of the games alone is expected to add; None where exact.
-        cycles: (i, j, k) where i beats j beats k beats i.
-        clear_cycles: how many of them hold with all three intervals on one side of 0.
-        strongest: the cycle whose narrowest win is widest; None without a cycle.
+        ratings: Bradley-Terry ratings from the win rates; their standard errors are meaningless if the meta-game is
+            exact.
+        nash: a symmetric equilibrium of the payoffs; its `method` names the algorithm, and its `gap` is its
+            exploitability within the population, 0 up to rounding. None with more than two roles: pairwise payoffs
+            then do not determine the payoffs of a mixture.
+        mean_returns: [n] mean payoff against all others.
+        exploitability: [n] max over j of payoffs[j, i], minus payoffs[i, i] (0 in a zero-sum game): the gain of the
+            population's best response to i over i's self-play. The maximum includes j = i, so it is at least 0.
+        nemeses: [n] the maximising j; i itself if no other player does better.
+        hodge: the Hodge decomposition of the payoffs.
+        noise_share: the cyclic share expected from sampling noise alone; None if exact.
+        cycles: (i, j, k) where i beats j, j beats k, and k beats i.
+        clear_cycles: number of cycles in which none of the three intervals contains 0.
+        strongest: the cycle with the largest minimum margin; None if there is no cycle.
     """
 
     ratings: BradleyTerry
@@ -157,7 +162,7 @@ class Analysis:
 
 
 def analyse(meta: MetaGame) -> Analysis:
-    """Everything that is said about a meta-game.
+    """Compute ratings, equilibrium, exploitability and cycles of a meta-game.
 
     Raises:
         SelfplayError: fewer than two players.
@@ -165,7 +170,7 @@ def analyse(meta: MetaGame) -> Analysis:
     n = len(meta.names)
     if n < 2:
         raise SelfplayError(
-            f"the population is {', '.join(meta.names) or 'empty'}; cross-play takes at least 2 players"
+            f"the population is {', '.join(meta.names) or 'empty'}; cross-play needs at least 2 players"
         )
     counts = np.where(meta.games > 0, meta.games, EXACT_GAMES) * meta.win_rates
     np.fill_diagonal(counts, 0.0)
@@ -193,23 +198,25 @@ def analyse(meta: MetaGame) -> Analysis:
 
 
 def _noise_share(meta: MetaGame, edges: Array) -> float | None:
-    """The noise's expected squared norm times the (n - 2) / n of it that is cyclic, over that of the pay-offs.
+    """Expected squared norm of the cyclic part of the noise, over the squared norm of the payoffs.
 
-    The cyclic flows are (n - 1)(n - 2) / 2 of the n(n - 1) / 2 dimensions, and by symmetry every pair has as much of
-    its variance in them; the pairs' games are independent.
+    A fraction (n - 2) / n of the noise is cyclic: the games of different pairs are independent, and cyclic flows span
+    (n - 1)(n - 2) / 2 of the n(n - 1) / 2 dimensions, so by symmetry they hold this fraction of each pair's variance.
     """
     if meta.noise is None:
         return None
-    n, whole = len(edges), float(np.square(edges).sum())
+    n, total = len(edges), float(np.square(edges).sum())
     noise = float(meta.noise.sum() - np.trace(meta.noise)) * (n - 2) / n
-    return min(noise / whole, 1.0) if whole else 0.0
+    return min(noise / total, 1.0) if total else 0.0
 
 
 def record(meta: MetaGame, found: Analysis, nash_convs: Mapping[str, float] | None = None) -> dict[str, object]:
-    """All of it as plain values; [n, n] tables are lists of rows, players are told by name.
+    """The meta-game and its analysis as JSON-serialisable values, with players identified by name.
 
     Args:
-        nash_convs: name -> NashConv in the full game, where it is known.
+        meta: the meta-game; [n, n] arrays become lists of rows.
+        found: the result of `analyse`.
+        nash_convs: name -> NashConv in the full game, if known.
     """
     names, sampled = meta.names, meta.intervals is not None
     intervals = None if meta.intervals is None else [[told(pair) for pair in row] for row in meta.intervals]

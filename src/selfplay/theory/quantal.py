@@ -1,4 +1,4 @@
-"""Quantal response equilibria: everybody plays better options more often, as much as a temperature says."""
+"""Agent quantal response equilibria of extensive-form games."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from selfplay.theory.exploitability import sequence_values
 from selfplay.theory.strategies import Strategy, flat, reach_of_others, recall, unflat, uniform, without
 from selfplay.theory.tree import Tree
 
-RATIO, SLOWEST = 0.5, 0.99  # beta shrinks by RATIO a step, at the slowest by SLOWEST
+RATIO, SLOWEST = 0.5, 0.99  # factor on beta per step: at first RATIO, after failed steps up to SLOWEST
 NEWTON_STEPS, GMRES_STEPS, ROUNDING = 30, 100, 1e-14
 
 
@@ -22,8 +22,8 @@ class QuantalResponse:
     Attributes:
         strategy: the fixed point.
         beta: the temperature, in units of the returns.
-        residual: largest difference between a probability and the response to the strategy.
-        iterations: how many evaluations of the values it took.
+        residual: largest absolute difference between the strategy and the quantal response to it.
+        iterations: number of evaluations of Q.
         method: how it was computed.
     """
 
@@ -43,28 +43,29 @@ def quantal_response(
 ) -> QuantalResponse:
     """The strategy with pi(a) = ref(a) exp(Q(a) / beta) / sum_b ref(b) exp(Q(b) / beta) in every state.
 
-    Q(a) is the role's expected return after the option, given that the state was come to and that all, the role itself
-    included, play the strategy from there on. Q is the plain return, without the penalties of later states: the agent
-    quantal response equilibrium of McKelvey & Palfrey (1998), with lambda = 1 / beta. It is the fixed point of a policy
-    gradient with a penalty beta KL(pi || ref) at each decision by itself, not of one that maximises return minus the
-    sum of the penalties. In a game where each role decides once there is no difference.
+    Q(a) is the role's expected return after option a, given that the state is reached and all roles follow the strategy
+    from there on. Q excludes the KL penalties of later states: this is the agent quantal response equilibrium of
+    McKelvey & Palfrey (1998), with lambda = 1 / beta. It is the fixed point of a policy gradient that penalises each
+    decision separately by beta KL(pi || ref); maximising the return minus the summed penalties gives a different one,
+    unless each role decides only once.
 
-    Traced by Newton-Krylov steps from the reference (beta infinite) down to beta, each started from the last: the
-    principal branch of the correspondence, as far as it does not fold back (Turocy 2005). There can be other equilibria
-    at the same beta. Where the others do not let a role come, it keeps to its reference.
+    Newton-Krylov steps trace the principal branch from the reference (beta = inf) down to beta, each warm-started from
+    the last, as long as the branch does not fold back (Turocy 2005). Other equilibria may exist at the same beta. In
+    states that the other roles do not reach, a role plays its reference.
 
     Args:
-        beta: temperature, positive, in units of the returns: large is close to the reference, small to equilibrium.
-        reference: the strategy that is paid no penalty; None is uniform (a bonus beta times entropy, up to a constant).
-        tol: the largest residual.
-        iterations: the most evaluations of Q.
+        tree: the enumerated game.
+        beta: temperature, above 0, in units of the returns. Large: close to the reference; small: close to Nash.
+        reference: the strategy with zero penalty; None is uniform (an entropy bonus of weight beta, up to a constant).
+        tol: the largest accepted residual.
+        iterations: the maximum number of evaluations of Q.
 
     Raises:
-        SelfplayError: beta is not positive, a role forgets, or the residual is still above `tol` at the end.
+        SelfplayError: beta is not positive and finite, a role has imperfect recall, or the residual stays above `tol`.
     """
     recall(tree, tree.roles)
     if not 0 < beta < np.inf:
-        raise SelfplayError(f"beta is {beta}, but a temperature must be positive; change it")
+        raise SelfplayError(f"beta is {beta}; give a positive finite temperature")
     with np.errstate(divide="ignore"):
         prior = np.log(flat(tree, uniform(tree) if reference is None else reference))
     trace = _Trace(tree, prior, iterations)
@@ -81,24 +82,24 @@ def quantal_response(
     if residual > tol:
         raise SelfplayError(
             f"the quantal response of {tree.game} at beta {beta} has a residual of {residual:.1e} after {trace.count} "
-            f"evaluations, more than {tol:.0e} (followed down to beta {at:.3g}); raise beta, `iterations` or `tol`"
+            f"evaluations, above {tol:.0e} (traced down to beta {at:.3g}); raise beta, `iterations` or `tol`"
         )
     method = f"agent QRE, traced from the {'uniform' if reference is None else 'given'} reference by Newton-Krylov"
     return QuantalResponse(unflat(tree, policy), beta, residual, trace.count, method)
 
 
 class _Trace:
-    """The fixed points in terms of Q, which changes little with beta. Counts evaluations."""
+    """The fixed-point equation in terms of Q, which varies slowly with beta; counts evaluations of Q."""
 
     def __init__(self, tree: Tree, prior: NDArray[np.float64], most: int) -> None:
         self.tree, self.prior, self.most, self.count = tree, prior, most, 0
 
     def response(self, values: NDArray[np.float64], beta: float) -> NDArray[np.float64]:
-        """[K] the reference, tilted by the values."""
+        """[K] the quantal response: proportional to reference * exp(values / beta) in each state."""
         return _softmax(self.tree, self.prior + values / beta)
 
     def values(self, policy: NDArray[np.float64]) -> NDArray[np.float64]:
-        """[K] expected return after each slot, given that its state was come to; 0 where it cannot be."""
+        """[K] expected return after each slot, given that its state is reached; 0 if other roles never reach it."""
         self.count += 1
         others = without(self.tree, policy)
         reached = np.repeat(reach_of_others(self.tree, others), self.tree.sizes)
@@ -106,7 +107,7 @@ class _Trace:
         return np.divide(values, reached, out=np.zeros_like(values), where=reached > 0)
 
     def solve(self, beta: float, start: NDArray[np.float64], tol: float) -> NDArray[np.float64] | None:
-        """[K] the values at beta's fixed point; None if they are not found from the start."""
+        """[K] the values at the fixed point for beta; None if the solver does not converge from `start`."""
 
         def gap(values: NDArray[np.float64]) -> NDArray[np.float64]:
             if self.count >= self.most:
@@ -129,7 +130,7 @@ class _Trace:
 
 
 def _softmax(tree: Tree, logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[K] probabilities, state by state."""
+    """[K] softmax over the slots of each state."""
     top = np.repeat(np.maximum.reduceat(logits, tree.first), tree.sizes)
     likely = np.exp(logits - top)
     total: NDArray[np.float64] = likely / np.repeat(np.add.reduceat(likely, tree.first), tree.sizes)

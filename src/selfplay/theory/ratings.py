@@ -1,4 +1,4 @@
-"""Ratings from wins: Bradley-Terry by maximum likelihood with its intervals, and Elo's sequential ratings."""
+"""Ratings from wins: maximum-likelihood Bradley-Terry with confidence intervals, and sequential Elo."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -20,12 +20,12 @@ class BradleyTerry:
     """Bradley-Terry ratings, in natural log-odds, summing to 0: i beats j with probability expit(r_i - r_j).
 
     Attributes:
-        ratings: [n].
-        wins: [n, n] what they were found from.
-        covariance: [n, n] of the ratings less their mean: the pseudo-inverse of the Fisher information.
-        log_likelihood: of the wins, in nats, without the prior.
+        ratings: [n] ratings.
+        wins: [n, n] the wins they were fitted to.
+        covariance: [n, n] covariance of the centred ratings: the pseudo-inverse of the Fisher information.
+        log_likelihood: log likelihood of the wins in nats, without the prior.
         prior: precision of the normal prior on each rating; 0 is maximum likelihood.
-        method: how it was found.
+        method: the estimator used.
     """
 
     ratings: Array
@@ -37,36 +37,36 @@ class BradleyTerry:
 
     @property
     def errors(self) -> Array:
-        """[n] standard errors of the ratings, against the mean player."""
+        """[n] standard errors of the ratings relative to the mean player."""
         return np.asarray(np.sqrt(np.diag(self.covariance).clip(0.0)), dtype=np.float64)
 
     def intervals(self, level: float = 0.95) -> Array:
-        """[n, 2] intervals of the ratings, against the mean player, each of that level alone; see `bradley_terry`."""
+        """[n, 2] pointwise intervals of the ratings relative to the mean player; see `bradley_terry`."""
         n = len(self.ratings)
         return np.array([self._interval(np.eye(n)[i] - 1 / n, level) for i in range(n)])
 
     def difference(self, i: int, j: int, level: float = 0.95) -> tuple[float, float, float]:
-        """r_i - r_j, and the low and the high end of its interval."""
+        """r_i - r_j, and the lower and upper bounds of its interval."""
         n = len(self.ratings)
         return float(self.ratings[i] - self.ratings[j]), *self._interval(np.eye(n)[i] - np.eye(n)[j], level)
 
     def elo(self, mean: float = 0.0) -> Array:
-        """[n] the ratings on Elo's scale, with that mean."""
+        """[n] the ratings in Elo points, with the given mean."""
         return mean + elo_scale(self.ratings)
 
     def elo_intervals(self, mean: float = 0.0, level: float = 0.95) -> Array:
-        """[n, 2] the intervals on Elo's scale, with that mean."""
+        """[n, 2] the intervals in Elo points, with the given mean rating."""
         return mean + elo_scale(self.intervals(level))
 
     def _interval(self, contrast: Array, level: float) -> tuple[float, float]:
-        """Of contrast @ ratings: on either side the wider of Wald's and of the likelihood ratio's."""
+        """Interval of contrast @ ratings; each bound is the wider of Wald's and the likelihood ratio's."""
         if not 0 < level < 1:
-            raise SelfplayError(f"level is {level}; use a share between 0 and 1, such as 0.95")
+            raise SelfplayError(f"level is {level}; use a number between 0 and 1, such as 0.95")
         z, value = float(ndtri((1 + level) / 2)), float(contrast @ self.ratings)
         variance = float(contrast @ self.covariance @ contrast)
         if variance <= 0:  # one player: its rating is the mean
             return value, value
-        others = self.covariance @ contrast / variance  # how all move when the contrast moves by 1
+        others = self.covariance @ contrast / variance  # first-order response of all ratings to a unit of contrast
         best = _penalised(self.wins, self.ratings, self.prior)
 
         def beyond(step: float) -> bool:
@@ -81,10 +81,10 @@ class Elo:
     """Sequential Elo ratings.
 
     Attributes:
-        ratings: [n] after the last game, in Elo points.
-        games: how many games were rated.
-        k: points won by beating an equal, twice over.
-        method: how it was found.
+        ratings: [n] ratings after the last game, in Elo points.
+        games: number of rated games.
+        k: the K-factor: the maximum rating change per game.
+        method: the estimator and its settings.
     """
 
     ratings: Array
@@ -96,28 +96,27 @@ class Elo:
 def bradley_terry(wins: ArrayLike, prior: float = 0.0, names: Sequence[str] | None = None) -> BradleyTerry:
     """Bradley-Terry ratings (Zermelo 1929; Bradley and Terry 1952) by Newton's method, and their covariance.
 
-    An interval is Wald's, from the Fisher information on the ratings that sum to 0 (with a prior, Laplace's
-    approximation of the posterior), widened on either side to that of the likelihood ratio, along the line on which the
-    other ratings follow to first order, since Wald's is too symmetric for a player who wins nearly all games. With the
-    prior of cross-play, 0.1, the interval of the gap of two players covers in 89 % at the worst gap up to 7 (1,200 Elo
-    points) and in 97 % on average; Wald's alone in 84 % at worst. For a player who won all games the high end is the
-    prior's doing.
+    Each interval bound is the wider of two. One is Wald's, from the Fisher information on ratings that sum to 0 (with a
+    prior, the Laplace approximation); it is too symmetric for a player who wins nearly all games. The other is the
+    likelihood ratio's, with the other ratings following to first order. With cross-play's prior of 0.1, the interval of
+    a two-player rating gap has coverage 89 % at the worst gap up to 7 (1,200 Elo points) and 97 % on average; Wald's
+    alone has 84 % at worst. For a player who won all games, the prior determines the upper bound.
 
     Args:
-        wins: [n, n] at least 0, the diagonal 0: how often i beat j, a draw as half a win for each.
-        prior: precision of a normal prior of mean 0 on each rating, in 1 / log-odds squared; 0 is none. 0.1 (a
-            standard deviation of 3.2 log-odds, 550 Elo points) leaves an unbeaten player a finite rating.
-        names: [n] for the error messages; indices by default.
+        wins: [n, n] number of times i beat j, at least 0, with a zero diagonal; a draw is half a win for each.
+        prior: precision of a zero-mean normal prior on each rating, in 1 / log-odds squared; 0 is none. With 0.1 (a
+            standard deviation of 3.2 log-odds, 550 Elo points) an unbeaten player has a finite rating.
+        names: [n] player names for error messages; indices by default.
 
     Raises:
-        SelfplayError: wins of the wrong shape, negative or on the diagonal; a negative prior; or, without a prior,
-            players whom no one outside their group ever beat, so that no finite ratings are likeliest (Ford 1957).
+        SelfplayError: wins have the wrong shape, are negative or on the diagonal; the prior is negative; or, without a
+            prior, no outsider ever beat some group of players, so the maximum likelihood is at infinity (Ford 1957).
     """
     counts = matrix(wins, square=True)
     if (counts < 0).any() or np.diag(counts).any():
-        raise SelfplayError("wins hold a negative number or one on the diagonal; give counts of i beating another j")
+        raise SelfplayError("wins have a negative entry or a non-zero diagonal; give counts of i beating another j")
     if not 0 <= prior < math.inf:
-        raise SelfplayError(f"prior is {prior}; use 0 for maximum likelihood, or a precision above it")
+        raise SelfplayError(f"prior is {prior}; use 0 for maximum likelihood, or a positive precision")
     if prior == 0:
         _check_connected(counts, names)
     ratings = _maximise(counts, prior)
@@ -127,21 +126,22 @@ def bradley_terry(wins: ArrayLike, prior: float = 0.0, names: Sequence[str] | No
 
 
 def elo_scale(ratings: ArrayLike) -> Array:
-    """Log-odds in Elo points, 400 / ln 10 = 173.7 to the unit: 400 points are odds of 10 to 1 (Elo 1978)."""
+    """Convert log-odds to Elo points, 400 / ln 10 = 173.7 per unit: 400 points are odds of 10 to 1 (Elo 1978)."""
     return ELO_PER_UNIT * np.asarray(ratings, dtype=np.float64)
 
 
 def elo(games: Iterable[tuple[int, int, float]], players: int, k: float = 32.0, start: float = 0.0) -> Elo:
-    """Elo's ratings (Elo 1978), game by game: r_i rises, and r_j falls, by k (score - expected score).
+    """Sequential Elo ratings (Elo 1978): after each game r_i rises and r_j falls by k (score - expected score).
 
     Args:
         games: (i, j, score of i), in order; the score is 1 for a win, 0.5 for a draw, 0 for a loss.
-        players: how many there are.
-        k: points, above 0.
-        start: the rating of all before the first game.
+        players: number of players.
+        k: the K-factor in Elo points, above 0.
+        start: initial rating of all players.
 
     Raises:
-        SelfplayError: a game with an unknown player, against oneself or of a score outside [0, 1]; k is not above 0.
+        SelfplayError: a game has an unknown player, one player against itself, or a score outside [0, 1]; or k is not
+            above 0.
     """
     at_least(1, players=players)
     if not 0 < k < math.inf:
@@ -150,7 +150,7 @@ def elo(games: Iterable[tuple[int, int, float]], players: int, k: float = 32.0, 
     for i, j, score in games:
         if not (0 <= i < players and 0 <= j < players and i != j and 0 <= score <= 1):
             raise SelfplayError(
-                f"game {played} is {(i, j, score)}; give two of {players} players and a score in [0, 1]"
+                f"game {played} is {(i, j, score)}; give two different players below {players} and a score in [0, 1]"
             )
         change = k * (score - float(expit((ratings[i] - ratings[j]) / ELO_PER_UNIT)))
         ratings[i] += change
@@ -166,7 +166,8 @@ def _check_connected(counts: Array, names: Sequence[str] | None) -> None:
         if not counts[~inside][:, inside].any():
             who = ", ".join(names[i] if names else str(i) for i in np.flatnonzero(inside).tolist())
             raise SelfplayError(
-                f"no other player ever beat {who}, so no finite ratings are likeliest; play more games or set prior > 0"
+                f"no other player ever beat {who}, so the ratings have no finite maximum likelihood estimate; "
+                "play more games or set prior > 0"
             )
 
 
@@ -179,7 +180,7 @@ def _penalised(counts: Array, ratings: Array, prior: float) -> float:
 
 
 def _reach(beyond: Callable[[float], bool], least: float) -> float:
-    """The step at which `beyond` begins to hold, or `least` where that is farther."""
+    """The smallest step from `least` on at which `beyond` holds."""
     low, high = least, least
     while not beyond(high):
         low, high = high, 2 * high
@@ -192,14 +193,14 @@ def _reach(beyond: Callable[[float], bool], least: float) -> float:
 
 
 def _information(counts: Array, ratings: Array, prior: float) -> Array:
-    """[n, n] the Fisher information, a graph Laplacian, plus that of the prior."""
-    chance = expit(ratings[:, None] - ratings[None])
-    weights = (counts + counts.T) * chance * chance.T
+    """[n, n] the Fisher information (a graph Laplacian) plus the prior's precision."""
+    win = expit(ratings[:, None] - ratings[None])
+    weights = (counts + counts.T) * win * win.T
     return np.diag(weights.sum(axis=1) + prior) - weights
 
 
 def _inverse(information: Array) -> Array:
-    """[n, n] the inverse on the vectors that sum to 0, which the information maps to themselves; 0 elsewhere."""
+    """[n, n] the pseudo-inverse: the inverse on the subspace of vectors that sum to 0, which is invariant."""
     n = len(information)
     mean = np.full((n, n), 1 / n)
     centre, scale = np.eye(n) - mean, np.trace(information) / n or 1.0
@@ -207,7 +208,7 @@ def _inverse(information: Array) -> Array:
 
 
 def _maximise(counts: Array, prior: float) -> Array:
-    """[n] the ratings of the largest log likelihood less prior / 2 * |ratings|^2: a concave function."""
+    """[n] the ratings that maximise the concave function log likelihood - prior / 2 * |ratings|^2."""
 
     def goal(ratings: Array) -> float:
         return _penalised(counts, ratings, prior)

@@ -1,4 +1,4 @@
-"""How large a game is, estimated by a few descents from its root: whether it is worth while to enumerate it."""
+"""A randomised estimate of a game tree's size, made before enumerating it."""
 
 from random import Random
 from statistics import median
@@ -9,17 +9,17 @@ DESCENTS = 33
 
 
 class NotEnumerable(SelfplayError):
-    """The game keeps its word, but it is too large, takes free text, or leaves it to referees who won."""
+    """The game is valid but cannot be enumerated: it is too large, accepts free text, or is paid by referees."""
 
 
 def check_size(game: Game, limit: int) -> None:
-    """Raise NotEnumerable if the game has, but for a chance of 1 in 100,000, more than `limit` nodes.
+    """Raise NotEnumerable if the game has more than `limit` nodes, with a false-positive probability below 2e-8.
 
-    A descent takes one option after another, all alike. The sum of the products of the numbers of options on its way
-    is an unbiased estimate of the number of nodes (Knuth 1975, "Estimating the efficiency of backtrack programs"), so
-    it is k times too large with a probability of at most 1/k, by Markov's inequality: all 33 of them twice too large
-    with at most 2^-33, 17 of 33 ten times too large with at most C(33, 17) 10^-17. A game that goes on to free text is
-    left to whoever enumerates it.
+    A descent samples options uniformly from the root. The running sum of the products of branching factors along it is
+    an unbiased estimate of the number of nodes (Knuth 1975, "Estimating the efficiency of backtrack programs"). By
+    Markov's inequality an estimate is k times too large with probability at most 1/k: all 33 are twice too large with
+    probability at most 2^-33, and 17 of 33 are ten times too large with probability at most C(33, 17) 10^-17. A game
+    that leads to free text passes; the enumeration rejects it.
     """
     rng = Random(0)
     found: list[int] = []
@@ -39,7 +39,7 @@ def check_size(game: Game, limit: int) -> None:
 
 
 def _descent(game: Game, rng: Random, enough: int) -> int | None:
-    """An estimate of the number of nodes, cut off once it exceeds `enough`; None where a reply may be any text."""
+    """One estimate of the number of nodes, stopped once it exceeds `enough`; None if an ask accepts free text."""
     product = total = 1
     play = game.play()
     try:

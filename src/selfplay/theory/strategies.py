@@ -1,4 +1,4 @@
-"""Strategies: how likely every role takes every option in every state, and what that comes to."""
+"""Behavioural strategies on a game tree: reach probabilities, expected returns and averaging."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,16 +9,17 @@ from numpy.typing import NDArray
 from selfplay.core import Player, SelfplayError
 from selfplay.theory.tree import State, Tree
 
-Strategy = tuple[NDArray[np.float64], ...]  # one probability vector a state, over its options, for all roles in one
+Strategy = tuple[NDArray[np.float64], ...]  # one distribution over options per state, for all roles
 
 
 @dataclass(frozen=True)
 class Reach:
-    """How likely each state is come to, in the order of the tree's states.
+    """Reach probabilities of the tree's states.
 
     Attributes:
-        own: [S] by the options of the state's own role alone.
-        others: [S] by all others and chance alone, summed over the state's histories: the counterfactual reach.
+        own: [S] contribution of the acting role.
+        others: [S] contribution of the other roles and chance, summed over the state's histories (counterfactual
+            reach).
     """
 
     own: NDArray[np.float64]
@@ -26,30 +27,31 @@ class Reach:
 
 
 def uniform(tree: Tree) -> Strategy:
-    """Every option alike, everywhere."""
+    """The uniform distribution in every state."""
     return tuple(np.full(len(s.ask.options), 1 / len(s.ask.options)) for s in tree.states)
 
 
 def strategy_of(tree: Tree, players: Mapping[str, Player]) -> Strategy:
-    """What the players do in every state, exactly: `Player.probabilities`, one call a distinct player.
+    """The exact strategy of the players, from one call of `Player.probabilities` per distinct player.
 
     Args:
+        tree: the enumerated game.
         players: role -> player.
 
     Raises:
-        SelfplayError: a role without a player, or a player that gives no probabilities.
+        SelfplayError: a role has no player, or a player cannot give probabilities.
     """
     for role in tree.roles:
         if role not in players:
-            raise SelfplayError(f"the role '{role}' of {tree.game} has no player; give one for each role")
+            raise SelfplayError(f"the role '{role}' of {tree.game} has no player; give each role one")
     found: dict[int, NDArray[np.float64]] = {}
     for player in {id(players[role]): players[role] for role in tree.roles}.values():
         mine = [i for i, state in enumerate(tree.states) if players[state.role] is player]
         given = player.probabilities([tree.states[i].ask for i in mine]) if mine else []
         if len(given) != len(mine):
             raise SelfplayError(
-                f"{type(player).__name__}.probabilities gave {len(given)} vectors for {len(mine)} asks; "
-                "it must give one an ask"
+                f"{type(player).__name__}.probabilities returned {len(given)} vectors for {len(mine)} asks; "
+                "return one per ask"
             )
         found |= {i: np.asarray(p, dtype=np.float64) for i, p in zip(mine, given, strict=True)}
     strategy = tuple(found[i] for i in range(len(tree.states)))
@@ -58,16 +60,16 @@ def strategy_of(tree: Tree, players: Mapping[str, Player]) -> Strategy:
 
 
 def expected_returns(tree: Tree, strategy: Strategy) -> dict[str, float]:
-    """Role -> expected return when all play the strategy: the sum over all ends, exact up to rounding."""
+    """Role -> expected return under the strategy: a sum over all terminal nodes, exact up to rounding."""
     likely = histories(tree, np.append(flat(tree, strategy), 1.0))[tree.ends]
     return dict(zip(tree.roles, (tree.returns @ likely).tolist(), strict=True))
 
 
 def reach(tree: Tree, strategy: Strategy) -> Reach:
-    """How likely each state is come to, by its role and by the others (Zinkevich et al. 2007).
+    """Reach probabilities of each state by its own role and by the others (Zinkevich et al. 2007).
 
     Raises:
-        SelfplayError: a role forgets, so that its own reach differs within a state.
+        SelfplayError: a role has imperfect recall, so its own reach is not well defined per state.
     """
     recall(tree, tree.roles)
     vector = flat(tree, strategy)
@@ -75,21 +77,26 @@ def reach(tree: Tree, strategy: Strategy) -> Reach:
 
 
 def average(tree: Tree, strategies: Sequence[Strategy], weights: Sequence[float]) -> Strategy:
-    """The strategy that does what drawing one of the strategies before the game does, for each role on its own.
+    """The behavioural strategy equivalent to each role independently sampling one of the strategies before the game.
 
-    Each strategy counts in a state by its weight times its role's own reach (Kuhn 1953; Heinrich et al. 2015, theorem
-    7). In a state that none comes to, by the weight alone.
+    In each state a strategy is weighted by its weight times its own reach of the state (Kuhn 1953; Heinrich et al.
+    2015, theorem 7). In states that no strategy reaches, it is weighted by its weight alone.
 
     Args:
-        weights: one a strategy, of any positive sum.
+        tree: the enumerated game.
+        strategies: the strategies to average, at least one.
+        weights: one non-negative weight per strategy, with a positive sum.
 
     Raises:
-        SelfplayError: no strategy, negative weights or not one a strategy, or a role that forgets.
+        SelfplayError: there are no strategies, the weights are invalid, or a role has imperfect recall.
     """
     recall(tree, tree.roles)
     shares = np.asarray(weights, dtype=np.float64)
     if shares.shape != (len(strategies),) or not len(strategies) or shares.min() < 0 or not 0 < shares.sum() < np.inf:
-        raise SelfplayError(f"the weights {list(weights)} were given for {len(strategies)} strategies; give one each")
+        raise SelfplayError(
+            f"the weights {list(weights)} are invalid for {len(strategies)} strategies; give one non-negative weight "
+            "per strategy, with a positive sum"
+        )
     vectors = np.stack([flat(tree, strategy) for strategy in strategies])
     own = np.stack([own_reach(tree, vector)[tree.above] for vector in vectors])
     shares = np.broadcast_to((shares / shares.sum())[:, None], own.shape)
@@ -103,7 +110,12 @@ def average(tree: Tree, strategies: Sequence[Strategy], weights: Sequence[float]
 
 
 def histories(tree: Tree, choices: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[..., N] how likely each node is. choices [..., K + 1]: probability of each slot; the last, for chance, is 1."""
+    """[..., N] reach probability of each node.
+
+    Args:
+        tree: the enumerated game.
+        choices: [..., K + 1] probability of each slot; the last entry, used for chance, is 1.
+    """
     edges = tree.luck * choices[..., tree.slots]
     likely = np.ones_like(edges)
     for level in tree.levels[1:]:
@@ -112,7 +124,7 @@ def histories(tree: Tree, choices: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def without(tree: Tree, vector: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[R, N] how likely each node is if the role always wanted to go there: by the others and chance. vector [K]."""
+    """[R, N] reach probability of each node by chance and all roles but one. vector: [K] probability of each slot."""
     mine = np.repeat(tree.owner, tree.sizes) == np.arange(len(tree.roles))[:, None]
     choices = np.ones((len(tree.roles), len(vector) + 1))
     choices[:, :-1] = np.where(mine, 1.0, vector)
@@ -120,14 +132,14 @@ def without(tree: Tree, vector: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def reach_of_others(tree: Tree, others: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[S] the counterfactual reach of each state. others [R, N] as `without` gives it."""
+    """[S] the counterfactual reach of each state. others: [R, N] the result of `without`."""
     nodes = np.flatnonzero(tree.at >= 0)
     states = tree.at[nodes]
     return np.bincount(states, others[tree.owner[states], nodes], len(tree.states)).astype(np.float64)
 
 
 def own_reach(tree: Tree, vector: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[K + R] how likely each role takes each of its sequences, if the others and chance let it. vector [K]."""
+    """[K + R] realisation weight of each sequence of its role. vector: [K] probability of each slot."""
     own = np.ones(len(vector) + len(tree.roles))
     for depth in tree.depths:
         before = np.repeat(own[tree.above[depth.states]], tree.sizes[depth.states])
@@ -136,12 +148,12 @@ def own_reach(tree: Tree, vector: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def recall(tree: Tree, roles: Sequence[str]) -> None:
-    """Raise SelfplayError if one of the roles does not have perfect recall."""
+    """Raise SelfplayError if one of the roles has imperfect recall."""
     for role in roles:
         if role in tree.forgets:
             raise SelfplayError(
-                f"the role '{role}' of {tree.game} forgets what it knew or did when it is asked "
-                f"'{tree.forgets[role]}'; put all that it saw and replied into its messages"
+                f"the role '{role}' of {tree.game} has imperfect recall at '{tree.forgets[role]}'; "
+                "include everything it saw and did in its messages"
             )
 
 
@@ -149,11 +161,11 @@ def flat(tree: Tree, strategy: Sequence[NDArray[np.float64]]) -> NDArray[np.floa
     """[K] a strategy as one vector over the slots.
 
     Raises:
-        SelfplayError: it is no strategy of this tree: not one probability vector a state.
+        SelfplayError: it is not a strategy of this tree, which has one probability vector per state.
     """
     if len(strategy) != len(tree.states):
         raise SelfplayError(
-            f"the strategy has {len(strategy)} states, but {tree.game} has {len(tree.states)}; give one vector a state"
+            f"the strategy has {len(strategy)} states, but {tree.game} has {len(tree.states)}; give a vector per state"
         )
     for state, p in zip(tree.states, strategy, strict=True):
         if p.shape != (len(state.ask.options),):
@@ -169,7 +181,7 @@ def flat(tree: Tree, strategy: Sequence[NDArray[np.float64]]) -> NDArray[np.floa
 
 
 def unflat(tree: Tree, vector: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-    """[K] numbers over the slots (or more: the rest is dropped), cut into one vector a state."""
+    """Split a vector over the slots [K] into one vector per state; entries beyond K are dropped."""
     return tuple(
         vector[start : start + len(state.ask.options)]
         for start, state in zip(tree.first.tolist(), tree.states, strict=True)
@@ -179,5 +191,5 @@ def unflat(tree: Tree, vector: NDArray[np.float64]) -> tuple[NDArray[np.float64]
 def _improper(tree: Tree, state: State, p: NDArray[np.float64]) -> str:
     return (
         f"the role '{state.role}' of {tree.game} has the probabilities {p.tolist()} over the {len(state.ask.options)} "
-        f"options at '{state.ask.prompt}'; give one an option, adding up to 1"
+        f"options at '{state.ask.prompt}'; give one per option, summing to 1"
     )

@@ -1,4 +1,4 @@
-"""A game as a tree: every history and every information state, by enumeration of its asks."""
+"""A game in extensive form: its histories and information states, enumerated from its asks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ __all__ = ["Depth", "State", "Tree", "enumerate_game"]
 
 @dataclass(frozen=True)
 class Depth:
-    """The states before which their role has made the same number of decisions.
+    """The information states in which the acting role has made a given number of earlier decisions.
 
     Attributes:
-        states: numbers of the states.
-        slots: their slots, one state after another.
-        starts: where in `slots` each state begins.
+        states: indices of the states.
+        slots: their slots, concatenated state by state.
+        starts: offset of each state in `slots`.
     """
 
     states: NDArray[np.int64]
@@ -30,30 +30,30 @@ class Depth:
 
 @dataclass(frozen=True, eq=False)
 class Tree:
-    """A finite game in extensive form, flat: N histories (nodes), Z of them ends, S states, R roles, K slots.
+    """A finite extensive-form game as flat arrays: N histories (nodes), Z terminal ones, S states, R roles, K slots.
 
-    A slot is one option of one state; slots are numbered state by state, in the order of the options. A sequence is the
-    last slot that a role took; the numbers K to K + R - 1 stand for having taken none yet (one a role).
+    A slot is one option of one information state; slots are numbered state by state, in the order of the options. A
+    sequence is the last slot that a role took; indices K to K + R - 1 are the empty sequences, one per role.
 
     Attributes:
-        game: its name.
-        roles: who decides: the game's roles without "chance".
-        states: the information states in the order of first meeting; a state stands after those its role came through.
-        zero_sum: whether the returns add up to 0 at every end.
-        forgets: role -> a prompt at which the role no longer knows what it knew or did before.
-        levels: the nodes of each distance from the root; nodes are numbered level by level, the root is 0.
-        parents: [N] the node before; the root's is 0.
-        luck: [N] probability of the chance option that led here, 1 where a role led here.
-        slots: [N] the slot that led here, -1 where chance did.
-        at: [N] the state in which the next decision is made, -1 at ends and where chance decides.
-        ends: [Z] nodes.
-        returns: [R, Z].
-        last: [R, Z] sequence of each role at each end.
+        game: name of the game.
+        roles: the game's roles without "chance".
+        states: information states in the order of discovery; a state comes after its role's earlier states.
+        zero_sum: whether the returns sum to 0 at every terminal node.
+        forgets: role -> a prompt at which it has imperfect recall; empty if all roles have perfect recall.
+        levels: the nodes at each depth; nodes are numbered level by level, and the root is 0.
+        parents: [N] parent of each node; the root's is 0.
+        luck: [N] probability of the chance outcome that leads to the node; 1 after a role's decision.
+        slots: [N] the slot that leads to the node; -1 after a chance outcome.
+        at: [N] the state of the decision at the node; -1 at terminal and chance nodes.
+        ends: [Z] indices of the terminal nodes.
+        returns: [R, Z] return of each role at each terminal node.
+        last: [R, Z] sequence of each role at each terminal node.
         first: [S] first slot of each state.
         sizes: [S] number of options of each state.
-        owner: [S] whose state it is, as an index of `roles`.
-        above: [S] the sequence of the state's role when it comes here.
-        depths: the states, by the number of their role's decisions before.
+        owner: [S] role that acts in the state, as an index into `roles`.
+        above: [S] sequence of the acting role before the state.
+        depths: the states, grouped by the number of earlier decisions of their role.
     """
 
     game: str
@@ -76,35 +76,36 @@ class Tree:
     depths: tuple[Depth, ...]
 
     def __len__(self) -> int:
-        """N."""
+        """N, the number of nodes."""
         return len(self.parents)
 
     @property
     def slot_count(self) -> int:
-        """K."""
+        """K, the number of slots."""
         return int(self.sizes.sum())
 
 
 def enumerate_game(game: Game, limit: int = 1_000_000) -> Tree:
-    """Play every way that the game can go. Asks of one wave are branched over one after another, in their order.
+    """Enumerate every history of a game. Simultaneous asks are branched on sequentially, in their order.
 
-    A generator cannot be forked: a node is reached by playing again from the start, once for each end of the game.
-    Options of chance that have no weight are left out.
+    A generator cannot be forked, so the game is replayed from the start once per terminal node. Chance outcomes of
+    weight 0 are skipped.
 
     Args:
-        limit: the most nodes.
+        game: the game to enumerate.
+        limit: the maximum number of nodes.
 
     Raises:
-        NotEnumerable: more nodes than `limit`, free text, or an end without returns.
-        SelfplayError: options that differ in one state, an unknown role, a return that is missing or not finite; a game
-            that is not a pure function of its replies.
+        NotEnumerable: the game has more than `limit` nodes, accepts free text, or ends without returns.
+        SelfplayError: one state has different options, a role is unknown, a return is missing or not finite, or the
+            game is not a pure function of its replies.
     """
     check_size(game, limit)
     return _tree(Walk(game, limit))
 
 
 def _tree(walk: Walk) -> Tree:
-    """What was found, with its nodes sorted level by level."""
+    """The walk's records as a tree, with the nodes sorted by level."""
     parents, depths, slots, luck = (np.array(column) for column in zip(*walk.edges, strict=True))
     order = np.argsort(depths, kind="stable")
     rank = np.argsort(order)
@@ -136,7 +137,7 @@ def _tree(walk: Walk) -> Tree:
 
 
 def _depths(above: NDArray[np.int64], first: list[int]) -> tuple[Depth, ...]:
-    """The states, sorted by the number of decisions before."""
+    """The states, grouped by the number of earlier decisions of their role."""
     of_slot = np.repeat(np.arange(len(above)), np.diff(first))
     depths: list[int] = []
     for sequence in above.tolist():

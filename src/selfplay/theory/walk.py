@@ -1,4 +1,4 @@
-"""Every way that a game can go, by playing it again and again."""
+"""Depth-first enumeration of a game by replaying it."""
 
 import math
 from collections.abc import Mapping
@@ -8,16 +8,16 @@ from selfplay.core import Ask, Game, Play, Reply, SelfplayError
 from selfplay.players.nature import chances
 from selfplay.theory.size import NotEnumerable
 
-Past = tuple[tuple[tuple[Ask, ...], tuple[Reply, ...]], ...]  # waves with their replies
+Past = tuple[tuple[tuple[Ask, ...], tuple[Reply, ...]], ...]  # waves (asks yielded together) and their replies
 
 
 @dataclass(frozen=True)
 class State:
-    """An information state: what a role knows when it is asked. Who sees the same messages is in the same state.
+    """An information state. Two asks are in the same state if they have the same role and messages.
 
     Attributes:
-        role: who is asked.
-        ask: the first ask that was met here, with its options.
+        role: the acting role.
+        ask: the first ask found in this state, with its options.
     """
 
     role: str
@@ -26,26 +26,26 @@ class State:
 
 @dataclass(frozen=True)
 class _Position:
-    """Where a walk goes on: the waves that are past, the wave that is being answered, and the edge into this node."""
+    """A pending node of the walk: the answered waves, the current wave, and the edge that leads to the node."""
 
     past: Past
     wave: tuple[Ask, ...] | None  # None before the first
-    said: tuple[Reply, ...]
-    runs: list[Play]  # the game itself, at this wave, until one position takes it on
-    last: tuple[int, ...]  # a role's last slot; role r's is r - R before its first
+    given: tuple[Reply, ...]  # replies to the current wave so far
+    runs: list[Play]  # a generator paused at this wave; the first sibling to advance consumes it
+    last: tuple[int, ...]  # each role's last slot; r - R for a role r that has not acted
     parent: int = 0
     depth: int = 0
     slot: int = -1
-    luck: float = 1.0
+    probability: float = 1.0
 
 
 class Walk:
-    """Depth first through a game; what is found is kept in lists, node by node and state by state."""
+    """A depth-first walk over a game, which records nodes and information states in lists."""
 
     def __init__(self, game: Game, limit: int) -> None:
         self.game, self.limit, self.name = game, limit, type(game).__name__
         self.roles = tuple(role for role in game.roles if role != "chance")
-        self.edges: list[tuple[int, int, int, float]] = []  # parent, depth, slot, luck
+        self.edges: list[tuple[int, int, int, float]] = []  # parent, depth, slot, chance probability
         self.at: list[int] = []
         self.ends: list[tuple[int, tuple[float, ...], tuple[int, ...]]] = []  # node, returns, last
         self.numbers: dict[object, int] = {}
@@ -58,42 +58,42 @@ class Walk:
             stack += reversed(self._visit(stack.pop()))
 
     def _visit(self, here: _Position) -> list[_Position]:
-        """Write the node down, let the game go on to its next asks if all are answered; the positions after it."""
+        """Record the node, advance the game if all asks are answered, and return the child positions."""
         node = len(self.edges)
         if node == self.limit:
             raise NotEnumerable(
                 f"{self.name} has more than {self.limit} nodes; raise `limit`, or choose a smaller game"
             )
-        self.edges.append((here.parent, here.depth, here.slot, here.luck))
+        self.edges.append((here.parent, here.depth, here.slot, here.probability))
         self.at.append(-1)
-        past, wave, said, runs = here.past, here.wave, here.said, here.runs
-        while wave is None or len(said) == len(wave):
-            run = runs.pop() if runs else self._again(past, wave or ())
+        past, wave, given, runs = here.past, here.wave, here.given, here.runs
+        while wave is None or len(given) == len(wave):
+            run = runs.pop() if runs else self._replay(past, wave or ())
             try:
-                asks = next(run) if wave is None else run.send(list(said))
+                asks = next(run) if wave is None else run.send(list(given))
             except StopIteration as end:
                 self.ends.append((node, self._returns(end.value), here.last))
                 return []
-            past = past if wave is None else (*past, (wave, said))
-            wave, said, runs = tuple(asks), (), [run]
-        ask = wave[len(said)]
-        position = _Position(past, wave, said, runs, here.last, node, here.depth + 1)
+            past = past if wave is None else (*past, (wave, given))
+            wave, given, runs = tuple(asks), (), [run]
+        ask = wave[len(given)]
+        position = _Position(past, wave, given, runs, here.last, node, here.depth + 1)
         if ask.role == "chance":
             if not ask.options:
-                raise NotEnumerable(f"{self.name} cannot be enumerated: it asks chance for any text; give it options")
-            lucks = zip(ask.options, chances(ask), strict=True)
-            return [replace(position, said=(*said, Reply(text)), luck=luck) for text, luck in lucks if luck]
+                raise NotEnumerable(
+                    f"{self.name} cannot be enumerated: it asks chance for free text; give its chance asks options"
+                )
+            outcomes = zip(ask.options, chances(ask), strict=True)
+            return [replace(position, given=(*given, Reply(text)), probability=p) for text, p in outcomes if p]
         return self._decide(ask, position)
 
     def _decide(self, ask: Ask, position: _Position) -> list[_Position]:
-        """The positions after each option of a role's ask."""
+        """One child position per option of a role's ask."""
         if ask.role not in self.roles:
-            raise SelfplayError(
-                f"{self.name} asked the role '{ask.role}', which it does not list in its roles; list it"
-            )
+            raise SelfplayError(f"{self.name} asked the role '{ask.role}', which its `roles` do not list; add it")
         if not ask.options:
             raise NotEnumerable(
-                f"{self.name} cannot be enumerated: the role '{ask.role}' may reply with any text at '{ask.prompt}'; "
+                f"{self.name} cannot be enumerated: the role '{ask.role}' replies with free text at '{ask.prompt}'; "
                 "choose a game whose asks have options"
             )
         role = self.roles.index(ask.role)
@@ -102,7 +102,7 @@ class Walk:
         return [
             replace(
                 position,
-                said=(*position.said, Reply(text)),
+                given=(*position.given, Reply(text)),
                 slot=slot,
                 last=(*position.last[:role], slot, *position.last[role + 1 :]),
             )
@@ -110,8 +110,8 @@ class Walk:
         ]
 
     def _state(self, ask: Ask, above: int) -> int:
-        """The number of the information state."""
-        state = self.numbers.setdefault(_sight(ask), len(self.states))
+        """The index of the ask's information state, added if new."""
+        state = self.numbers.setdefault(_observed(ask), len(self.states))
         if state == len(self.states):
             self.states.append(State(ask.role, ask))
             self.first.append(self.first[-1] + len(ask.options))
@@ -120,7 +120,7 @@ class Walk:
         if met != ask.options:
             raise SelfplayError(
                 f"the role '{ask.role}' of {self.name} has the options {met} or {ask.options} after the same messages, "
-                f"at '{ask.prompt}'; tell it in the messages which they are"
+                f"at '{ask.prompt}'; make the messages distinguish the two cases"
             )
         if self.above[state] != above:
             self.forgets.setdefault(ask.role, ask.prompt)
@@ -128,27 +128,31 @@ class Walk:
 
     def _returns(self, returns: Mapping[str, float] | None) -> tuple[float, ...]:
         if returns is None:
-            raise NotEnumerable(f"{self.name} gives no returns: only referees know who won; choose a game that knows")
+            raise NotEnumerable(
+                f"{self.name} returns no payoffs because referees decide them; choose a game that returns its own"
+            )
         paid = tuple(float(returns.get(role, math.nan)) for role in self.roles)
         if not all(map(math.isfinite, paid)):
-            raise SelfplayError(f"{self.name} ended with the returns {returns}; it must give each role a finite one")
+            raise SelfplayError(f"{self.name} ended with the returns {returns}; return a finite number for each role")
         return paid
 
-    def _again(self, past: Past, wave: tuple[Ask, ...]) -> Play:
-        """The game at `wave` once more, by the same replies."""
+    def _replay(self, past: Past, wave: tuple[Ask, ...]) -> Play:
+        """A new run of the game, advanced to `wave` with the same replies."""
         run = self.game.play()
         replies: tuple[Reply, ...] | None = None
-        for asks, said in (*past, (wave, ())):
+        for asks, given in (*past, (wave, ())):
             try:
                 seen = next(run) if replies is None else run.send(list(replies))
             except StopIteration:
                 seen = []
-            if list(map(_sight, seen)) != list(map(_sight, asks)):
-                raise SelfplayError(f"{self.name} asked differently after the same replies; ask 'chance' for its luck")
-            replies = said
+            if list(map(_observed, seen)) != list(map(_observed, asks)):
+                raise SelfplayError(
+                    f"{self.name} asked differently after the same replies; ask 'chance' for random numbers"
+                )
+            replies = given
         return run
 
 
-def _sight(ask: Ask) -> tuple[object, ...]:
-    """Who is asked, and all that is seen: the name of an information state."""
+def _observed(ask: Ask) -> tuple[object, ...]:
+    """The key of an information state: the role and the contents of all its messages."""
     return ask.role, *(tuple(sorted(message.items())) for message in ask.messages)

@@ -1,4 +1,4 @@
-"""Two-player zero-sum matrix games: equilibria, exact for few strategies, and Nash averaging."""
+"""Two-player zero-sum matrix games: Nash equilibria, with an exact fallback for small games, and Nash averaging."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,21 +14,21 @@ from selfplay.theory.exact import Whole, whole, zero_sum
 from selfplay.theory.face import maximum_entropy, most_entropic, nash_face
 
 Array = NDArray[np.float64]
-EXACT = 400  # entries of the largest matrix that is solved in whole numbers where floats fail
-GAP = 1e-9  # of the range of the payoffs that are played for: the most that floats may leave
-NOISE = 1e-13  # of the range of all payoffs: what rounding of the payoffs themselves may be
+EXACT = 400  # most matrix entries that the exact integer fallback accepts
+GAP = 1e-9  # largest accepted gap of a float solution, relative to the range of payoffs on its support
+NOISE = 1e-13  # rounding error of the payoffs themselves, relative to their overall range
 
 
 @dataclass(frozen=True, eq=False)
 class Equilibrium:
-    """A Nash equilibrium of a zero-sum matrix game; there may be others, of the same value.
+    """A Nash equilibrium of a zero-sum matrix game. It may not be unique, but all equilibria have the same value.
 
     Attributes:
-        row: [n] probabilities of the row player, who maximises.
-        column: [m] probabilities of the column player, who minimises.
-        value: what the row player earns, in the payoffs' unit.
-        gap: NashConv, what both players together gain by their best deviations: 0 but for rounding.
-        method: how it was found.
+        row: [n] strategy of the row player, who maximises.
+        column: [m] strategy of the column player, who minimises.
+        value: expected return of the row player, in the payoffs' unit.
+        gap: NashConv, the two players' summed gain from best responses; 0 up to rounding.
+        method: the algorithm used.
     """
 
     row: Array
@@ -40,15 +40,14 @@ class Equilibrium:
 
 @dataclass(frozen=True, eq=False)
 class NashAverage:
-    """A symmetric equilibrium of a meta-game, and how the players fare against it.
+    """A symmetric equilibrium of a meta-game, and each player's return against it.
 
     Attributes:
         weights: [n] the equilibrium strategy.
-        skills: [n] each player's return against it less the equilibrium's value: 0 for those it plays, at most 0 for
-            the others.
-        entropy: of the weights, in nats.
-        gap: the largest skill, what a deviation gains: 0 but for rounding.
-        method: which equilibrium it is, and how it was found.
+        skills: [n] each player's return against the equilibrium minus its value: 0 on the support, at most 0 elsewhere.
+        entropy: entropy of the weights, in nats.
+        gap: the largest skill, which is the gain of the best deviation; 0 up to rounding.
+        method: which equilibrium it is, and the algorithm used.
     """
 
     weights: Array
@@ -59,17 +58,17 @@ class NashAverage:
 
 
 def solve(payoffs: ArrayLike) -> Equilibrium:
-    """A Nash equilibrium (von Neumann 1928; Dantzig 1951).
+    """Solve for a Nash equilibrium by linear programming (von Neumann 1928; Dantzig 1951).
 
-    By HiGHS' dual simplex; where that leaves a gap of more than `GAP` of the range of the payoffs that are played for
-    (small payoffs beside large ones, near ties), by the simplex method in whole numbers, so that the strategies are
-    those of an exact equilibrium, rounded once.
+    The solver is HiGHS' dual simplex. If its gap exceeds `GAP` times the range of the payoffs on the support (near
+    ties, or payoffs of very different magnitude), an integer simplex method finds an exact equilibrium, rounded once.
 
     Args:
         payoffs: [n, m] what the row player earns and the column player pays.
 
     Raises:
-        SelfplayError: the payoffs are no matrix of finite numbers; or HiGHS fails, and there are more than `EXACT`.
+        SelfplayError: the payoffs are not a matrix of finite numbers, or HiGHS fails and there are more than `EXACT`
+            of them.
     """
     game = matrix(payoffs)
     numbers, unit = whole(game)
@@ -83,33 +82,32 @@ def solve(payoffs: ArrayLike) -> Equilibrium:
     if result.status == 0:
         row, column = distribution(result.x[:n]), distribution(-result.ineqlin.marginals)
         if _within(float((unit_game @ column).max() - (row @ unit_game).min()), unit_game[row > 0][:, column > 0]):
-            return _equilibrium(numbers, unit, row, column, "linear programme (HiGHS)")
+            return _equilibrium(numbers, unit, row, column, "linear programming (HiGHS)")
     _check_size(game)
     row, column = (np.array([float(share) for share in shares]) for shares in zero_sum(numbers))
-    return _equilibrium(numbers, unit, distribution(row), distribution(column), "simplex in whole numbers")
+    return _equilibrium(numbers, unit, distribution(row), distribution(column), "simplex, integer arithmetic")
 
 
 def nash_averaging(payoffs: ArrayLike) -> NashAverage:
-    """Nash averaging (Balduzzi et al. 2018, 1806.02643): the Nash strategy of maximum entropy, and skills.
+    """Nash averaging (Balduzzi et al. 2018, 1806.02643): the maximum-entropy Nash strategy, and skills.
 
-    Only (payoffs - payoffs.T) / 2 is looked at; of a game that is not of constant sum this is another game, see
-    `selfplay.theory.symmetric`. Unlike a mean over opponents or an Elo rating, the average is not moved by copies of a
-    player, provided that the game has one symmetric equilibrium (nearly all games do); of several, copies move the one
-    of maximum entropy. Copies always share alike.
+    Only (payoffs - payoffs.T) / 2 matters; for general-sum games, which this changes, see `selfplay.theory.symmetric`.
+    If the symmetric equilibrium is unique (it almost always is), the average is invariant to duplicate players, unlike
+    a mean over opponents or an Elo rating; otherwise duplicates change the maximum-entropy equilibrium. Duplicates
+    always get equal weight.
 
-    Promised is an equilibrium, with a gap of at most `GAP` of the range of the payoffs between those that are played,
-    whatever the scale; payoffs that differ by rounding (`NOISE` of the largest) may count as equal. Of several
-    equilibria it is the one of maximum entropy: the largest support by linear programmes, the entropy by a projected
-    Newton method on the dual. Where floats fail (small payoffs beside large ones, near ties), the set of all equilibria
-    is found in whole numbers first; should the entropy's maximum over it be missed, another point inside the set is
-    given, and `method` says so.
+    The result is an equilibrium with a gap of at most `GAP` times the range of the payoffs on its support, at any
+    scale; payoffs that differ by less than `NOISE` of the largest may count as equal. Linear programs find the largest
+    support, and a projected Newton method on the dual maximises the entropy. If floats are not accurate enough (near
+    ties, or payoffs of very different magnitude), integer arithmetic first finds the set of all equilibria. If the
+    entropy maximisation over it fails, the result is another interior point, and `method` says so.
 
     Args:
         payoffs: [n, n] the return of i against j.
 
     Raises:
-        SelfplayError: the payoffs are no square matrix of finite numbers; or floats fail, and there are more than
-            `EXACT`.
+        SelfplayError: the payoffs are not a square matrix of finite numbers, or floats are not accurate enough and
+            there are more than `EXACT` payoffs.
     """
     numbers, unit = whole(matrix(payoffs, square=True))
     game = numbers - numbers.T
@@ -120,7 +118,14 @@ def nash_averaging(payoffs: ArrayLike) -> NashAverage:
 
 
 def nash_average(game: Whole, unit: Fraction, weights: Array, method: str) -> NashAverage:
-    """The record of a symmetric equilibrium strategy [n] of a game [n, n] in that unit."""
+    """The `NashAverage` of a symmetric equilibrium strategy.
+
+    Args:
+        game: [n, n] integer payoffs.
+        unit: the value of 1 in `game`.
+        weights: [n] the equilibrium strategy.
+        method: as in `NashAverage`.
+    """
     shares, _ = whole(weights)
     total = shares.sum()
     returns = [Fraction(x, total) for x in game @ shares]
@@ -131,18 +136,25 @@ def nash_average(game: Whole, unit: Fraction, weights: Array, method: str) -> Na
 
 
 def copies(game: Whole) -> tuple[list[int], list[int]]:
-    """The players without those that play like an earlier one; and which of them each player [n] is. game [n, n]."""
+    """Group players with identical rows and columns.
+
+    Args:
+        game: [n, n] integer payoffs.
+
+    Returns:
+        The first player of each group, and for each of the n players the index of its group.
+    """
     kinds: dict[tuple[tuple[Any, ...], tuple[Any, ...]], int] = {}
     owner = [kinds.setdefault((tuple(game[i]), tuple(game[:, i])), len(kinds)) for i in range(len(game))]
     return [owner.index(kind) for kind in range(len(kinds))], owner
 
 
 def matrix(payoffs: ArrayLike, square: bool = False) -> Array:
-    """[n, m] the payoffs as float64. Raises SelfplayError unless it is a matrix (a square one) of finite numbers."""
+    """[n, m] the payoffs as float64; raises SelfplayError unless they are a (square) matrix of finite numbers."""
     game = np.array(payoffs, dtype=np.float64)
     if game.ndim != 2 or game.size == 0 or (square and game.shape[0] != game.shape[1]):
         kind = "square matrix" if square else "matrix"
-        raise SelfplayError(f"payoffs have the shape {game.shape}; give a {kind} with a row for each strategy")
+        raise SelfplayError(f"payoffs have shape {game.shape}; give a {kind} with one row per strategy")
     if not np.isfinite(game).all():
         i, j = (int(k) for k in np.argwhere(~np.isfinite(game))[0])
         raise SelfplayError(f"payoffs[{i}, {j}] is {game[i, j]}; give finite numbers")
@@ -150,26 +162,26 @@ def matrix(payoffs: ArrayLike, square: bool = False) -> Array:
 
 
 def scaled(game: Whole) -> Array:
-    """[n, m] the payoffs within [-1, 1]: less the middle of their range, over half of it."""
+    """[n, m] the payoffs mapped affinely to [-1, 1]."""
     least, most = game.min(), game.max()
     spread = (most - least) or 1
     return np.array([[float(Fraction(2 * x - most - least, spread)) for x in line] for line in game])
 
 
 def antisymmetrised(payoffs: ArrayLike) -> Array:
-    """[n, n] (M - M.T) / 2: how much better i fares against j than j against i, halved; errors as `matrix`."""
+    """[n, n] (M - M.T) / 2, half the difference between i's return against j and j's against i; raises as `matrix`."""
     game = matrix(payoffs, square=True)
     return game / 2 - game.T / 2
 
 
 def distribution(weights: Array) -> Array:
-    """[n] the weights without negative rounding, summing to 1."""
+    """[n] the weights clipped at 0 and normalised to sum to 1."""
     positive = np.clip(weights, 0.0, None)
     return np.asarray(positive / positive.sum(), dtype=np.float64)
 
 
 def _equilibrium(game: Whole, unit: Fraction, row: Array, column: Array, method: str) -> Equilibrium:
-    """The record of these strategies; value and gap are exact, then rounded."""
+    """The `Equilibrium` of these strategies; value and gap are computed exactly, then rounded."""
     rows, columns = whole(row)[0], whole(column)[0]
     above, below = game @ columns, rows @ game
     value = Fraction(rows @ above, rows.sum() * columns.sum())
@@ -178,7 +190,7 @@ def _equilibrium(game: Whole, unit: Fraction, row: Array, column: Array, method:
 
 
 def _within(gap: float, played: Array) -> bool:
-    """Whether a gap is one of rounding, for payoffs within [-1, 1], those between strategies that are played given."""
+    """Whether a gap is due to rounding. `played` holds the payoffs, in [-1, 1], between strategies on the support."""
     return gap <= max(GAP * float(np.ptp(played)), NOISE)
 
 
@@ -186,12 +198,12 @@ def _check_size(game: Array) -> None:
     if game.size > EXACT:
         raise SelfplayError(
             f"this game of {game.shape[0]} x {game.shape[1]} payoffs between {game.min():.3g} and {game.max():.3g} has "
-            f"near ties beyond floats, and more than {EXACT} payoffs are not solved exactly; leave some out"
+            f"near ties below float precision, and the exact solver takes at most {EXACT} payoffs; leave some out"
         )
 
 
 def _average(game: Whole, counts: Array) -> tuple[Array, str]:
-    """The weights [n] of different players, each standing for so many, and how they were found."""
+    """The weights [n] of distinct players with the given multiplicities [n], and the method used."""
     largest = np.abs(game).max() or 1
     floats = np.array([[float(Fraction(x, largest)) for x in line] for line in game])
     weights = _by_linear_programs(floats, counts)
@@ -201,11 +213,11 @@ def _average(game: Whole, counts: Array) -> tuple[Array, str]:
     face = nash_face(game)
     inside = distribution(np.array([float(weight) for weight in face.inside]))
     if face.directions.shape[1] == 0:
-        return inside, "Nash averaging: the only equilibrium (simplex in whole numbers)"
+        return inside, "Nash averaging: the unique equilibrium (simplex, integer arithmetic)"
     weights = most_entropic(face, floats, counts)
     if _fits(floats, weights):
-        return weights, "Nash averaging: maximum entropy (simplex in whole numbers, projected Newton)"
-    return inside, "an equilibrium that plays all that any one plays; its entropy is not at its maximum"
+        return weights, "Nash averaging: maximum entropy (simplex in integer arithmetic, projected Newton)"
+    return inside, "an equilibrium of maximal support; its entropy is not at its maximum"
 
 
 def _fits(game: Array, weights: Array) -> bool:
@@ -216,7 +228,7 @@ def _fits(game: Array, weights: Array) -> bool:
 
 
 def _by_linear_programs(game: Array, counts: Array) -> Array | None:
-    """[n] the Nash strategy of maximum entropy; None where a linear programme fails."""
+    """[n] the maximum-entropy Nash strategy; None if a linear program fails."""
     support = _largest_support(game)
     if support is None:
         return None
@@ -227,7 +239,7 @@ def _by_linear_programs(game: Array, counts: Array) -> Array | None:
 
 
 def _linear_program(cost: Array, rows: Array, total: Array, bounds: Sequence[tuple[float | None, float | None]]) -> Any:
-    """The minimum of cost @ x under rows @ x <= 0 and total @ x = 1, as scipy's OptimizeResult."""
+    """Minimise cost @ x subject to rows @ x <= 0 and total @ x = 1; returns scipy's OptimizeResult."""
     return linprog(
         cost,
         A_ub=rows,
@@ -241,9 +253,10 @@ def _linear_program(cost: Array, rows: Array, total: Array, bounds: Sequence[tup
 
 
 def _largest_support(game: Array) -> NDArray[np.bool_] | None:
-    """[n] who has a positive weight in some Nash strategy (game @ p <= 0) of the antisymmetric game; None: HiGHS fails.
+    """[n] the strategies in the support of some Nash strategy (game @ p <= 0) of the antisymmetric game.
 
-    Each linear programme gives the most weight to those not yet seen with one, until they can have none.
+    Each linear program maximises the total weight of the strategies not yet in the support, until none can be added.
+    None if HiGHS fails.
     """
     n = len(game)
     support = np.zeros(n, dtype=np.bool_)
