@@ -437,7 +437,7 @@ def test_mistakes_are_told_in_a_line(population: Path, tmp_path: Path, capsys: p
         ([population, seats], "play different games (seats.column is learner in the first, reference"),
         ([seats], "the learner has only row"),
         ([bare], "has no checkpoint; give a run"),
-        ([broken], "is no table or broken"),
+        ([broken], "is not a table or is broken"),
         ([tmp_path / "nowhere"], "is not a run folder (it does not exist)"),
         ([tmp_path / "notes"], "config.yaml has no 'game'"),
         ([population, "--last", "--no-base"], "the only player is step-000003"),
