@@ -95,7 +95,7 @@ def _answer(
         replies = player.act([ask for _, _, ask in order])
         if len(replies) != len(order):
             raise SelfplayError(
-                f"{type(player).__name__}.act gave {len(replies)} replies to {len(order)} asks; it must give one per ask"
+                f"{type(player).__name__}.act gave {len(replies)} replies to {len(order)} asks; it must give one each"
             )
         for (index, slot, _), reply in zip(order, replies, strict=True):
             answers[index][slot] = reply

@@ -172,7 +172,7 @@ class Walk:
         return Made(target, partial, frozenset(options), key)
 
     def check_partial(self, value: Any, kind: type, given: Collection[str], key: str) -> None:
-        """Raise SelfplayError unless it is a part of class `kind` to be built later, with `given` as extra arguments."""
+        """Raise SelfplayError unless it is a part of class `kind` to be built later with the arguments `given`."""
         what = f"a part with a _target_ ({kind.__name__}), as in the yaml of its group under conf/"
         if not _is_part(value):
             raise SelfplayError(f"{key} is {shown(value)}, but it must be {what}; change it")
