@@ -99,7 +99,7 @@ def test_a_question_that_comes_up_in_both_is_held_out() -> None:
     [
         (["chain_sun"], {}, "no data set 'chain_sun'; choose another, for example chain_sum"),
         ([], {}, "task.names is"),
-        (["chain_sum", "chain_sum"], {}, "each data set once"),
+        (["chain_sum", "chain_sum"], {}, "at least one data set, each once"),
         (["chain_sum"], {"options": {"x": {}}}, "task.options has 'x'"),
         (["chain_sum"], {"options": {"chain_sum": {"terms": 3}}}, "cannot make 'chain_sum'"),
         (["chain_sum"], {"options": {"chain_sum": {"min_terms": 9, "max_terms": 2}}}, "cannot make 'chain_sum'"),

@@ -171,11 +171,11 @@ def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"a": 1}\n{"a": \n', "line 2 of .* is no JSON"),
+        (b'{"a": 1}\n{"a": \n', "line 2 of .* is not JSON"),
         (b'{"a": 1}\n[1]\n', "line 2 of .* is a list, not a JSON object"),
-        (b'{"a": 1}\n{"a": ["\\ud800"]}', "line 2 of .* holds half a character"),
+        (b'{"a": 1}\n{"a": ["\\ud800"]}', "line 2 of .* has half a surrogate pair"),
         (b"[1]", "entry 1 of .* is a int"),
-        (b"[" * 100_000, "is no JSON"),
+        (b"[" * 100_000, "is not JSON"),
         (b'{"a": "\xff"}', "is not UTF-8 text"),
     ],
 )

@@ -32,9 +32,9 @@ def check(folder: Path, remedy: str) -> None:
         digest, _, name = line.partition("  ")
         path = folder / name
         if not name or not path.is_file():
-            raise SelfplayError(f"{path} is missing, or {file} is corrupt; {remedy}")
+            raise SelfplayError(f"{path} is missing, or {file} is broken; {remedy}")
         if _digest(path) != digest:
-            raise SelfplayError(f"{path} is corrupt (its digest differs from the one in {FILE}); {remedy}")
+            raise SelfplayError(f"{path} is broken (its digest differs from the one in {FILE}); {remedy}")
 
 
 def _digest(path: Path) -> str:

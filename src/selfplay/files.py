@@ -124,9 +124,9 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
     except OSError as error:
         raise SelfplayError(f"{path} cannot be read ({error.strerror}); {remedy}") from error
     except (ValueError, RecursionError) as error:
-        raise SelfplayError(f"{path} is corrupt ({error}); {remedy}") from error
+        raise SelfplayError(f"{path} is broken ({error}); {remedy}") from error
     if not isinstance(record, dict):
-        raise SelfplayError(f"{path} is corrupt (it contains {str(record)[:20]}, not a record); {remedy}")
+        raise SelfplayError(f"{path} is broken (it contains {str(record)[:20]}, not a record); {remedy}")
     return record
 
 

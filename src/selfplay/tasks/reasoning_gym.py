@@ -30,8 +30,8 @@ class ReasoningGym(Task):
 
     The scorer gets the text in the reply's last <answer> tag, or the whole reply if there is none. Training and
     held-out questions come from different seeds; questions in both are held out. Scorers run in a separate process with
-    limits of CPU time and memory (`selfplay.sandbox.bounded`); an answer that exceeds them scores 0. Scorers that call eval
-    only get literals and plain arithmetic (`selfplay.tasks.safe_eval`).
+    limits of CPU time and memory (`selfplay.sandbox.bounded`); an answer that exceeds them scores 0. Scorers that call
+    eval only get literals and plain arithmetic (`selfplay.tasks.safe_eval`).
 
     Args:
         names: data sets such as "chain_sum" and "leg_counting" (all are in `reasoning_gym.factory.DATASETS`).
