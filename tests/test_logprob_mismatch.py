@@ -68,9 +68,9 @@ def test_a_wrong_sampler_stops_the_run(args: Sequence[str], tmp_path: Path) -> N
     ended = cli.run(f"hydra.run.dir={tmp_path}", *args)
     assert ended.code == 1 and re.fullmatch(r"error: [^\n]+[^.\n]\n", ended.err), ended.err
     value = "3" if "+player.by=3" in args else "0.002"
-    assert re.search(
-        rf"disagree by {value}\S* nats on a token \(logprob_mismatch\)", ended.err
-    ) or (value == "3" and re.search(r"disagree by (2\.9|3)\S* nats", ended.err)), ended.err
+    assert re.search(rf"disagree by {value}\S* nats on a token \(logprob_mismatch\)", ended.err) or (
+        value == "3" and re.search(r"disagree by (2\.9|3)\S* nats", ended.err)
+    ), ended.err
     limit = re.search(r"rounding explains at most ([\d.e-]+), so", ended.err)
     assert limit and (float(limit[1]) == LIMIT if value == "0.002" else 0.01 < float(limit[1]) < 2)
     assert "try player.attention=eager" in ended.err and "choose another" in ended.err

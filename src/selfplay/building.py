@@ -138,7 +138,7 @@ def referees_of(cfg: DictConfig) -> dict[str, Referee]:
 
 
 def make(node: Any, name: str) -> Any:
-    """Instantiate one part of the config.
+    """Instantiate a part of the config.
 
     Args:
         node: its config, with a `_target_`.

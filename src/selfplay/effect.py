@@ -64,9 +64,7 @@ def _check_used(cfg: DictConfig, key: str) -> None:
         node = OmegaConf.select(cfg, ".".join(names[:length]))
         if not isinstance(node, DictConfig):
             part = ".".join(names[:length])
-            raise SelfplayError(
-                f"{key} is set, but {part} is {shown(node)}; remove it, or choose another {names[0]}"
-            )
+            raise SelfplayError(f"{key} is set, but {part} is {shown(node)}; remove it, or choose another {names[0]}")
         if "_target_" not in node:
             continue
         conditions = getattr(get_object(node["_target_"]), "applies", {})
@@ -75,6 +73,5 @@ def _check_used(cfg: DictConfig, key: str) -> None:
                 where = ".".join([*names[:length], name])
                 meant = " or ".join(map(str, wanted)) if isinstance(wanted, tuple) else shown(wanted)
                 raise SelfplayError(
-                    f"{key} is set, but it applies only if {where} is {meant}, which is {shown(node[name])}; "
-                    "change one of them"
+                    f"{key} applies only if {where} is {meant}, but that is {shown(node[name])}; change one of them"
                 )

@@ -49,7 +49,7 @@ def _check_called(made: Made, taken: Sequence[Any] | None, what: str) -> None:
             return
         function = next((vars(c)["__call__"] for c in made.kind.__mro__ if "__call__" in vars(c)), None)
         if function is None:
-            raise Fault(f"{what}: with _partial_: true, or a class with a __call__ method")
+            raise Fault(f"{what} (set _partial_: true, or use a class with a __call__ method)")
         taken, options = None if taken is None else [Any, *taken], frozenset()
     if taken is None:
         return

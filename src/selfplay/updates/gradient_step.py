@@ -65,9 +65,7 @@ class GradientStep:
         self.schedule, self.rates = schedule, [group["lr"] for group in self.optimizer.param_groups]
         for rate in self.rates:
             if not 0 < float(rate) < float("inf"):
-                raise SelfplayError(
-                    f"the learning rate is {float(rate):g}, so nothing can be learnt; set lr above 0"
-                )
+                raise SelfplayError(f"the learning rate is {float(rate):g}, so nothing can be learnt; set lr above 0")
         self.role_weights, self.micro_batch, self.max_grad_norm = dict(role_weights), micro_batch, max_grad_norm
         self.steps = 0
         self.compare: Callable[[Batch, Tensor], None] | None = None

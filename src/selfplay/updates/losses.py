@@ -57,11 +57,11 @@ def clipped(
 
 def likelihood(logprobs: Tensor, mask: Tensor) -> Tensor:
     """Negative log-likelihood of the reply, summed over tokens. [B]"""
-    assert logprobs.ndim == 2 and logprobs.shape == mask.shape, f"{tuple(logprobs.shape)} beside {tuple(mask.shape)}"
+    assert logprobs.ndim == 2 and logprobs.shape == mask.shape, f"{tuple(logprobs.shape)} and {tuple(mask.shape)}"
     return -(logprobs * mask).sum(-1)
 
 
 def _check(logprobs: Tensor, old: Tensor, mask: Tensor, advantages: Tensor, penalty: Tensor) -> None:
     shapes = [tuple(x.shape) for x in (logprobs, old, mask, penalty)]
     assert logprobs.ndim == 2 and len(set(shapes)) == 1, f"[B, T] each, got {shapes}"
-    assert advantages.shape == logprobs.shape[:1], f"[B] advantages, got {tuple(advantages.shape)} beside {shapes[0]}"
+    assert advantages.shape == logprobs.shape[:1], f"[B] advantages, got {tuple(advantages.shape)} and {shapes[0]}"

@@ -63,7 +63,7 @@ def kl_baseline(ratios: Tensor, weights: Tensor) -> Tensor:
     Ratios that are not finite are dropped: such a reply is impossible after the prompt (the states of a tabular policy
     may have different options). 0 if none is left.
     """
-    assert ratios.ndim == 1 and ratios.shape == weights.shape, f"{tuple(ratios.shape)} beside {tuple(weights.shape)}"
+    assert ratios.ndim == 1 and ratios.shape == weights.shape, f"{tuple(ratios.shape)} and {tuple(weights.shape)}"
     valid = torch.isfinite(ratios)
     if not bool(valid.any()):
         return ratios.new_zeros(())
