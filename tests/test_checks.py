@@ -148,7 +148,7 @@ def test_it_watches_until_something_moved() -> None:
     learner = made()
     first = FirstUpdate(learner, fresh=True)
     step(learner, first, 0.0, grad_norm=0.0)
-    with pytest.raises(SelfplayError, match=r"norm 0\.5 \(the learning rate is 1e-09\)"):
+    with pytest.raises(SelfplayError, match=r"norm is 0\.5 \(learning rate 1e-09\)"):
         step(learner, first, 0.0, grad_norm=0.5, learning_rate=1e-9)
     step(learner, first, 1e-3, grad_norm=0.5)
     step(learner, first, 0.0, grad_norm=0.5)  # nobody looks any more

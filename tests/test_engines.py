@@ -275,4 +275,4 @@ def test_options_of_a_correction_are_checked(tmp_path: Path) -> None:
 
 def test_an_engine_beside_a_table_changes_nothing(tmp_path: Path) -> None:
     ended = cli.run(f"hydra.run.dir={tmp_path}", "game=kuhn", "player=tabular", "engine=transformers", "steps=1")
-    assert ended.code == 1 and "'engine=transformers' changes nothing" in ended.err
+    assert ended.code == 1 and "'engine=transformers' has no effect" in ended.err

@@ -17,7 +17,7 @@ from selfplay.players.language_model import LanguageModel
 
 # what is wrong -> (the arguments, the words that must be in the sentence)
 BEFORE: dict[str, tuple[list[str], list[str]]] = {
-    "seat of nobody": (["seats.solver=bob"], ["seats.solver is 'bob'", "learner, reference", "name one"]),
+    "seat of nobody": (["seats.solver=bob"], ["seats.solver is 'bob'", "learner, reference", "choose one"]),
     "seat of no role": (["+seats.jury=learner"], ["seats.jury", "roles: challenger, solver", "~seats.jury"]),
     "no learner": (["seats={challenger:reference,solver:reference}"], ["no role is assigned to", "seats.challenger="]),
     "missing model": (["player.path=/nonexistent"], ["'/nonexistent'", "give a hub id, a folder"]),
@@ -46,7 +46,7 @@ DURING: dict[str, tuple[list[str], list[str]]] = {
         ["challenger=spice", "reward=selfjudge"],
         ["challenger=spice needs rewards between 0 and 1", "use reward=verifier"],
     ),
-    "missing reward": (["reward=none"], ["needs the score 'reward' of a solver turn", "choose one", "reward=verifier"]),
+    "missing reward": (["reward=none"], ["needs the score 'reward' of a solver turn", "choose a", "reward=verifier"]),
     "long reply": (["player.max_tokens=100000"], ["player.max_tokens=100000", "context of", "lower player.max_tokens"]),
 }
 

@@ -139,7 +139,7 @@ def test_the_same_question_twice_is_one() -> None:
         ),
         (QA, {"held_out_share": 1.0}, "all 100 questions of the task are held out"),
         (QA, {"held_out_share": -0.1}, "task.held_out_share is -0.1"),
-        (QA, {"pattern": "("}, "no regular expression"),
+        (QA, {"pattern": "("}, "not a regular expression"),
         (QA, {"pattern": "a"}, "with 0 groups"),
         (QA, {"pattern": "(b)"}, "the answer of row 1 does not match"),
         (QA, {"labels": ["topic"]}, "has no field 'topic'"),
