@@ -2,7 +2,7 @@
 
 from selfplay import interrupts
 
-interrupts.watch()  # before the imports, which take seconds
+interrupts.watch()  # before the slow imports below
 
 from selfplay.main import main
 

@@ -57,10 +57,10 @@ def settled(paid: object, scores: object) -> Turn:
 @pytest.mark.parametrize(
     ("scores", "told"),
     [
-        ([1.0], "a list where a tensor belongs"),
-        (np.array([1.0]), "a ndarray where a tensor belongs"),
-        (1.0, "a float where a tensor belongs"),
-        (None, "a NoneType where a tensor belongs"),
+        ([1.0], "a list instead of a tensor"),
+        (np.array([1.0]), "a ndarray instead of a tensor"),
+        (1.0, "a float instead of a tensor"),
+        (None, "a NoneType instead of a tensor"),
         (torch.tensor([[1.0]]), r"scores of shape \(1, 1\)"),
         (torch.tensor([math.nan]), "1 scores like nan"),
     ],

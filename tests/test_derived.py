@@ -92,7 +92,7 @@ def test_metrics_alone_are_enough() -> None:
     full = Learnt({"loss": 1.0}, torch.ones(2))
     assert Learnt.of(full) is full and Learnt.of({"loss": 1.0}) == Learnt({"loss": 1.0}, None)
     for found in (None, 1.0, [("loss", 1.0)]):
-        with pytest.raises(SelfplayError, match=r"returned a .*; let it return Learnt"):
+        with pytest.raises(SelfplayError, match=r"returned a .*; return Learnt"):
             Learnt.of(found)
 
 

@@ -17,11 +17,11 @@ from selfplay.players.language_model import LanguageModel
 
 # what is wrong -> (the arguments, the words that must be in the sentence)
 BEFORE: dict[str, tuple[list[str], list[str]]] = {
-    "seat of nobody": (["seats.solver=bob"], ["seats.solver is 'bob'", "learner, reference", "name one"]),
+    "seat of nobody": (["seats.solver=bob"], ["seats.solver is 'bob'", "learner, reference", "choose one"]),
     "seat of no role": (["+seats.jury=learner"], ["seats.jury", "roles: challenger, solver", "~seats.jury"]),
-    "no learner": (["seats={challenger:reference,solver:reference}"], ["learner sits nowhere", "seats.challenger="]),
+    "no learner": (["seats={challenger:reference,solver:reference}"], ["no role is assigned to", "seats.challenger="]),
     "missing model": (["player.path=/nonexistent"], ["'/nonexistent'", "give a hub id, a folder"]),
-    "player without path": (["player=hf"], ["player.path is not given", "give it with player.path=<value>"]),
+    "player without path": (["player=hf"], ["player.path is not set", "set it with player.path=<value>"]),
     "no place for a task": (["game.task=maths"], ["game.task is 'maths'", "use prompts=paper"]),
     "attention": (["player.attention=fast"], ["'fast'", "take one of sdpa"]),
     "missing asset": (["player.path=asset:nope"], ["'asset:nope'", "there are: asset:tiny"]),
@@ -36,9 +36,9 @@ BEFORE: dict[str, tuple[list[str], list[str]]] = {
     "dtype": (["player.dtype=float99"], ["player.dtype is 'float99'", "one of float32"]),
     "device": (["device=nowhere"], ["device is 'nowhere'", "cpu, cuda, cuda:0"]),
     "LoRA target": (["player=tiny_lora", "player.lora.target_modules=[nope]"], ["'nope'", "change player.lora"]),
-    "unknown parameter": (["+game.anwsers=4"], ["'game' cannot be made", "'anwsers'", "yaml under conf/"]),
+    "unknown parameter": (["+game.anwsers=4"], ["'game' cannot be built", "'anwsers'", "yaml under conf/"]),
     "unknown weight": (["+update.role_weights.jury=2"], ["update.role_weights names 'jury'", "challenger, solver"]),
-    "unknown class": (["game._target_=selfplay.games.chess.Chess"], ["'game' cannot be made", "chess"]),
+    "unknown class": (["game._target_=selfplay.games.chess.Chess"], ["'game' cannot be built", "chess"]),
 }
 DURING: dict[str, tuple[list[str], list[str]]] = {
     "unknown metric": (["optimized_metric=solver/nope"], ["optimized_metric is 'solver/nope'", "solver/reward,"]),
@@ -46,7 +46,7 @@ DURING: dict[str, tuple[list[str], list[str]]] = {
         ["challenger=spice", "reward=selfjudge"],
         ["challenger=spice needs rewards between 0 and 1", "use reward=verifier"],
     ),
-    "missing reward": (["reward=none"], ["needs the score 'reward' of a solver turn", "choose one", "reward=verifier"]),
+    "missing reward": (["reward=none"], ["needs the score 'reward' of a solver turn", "choose a", "reward=verifier"]),
     "long reply": (["player.max_tokens=100000"], ["player.max_tokens=100000", "context of", "lower player.max_tokens"]),
 }
 

@@ -70,7 +70,7 @@ REFUSED = {  # in a sentence with these words, before anything is made
     "+player.lora=[q]": ["player.lora is", "mapping"],
     "update.objective=clipped": ["update.objective is 'clipped'", "_target_"],
     "probes.truth=5": ["probes.truth is 5", "_target_"],
-    "~reward": ["reward", "taken away"],
+    "~reward": ["reward", "removed"],
     "seed=12345678901234567890": ["seed is 12345678901234567890", "at most 4294967295"],
     "seed=${nope}": ["seed is '${nope}'", "nope"],
     "+update.optimizer.betas=[0.9]": ["update.optimizer.betas is [0.9]", "2 entries"],
@@ -86,7 +86,7 @@ REFUSED = {  # in a sentence with these words, before anything is made
     "update=grpo update.objective.low=-0.2": ["update.objective.low is -0.2", "at least 0"],
     "update=grpo update.objective.high=1e12": ["update.objective.high is 1000000000000.0", "at most 1000"],
     "quality=selfjudge_written quality.temperature=-1": ["quality.temperature is -1", "at least 0"],
-    "quality=selfjudge_written quality.pattern=abc": ["quality.pattern is 'abc'", "1 part in parentheses"],
+    "quality=selfjudge_written quality.pattern=abc": ["quality.pattern is 'abc'", "1 group in parentheses"],
     "quality.unreadable=x": ["quality.unreadable is 'x'", "a number"],
     "quality.prompt=5": ["quality.prompt is 5", "in quotes"],
     "game.pay=spice": ["game.pay is 'spice'", "_target_"],
@@ -112,7 +112,7 @@ def test_nonsense_is_refused_before_anything_is_made(override: str) -> None:
 def test_a_probe_takes_no_place_of_what_is_paid() -> None:
     probe = "+probes.{}={{_target_:selfplay.referees.verifier.Verifier,task:${{task}}}}"
     for name in ("reward", "quality"):
-        with pytest.raises(SelfplayError, match=f"probes.{name} would take the place of the {name} that is paid"):
+        with pytest.raises(SelfplayError, match=f"probes.{name} would replace the {name} that the game pays"):
             check_config(config(probe.format(name)))
     check_config(config(probe.format("mine")))
 
@@ -159,7 +159,7 @@ UNREAD = [
 @pytest.mark.parametrize("overrides", UNREAD, ids=" ".join)
 def test_what_is_typed_in_vain_is_refused(overrides: list[str]) -> None:
     cfg = filled(*overrides)
-    with pytest.raises(SelfplayError, match=r"changes nothing|counts only where"):
+    with pytest.raises(SelfplayError, match=r"has no effect|applies only if"):
         check_effect(cfg, overrides, check_config(cfg))
 
 
@@ -181,7 +181,7 @@ def test_what_is_read_is_not(overrides: list[str]) -> None:
 def test_a_device_is_one_of_torchs_even_where_nobody_uses_it() -> None:
     for device in ("cpu", "cuda", "cuda:1", "mps"):
         check_config(config("game=kuhn", "player=tabular", f"device={device}"))
-    with pytest.raises(SelfplayError, match=r"device is 'nowhere', but it must be a device of torch's \(cpu, cuda"):
+    with pytest.raises(SelfplayError, match=r"device is 'nowhere', but it must be a PyTorch device \(cpu, cuda"):
         check_config(config("game=kuhn", "player=tabular", "device=nowhere"))
 
 
@@ -200,7 +200,7 @@ def test_an_unknown_experiment_is_refused_with_the_names(tmp_path: Path) -> None
         (["+eval@extra_evals.more=heldot"], "eval has no choice 'heldot'; did you mean heldout"),
         (["logger=[wandb,tensorbord]"], "'tensorbord'; did you mean tensorboard"),
         (["game=''"], "game has no choice ''; it has blotto"),
-        (["-m", "--cfg", "job"], "-m and --cfg are two things to do"),
+        (["-m", "--cfg", "job"], "-m and --cfg exclude each other"),
         (["player=tinny", "--config-dir", "mine"], None),
         (["player=tinny", "hydra.searchpath=[file:///mine]"], None),
         (["reward=verifier.yaml", "game=${mine}", "eval@extra_evals.more=heldout", "logger=[wandb,mlflow]"], None),
@@ -227,7 +227,7 @@ def test_an_experiment_without_its_evaluation_runs(tmp_path: Path) -> None:
 # --- set-ups that learn nothing ---------------------------------------------------------------------------------------
 
 NOTHING = {
-    "one answer": (["game.answers=1"], "compares what turns of a group are paid, but game.answers is 1"),
+    "one answer": (["game.answers=1"], "compares the payoffs of the turns in a group, but game.answers is 1"),
     "one episode": (["episodes=1"], "role 'challenger' would learn nothing"),
     "one game": ([*KUHN, "episodes=1", "update.compare=group"], "episodes is 1"),
     "no weight": (["update.role_weights={solver:0,challenger:0}"], "is 0 for all of the learner's roles"),
@@ -235,7 +235,7 @@ NOTHING = {
     "no adapter": (["player=tiny_lora", "player.lora.lora_alpha=0"], "lora_alpha is 0"),
     "no teacher": (["game=demonstrations", "update=sft", "update.teachers=[]"], "update.teachers is empty"),
     "no rate": (["update.optimizer.lr=0"], "update.optimizer.lr is 0"),
-    "nobody judged": ([*KUHN, "reward=verifier"], "has no role that is judged"),
+    "nobody judged": ([*KUHN, "reward=verifier"], "has no judged role"),
 }
 
 

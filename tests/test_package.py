@@ -113,7 +113,7 @@ def test_a_run_from_python(mine: Path) -> None:
         with pytest.raises(SelfplayError, match=words):
             selfplay.train(folder="wrong", **wrong)
         assert not (mine / "wrong").exists()
-    with pytest.raises(SelfplayError, match="train begins a run"):
+    with pytest.raises(SelfplayError, match="train starts a new run"):
         selfplay.train(resume="run")
     with pytest.raises(SelfplayError, match="already holds a run"):
         selfplay.train(game="coins", player="tabular", steps=2, folder="run")

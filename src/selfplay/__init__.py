@@ -1,6 +1,6 @@
 """Train language models by self-play: games, players, referees and updates, composed by Hydra.
 
-Everything here is imported when it is first used, so that `import selfplay` takes no time.
+Names are imported on first use, so `import selfplay` is fast.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _HOMES = {
     "load": "runs",
 }
 
-__all__ = [  # what follows the version numbers; everything else may move
+__all__ = [  # the public API, under semantic versioning; everything else may change
     "Ask",
     "Batch",
     "Episode",

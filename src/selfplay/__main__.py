@@ -1,14 +1,14 @@
-"""The command `selfplay`, and `python -m selfplay`."""
+"""Entry point of `selfplay` and `python -m selfplay`."""
 
 from selfplay import interrupts
 
-interrupts.watch()  # before the imports, which take seconds
+interrupts.watch()  # before the slow imports below
 
 import sys
 from importlib import import_module
 from importlib.metadata import version
 
-COMMANDS = {  # each a module with a function `main`
+COMMANDS = {  # name -> module with a `main` function
     "run": "selfplay.main",
     "report": "selfplay.report.__main__",
     "crossplay": "selfplay.crossplay",
@@ -19,20 +19,20 @@ COMMANDS = {  # each a module with a function `main`
 }
 USAGE = """selfplay: train language models by self-play
 
-    selfplay [run] [-m] OPTIONS     a run, or with -m a sweep: selfplay game=kuhn player=tabular steps=100
-    selfplay report FOLDERS         a page on finished runs
-    selfplay crossplay FOLDERS      every checkpoint against every other
-    selfplay soup FOLDERS --out F   the average of the weights of several runs, as a player
-    selfplay reference              every group, choice and option, in Markdown, with those of ./conf
-    selfplay export-alpaca-eval     a checkpoint's answers, for AlpacaEval's judges
+    selfplay [run] [-m] OPTIONS     start a run, or with -m a sweep: selfplay game=kuhn player=tabular steps=100
+    selfplay report FOLDERS         write an HTML report on finished runs
+    selfplay crossplay FOLDERS      play every checkpoint against every other
+    selfplay soup FOLDERS --out F   average the weights of several runs into one player
+    selfplay reference              list every group, choice and option (with ./conf) in Markdown
+    selfplay export-alpaca-eval     write a checkpoint's answers in AlpacaEval's format
     selfplay smollm2                convert SmolLM2-135M-Instruct, for player=smollm2
 
-selfplay --help lists the groups of options, selfplay COMMAND --help a command's own, selfplay --version the version.
+selfplay --help lists the option groups, selfplay COMMAND --help the options of a command. See also selfplay --version.
 """
 
 
 def main() -> None:
-    """Hand what was typed to a command; what is no command's name belongs to `run`."""
+    """Dispatch to the named command; without a command name, to `run`."""
     first = sys.argv[1] if len(sys.argv) > 1 else ""
     if first in ("--version", "-V"):
         print(f"selfplay {version('selfplay')}")

@@ -1,4 +1,4 @@
-"""Runs from Python: what the command line does, without it."""
+"""Start runs from Python instead of the command line."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 
 def train(*overrides: str, folder: str | Path = "outputs/run", **options: object) -> Sweep:
-    """Run a config into a folder, and read back what the run left.
+    """Train with a config, write the run to a folder and load the results.
 
     Args:
-        overrides: as on the command line, for what lies deeper: "game.answers=8".
-        folder: of the run; one that holds a run already is an error.
-        options: groups and top-level values by name: game="kuhn" is the override "game=kuhn".
+        overrides: Hydra overrides as on the command line, e.g. "game.answers=8".
+        folder: output folder; an error if it already contains a run.
+        options: groups and top-level values as keyword arguments: game="kuhn" means "game=kuhn".
 
     Returns:
         The run as `selfplay.load` reads it: `metrics`, `turns` and `runs` are data frames.
 
     Raises:
-        SelfplayError: what the command line would say in a sentence.
-        hydra.errors.HydraException: an override that does not fit the config.
+        SelfplayError: wherever the command line would print an error.
+        hydra.errors.HydraException: an override does not match the config.
     """
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import open_dict
@@ -38,7 +38,7 @@ def train(*overrides: str, folder: str | Path = "outputs/run", **options: object
     folder = Path(folder).absolute()
     arguments = _arguments(overrides, options)
     if any(argument.startswith("resume=") for argument in arguments):
-        raise SelfplayError("train begins a run; to go on with one, type: selfplay resume=<its folder>")
+        raise SelfplayError("train starts a new run; to resume one, use the command line: selfplay resume=<folder>")
     cfg = _composed([*arguments, f"hydra.run.dir={folder}", "hydra.mode=RUN"], with_hydra=True)
     with open_dict(cfg):
         cfg.hydra.runtime.output_dir = str(folder)
@@ -57,7 +57,7 @@ def train(*overrides: str, folder: str | Path = "outputs/run", **options: object
 
 
 def compose(*overrides: str, **options: object) -> DictConfig:
-    """The config of a run, for `selfplay.build`, which fills in what it leaves to the game: arguments as of `train`."""
+    """Compose the config of a run for `selfplay.build`; takes the overrides and options of `train`."""
     return _composed(_arguments(overrides, options))
 
 

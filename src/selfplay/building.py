@@ -1,4 +1,4 @@
-"""From a composed config to the things of a run; the one place where `_target_`s become objects."""
+"""Build the objects of a run from a composed config; `_target_`s are instantiated only here."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
@@ -23,23 +23,26 @@ from selfplay.rollout import check_seats
 from selfplay.trainee import Trainee
 from selfplay.updates.gradient_step import GradientStep
 
-MISTAKES = (
+MISTAKES = (  # exceptions that a constructor raises about its arguments
     TypeError,
     ValueError,
     AttributeError,
     ImportError,
     RuntimeError,
     AssertionError,
-)  # of a constructor, about its arguments
+)
 
 
 def build(cfg: DictConfig) -> Experiment:
-    """Build everything that the config names.
+    """Build every part of an experiment.
 
-    Whatever the config leaves to the game is filled in, see `selfplay.derived`; `cfg` stays as it is.
+    Defaults that depend on the game are filled in (see `selfplay.derived`). `cfg` is not modified.
+
+    Args:
+        cfg: a composed config, e.g. from `selfplay.compose`.
 
     Raises:
-        SelfplayError: a part cannot be made, a role has no player, or a seat names nobody.
+        SelfplayError: a part cannot be built, a role has no player, or a seat names an unknown player.
     """
     game: Game = make(cfg.game, "game")
     cfg = copy.deepcopy(cfg)
@@ -48,22 +51,22 @@ def build(cfg: DictConfig) -> Experiment:
     for role in cfg.seats:
         if role not in game.roles:
             raise SelfplayError(
-                f"seats.{role} is given, but {type(game).__name__} has no such role (roles: {', '.join(game.roles)}); "
+                f"seats.{role} is set, but {type(game).__name__} has no such role (roles: {', '.join(game.roles)}); "
                 f"remove it with ~seats.{role}"
             )
     learner: Policy = make(cfg.player, "player")
     check_trainable(learner)
     policies = {"learner": learner, "reference": learner.snapshot()}
-    everybody: dict[str, Player] = {**policies, **others_of(cfg)}
+    everyone: dict[str, Player] = {**policies, **others_of(cfg)}
     seated = {role: str(cfg.seats[role]) for role in game.roles}
     for role, name in seated.items():
-        if name not in everybody:
+        if name not in everyone:
             raise SelfplayError(
-                f"seats.{role} is '{name}', but the players are {', '.join(everybody)}; name one of them"
+                f"seats.{role} is '{name}', but the players are {', '.join(everyone)}; choose one of them"
             )
     if "learner" not in seated.values() and not OmegaConf.select(cfg, "update.teachers"):
         raise SelfplayError(
-            f"the learner sits nowhere (seats: {seated}); seat it, for example seats.{game.roles[0]}=learner"
+            f"no role is assigned to the learner (seats: {seated}); assign one, e.g. seats.{game.roles[0]}=learner"
         )
     referees = referees_of(cfg)
     with _making("update"):
@@ -78,17 +81,17 @@ def build(cfg: DictConfig) -> Experiment:
     _check_judged(game, referees)
     with _making("opponent"):
         opponent: Matchmaker = make_later(cfg.opponent, "opponent")(
-            seated=seated, players=everybody, game=game, referees=referees
+            seated=seated, players=everyone, game=game, referees=referees
         )
     rollout, trainee = make(cfg.rollout, "rollout"), Trainee(learner, policies["reference"], update)
     return Experiment(game, opponent, policies, referees, update, rollout, evaluation_of(cfg), trainee)
 
 
 def evaluation_of(cfg: DictConfig) -> Any:
-    """The config's evaluation, with the further ones where there are any; None for none.
+    """The evaluation in `eval`, combined with any `extra_evals`; None if there is none.
 
     Raises:
-        SelfplayError: there are further ones, but none of the run's own.
+        SelfplayError: `extra_evals` is set while `eval` is none.
     """
     further = {
         str(name): make(node, f"extra_evals.{name}") for name, node in cfg.extra_evals.items() if node is not None
@@ -96,7 +99,7 @@ def evaluation_of(cfg: DictConfig) -> Any:
     if cfg.eval is None:
         if further:
             raise SelfplayError(
-                f"extra_evals has {', '.join(further)}, but eval is none; make one of them the run's eval"
+                f"extra_evals contains {', '.join(further)}, but eval is none; select one of them as eval"
             )
         return None
     first = make(cfg.eval, "eval")
@@ -104,41 +107,45 @@ def evaluation_of(cfg: DictConfig) -> Any:
 
 
 def _check_judged(game: Game, referees: Mapping[str, Referee]) -> None:
-    """Raise SelfplayError where what is to be paid measures nobody."""
+    """Raise SelfplayError if the reward or quality referee scores no role of the game."""
     for name in PAID:
         if name in referees and not set(referees[name].roles or game.judged) & set(game.roles):
             raise SelfplayError(
-                f"{name} is {type(referees[name]).__name__}, but {type(game).__name__} has no role that is judged (it "
-                f"says itself who won), so nobody would be paid for it; take {name}=none"
+                f"{name} is {type(referees[name]).__name__}, but {type(game).__name__} has no judged role (the game "
+                f"itself decides who won), so the score would go unused; set {name}=none"
             )
 
 
 def _check_teachers(update: Update, seated: Mapping[str, str]) -> None:
-    """Raise SelfplayError unless all the update's teachers sit somewhere."""
+    """Raise SelfplayError unless every teacher of the update is assigned to a role."""
     for name in update.teachers:
         if name not in seated.values():
             raise SelfplayError(
-                f"update.teachers names '{name}', who sits nowhere (seats: {dict(seated)}); take a game with a "
-                "teacher, for example game=demonstrations, or seat it"
+                f"update.teachers names '{name}', which plays no role (seats: {dict(seated)}); choose a game with "
+                "a teacher, for example game=demonstrations, or assign it a role"
             )
 
 
 def others_of(cfg: DictConfig) -> dict[str, Player]:
-    """The config's further players, by name."""
+    """The additional players of the config, by name."""
     return {str(name): make(node, f"players.{name}") for name, node in cfg.players.items() if node is not None}
 
 
 def referees_of(cfg: DictConfig) -> dict[str, Referee]:
-    """The config's referees, by the name of their score."""
+    """The referees of the config, by the name of their score."""
     named = {"reward": cfg.reward, "quality": cfg.quality, **cfg.probes}
     return {str(name): make(node, str(name)) for name, node in named.items() if node is not None}
 
 
 def make(node: Any, name: str) -> Any:
-    """Instantiate one part of the config.
+    """Instantiate a part of the config.
+
+    Args:
+        node: its config, with a `_target_`.
+        name: what error messages call it.
 
     Raises:
-        SelfplayError: its own, or a wrong or missing argument, told with the part's name.
+        SelfplayError: raised by the constructor, or for a wrong or missing argument.
     """
     with _making(name):
         made = _instance(node)
@@ -147,15 +154,15 @@ def make(node: Any, name: str) -> Any:
 
 
 def _instance(node: Any) -> Any:
-    """Instantiate a node of the config; constructors get plain lists and dicts, which any library takes."""
+    """Instantiate a node; lists and mappings are converted to plain Python containers."""
     return None if node is None else instantiate(node, _convert_="all")
 
 
 def make_later(node: Any, name: str) -> Callable[..., Any]:
-    """A function that makes a part from its config and from what else it is given; the config need not say `_partial_`.
+    """Like `make`, but return a factory that takes the remaining arguments; `_partial_` is implied.
 
     Raises:
-        SelfplayError: as of `make`.
+        SelfplayError: as for `make`.
     """
     with _making(name):
         made: Callable[..., Any] = instantiate(node, _convert_="all", _partial_=True)
@@ -165,12 +172,12 @@ def make_later(node: Any, name: str) -> Callable[..., Any]:
 
 @contextmanager
 def _making(name: str) -> Iterator[None]:
-    """Tell a mistake of the config in one sentence."""
+    """Turn exceptions caused by the config into a SelfplayError."""
     try:
         yield
     except MissingMandatoryValue as error:
         key = str(error.full_key or name)
-        raise SelfplayError(f"{key} is not given, and it has no default; give it with {key}=<value>") from error
+        raise SelfplayError(f"{key} is not set and has no default; set it with {key}=<value>") from error
     except (InstantiationException, *MISTAKES) as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, (SelfplayError, *MISTAKES)):
@@ -181,5 +188,5 @@ def _making(name: str) -> Iterator[None]:
             raise
         reason = str(cause).strip().split("\n")[0].rstrip(".")
         raise SelfplayError(
-            f"'{name}' cannot be made from its config: {reason}; look at its yaml under conf/"
+            f"'{name}' cannot be built from its config: {reason}; check its yaml under conf/"
         ) from error

@@ -1,6 +1,6 @@
-"""Set-ups that would train nothing, or train away from the wrong place, are refused at the start.
+"""Early checks that training changes the weights and starts from the right policy.
 
-For every kind of policy; a step's cost is two readings of its weights, until the first update that moved them.
+They apply to every kind of policy. The cost is two passes over the weights per step, until an update has changed them.
 """
 
 import math
@@ -11,34 +11,34 @@ from torch import Tensor
 
 from selfplay.core import Batch, Policy, SelfplayError
 
-LIMIT = 1e-3  # nats by which float32 may take sampler and learner apart; in practice it is 1e-5
-SILENT = 1e-6  # a gradient of this norm may be rounding alone
+LIMIT = 1e-3  # nats; tolerated sampler-learner difference in float32, where about 1e-5 is typical
+SILENT = 1e-6  # gradient norms up to this may be rounding error
 
 
 def check_trainable(learner: Policy) -> None:
-    """Raise SelfplayError unless the learner has something to train, in a precision that takes up small steps."""
+    """Raise SelfplayError unless the learner has trainable parameters in a precision that can represent small steps."""
     parameters = list(learner.parameters())
     name = type(learner).__name__
     if not any(p.requires_grad and p.numel() for p in parameters):
         raise SelfplayError(
-            f"the learner ({name}) has no trainable parameter, so nothing could be learnt; choose another player, or "
-            "look at player.lora"
+            f"the learner ({name}) has no trainable parameters, so nothing can be learnt; choose another player, or "
+            "check player.lora"
         )
     coarse = [p.dtype for p in parameters if p.requires_grad and p.dtype in (torch.bfloat16, torch.float16)]
     if coarse:
         raise SelfplayError(
-            f"the learner ({name}) would train weights of {str(coarse[0]).removeprefix('torch.')}, too coarse to take "
-            "up small steps; take player.dtype=float32, or train an adapter over them: player.lora"
+            f"the learner ({name}) has {str(coarse[0]).removeprefix('torch.')} weights, too coarse to train with small "
+            "steps; set player.dtype=float32, or train an adapter on top of them with player.lora"
         )
 
 
 class Mismatch:
-    """Stops a step whose batch was sampled from another distribution than the one that learns.
+    """Stops a step if the batch was sampled from a distribution other than the learner's.
 
-    Before the first gradient of a step both are one policy, so their log-probabilities of a token differ by rounding
-    alone. Differences up to LIMIT are let pass; where there is a larger one, the policy says what its precision
-    explains of these very turns (`Policy.rounding`: in bfloat16 its log-probabilities are compared with those in
-    float32). That is measured anew only when a difference exceeds what was explained last.
+    Before the first gradient of a step the two are the same policy, so their token log-probabilities may differ only by
+    rounding. Differences up to LIMIT pass. For a larger one, the policy estimates the rounding error on these turns
+    (`Policy.rounding`, which for bfloat16 compares with float32). The estimate is repeated only when a difference
+    exceeds the last one.
 
     Args:
         policy: the learner.
@@ -48,10 +48,10 @@ class Mismatch:
         self.policy, self.limit = policy, LIMIT
 
     def __call__(self, batch: Batch, logprobs: Tensor) -> None:
-        """Compare the learner's log-probabilities [B, T] with the sampler's; what others said has no part in it.
+        """Compare the learner's log-probabilities [B, T] with the sampler's, on the learner's own turns.
 
         Raises:
-            SelfplayError: they differ by more than rounding explains.
+            SelfplayError: they differ by more than rounding can explain.
         """
         own = batch.mask & batch.on_policy[:, None]
         apart = ((logprobs.detach().cpu() - batch.logprobs).abs() * own).double()
@@ -62,85 +62,83 @@ class Mismatch:
             worst = int((apart / allowed).argmax())
             name = type(self.policy).__name__
             raise SelfplayError(
-                f"the learner ({name}) gives a token {float(apart.view(-1)[worst]):.3g} nats more or less than its "
-                f"sampler did (logprob_mismatch), and rounding explains "
-                f"at most {float(allowed.view(-1)[worst]):.2g}, so what is "
-                "sampled is not what learns; look for what the model computes besides its plain layers (an adapter, a "
-                "cache, a mask), try player.attention=eager or another player.lora, or choose another architecture"
+                f"the learner ({name}) and its sampler disagree by {float(apart.view(-1)[worst]):.3g} nats on a token "
+                f"(logprob_mismatch), of which rounding explains at most {float(allowed.view(-1)[worst]):.2g}, so the "
+                "sampled policy is not the one being trained; check what the model computes besides its plain layers "
+                "(an adapter, a cache, a mask), try player.attention=eager or another player.lora, or choose another "
+                "architecture"
             )
         self.limit = float(allowed[own].min())
 
 
 class FirstUpdate:
-    """Watches a run until an update has moved the learner's weights.
+    """Watches a run until an update has changed the learner's weights.
 
-    A step whose gradient is zero (all turns were paid alike) moves nothing rightly, and says nothing: the next one is
-    then the first.
+    A step with zero gradient (all payoffs equal) is expected to change nothing and proves nothing, so the next step is
+    checked instead. Once the weights have changed, the learner re-checks its computation paths (`Policy.ways`).
 
     Args:
         learner: the policy that learns.
-        fresh: whether no step was done before; a resumed learner has left its reference.
-        tell: what is done with a sentence that a person should read.
-
-    Once weights have moved, the learner finds out anew how it may compute (`Policy.ways`).
+        fresh: whether this is the first step of the run; a resumed learner already differs from its reference.
+        tell: called with each message for the user.
     """
 
     def __init__(self, learner: Policy, fresh: bool, tell: Callable[[str], None] = print) -> None:
-        self.learner, self.unmoved, self.fresh, self.tell = learner, True, fresh, tell
+        self.learner, self.unchanged, self.fresh, self.tell = learner, True, fresh, tell
         self.was: list[tuple[float, float]] = []
 
     def before(self) -> None:
-        """Right before an update."""
-        if self.unmoved:
+        """Call right before an update."""
+        if self.unchanged:
             self.was = fingerprint(self.learner)
 
     def after(self, metrics: Mapping[str, float]) -> None:
-        """Right after it, with what it reported.
+        """Call right after the update, with its metrics.
 
         Raises:
-            SelfplayError: the reference was not the learner, or a gradient left every weight as it was.
+            SelfplayError: the reference did not equal the learner, or a non-zero gradient changed no weight.
         """
         if self.fresh:
             check_reference(metrics)
         self.fresh = False
-        if not self.unmoved:
+        if not self.unchanged:
             return
-        self.unmoved = fingerprint(self.learner) == self.was
-        if self.unmoved and metrics.get("grad_norm", 0.0) > SILENT:
+        self.unchanged = fingerprint(self.learner) == self.was
+        if self.unchanged and metrics.get("grad_norm", 0.0) > SILENT:
             raise SelfplayError(
-                "the first update left every weight as it was although its gradient has the norm "
-                f"{metrics['grad_norm']:.3g} (the learning rate is {metrics.get('learning_rate', math.nan):.3g}); "
-                "raise update.optimizer.lr, or look at the optimizer"
+                f"the first update changed no weight although the gradient norm is {metrics['grad_norm']:.3g} "
+                f"(learning rate {metrics.get('learning_rate', math.nan):.3g}); "
+                "raise update.optimizer.lr, or check the optimizer"
             )
-        if not self.unmoved:
-            self._look_again()
+        if not self.unchanged:
+            self._recheck_paths()
 
-    def _look_again(self) -> None:
+    def _recheck_paths(self) -> None:
         before = self.learner.ways()
         after = self.learner.ways(again=True)
         for what, way in after.items():
             if way != before[what]:
-                self.tell(f"note: the first update showed that {what} by {before[what]} is wrong; from now on: {way}")
+                self.tell(f"note: after the first update, {what} by {before[what]} is wrong; using {way} from now on")
 
 
 def check_reference(metrics: Mapping[str, float]) -> None:
-    """Raise SelfplayError unless the divergence from the reference was 0 on the first batch.
+    """Raise SelfplayError unless the divergence from the reference is 0 on the first batch.
 
-    The sampler's log-probabilities differ from the learner's by at most the mismatch d, so those of a reference that is
-    the learner do too, and no term of k3 exceeds exp(d) - d - 1.
+    The sampler's log-probabilities differ from the learner's, and so from those of an identical reference, by at most
+    the mismatch d. Each k3 term is then at most exp(d) - d - 1.
     """
     mismatch = metrics.get("logprob_mismatch", math.inf)
     rounding = math.expm1(mismatch) - mismatch if mismatch < 1 else math.inf
     for name, value in metrics.items():
         if name.endswith("/kl") and value > rounding + 1e-6:
             raise SelfplayError(
-                f"{name} is {value:.3g} nats a token before the first update, so the reference is not the learner as "
-                "it starts; the player's snapshot() must be an exact copy (no dropout, no luck of its own)"
+                f"{name} is {value:.3g} nats per token before the first update, so the reference differs from the "
+                "initial learner; the player's snapshot() must be an exact copy (no dropout, no other randomness)"
             )
 
 
 def fingerprint(policy: Policy) -> list[tuple[float, float]]:
-    """Sum and norm of each parameter in float64: alike if and, but for coincidence, only if no weight has moved."""
+    """Sum and norm of each parameter in float64; unchanged weights give the same values, changed ones almost never."""
     with torch.no_grad():
         return [
             (float(p.sum(dtype=torch.float64)), float(torch.linalg.vector_norm(p, dtype=torch.float64)))

@@ -1,4 +1,4 @@
-"""What is wrong with a command line before anything is composed, made or written. Nothing heavy is imported here."""
+"""Check a command line before anything is composed, built or written. Imports nothing slow."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -9,27 +9,27 @@ from selfplay.errors import SelfplayError
 from selfplay.renamed import refused
 from selfplay.secrets import holds_secret, told
 
-ACTIONS = {  # flags of which Hydra takes one
+ACTIONS = {  # mutually exclusive flags of Hydra
     **dict.fromkeys(("--multirun", "-m"), "multirun"),
     **dict.fromkeys(("--cfg", "-c"), "cfg"),
     **dict.fromkeys(("--info", "-i"), "info"),
     **dict.fromkeys(("--run", "-r"), "run"),
     **dict.fromkeys(("--shell-completion", "-sc"), "completion"),
 }
-OPEN = ("seats", "update.role_weights")  # mappings of which no yaml need name the keys
+OPEN = ("seats", "update.role_weights")  # mappings whose keys no yaml has to list
 
 
 def mistake(arguments: Sequence[str], folders: Sequence[Path]) -> str | None:
-    """The first thing that Hydra would write down although it is a secret, or fail at without a sentence.
+    """The first error in a command line: a secret that Hydra would save, or a mistake that it reports unclearly.
 
     Args:
-        arguments: as typed, without the program.
-        folders: of configs; their folders are the groups.
+        arguments: the command-line arguments, without the program name.
+        folders: config folders; their subfolders are the groups.
     """
     groups = {path.name for conf in folders for path in conf.iterdir() if path.is_dir()}
     flags = [argument.partition("=")[0] for argument in arguments]
     if len(asked := [flag for flag in flags if flag in ACTIONS]) > 1 and len({ACTIONS[flag] for flag in asked}) > 1:
-        return f"{' and '.join(dict.fromkeys(asked))} are two things to do; give one of them"
+        return f"{' and '.join(dict.fromkeys(asked))} exclude each other; use only one of them"
     for argument in arguments:
         for key, value in assignments(argument):
             if holds_secret(key.split("@")[0], value):
@@ -42,7 +42,7 @@ def mistake(arguments: Sequence[str], folders: Sequence[Path]) -> str | None:
         if (fault := _no_choice(argument, groups)) is not None:
             return fault
     if any(map(_brings_configs, arguments)):
-        return None  # choices that only Hydra finds
+        return None  # only Hydra can resolve these choices
     for argument in arguments:
         if (fault := _unknown_choice(argument, groups, folders)) is not None:
             return fault
@@ -50,18 +50,18 @@ def mistake(arguments: Sequence[str], folders: Sequence[Path]) -> str | None:
 
 
 def arguments(typed: Sequence[str], folders: Sequence[Path]) -> list[str]:
-    """What Hydra is given: what was typed, with "++" before the keys of OPEN.
+    """The arguments for Hydra: those typed, with "++" before the keys of OPEN.
 
     Raises:
-        SelfplayError: there is a mistake in it.
+        SelfplayError: an argument is wrong.
     """
-    if told := mistake(typed, folders):
-        raise SelfplayError(told)
+    if error := mistake(typed, folders):
+        raise SelfplayError(error)
     return [f"++{argument}" if _is_open(argument) else argument for argument in typed]
 
 
 def as_typed(given: Sequence[str]) -> list[str]:
-    """What was typed, from what Hydra was given."""
+    """Undo `arguments`: the arguments as the user typed them."""
     return [argument[2:] if _is_open(argument[2:]) else argument for argument in given]
 
 
@@ -71,7 +71,7 @@ def _is_open(argument: str) -> bool:
 
 
 def run_command(work: Callable[[], None]) -> None:
-    """Run a command; it ends with 1 and one line on stderr where the user has to change something."""
+    """Run a command; on a SelfplayError, print one line on stderr and exit with 1."""
     try:
         work()
     except KeyboardInterrupt:
@@ -82,12 +82,12 @@ def run_command(work: Callable[[], None]) -> None:
 
 
 def program() -> str:
-    """How to start a run, as the user does it: `python run.py` by whoever typed that, else `selfplay`."""
+    """The program as the user invoked it: `python run.py` or `selfplay`."""
     return "python run.py" if Path(sys.argv[0]).name == "run.py" else "selfplay"
 
 
 def assignments(argument: str) -> Iterator[tuple[str, object]]:
-    """What an argument assigns to which key; a mapping or a list counts as text where it cannot be read."""
+    """The (key, value) pairs that an argument assigns; a value that cannot be parsed is yielded as text."""
     key, equals, text = argument.partition("=")
     key = key.lstrip("+~")
     if not equals:
@@ -96,7 +96,7 @@ def assignments(argument: str) -> Iterator[tuple[str, object]]:
     yield key, text
     override = _parsed(argument)
     if override is not None and override.is_sweep_override():
-        if type(override.value()).__name__ not in ("ChoiceSweep", "RangeSweep"):  # a glob or an interval has no list
+        if type(override.value()).__name__ not in ("ChoiceSweep", "RangeSweep"):  # globs and intervals have no list
             return
         for choice in override.sweep_string_iterator():
             yield key, str(choice).strip("'\"")
@@ -114,20 +114,20 @@ def _no_choice(argument: str, groups: set[str]) -> str | None:
     if isinstance(value, str) or (isinstance(value, list) and group in ("logger", "experiment")):
         return None
     if isinstance(value, list):
-        return f"{group} is {value}, but only one can be chosen; name one, or sweep over them with -m {group}=a,b"
+        return f"{group} is {value}, but only one choice is allowed; name one, or sweep over them with -m {group}=a,b"
     shown = "null" if value is None else value
     return f"{group} is {shown}, but it must be the name of a choice; see conf/{group}" + (
-        f", where {group}=none is nothing" if value is None else ""
+        f", or use {group}=none" if value is None else ""
     )
 
 
 def _brings_configs(argument: str) -> bool:
-    """Whether it names another folder of configs."""
+    """Whether the argument adds a config folder."""
     return argument.startswith(("--config", "-cd", "-cp", "-cn")) or "hydra.searchpath" in argument
 
 
 def _unknown_choice(argument: str, groups: set[str], folders: Sequence[Path]) -> str | None:
-    """A name that a group does not have, with the nearest ones and then all that it has."""
+    """The error for a choice that the group lacks, with the closest matches and all known choices."""
     override = _parsed(argument)
     group = argument.partition("=")[0].partition("@")[0].lstrip("+")
     if override is None or group not in groups:
@@ -144,12 +144,12 @@ def _unknown_choice(argument: str, groups: set[str], folders: Sequence[Path]) ->
 
 
 def _is_computed(name: str) -> bool:
-    """Not a name but an expression, of Hydra's or of OmegaConf's, or one of several that are still to be parted."""
+    """Whether a choice is a Hydra or OmegaConf expression, or a list that is not split yet, rather than a name."""
     return any(sign in name for sign in "${}()[],:/")
 
 
 def _parsed(argument: str):  # type: ignore[no-untyped-def]
-    """Hydra's reading of an argument; None where it is none, or Hydra will say itself that it cannot read it."""
+    """The parsed override; None for a flag, or if Hydra cannot parse it (and will report that itself)."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 

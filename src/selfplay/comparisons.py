@@ -1,7 +1,6 @@
-"""Whether a rule that learns from comparison has anything to compare, and whether a run learns at all.
+"""Check that an update that compares turns has turns to compare, and that a run learns at all.
 
-A turn that is compared with itself alone has an advantage of exactly 0, whatever it is paid: such a set-up would run to
-its end and teach nothing.
+A turn that is compared only with itself has advantage exactly 0 whatever its payoff, so such a run would learn nothing.
 """
 
 from collections import Counter
@@ -17,21 +16,23 @@ from selfplay.updates.pairs import best_and_worst, bradley_terry, winners_and_lo
 COMPARING = (  # within a group
     centred, standardised, leave_one_out, preferred, best, above_mean, best_and_worst, bradley_terry, winners_and_losers
 )  # fmt: skip
-RULES = ("advantage", "keep", "label", "pairs")  # the options of updates that hold one of them
+RULES = ("advantage", "keep", "label", "pairs")  # options of updates that hold such a function
 SILENT_STEPS = 5
 
 
 def compares(update: Update) -> bool:
-    """Whether the update learns from what turns of a group are paid beside one another."""
+    """Whether the update compares the payoffs of the turns in a group."""
     rules = [getattr(update, name, None) for name in RULES]
     return any(getattr(rule, "func", rule) in COMPARING for rule in rules if callable(rule))
 
 
 def check_answers(game: Game, update: Update, roles: Sequence[str]) -> None:
-    """Raise SelfplayError where a game asks for one answer, which would be compared with nothing.
+    """Raise SelfplayError if a game asks for one answer only, which leaves nothing to compare it with.
 
     Args:
-        roles: the learner's.
+        game: the game.
+        update: the learning rule.
+        roles: the learner's roles.
     """
     answering = [role for role in roles if role in game.judged and _weight(update, role) > 0]
     if answering and getattr(game, "answers", None) == 1 and compares(update) and _by_group(update):
@@ -39,11 +40,12 @@ def check_answers(game: Game, update: Update, roles: Sequence[str]) -> None:
 
 
 def check_batch(episodes: Sequence[Episode], turns: Sequence[tuple[Episode, Turn]], update: Update) -> None:
-    """Raise SelfplayError where, by the first batch, each turn of a role is compared with itself alone.
+    """Raise SelfplayError if, in the first batch, each turn of a role is compared only with itself.
 
     Args:
-        episodes: all of the batch.
-        turns: what is learnt, with their episodes.
+        episodes: all episodes of the batch.
+        turns: the learner's turns, with their episodes.
+        update: the learning rule.
     """
     if not compares(update) or not all(episode.sampled for episode in episodes):
         return
@@ -56,23 +58,23 @@ def check_batch(episodes: Sequence[Episode], turns: Sequence[tuple[Episode, Turn
         if len(episodes) == 1 and (across or (len(mine) == 1 and not _by_group(update))):
             raise SelfplayError(_alone(role, "episodes is 1", "episodes=2 or more", update))
         if _by_group(update) and len(mine) > 1 and max(sizes.values()) == 1:
-            raise SelfplayError(_alone(role, "each of its turns is the only one of its group", "larger groups", update))
+            raise SelfplayError(_alone(role, "each of its turns is alone in its group", "larger groups", update))
 
 
 class Silence:
-    """Counts the steps in a row whose gradient was exactly 0."""
+    """Counts consecutive steps whose gradient was exactly 0."""
 
     def __init__(self) -> None:
         self.steps = 0
 
     def after(self, metrics: Mapping[str, float]) -> str | None:
-        """Right after an update, with what it reported; what is to be told, once."""
+        """Call after each update with its metrics; returns a note for the user, once."""
         self.steps = self.steps + 1 if metrics.get("grad_norm") == 0 else 0
         if self.steps != SILENT_STEPS:
             return None
         return (
-            f"note: the gradient was exactly 0 in the last {SILENT_STEPS} steps, so nothing is being learnt: all that "
-            "is compared is paid alike, or nothing is kept (see the rewards in episodes.jsonl)"
+            f"note: the gradient was exactly 0 in the last {SILENT_STEPS} steps, so nothing is being learnt: all "
+            "compared payoffs are equal, or no turn is kept (see the rewards in episodes.jsonl)"
         )
 
 
@@ -87,6 +89,6 @@ def _by_group(update: Update) -> bool:
 
 def _alone(role: str, why: str, remedy: str, update: Update) -> str:
     return (
-        f"the role '{role}' would learn nothing: {type(update).__name__} compares what turns of a group are paid, but "
-        f"{why}; take {remedy}, or give the role no weight with update.role_weights.{role}=0"
+        f"the role '{role}' would learn nothing: {type(update).__name__} compares the payoffs of the turns in a group, "
+        f"but {why}; use {remedy}, or set its weight to 0 with update.role_weights.{role}=0"
     )

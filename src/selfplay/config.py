@@ -1,4 +1,4 @@
-"""A whole config against what a run takes: its own options, and the options of every part (`selfplay.signature`)."""
+"""Check a whole config: the options of the run itself and those of every part (`selfplay.signature`)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
@@ -12,11 +12,11 @@ from selfplay.opponents.matchmaker import Matchmaker
 from selfplay.options import Count, Device, Name, Period, Seed, Steps, Whole
 from selfplay.signature import Walk
 
-PAID = ("reward", "quality")  # scores that a game may pay, so no probe may write them
+PAID = ("reward", "quality")  # scores that games may pay, so no probe may use these names
 
 
 class Checkpoints(TypedDict):
-    """How often the run is saved; see conf/config.yaml."""
+    """When checkpoints are written and deleted; see conf/config.yaml."""
 
     every: Period
     keep: Whole
@@ -46,27 +46,27 @@ OPTIONS: dict[str, Any] = {
     "extra_evals": Mapping[str, Callable[..., Any] | None],
     "logger": Mapping[str, Logger | None],
 }
-LAST: dict[str, tuple[type, tuple[str, ...]]] = {  # parts that are given what was made before them
+LAST: dict[str, tuple[type, tuple[str, ...]]] = {  # parts built last, and the arguments they get from the others
     "update": (Update, ("policy", "reference", "roles")),
     "opponent": (Matchmaker, ("seated", "players", "game", "referees")),
 }
 
 
 def check_entry(cfg: DictConfig, key: str) -> None:
-    """Raise SelfplayError unless one option of the run itself is what it must be."""
+    """Raise SelfplayError unless the run's own option `key` is valid."""
     walk = Walk()
     value, where = walk.value(cfg, key, key)
     walk.check(value, OPTIONS[key], where)
 
 
 def check_config(cfg: DictConfig) -> set[str]:
-    """Whether everything that a run reads is what it must be; nothing is made.
+    """Validate every option that a run reads, without instantiating anything.
 
     Returns:
-        The keys, with dots, that interpolations have led to: what stands beside the parts and is read.
+        The dotted keys that interpolations refer to.
 
     Raises:
-        SelfplayError: the first fault, by its key.
+        SelfplayError: an option is invalid; the message names the first one.
     """
     walk = Walk()
     for key, hint in OPTIONS.items():
@@ -78,12 +78,12 @@ def check_config(cfg: DictConfig) -> set[str]:
     for name in PAID:
         if name in cfg.probes:
             raise SelfplayError(
-                f"probes.{name} would take the place of the {name} that is paid; give the probe another name, or "
-                f"choose what is paid with {name}=<name>"
+                f"probes.{name} would replace the {name} that the game pays; rename the probe, or select the "
+                f"{name} itself with {name}=<name>"
             )
     try:
         OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
         reason = str(error).strip().split("\n")[0].rstrip(".")
-        raise SelfplayError(f"{error.full_key} leads nowhere ({reason}); give it a value, or take it away") from error
+        raise SelfplayError(f"{error.full_key} cannot be resolved ({reason}); give it a value, or remove it") from error
     return walk.read

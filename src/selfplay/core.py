@@ -1,10 +1,10 @@
-"""The interfaces of `selfplay`: what a game, a player, a referee and an update are.
+"""The interfaces of `selfplay`: Game, Player, Referee and Update.
 
     A game is a generator of asks; players answer in batches; referees score; the game pays; an update learns.
 
-Everything that a user can swap is one of the four interfaces below, chosen on the command line by a Hydra group. What
-flows between them is in `selfplay.records`.
-Nothing here assumes one process, one machine, or one engine that generates.
+Every component that a user can swap implements one of these four interfaces and is selected by a Hydra group. The data
+that they exchange is defined in `selfplay.records`.
+Nothing here assumes a single process, machine or generation engine.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ Play = Generator[list[Ask], list[Reply], dict[str, float] | None]
 
 
 class Game(ABC):
-    """The rules: who is asked what, and who is paid what.
+    """The rules: which role is asked what, and what each turn is paid.
 
     Attributes:
         roles: every role that `play` may ask.
-        judged: the roles whose turns referees score, unless a referee names its own.
-        zero_sum: a claim, checked by the conformance tests: every episode's returns add up to 0.
+        judged: roles whose turns referees score, unless a referee sets its own `roles`.
+        zero_sum: whether the returns of every episode sum to 0 (checked by the conformance tests).
     """
 
     roles: tuple[str, ...]
@@ -44,41 +44,41 @@ class Game(ABC):
 
     @abstractmethod
     def play(self) -> Play:
-        """One episode, written as if it were alone: yield lists of asks, be sent lists of replies, return the returns.
+        """Play one episode: yield lists of asks, receive lists of replies, return the returns by role or None.
 
-        An episode must be a pure function of its replies. All asks of one list are answered at once.
+        An episode must be a pure function of its replies. All asks in one list are answered simultaneously.
         """
 
     def payoffs(self, episode: Episode) -> list[float]:
-        """What each turn earned, in the order of the turns: its role's return, else its "reward" score.
+        """The payoff of each turn, in order: the return of its role, else its "reward" score.
 
         Raises:
-            SelfplayError: neither is there for a turn of a role other than "chance".
+            SelfplayError: a turn of a role other than "chance" has neither.
         """
         returns = {"chance": 0.0} | dict(episode.returns or {})
         return [returns[turn.ask.role] if turn.ask.role in returns else score(turn, "reward") for turn in episode.turns]
 
 
 class Player(ABC):
-    """Somebody who answers: a language model, a table, a script, Nature."""
+    """Anything that replies to asks: a language model, a table, a script, Nature."""
 
     @abstractmethod
     def act(self, asks: Sequence[Ask]) -> list[Reply]:
-        """One reply an ask, in one batched call. The luck in a reply comes from its ask's key alone."""
+        """Return one reply per ask, in one batched call. A reply's randomness is seeded by its ask's key alone."""
 
     def probabilities(self, asks: Sequence[Ask]) -> list[tuple[float, ...]]:
-        """How likely `act` is to reply each of an ask's options, in their order: exact, for enumeration.
+        """The exact probability that `act` assigns to each option of each ask, in order; used for enumeration.
 
         Raises:
-            SelfplayError: this player cannot say, or an ask has no options.
+            SelfplayError: the player has no such probabilities, or an ask has no options.
         """
         raise SelfplayError(
-            f"{type(self).__name__} cannot say how likely each option is, so nothing exact can be computed of it; "
-            "play episodes instead"
+            f"{type(self).__name__} does not provide option probabilities, so exact quantities cannot be computed; "
+            "sample episodes instead"
         )
 
     def reply_with(self, asks: Sequence[Ask], places: Sequence[int]) -> list[Reply]:
-        """What `act` would give if it replied each ask's option at the given place."""
+        """The reply that `act` would return if it chose the option at the given index of each ask."""
         return [Reply(ask.options[place]) for ask, place in zip(asks, places, strict=True)]
 
 
@@ -86,74 +86,74 @@ class Policy(Player):
     """A player that can be trained.
 
     Attributes:
-        samples_exactly: whether the log-probs of `act` are those of `logprobs` up to rounding. Where they are not,
-            updates correct for the difference.
+        samples_exactly: whether the log-probs of `act` equal those of `logprobs` up to rounding. If not, updates
+            correct for the difference.
     """
 
     samples_exactly: bool = True
 
     @abstractmethod
     def logprobs(self, batch: Batch) -> Tensor:
-        """[B, T] log-probabilities of the batch's reply tokens, with gradient, 0 off the mask."""
+        """[B, T] log-probabilities of the batch's reply tokens, with gradient; 0 outside the mask."""
 
     def encode_reply(self, ask: Ask, text: str) -> Reply:
-        """What somebody else replied to the ask, in this policy's own tokens and without a sampler's log-probs.
+        """Another player's reply to the ask, encoded with this policy's tokens; it has no sampler log-probs.
 
         Raises:
-            SelfplayError: the text is none of the ask's options, or the policy cannot say it.
+            SelfplayError: the text is not one of the ask's options, or the policy cannot produce it.
         """
         return replace(self.reply_with([ask], [option_index(ask, text)])[0], logprobs=())
 
     def rounding(self, batch: Batch) -> Tensor:
-        """[B, T] how far two computations of the batch's log-probabilities may be apart by rounding alone.
+        """[B, T] bound on the difference that rounding alone can make between two computations of the log-probs.
 
-        It is asked for only where `act` and `logprobs` differ by more than a thousandth of a nat. 0: by less than that.
+        Called only when `act` and `logprobs` differ by more than 1e-3 nats. 0 means at most 1e-3.
         """
         return torch.zeros(batch.replies.shape)
 
     def ways(self, again: bool = False) -> Mapping[str, str]:
-        """How the policy computes where there are several ways: what -> by what; for the records of a run.
+        """The computation paths in use where there are several, operation -> path; recorded with the run.
 
         Args:
-            again: find out anew which are right, with the weights as they are now.
+            again: repeat the check of which paths are correct, with the current weights.
         """
         return {}
 
     @abstractmethod
     def parameters(self) -> Iterable[Parameter]:
-        """What an optimizer may change."""
+        """The parameters for the optimizer."""
 
     @abstractmethod
     def snapshot(self) -> Policy:
-        """A frozen copy of the policy as it is now; as cheap as can be (an adapter where there is one)."""
+        """A frozen copy of the current policy; as cheap as possible (only the adapter, if there is one)."""
 
     @abstractmethod
     def restore(self, snapshot: Policy) -> None:
-        """Take the weights of a snapshot of this policy, in place."""
+        """Restore the weights of a snapshot of this policy, in place."""
 
     @abstractmethod
     def with_temperature(self, temperature: float) -> Player:
-        """The same policy, live, sampled at another temperature (0 is greedy)."""
+        """The same policy, sharing its weights, sampled at another temperature (0 is greedy)."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write the weights so that `load` can read them, in the format of the field where there is one."""
+        """Write the weights for `load`, in a standard format if there is one (safetensors, PEFT)."""
 
     @abstractmethod
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote, in place.
+        """Load weights that `save` wrote, in place.
 
         Raises:
-            SelfplayError: the folder lacks a file or holds a broken one.
+            SelfplayError: a file is missing or corrupt.
         """
 
 
 class Referee(ABC):
-    """Somebody who measures turns. Referees measure, games pay.
+    """Scores turns. Referees only measure; the game decides what is paid.
 
     Attributes:
-        roles: whose turns it scores; empty means the game's `judged` roles.
-        metrics: what the last call has to report beside its scores, by name.
+        roles: the roles whose turns it scores; empty means the game's `judged` roles.
+        metrics: further metrics of the last call, by name.
     """
 
     roles: tuple[str, ...] = ()
@@ -161,21 +161,20 @@ class Referee(ABC):
 
     @abstractmethod
     def score(self, turns: Sequence[Turn], players: Mapping[str, Policy]) -> Tensor:
-        """[N] finite float32, one a turn, in one batched call.
+        """[N] finite float32 scores, one per turn, in one batched call.
 
-        `players` holds "learner" and "reference", the learner as it was before the first step. A referee that cannot
-        score raises; it never returns 0 for what it could not judge.
+        `players` holds "learner" and "reference" (the learner before the first step). A referee that cannot score a
+        turn raises; it never returns 0 instead.
         """
 
 
 class Update(ABC):
-    """A learning rule. It does not know which game it is learning.
+    """A learning rule, independent of the game.
 
     Attributes:
-        optimizer: what changes the policy's parameters.
-        frozen: policies that the rule remembers between steps, by name; a checkpoint holds them beside the learner.
-        teachers: names of players, beside the learner, whose turns the rule is given, too; a batch marks them
-            `off_policy`.
+        optimizer: the optimizer of the policy's parameters.
+        frozen: policies that the rule keeps between steps, by name; saved in checkpoints with the learner.
+        teachers: names of other players whose turns are also in the batch, marked `off_policy`.
     """
 
     optimizer: Optimizer
@@ -184,12 +183,12 @@ class Update(ABC):
 
     @abstractmethod
     def step(self, batch: Batch) -> Learnt:
-        """Learn from the batch; return what is worth logging, and each turn's advantage where there are any."""
+        """Update the policy on the batch; return metrics, and the advantage of each turn if there is one."""
 
     def state_dict(self) -> dict[str, object]:
-        """All that the rule remembers between steps, as tensors and plain values."""
+        """All state that the rule keeps between steps, as tensors and plain values."""
         return {"optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Remember what `state_dict` gave."""
+        """Restore the state that `state_dict` returned."""
         self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]

@@ -4,7 +4,7 @@
     python -m selfplay.crossplay multirun/2026-01-01/12-00-00 --last       the final policies of a sweep's runs
     python -m selfplay.crossplay RUN RUN --exact                           by enumeration, for small games
 
-Prints who is how good, and writes crossplay.json and crossplay.png.
+Prints a ranking of the players, and writes crossplay.json and crossplay.png.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     found = argparse.ArgumentParser(
         prog="selfplay crossplay",
-        description="Play every checkpoint of the given runs against every other one, each in each role, and say who "
-        "is how good: ratings, mean returns, the meta-game's Nash equilibrium, exploitability, cycles.",
-        epilog="The runs must play one game; their players may differ. Scripted players and referees are those of the "
-        "first run. Without --no-base the learner as it was before the first step takes part, named 'base'.",
+        description="Play every checkpoint of the given runs against every other one, in every role, and "
+        "rank them: ratings, mean returns, the meta-game's Nash equilibrium, exploitability, cycles.",
+        epilog="All runs must play the same game; their players may differ. Scripted players and referees come from "
+        "the first run. Unless --no-base is given, the learner before the first step also plays, named 'base'.",
     )
     add = found.add_argument
-    add("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, or a sweep's folder for all of its runs")
-    add("--games", type=int, default=64, metavar="N", help="episodes an ordered pairing, roles in turns (%(default)s)")
-    add("--exact", action="store_true", help="expectations by enumeration of the game tree; nothing is played")
+    add("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run, or of a sweep for all of its runs")
+    add("--games", type=int, default=64, metavar="N", help="episodes per ordered pairing, rotating roles (%(default)s)")
+    add("--exact", action="store_true", help="compute expectations by enumerating the game tree instead of playing")
     which = found.add_mutually_exclusive_group()
     which.add_argument("--every", type=int, default=1, metavar="K", help="checkpoints of every K-th step, and the last")
-    which.add_argument("--last", action="store_true", help="the last checkpoint of each run alone")
-    add("--no-base", action="store_true", help="leave out the learner as it was before the first step")
-    add("--population", action="store_true", help="the members of the runs' populations, too (opponent=league, ...)")
-    add("--out", type=Path, metavar="FOLDER", help="for the files (default: RUN/crossplay, of the first RUN)")
-    add("--trust", action="append", default=[], metavar="PACKAGE", help="beside selfplay, whose code the runs may call")
-    add("--seed", type=int, default=0, metavar="S", help="of the luck in the games (%(default)s)")
+    which.add_argument("--last", action="store_true", help="use only the last checkpoint of each run")
+    add("--no-base", action="store_true", help="leave out the learner before the first step")
+    add("--population", action="store_true", help="also play the members of populations (opponent=league, ...)")
+    add("--out", type=Path, metavar="FOLDER", help="output folder (default: RUN/crossplay of the first RUN)")
+    add("--trust", action="append", default=[], metavar="PACKAGE", help="another package whose code the runs may call")
+    add("--seed", type=int, default=0, metavar="S", help="random seed of the games (%(default)s)")
     return found
 
 
 def crossplay(args: argparse.Namespace) -> None:
-    """Load, play, analyse, show, write.
+    """Load the players, play, analyse, print the results and write the files.
 
     Raises:
-        SelfplayError: no run, no checkpoint, a broken one, different games, or fewer than two players or roles.
+        SelfplayError: a run or checkpoint is missing or corrupt, the games differ, or fewer than two players or roles.
     """
     from selfplay.building import make
     from selfplay.console import say
@@ -77,7 +77,7 @@ def crossplay(args: argparse.Namespace) -> None:
         say(f"enumerating the game for {len(players)} players ...")
         meta, nash_convs = enumerated(arena, players)
     else:
-        say(f"playing {len(players)} players against each other, {args.games} games an ordered pairing ...")
+        say(f"playing {len(players)} players against each other, {args.games} games per ordered pairing ...")
         meta = played(arena, players, args.games, args.seed)
     analysis = analyse(meta)
     show(meta, analysis, nash_convs)
@@ -91,7 +91,7 @@ def crossplay(args: argparse.Namespace) -> None:
 
 
 def _arena(config: Any, game: Any, base: Any) -> Arena:
-    """The first run's game and all in it but the learner."""
+    """The first run's game, with all players and referees except the learner."""
     from selfplay.building import others_of, referees_of
     from selfplay.opponents.matchmaker import LEARNER
     from selfplay.opponents.round_robin import Arena
@@ -103,14 +103,14 @@ def _arena(config: Any, game: Any, base: Any) -> Arena:
 
 
 def _made(folder: Path) -> Path:
-    """The folder for the files, made before anything is played."""
+    """Create the output folder before anything is played."""
     from selfplay.core import SelfplayError
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SelfplayError(
-            f"the folder {folder} cannot be made ({error.strerror}); choose another with --out"
+            f"the folder {folder} cannot be created ({error.strerror}); choose another with --out"
         ) from error
     return folder
 
@@ -122,7 +122,7 @@ def _write(
     analysis: Analysis,
     nash_convs: Mapping[str, float] | None,
 ) -> None:
-    """crossplay.json and crossplay.png."""
+    """Write crossplay.json and crossplay.png."""
     from selfplay.console import say
     from selfplay.files import as_json, replacing
     from selfplay.plots.figure_store import save_png
@@ -141,9 +141,9 @@ def _write(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The program; ends with 1 and one line on stderr where the user has to change something."""
+    """Run the command; on a user error, print one line on stderr and exit with 1."""
     args = parser().parse_args(arguments)
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a run's model is here already
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the model of a run is already in the local cache
 
     from selfplay.openmp import fit_threads
 

@@ -1,4 +1,4 @@
-"""What a config leaves to the game: who sits where, Nature, which probes there are, which metric tells how it goes."""
+"""Defaults that depend on the game: seats, Nature, probes and the progress metric."""
 
 from typing import Any
 
@@ -11,14 +11,17 @@ CHANCE, NATURE, LEARNER = "chance", "nature", "learner"
 
 
 def fill_in(cfg: DictConfig, game: Game) -> None:
-    """Write down, in place, what follows from the game where the config does not say it.
+    """Set, in place, what the config leaves open and the game determines.
 
-    * Seats: Nature in the role "chance", the learner in every other.
-    * Nature: a player who draws one of the options, where there is no player of that name. A game that begins by asking
-      chance for more than one of its options must be told who replies.
-    * Probes of the task: none that would measure no role of this game.
-    * `progress_metric`: see `progress`; `optimized_metric`: the progress metric where that is given, else what the
-      learner earns.
+    * Seats: Nature plays the role "chance", the learner every other role.
+    * Nature: a player that samples one of the options, unless a player of that name is configured. If the game's
+      first ask of chance has no options, Nature must be configured explicitly.
+    * Probes of the task that would score no role of this game are removed.
+    * `progress_metric`: see `progress`. `optimized_metric`: the progress metric if set, else what the learner earns.
+
+    Args:
+        cfg: the composed config.
+        game: the game that it describes.
     """
     with open_dict(cfg):
         if CHANCE in game.roles and CHANCE not in cfg.seats and NATURE not in cfg.players and _offers_options(game):
@@ -27,7 +30,7 @@ def fill_in(cfg: DictConfig, game: Game) -> None:
             if role not in cfg.seats and (role != CHANCE or NATURE in cfg.players):
                 cfg.seats[role] = NATURE if role == CHANCE else LEARNER
         for name, node in list(cfg.probes.items()):
-            if OmegaConf.is_config(node) and _measures_nobody(node, game):
+            if OmegaConf.is_config(node) and _scores_no_role(node, game):
                 cfg.probes[name] = None
         if cfg.optimized_metric is None:
             cfg.optimized_metric = cfg.progress_metric or _earned(cfg, game)
@@ -36,11 +39,11 @@ def fill_in(cfg: DictConfig, game: Game) -> None:
 
 
 def progress(cfg: DictConfig, game: Game) -> str:
-    """The name of a metric that moves when something is learnt.
+    """The name of a metric that shows learning progress.
 
-    It is what the learner earns in its first role: the reward of judged turns, else the pay-off. Where the learner
-    plays a zero-sum game against itself, that tells nothing, for a gain of one role is a loss of another; there it is
-    the figure that the evaluation is about, or without an evaluation how far the policy is from where it began.
+    By default, what the learner earns in its first role: the reward of judged turns, else the payoff. In a zero-sum
+    game against itself that is uninformative, since one role's gain is another's loss; there it is the main metric of
+    the evaluation, or without an evaluation the KL divergence from the reference.
     """
     mine, earned = _learner_roles(cfg, game), _earned(cfg, game)
     if not game.zero_sum or len(mine) < 2 or not earned.endswith("/payoff"):
@@ -54,7 +57,7 @@ def _earned(cfg: DictConfig, game: Game) -> str:
     judged = [role for role in mine if role in game.judged]
     if judged and cfg.reward is not None:
         return f"{judged[0]}/reward"
-    return f"{mine[0]}/payoff" if mine else "loss"  # without a role the learner is taught
+    return f"{mine[0]}/payoff" if mine else "loss"  # without a role, the learner only learns from teachers
 
 
 def _learner_roles(cfg: DictConfig, game: Game) -> list[str]:
@@ -62,11 +65,11 @@ def _learner_roles(cfg: DictConfig, game: Game) -> list[str]:
 
 
 def _offers_options(game: Game) -> bool:
-    """Whether chance has options wherever it is asked first."""
+    """Whether the game's first asks of chance all have options."""
     return all(ask.options for ask in next(game.play()) if ask.role == CHANCE)
 
 
-def _measures_nobody(probe: DictConfig, game: Game) -> bool:
+def _scores_no_role(probe: DictConfig, game: Game) -> bool:
     """Whether a probe of the task scores no role of the game."""
     made: Any = get_object(probe["_target_"]) if "_target_" in probe and "task" in probe else None
     if not (isinstance(made, type) and issubclass(made, Referee)):

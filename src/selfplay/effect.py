@@ -1,4 +1,4 @@
-"""Whether what a user typed does anything: an override that nothing reads is a mistake, and is refused by its name."""
+"""Reject overrides that have no effect because no part of the run reads them."""
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -11,12 +11,12 @@ from selfplay.config import LAST, OPTIONS
 from selfplay.core import SelfplayError
 from selfplay.plain_values import shown
 
-NOTHING = ("none", "null", None)  # choices that stand for the absence of a part
+NOTHING = ("none", "null", None)  # choices that mean "no such part"
 OPTIONAL = ("reward", "quality", "eval")
 
 
 def take_away(cfg: DictConfig, choices: Mapping[str, Any]) -> None:
-    """A part that was chosen to be none is none, even if an experiment has values for another choice."""
+    """Set parts chosen as none to null, even if an experiment file sets options of another choice."""
     for name in OPTIONAL:
         part = OmegaConf.select(cfg, name)
         if choices.get(name) in NOTHING and isinstance(part, DictConfig) and "_target_" not in part:
@@ -24,11 +24,12 @@ def take_away(cfg: DictConfig, choices: Mapping[str, Any]) -> None:
 
 
 def check_effect(cfg: DictConfig, overrides: Sequence[str], read: set[str]) -> None:
-    """Raise SelfplayError for the first override that changes nothing.
+    """Raise SelfplayError for the first override that has no effect.
 
     Args:
-        overrides: as they were typed.
-        read: the keys that the interpolations of what is used have led to.
+        cfg: the composed config.
+        overrides: the overrides as typed.
+        read: the dotted keys that interpolations refer to, see `selfplay.config.check_config`.
     """
     for override in overrides:
         name, equals, value = override.partition("=")
@@ -42,7 +43,7 @@ def check_effect(cfg: DictConfig, overrides: Sequence[str], read: set[str]) -> N
                 _check_used(cfg, key)
         elif root in cfg and value not in NOTHING and not _is_read(key, read):
             raise SelfplayError(
-                f"'{override}' changes nothing, for no part of this run reads {root}{_meant(root, key)}; leave it out, "
+                f"'{override}' has no effect, since no part of this run reads {root}{_meant(root, key)}; remove it, "
                 "or choose a part that does"
             )
 
@@ -57,15 +58,13 @@ def _meant(root: str, key: str) -> str:
 
 
 def _check_used(cfg: DictConfig, key: str) -> None:
-    """Raise SelfplayError where a constructor says that an option means nothing beside the others that are given."""
+    """Raise SelfplayError if a constructor declares the option meaningless given the others (`options.applies`)."""
     names = key.split(".")
     for length in range(1, len(names)):
         node = OmegaConf.select(cfg, ".".join(names[:length]))
         if not isinstance(node, DictConfig):
             part = ".".join(names[:length])
-            raise SelfplayError(
-                f"{key} is given, but {part} is {shown(node)}; leave it out, or choose another {names[0]}"
-            )
+            raise SelfplayError(f"{key} is set, but {part} is {shown(node)}; remove it, or choose another {names[0]}")
         if "_target_" not in node:
             continue
         conditions = getattr(get_object(node["_target_"]), "applies", {})
@@ -74,6 +73,5 @@ def _check_used(cfg: DictConfig, key: str) -> None:
                 where = ".".join([*names[:length], name])
                 meant = " or ".join(map(str, wanted)) if isinstance(wanted, tuple) else shown(wanted)
                 raise SelfplayError(
-                    f"{key} is given, but it counts only where {where} is {meant}, and it is {shown(node[name])}; "
-                    "change one of them"
+                    f"{key} applies only if {where} is {meant}, but that is {shown(node[name])}; change one of them"
                 )

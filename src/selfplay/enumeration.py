@@ -1,8 +1,8 @@
-"""Which episodes a step learns from: some that were drawn, or every one that could be, weighed by its probability.
+"""Rollouts: the episodes of a step are sampled, or all possible ones are enumerated and weighted by probability.
 
-With `every` nothing is left to luck: the mean over a step's turns is the expectation over the game, the players and
-their opponents, so an update follows its exact gradient. It is for games that can be enumerated and players that know
-their probabilities; what is learnt is what infinitely many drawn episodes would teach.
+With `exact` there is no sampling noise: the mean over a step's turns is the expectation over game, players and
+opponents, so an update follows its exact gradient, as with infinitely many sampled episodes. It requires a game that
+can be enumerated and players that provide option probabilities.
 """
 
 import math
@@ -16,14 +16,14 @@ from selfplay.opponents.matchmaker import Matchmaker, Seats
 from selfplay.options import Range
 from selfplay.rollout import check_seats, play
 
-Choice = tuple[Reply, float]  # a reply and how likely it is
+Choice = tuple[Reply, float]  # a reply and its probability
 
 
 @dataclass(frozen=True)
 class _Path:
-    """An episode under way: the replies so far, wave by wave, and who replied what to what.
+    """An unfinished episode: its replies so far, by wave, and its turns as (ask, reply, player).
 
-    Turns are written to, so each outcome makes its own when it is done.
+    `Turn`s are mutable, so each outcome creates its own at the end.
     """
 
     seats: Seats
@@ -33,7 +33,7 @@ class _Path:
 
 
 def sampled(game: Game, opponent: Matchmaker, step: int, episodes: int, key: str) -> list[Episode]:
-    """`episodes` episodes, drawn: the seats by the opponent, the replies by the players."""
+    """Sample `episodes` episodes: the opponent rule samples the seats, the players their replies."""
     return play(game, opponent.players, range(episodes), key=key, seats=opponent.seats(step))
 
 
@@ -45,13 +45,13 @@ def exact(
     key: str,
     limit: Annotated[int, Range(1, 100_000_000)],
 ) -> list[Episode]:
-    """Every outcome of the game under every seating, weighed; the weights add up to `episodes`.
+    """Enumerate every outcome of the game under every seating, with weights that sum to `episodes`.
 
     Args:
-        limit: the most outcomes of a step.
+        limit: maximum number of outcomes per step.
 
     Raises:
-        SelfplayError: more outcomes than that, an ask without options, or a player that cannot say how likely they are.
+        SelfplayError: there are more outcomes, an ask has no options, or a player provides no option probabilities.
     """
     at_least(1, **{"rollout.limit": limit})
     paths = [_Path(seats, weight * episodes) for seats, weight in opponent.enumerate_seatings(step)]
@@ -73,25 +73,25 @@ def exact(
         if len(paths) + len(done) > limit:
             raise SelfplayError(
                 f"{type(game).__name__} has more than {limit} outcomes; raise rollout.limit, choose a smaller game, "
-                "or take rollout=sampled"
+                "or use rollout=sampled"
             )
     return done
 
 
 def _replayed(game: Game, path: _Path) -> tuple[list[Ask] | None, dict[str, float] | None]:
-    """The game's next asks after the path's replies, or None and the returns: a generator cannot be forked."""
+    """Replay the path (generators cannot be forked): return the next asks, or None and the returns at the end."""
     run = game.play()
     try:
         asks = next(run)
-        for said in path.waves:
-            asks = run.send(list(said))
+        for replies in path.waves:
+            asks = run.send(list(replies))
     except StopIteration as end:
         return None, end.value
     return asks, None
 
 
-def _sight(ask: Ask, name: str) -> tuple[object, ...]:
-    """All that an answer may depend on, but luck."""
+def _state(ask: Ask, name: str) -> tuple[object, ...]:
+    """Everything that the reply distribution may depend on."""
     return name, ask.role, ask.options, ask.weights, *(tuple(sorted(m.items())) for m in ask.messages)
 
 
@@ -100,7 +100,7 @@ def _ask(
     players: Mapping[str, Player],
     known: dict[tuple[object, ...], list[Choice]],
 ) -> None:
-    """What every player may reply to what it has not been asked before, in two calls a player."""
+    """Add the reply distributions for all new states to `known`, with two calls per player."""
     fresh: dict[str, dict[tuple[object, ...], Ask]] = {}
     for path, asks in waiting:
         for ask in asks:
@@ -109,32 +109,32 @@ def _ask(
             if not ask.options:
                 raise SelfplayError(
                     f"rollout=exact needs options, but the role '{ask.role}' may reply with any text at "
-                    f"'{ask.prompt}'; take rollout=sampled"
+                    f"'{ask.prompt}'; use rollout=sampled"
                 )
             name = path.seats[ask.role]
-            sight = _sight(ask, name)
-            if sight not in known:
-                fresh.setdefault(name, {})[sight] = ask
+            state = _state(ask, name)
+            if state not in known:
+                fresh.setdefault(name, {})[state] = ask
     for name, asks_of in fresh.items():
         order = list(asks_of.items())
         likely = players[name].probabilities([ask for _, ask in order])
-        places = [(sight, ask, i, p) for (sight, ask), ps in zip(order, likely, strict=True) for i, p in enumerate(ps)]
+        places = [(state, ask, i, p) for (state, ask), ps in zip(order, likely, strict=True) for i, p in enumerate(ps)]
         replies = players[name].reply_with([ask for _, ask, _, _ in places], [i for _, _, i, _ in places])
-        for (sight, _, _, p), reply in zip(places, replies, strict=True):
-            known.setdefault(sight, []).append((reply, p))
+        for (state, _, _, p), reply in zip(places, replies, strict=True):
+            known.setdefault(state, []).append((reply, p))
 
 
 def _branches(path: _Path, asks: list[Ask], known: Mapping[tuple[object, ...], list[Choice]]) -> list[_Path]:
-    """The path after each combination of replies that can be."""
+    """The path extended by each combination of replies with non-zero probability."""
     names = [path.seats[ask.role] for ask in asks]
-    choices = [known[_sight(ask, name)] for ask, name in zip(asks, names, strict=True)]
+    choices = [known[_state(ask, name)] for ask, name in zip(asks, names, strict=True)]
     longer = []
     for combination in product(*choices):
         likely = math.prod(p for _, p in combination)
         if likely > 0:
-            said = tuple(reply for reply, _ in combination)
-            turns = zip(asks, said, names, strict=True)
+            replies = tuple(reply for reply, _ in combination)
+            turns = zip(asks, replies, names, strict=True)
             longer.append(
-                replace(path, weight=path.weight * likely, waves=(*path.waves, said), turns=(*path.turns, *turns))
+                replace(path, weight=path.weight * likely, waves=(*path.waves, replies), turns=(*path.turns, *turns))
             )
     return longer

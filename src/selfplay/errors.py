@@ -1,12 +1,12 @@
-"""What a user can mend. Nothing heavy is imported here."""
+"""Errors that users can fix. Imports nothing slow."""
 
 
 class SelfplayError(Exception):
-    """A user's mistake, told in one sentence: the thing, its value, the remedy. Shown without a traceback."""
+    """A user error, described in one sentence: object, value, remedy. Printed without a traceback."""
 
 
 def at_least(least: int, **options: object) -> None:
-    """Raise SelfplayError unless every option is a whole number of at least `least`."""
+    """Raise SelfplayError unless every option is an integer of at least `least`."""
     for name, value in options.items():
         if type(value) is not int or value < least:
             raise SelfplayError(f"{name} is {value}, but it must be a whole number, at least {least}; change it")

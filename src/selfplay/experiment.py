@@ -1,4 +1,4 @@
-"""What a run is made of, ready to be played; `selfplay.building` makes one from a config."""
+"""The components of a run; `selfplay.building.build` creates them from a config."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,15 +11,17 @@ from selfplay.trainee import Trainee
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a run is made of: a game, those who play and score it, an update, an evaluation.
+    """The components of a run: game, players, referees, update and evaluation.
 
     Attributes:
-        opponent: who sits where, episode by episode; it knows all players by name.
+        game: the rules.
+        opponent: assigns players to roles in each episode; holds all players by name.
         players: "learner" and "reference", for the referees.
         referees: score name -> referee.
+        update: the learning rule.
         rollout: (game, opponent, step, episodes, key) -> a step's episodes, see `selfplay.enumeration`.
         evaluation: experiment -> an evaluation, see `selfplay.evaluations`; or None.
-        trainee: the learner and its update, as opponent rules may let them begin anew.
+        trainee: the learner and its update, which opponent rules may restart.
     """
 
     game: Game
@@ -33,11 +35,11 @@ class Experiment:
     trainee: Trainee
 
     def before(self, step: int) -> None:
-        """Make ready for a step: the learner changes as the opponent rule says."""
+        """Prepare a step: restart or swap the learner if the opponent rule says so."""
         self.trainee.follow(self.opponent.before(step), self.opponent.main)
 
     def after(self, step: int, episodes: Sequence[Episode]) -> dict[str, Any]:
-        """End a step: the opponent rule takes note of the results, and the learner changes as it says."""
+        """Finish a step: give the results to the opponent rule, and change the learner as it says; return metrics."""
         metrics = self.opponent.after(step, episodes)
         self.trainee.follow(self.opponent.then(step))
         return metrics

@@ -1,12 +1,12 @@
-"""Answers in the format of AlpacaEval, to be judged elsewhere.
+"""Export answers in AlpacaEval's format, for judging with alpaca_eval.
 
 python -m selfplay.export_alpaca_eval outputs/2026-01-01/12-00-00 --questions alpaca_eval.json --out outputs.json
 python -m selfplay.export_alpaca_eval HuggingFaceTB/SmolLM2-135M-Instruct --questions alpaca_eval.json --out base.json
 
-A run's last checkpoint answers, or a model by hub id, folder or asset:<name>. The questions are a list of objects with
-an "instruction", as in AlpacaEval's own alpaca_eval.json. What is written is the list that
+The model is the last checkpoint of a run, or is given by hub id, folder or asset:<name>. The questions are a JSON list
+of objects with an "instruction", such as AlpacaEval's alpaca_eval.json. The output is the list that
 `alpaca_eval --model_outputs` reads (github.com/tatsu-lab/alpaca_eval): "instruction", "output", "generator", and
-"dataset" where a question has it.
+"dataset" if the question has one.
 """
 
 import argparse
@@ -31,27 +31,27 @@ def parser() -> argparse.ArgumentParser:
     add = found.add_argument
     add("model", metavar="RUN_OR_MODEL", help="a run's folder (its last checkpoint), or a hub id, folder, asset:<name>")
     add("--questions", required=True, type=Path, metavar="FILE", help='a JSON list of objects with "instruction"')
-    add("--out", required=True, type=Path, metavar="FILE", help="to be written")
-    add("--generator", metavar="NAME", help="what the answers are called (default: the model as given)")
-    add("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (%(default)s); the paper takes 0.01")
+    add("--out", required=True, type=Path, metavar="FILE", help="output file")
+    add("--generator", metavar="NAME", help="name of the generator (default: RUN_OR_MODEL)")
+    add("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (%(default)s); the paper uses 0.01")
     add("--max-tokens", type=int, default=None, metavar="N", help="of an answer (default: the run's; 2048 for a model)")
     add(
         "--batch-size",
         type=int,
         default=None,
         metavar="N",
-        help="answers at once (default: the run's; 64 for a model)",
+        help="answers per batch (default: the run's; 64 for a model)",
     )
-    add("--trust", action="append", default=[], metavar="PACKAGE", help="beside selfplay, whose code a run may call")
+    add("--trust", action="append", default=[], metavar="PACKAGE", help="another package whose code a run may call")
     add("--device", default="cpu", help='"cpu", "cuda", ... (%(default)s)')
     return found
 
 
 def questions_of(file: Path) -> list[Mapping[str, Any]]:
-    """The questions of a file, each with an "instruction".
+    """Read the questions in a file, each with an "instruction".
 
     Raises:
-        SelfplayError: the file is not there or broken, or a question lacks its instruction.
+        SelfplayError: the file is missing or invalid, or a question has no instruction.
     """
     from selfplay.core import SelfplayError
     from selfplay.tasks.sources import jsonl
@@ -64,17 +64,17 @@ def questions_of(file: Path) -> list[Mapping[str, Any]]:
                 "AlpacaEval's questions are objects with an instruction"
             )
     if not rows:
-        raise SelfplayError(f"{file} has no questions; give AlpacaEval's own, alpaca_eval.json")
+        raise SelfplayError(f"{file} has no questions; use AlpacaEval's alpaca_eval.json")
     return rows
 
 
 def policy_of(
     model: str, device: str, max_tokens: int | None, batch_size: int | None, trusted: Sequence[str] = ()
 ) -> "Policy":
-    """The last policy of a run, or a model with its own chat template.
+    """Load the last policy of a run, or a model with its own chat template.
 
     Raises:
-        SelfplayError: neither can be loaded.
+        SelfplayError: it cannot be loaded.
     """
     from omegaconf import OmegaConf
 
@@ -99,7 +99,7 @@ def policy_of(
 
 
 def outputs(policy: "Policy", questions: Sequence[Mapping[str, Any]], generator: str, temperature: float) -> list[Any]:
-    """One record a question, in their order."""
+    """One record per question, in order."""
     from selfplay.evaluations.answers import answers
 
     replies = answers(policy.with_temperature(temperature), [row["instruction"] for row in questions], "alpaca_eval")
@@ -111,7 +111,7 @@ def outputs(policy: "Policy", questions: Sequence[Mapping[str, Any]], generator:
 
 
 def export(args: argparse.Namespace) -> None:
-    """Answer, and write the file at once or not at all."""
+    """Generate the answers and write the file atomically."""
     from selfplay.console import say
     from selfplay.core import SelfplayError
     from selfplay.files import replacing
@@ -119,7 +119,7 @@ def export(args: argparse.Namespace) -> None:
     if args.temperature < 0:
         raise SelfplayError(f"--temperature is {args.temperature}; use 0 for greedy answers, or more")
     if not args.out.parent.is_dir():
-        raise SelfplayError(f"the folder of {args.out} does not exist; make it, or choose another --out")
+        raise SelfplayError(f"the folder of {args.out} does not exist; create it, or choose another --out")
     questions = questions_of(args.questions)
     policy = policy_of(args.model, args.device, args.max_tokens, args.batch_size, args.trust)
     found = outputs(policy, questions, args.generator or args.model, args.temperature)
@@ -129,10 +129,10 @@ def export(args: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The program; ends with 1 and one line on stderr where the user has to change something."""
+    """Run the command; on a user error, print one line on stderr and exit with 1."""
     args = parser().parse_args(arguments)
     if Path(args.model).exists():
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # it is here already
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no download needed
 
     from selfplay.openmp import fit_threads
 

@@ -1,4 +1,4 @@
-"""Files that survive a kill: whole ones appear at once or not at all, growing ones lose at most their last line."""
+"""Crash-safe files: replaced files are written atomically, appended files lose at most their last line."""
 
 import itertools
 import json
@@ -13,19 +13,19 @@ from safetensors import SafetensorError
 
 from selfplay.errors import SelfplayError
 
-LONGEST = 2**27  # bytes of a line
+LONGEST = 2**27  # bytes per line
 
 
 class DiskError(SelfplayError):
-    """The disk does not take what is to be written: it is full, read-only, or something else is in the place."""
+    """A file cannot be written: the disk is full or read-only, or the path is taken."""
 
 
 @contextmanager
 def to_disk(path: Path) -> Iterator[None]:
-    """Tell in one sentence where the block cannot write to `path`.
+    """Turn write failures in the block into a DiskError that names `path`.
 
     Raises:
-        DiskError: an OSError, or what torch and safetensors make of one.
+        DiskError: for an OSError, or the exceptions that torch and safetensors raise instead of one.
     """
     try:
         yield
@@ -33,18 +33,18 @@ def to_disk(path: Path) -> Iterator[None]:
         full = "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error)
         if not isinstance(error, (OSError, SafetensorError)) and not full:
             raise
-        reason = "the disk takes no more" if full else getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = "the disk is full" if full else getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise DiskError(
-            f"{path} cannot be written ({reason}); look at the disk's free space and at who may write there, then go on"
+            f"{path} cannot be written ({reason}); check free disk space and write permissions, then resume"
         ) from error
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name to write a file under; when the block ends well it takes the place of `path`, at once and on the disk.
+    """Yield a temporary path; if the block succeeds, it atomically replaces `path` and is synced to disk.
 
     Raises:
-        DiskError: it cannot be written; what was at `path` is still there.
+        DiskError: it cannot be written; the old file at `path` is kept.
     """
     draft = path.with_name(f".writing-{path.name}")
     with to_disk(path):
@@ -59,11 +59,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def append(path: Path, records: Sequence[Mapping[str, object]]) -> None:
-    """Add one JSON line a record, all in one write, so that a kill tears at most the last of them.
+    """Append one JSON line per record, in a single write, so that a crash leaves at most one incomplete line.
 
     Raises:
-        SelfplayError: a figure is not finite.
-        DiskError: they cannot be written; the file is as it was, as far as the disk lets it.
+        SelfplayError: a number is not finite.
+        DiskError: they cannot be written; the file is restored if possible.
     """
     text = "".join(as_json(record, path) + "\n" for record in records)
     before = path.stat().st_size if path.is_file() else 0
@@ -78,10 +78,10 @@ def append(path: Path, records: Sequence[Mapping[str, object]]) -> None:
 
 
 def as_json(record: Mapping[str, object], path: Path, indent: int | None = None) -> str:
-    """A record as JSON, for the file at `path`.
+    """Serialise a record as JSON for the file at `path`.
 
     Raises:
-        SelfplayError: a figure is not finite.
+        SelfplayError: a number is not finite.
     """
     try:
         return json.dumps(record, allow_nan=False, indent=indent)
@@ -91,8 +91,8 @@ def as_json(record: Mapping[str, object], path: Path, indent: int | None = None)
             raise
         where = f" at step {record['step']}" if "step" in record else ""
         raise SelfplayError(
-            f"'{bad[0]}' is {bad[1]}{where}, which {path.name} cannot hold; leave out what was not measured, "
-            "and if learning diverged, lower the learning rate"
+            f"'{bad[0]}' is {bad[1]}{where}, which {path.name} cannot store; leave out metrics that were not "
+            "measured, and if training diverged, lower the learning rate"
         ) from None
 
 
@@ -108,10 +108,14 @@ def _not_finite(value: object, name: str) -> Iterator[tuple[str, float]]:
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any]:
-    """The record that a file holds.
+    """Read the JSON object in a file.
+
+    Args:
+        path: the file.
+        remedy: how the error message ends.
 
     Raises:
-        SelfplayError: it holds none; the remedy is told.
+        SelfplayError: the file cannot be read or contains no JSON object.
     """
     try:
         with path.open("rb") as file:
@@ -122,18 +126,19 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise SelfplayError(f"{path} is broken ({error}); {remedy}") from error
     if not isinstance(record, dict):
-        raise SelfplayError(f"{path} is broken (it holds {str(record)[:20]}, no record); {remedy}")
+        raise SelfplayError(f"{path} is broken (it contains {str(record)[:20]}, not a record); {remedy}")
     return record
 
 
 def lines(path: Path, number: str = "step") -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """The whole lines of a file, as they stand and as they read; one without its end was torn by a kill.
+    """Yield the complete lines of a file, raw and parsed; an incomplete last line, left by a crash, is skipped.
 
     Args:
-        number: a key under which every record has a whole number.
+        path: the file; a missing one has no lines.
+        number: a key under which every record must have a non-negative integer.
 
     Raises:
-        SelfplayError: the file cannot be read, or a whole line is no record.
+        SelfplayError: the file cannot be read, or a complete line is not a record.
     """
     if not path.exists():
         return
@@ -145,18 +150,18 @@ def lines(path: Path, number: str = "step") -> Iterator[tuple[bytes, dict[str, A
                     if len(raw) < LONGEST:
                         return
                     raise SelfplayError(
-                        f"line {count} of {path} is longer than any that a run writes; delete that line"
+                        f"line {count} of {path} is longer than any line a run writes; delete that line"
                     )
                 yield raw, record_of(raw, count, path, number)
     except OSError as error:
-        raise SelfplayError(f"{path} cannot be read ({error.strerror}); put back what the run wrote") from error
+        raise SelfplayError(f"{path} cannot be read ({error.strerror}); restore the file that the run wrote") from error
 
 
 def record_of(raw: bytes, count: int, path: Path, number: str) -> dict[str, Any]:
-    """The record in the line `count` of a file; see `lines`.
+    """Parse line `count` of a file; see `lines`.
 
     Raises:
-        SelfplayError: it is none.
+        SelfplayError: it is not a record.
     """
     where = f"line {count} of {path}"
     try:
@@ -164,18 +169,18 @@ def record_of(raw: bytes, count: int, path: Path, number: str) -> dict[str, Any]
     except (ValueError, RecursionError) as error:
         raise SelfplayError(f"{where} is not JSON ({error}); delete that line") from error
     if not isinstance(record, dict):
-        raise SelfplayError(f"{where} is {str(record)[:20]}, no record; delete that line")
+        raise SelfplayError(f"{where} is {str(record)[:20]}, not a record; delete that line")
     if type(record.get(number)) is not int or record[number] < 0:
         raise SelfplayError(f"{where} has no {number}; delete that line")
     return record
 
 
 def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number")
+    raise ValueError(f"{text} is not a number")
 
 
 def _small(digits: str) -> int:
-    """A whole number of 64 bits; larger ones become nothing that tables hold."""
+    """Parse a 64-bit integer; data frames cannot store larger ones."""
     value = int(digits)
     if not -(2**63) <= value < 2**63:
         raise ValueError(f"{digits[:20]}... is too large")
@@ -183,11 +188,11 @@ def _small(digits: str) -> int:
 
 
 def mend(path: Path, keep: Callable[[dict[str, Any]], bool] = lambda record: True, number: str = "step") -> None:
-    """Forget a torn last line, and the records that are not to be kept; `number` as of `lines`.
+    """Drop an incomplete last line and the records for which `keep` is false; `number` as for `lines`.
 
     Raises:
-        SelfplayError: a line other than the last is broken.
-        DiskError: the file cannot be written anew; it is as it was.
+        SelfplayError: a line other than the last is corrupt.
+        DiskError: the file cannot be rewritten; it is unchanged.
     """
     if path.exists():
         with replacing(path) as draft, draft.open("wb") as file:

@@ -1,7 +1,6 @@
-"""Python's garbage collector at rest while a process starts and ends; nothing heavy is imported here.
+"""Pause Python's garbage collector while a process starts and exits. Imports nothing slow.
 
-Looking for garbage among the million objects of the imported modules takes a second, and another one at the end, when
-nobody needs the memory any more.
+Collecting over the million objects of the imported modules takes a second at startup, and another at exit.
 """
 
 from __future__ import annotations
@@ -13,17 +12,17 @@ from contextlib import contextmanager
 
 
 def hold_garbage() -> None:
-    """Do not collect until the first run begins its game, nor at exit."""
+    """Disable collection until the first run has loaded everything, and at exit."""
     gc.disable()
     atexit.register(gc.freeze)
 
 
 @contextmanager
 def collected() -> Iterator[Callable[[], None]]:
-    """A run; it calls what it is given when all is loaded, and from then on garbage is collected.
+    """Yield a function that the run calls once everything is loaded, which re-enables collection.
 
-    What was loaded after `hold_garbage` is never looked at again while the run lasts; a later job of a sweep finds all
-    of it there, and leaves the collector as it is.
+    Objects loaded since `hold_garbage` are exempt from collection during the run. In later jobs of a sweep, collection
+    is already enabled and the function has no effect.
     """
     loading = not gc.isenabled()
 

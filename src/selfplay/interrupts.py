@@ -1,9 +1,9 @@
-"""How signals end a run. Imports nothing that takes time: run.py watches before it imports anything else.
+"""Signal handling. Imports nothing slow: run.py installs the handlers before its other imports.
 
-SIGINT (Ctrl-C) stops the run where it is. SIGTERM, SIGUSR1 and SIGUSR2, with which clusters announce that a job will be
-killed, stop it after the step that is under way, with a checkpoint. SIGHUP ends it without a word, since its terminal
-is gone. The same signal once more, or Ctrl-C after another one, ends it at once. The exit code is 128 and the signal's
-number: 130 for SIGINT, 143 for SIGTERM, 138 for SIGUSR1, 140 for SIGUSR2. See docs/sweeps.md.
+SIGINT (Ctrl-C) stops the run immediately. SIGTERM, SIGUSR1 and SIGUSR2, which clusters send before killing a job, stop
+it after the current step, with a checkpoint. SIGHUP exits silently, since the terminal is gone. Repeating the signal,
+or pressing Ctrl-C after another signal, exits at once. The exit code is 128 plus the signal number: 130 for SIGINT, 143
+for SIGTERM, 138 for SIGUSR1, 140 for SIGUSR2. See docs/sweeps.md.
 """
 
 import os
@@ -18,11 +18,11 @@ from types import FrameType
 from typing import Any
 
 AFTER_STEP = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-ONCE = 0.5  # seconds in which a repeated signal is the same request: a terminal and a launcher may both send it
+ONCE = 0.5  # seconds; repeats within this time count as one signal, as terminal and launcher may both send it
 
 
 class Stopped(BaseException):
-    """The run stops because a signal asked for it; `number` is the signal's."""
+    """Raised to stop a run because of a signal; `number` is the signal number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -30,16 +30,16 @@ class Stopped(BaseException):
 
 
 class _State:
-    """What this process knows of its signals; there is one a process.
+    """The signal state of this process.
 
     Attributes:
-        first: the signal that asked to stop, and when.
-        at_work: whether a run is under way, so that Ctrl-C unwinds it.
-        unsaved: whether a step may be under way that is worth finishing.
-        patient: whether the first signal is only noted: this process works for a launcher, or waits for one.
-        last_words: called right before the process ends at once.
-        stop_file: whose being there asks to stop, too; `writes`: whether the first signal makes this process write it.
-        earlier: handlers that somebody else had installed.
+        first: the first signal that requested a stop, and its time.
+        at_work: whether a run is in progress, so that Ctrl-C unwinds it.
+        unsaved: whether a step worth finishing may be in progress.
+        patient: whether the first signal is only recorded, since this process works for a launcher or waits for one.
+        last_words: called right before an immediate exit.
+        stop_file: a file whose existence also requests a stop; `writes`: whether this process creates it on a signal.
+        earlier: handlers installed before ours.
     """
 
     def __init__(self) -> None:
@@ -56,12 +56,12 @@ _state = _State()
 
 
 def watch(patient: bool = False, stop_file: Path | None = None, writes: bool = False) -> None:
-    """Handle the signals from now on; not in a thread, where Python cannot.
+    """Install the signal handlers; only in the main thread, as Python requires.
 
     Args:
-        patient: note the first signal instead of leaving at once where no run is under way.
-        stop_file: the launcher's processes of one sweep stop when it is there.
-        writes: whether a signal makes this process write it: the one that waits for the others.
+        patient: if no run is in progress, record the first signal instead of exiting.
+        stop_file: a file that stops all processes of a sweep once it exists.
+        writes: whether this process creates the stop file on a signal; true for the one that waits for the others.
     """
     _state.patient, _state.stop_file, _state.writes = patient, stop_file, writes
     if threading.current_thread() is not threading.main_thread():
@@ -76,7 +76,7 @@ def watch(patient: bool = False, stop_file: Path | None = None, writes: bool = F
 
 
 def asked() -> int | None:
-    """The number of the signal that asked this process to stop; None if none has."""
+    """The number of the signal that requested a stop, or None."""
     if _state.first is not None:
         return _state.first[0]
     if _state.stop_file is not None and _state.stop_file.exists():
@@ -85,7 +85,7 @@ def asked() -> int | None:
 
 
 def forget() -> None:
-    """Forget that a signal asked to stop: whatever it was meant for has ended."""
+    """Clear the stop request, since the work that it was meant for has ended."""
     _state.first = None
 
 
@@ -95,9 +95,9 @@ def is_patient() -> bool:
 
 
 def hand_on(number: int) -> None:
-    """Call the handler of a signal that somebody else had installed before, if there was one.
+    """Call the handler that was installed for this signal before ours, if any.
 
-    submitit's takes SIGUSR2 to queue the job again and ends the process.
+    submitit's handler for SIGUSR2 requeues the job and ends the process.
     """
     earlier = _state.earlier.get(number)
     if earlier is not None:
@@ -106,7 +106,7 @@ def hand_on(number: int) -> None:
 
 @contextmanager
 def leaving(last_words: Callable[[], None]) -> Iterator[None]:
-    """While the block lasts, `last_words` is called before the process ends at once."""
+    """Within the block, call `last_words` before an immediate exit."""
     before, _state.last_words = _state.last_words, last_words
     try:
         yield
@@ -116,7 +116,7 @@ def leaving(last_words: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def at_work(last_words: Callable[[], None]) -> Iterator[None]:
-    """A run is under way while the block lasts."""
+    """Mark that a run is in progress within the block."""
     before, _state.at_work = _state.at_work, True
     try:
         with leaving(last_words):
@@ -127,7 +127,7 @@ def at_work(last_words: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def nothing_to_save() -> Iterator[None]:
-    """While the block lasts, every signal stops the run where it is: no step is under way."""
+    """Within the block no step is in progress, so every signal stops the run immediately."""
     _state.unsaved = False
     try:
         yield
@@ -145,7 +145,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
             with suppress(OSError):
                 _state.stop_file.touch()
         if number != signal.SIGINT and (_state.writes or _state.at_work):
-            _tell(f"{signal.Signals(number).name}: stopping after this step; the same signal again ends at once")
+            _tell(f"{signal.Signals(number).name}: stopping after this step; send the signal again to exit at once")
         if _state.at_work and (number == signal.SIGINT or not _state.unsaved):
             raise KeyboardInterrupt if number == signal.SIGINT else Stopped(number)
         if not _state.at_work and not _state.patient:

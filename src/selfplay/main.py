@@ -1,8 +1,8 @@
-"""Train by self-play: compose the config, then play -> score_and_pay -> collate -> update, and keep what happened.
+"""Train by self-play: compose the config, loop over play -> score_and_pay -> collate -> update, keep records.
 
-python run.py                                       Language Self-Play of the embedded model, a minute or two
-python run.py -m game=lsp reward=rm,selfjudge       a sweep; with sweep=<name>, one that can be started again
-python run.py resume=outputs/2026-01-01/12-00-00    go on from the last checkpoint
+python run.py                                       Language Self-Play with the embedded model, a minute or two
+python run.py -m game=lsp reward=rm,selfjudge       a sweep; with sweep=<name>, a resumable one
+python run.py resume=outputs/2026-01-01/12-00-00    resume from the last checkpoint
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def loop(experiment: Experiment, cfg: DictConfig, session: Session) -> None:
-    """Learn until `cfg.steps` steps are done; the session keeps the records and knows where to go on."""
+    """Train until `cfg.steps` steps are done; the session keeps the records and knows the first step to do."""
     from selfplay.checks import FirstUpdate
     from selfplay.comparisons import Silence, check_batch
     from selfplay.console import say
@@ -62,7 +62,7 @@ def loop(experiment: Experiment, cfg: DictConfig, session: Session) -> None:
 
 
 def run(cfg: DictConfig) -> float:
-    """One run, from the config to the optimised metric."""
+    """Do one run; return the optimized metric."""
     with collected() as collect:
         import torch
 
@@ -81,8 +81,8 @@ def run(cfg: DictConfig) -> float:
                 return start.result
             torch.manual_seed(start.cfg.seed)
             experiment = build(start.cfg)
-            if told := note(start.folder, start.cfg, experiment.learner, experiment.update):
-                say(told)
+            if warning := note(start.folder, start.cfg, experiment.learner, experiment.update):
+                say(warning)
             collect()
             with Session(start.folder, start.cfg, experiment, start.goes_on) as session:
                 loop(session.experiment, start.cfg, session)
@@ -90,7 +90,7 @@ def run(cfg: DictConfig) -> float:
 
 
 def job(cfg: DictConfig) -> float:
-    """One job of the command line: a run that ends well, or in a sentence and with an exit code."""
+    """One job of the command line: a run; an interrupt or user error sets the exit code."""
     try:
         return run(cfg)
     except (KeyboardInterrupt, interrupts.Stopped) as stop:
@@ -102,14 +102,14 @@ def job(cfg: DictConfig) -> float:
 
         job = HydraConfig.get()
         if job.mode == RunMode.MULTIRUN:
-            raise  # the sweep goes on, and names the job at its end: runs/jobs.py
+            raise  # the sweep continues and reports the job at its end: runs/jobs.py
         print(f"error: {error}", file=sys.stderr)
-        remove_if_empty(Path(job.runtime.output_dir))  # Hydra made it; it goes when the run wrote nothing
+        remove_if_empty(Path(job.runtime.output_dir))  # created by Hydra; removed if the run wrote nothing
         sys.exit(1)
 
 
 def main() -> None:
-    """The command line: compose the config from conf/ and the arguments, then run or sweep."""
+    """Compose the config from conf/ and the command line, then run or sweep."""
     import_from_here()
     try:
         sys.argv[1:] = arguments(sys.argv[1:], [CONF, *config_folders().values()])

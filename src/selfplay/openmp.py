@@ -1,21 +1,21 @@
-"""How many threads PyTorch computes with, and how they wait for one another.
+"""Adapt how PyTorch's OpenMP threads wait for each other to the load of the machine.
 
-A parallel operation ends when its last thread has ended, and a step has thousands of them. Threads that spin while they
-wait are fastest where each has a core of its own. Where a core is shared they are slowest: a waiting thread keeps its
-core busy while the thread that it waits for stands in the queue for the other one, and a step takes 20 to 300 times as
-long. Threads that sleep at once cost a step 60 % on a quiet machine (`experiments/bench/busy.py`).
+A step has thousands of parallel operations, and each ends with its slowest thread. Spinning is fastest if every thread
+has its own core. On shared cores it is slowest: a spinning thread occupies the core that the thread it waits for needs,
+and a step takes 20 to 300 times as long. Sleeping immediately makes a step 60 % slower on an idle machine
+(`experiments/bench/busy.py`).
 
-So waiting follows what is measured. Every `TICK`, the time that the threads of this process stood in the run queue is
-read (/proc/self/task/<tid>/schedstat); when it exceeds `CROWDED` of the last quarter of a second, waits become short.
-They become long again when the cores that other processes leave free suffice for all threads.
+So the waiting policy follows a measurement. Every `TICK`, we read how long the threads of this process were in the run
+queue (/proc/self/task/<tid>/schedstat). If that exceeds `CROWDED` over the last quarter of a second, waits are made
+short. They become long again once other processes leave enough free cores for all threads.
 
-The *number* of threads never changes, because results would change with it in their last digits: a run stays bit for
-bit reproducible under any load. What changes is libgomp's spin count. It cannot be set once the library is loaded, but
-libgomp documents a rule that takes effect at once: while there are more OpenMP threads than processors, a wait spins
-100 times instead of 300,000 (its manual, GOMP_SPINCOUNT). `ShortWaits` keeps that many threads asleep.
+The *number* of threads never changes, since that would change the last digits of results: runs stay bitwise
+reproducible under any load. What changes is libgomp's spin count. It cannot be set after the library is loaded, but
+libgomp documents a rule that applies immediately: while there are more OpenMP threads than processors, a wait spins
+100 times instead of 300,000 (its manual, GOMP_SPINCOUNT). `ShortWaits` keeps enough sleeping threads for that.
 
-Nothing is watched where it cannot be (no Linux, no libgomp), where there is one thread, or where the user chose how
-threads wait (OMP_WAIT_POLICY, GOMP_SPINCOUNT).
+The load is not monitored without Linux and libgomp, with a single thread, or if the user set the waiting policy
+(OMP_WAIT_POLICY, GOMP_SPINCOUNT).
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 
-TICK = 0.05  # seconds between two looks
-LOOKS = 5  # that are taken together: a moment in the queue is no reason to change anything
-CROWDED = 0.5  # seconds in the run queue, of all threads, per second: 0.0 to 0.2 when quiet, 0.8 to 1.5 beside a loop
-STOLEN = 0.3  # of a core, which the host of a virtual machine may keep from it
-SPARE = 0.15  # of a core, which others may use without being company
-CALM = 1.0  # seconds without company before waits become long again ...
-PATIENCE = 8.0  # ... doubled up to this, each time company comes back within as long
+TICK = 0.05  # seconds between measurements
+LOOKS = 5  # measurements per decision, so that a short wait in the queue changes nothing
+CROWDED = 0.5  # seconds in the run queue per second, over all threads: 0.0-0.2 when idle, 0.8-1.5 beside a busy loop
+STOLEN = 0.3  # cores; tolerated steal time on a virtual machine
+SPARE = 0.15  # cores; use by other processes that is ignored
+CALM = 1.0  # seconds of low load before waits become long again ...
+PATIENCE = 8.0  # ... doubled up to this whenever load returns within that time
 POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-CGROUPS = (  # files that hold a quota and its period, in microseconds
+CGROUPS = (  # files with the CPU quota and its period, in microseconds
     ("/sys/fs/cgroup/cpu.max",),
     ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
 )
@@ -47,8 +47,10 @@ _watch: Watch | None = None
 
 
 def fit_threads() -> None:
-    """Compute with as many threads as this process has cores, unless OMP_NUM_THREADS says otherwise, and let waits
-    follow the load of the machine. Call it once a process, before the first computation; later calls change nothing."""
+    """Use one thread per available core, unless OMP_NUM_THREADS is set, and adapt waits to the load of the machine.
+
+    Call it once per process, before the first computation; later calls have no effect.
+    """
     global _watch
     if _watch is not None:
         return
@@ -65,7 +67,7 @@ def fit_threads() -> None:
 
 
 def own_cores() -> int:
-    """The processors that this process may use: its affinity, and the quota of its control group, rounded up."""
+    """The number of cores available to this process: its CPU affinity, limited by its cgroup quota (rounded up)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for paths in CGROUPS:
         with suppress(OSError, ValueError, ZeroDivisionError):  # no such file, or no quota ("max")
@@ -76,10 +78,10 @@ def own_cores() -> int:
 
 
 class ShortWaits:
-    """Keeps more OpenMP threads than there are processors, all asleep, so that libgomp's waits are short.
+    """Keeps more sleeping OpenMP threads than there are processors, so that libgomp's waits are short.
 
     Args:
-        library: libgomp, as PyTorch has loaded it.
+        library: the libgomp that PyTorch loaded.
     """
 
     def __init__(self, library: ctypes.CDLL) -> None:
@@ -92,7 +94,7 @@ class ShortWaits:
         return self._end is not None
 
     def start(self) -> None:
-        """Make the threads; they end with the thread that holds them."""
+        """Create the threads; they end with the thread that holds them."""
         if self._end is not None:
             return
         ready, self._end = Event(), Event()
@@ -107,7 +109,7 @@ class ShortWaits:
             self._end = self._holder = None
 
     def _hold(self, ready: Event, end: Event) -> None:
-        nothing = ctypes.cast(self._library.omp_get_thread_num, ctypes.c_void_p)  # a C function without an effect
+        nothing = ctypes.cast(self._library.omp_get_thread_num, ctypes.c_void_p)  # a C function without side effects
         run = self._library.GOMP_parallel
         run.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
         run(nothing, None, (os.cpu_count() or 1) + 1, 0)
@@ -116,11 +118,11 @@ class ShortWaits:
 
 
 class Watch(Thread):
-    """Looks at the load every `TICK` and tells threads how to wait; see the module.
+    """Measures the load every `TICK` and switches between short and long waits; see the module.
 
     Args:
-        threads: that compute.
-        waits: what is switched.
+        threads: number of computing threads.
+        waits: the switch.
     """
 
     def __init__(self, threads: int, waits: ShortWaits) -> None:
@@ -139,7 +141,7 @@ class Watch(Thread):
             self.waits.stop()
 
     def until_crowded(self) -> None:
-        """Return when this process's threads stood in the queue for too long, or the host took the cores away."""
+        """Return once threads have been in the run queue for too long, or the host has stolen too much time."""
         load, waited, before = Load(), deque([0.0] * LOOKS, LOOKS), _queued() or {}
         while True:
             time.sleep(TICK)
@@ -150,7 +152,7 @@ class Watch(Thread):
                 return
 
     def until_calm(self, patience: float) -> None:
-        """Return when for `patience` seconds all threads could have had a core of their own."""
+        """Return once every thread could have had its own core for `patience` seconds."""
         load, calm = Load(), 0.0
         while calm < patience:
             time.sleep(CALM / 2)
@@ -160,15 +162,19 @@ class Watch(Thread):
 
 @dataclass(frozen=True)
 class Used:
-    """Processors in use over a while, in cores: by others than this process (`stolen` included), and by the host of a
-    virtual machine that kept them from it."""
+    """Cores in use over an interval.
+
+    Attributes:
+        others: by other processes, including `stolen`.
+        stolen: by the host of a virtual machine (steal time).
+    """
 
     others: float
     stolen: float
 
 
 class Load:
-    """What the processors that this process may use did since the last look."""
+    """The use of the cores available to this process since the last measurement."""
 
     def __init__(self) -> None:
         self.names = {f"cpu{n}" for n in os.sched_getaffinity(0)}
@@ -185,7 +191,7 @@ class Load:
         return Used((busy - own) / seconds, stolen / seconds)
 
     def _read(self) -> tuple[float, float, float, float]:
-        """The time, and for how long processors were busy, were stolen, and were this process's; all in seconds."""
+        """The current time, and the busy, stolen and own CPU time so far; all in seconds."""
         tick, busy, stolen = os.sysconf("SC_CLK_TCK"), 0, 0
         for line in Path("/proc/stat").read_text("ascii").splitlines():
             name, *fields = line.split()
@@ -197,12 +203,12 @@ class Load:
 
 
 def _queued() -> dict[int, int] | None:
-    """Nanoseconds that each thread of this process was ready to run and did not; None where the kernel does not say."""
+    """Nanoseconds that each thread of this process has waited in the run queue; None if the kernel does not say."""
     found: dict[int, int] = {}
     try:
         threads = os.listdir("/proc/self/task")
         for thread in threads:
-            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
                 found[int(thread)] = int(Path(f"/proc/self/task/{thread}/schedstat").read_text("ascii").split()[1])
         Path("/proc/stat").read_bytes()
     except (OSError, IndexError, ValueError):
@@ -211,7 +217,7 @@ def _queued() -> dict[int, int] | None:
 
 
 def _libgomp() -> ctypes.CDLL | None:
-    """GNU's OpenMP library, where it is the one that PyTorch computes with."""
+    """GNU's OpenMP library, if PyTorch uses it."""
     if not sys.platform.startswith("linux"):
         return None
     with open("/proc/self/maps", encoding="utf-8") as maps:

@@ -1,7 +1,7 @@
-"""What the option of a constructor may be, written as its type hint: `beta: NotNegative`, `answers: Count`.
+"""Type hints that constrain the options of constructors: `beta: NotNegative`, `answers: Count`.
 
-`selfplay.signature` reads these hints, and plain ones, of every `_target_` in a config before anything is made. A class
-of your own says what its options may be in the same way:
+`selfplay.signature` checks every `_target_` in a config against these and plain hints before anything is built. Your
+own classes declare their options in the same way:
 
     class MyGame(Game):
         def __init__(self, rounds: Count, bonus: NotNegative, mode: Annotated[str, OneOf("short", "long")]) -> None:
@@ -13,21 +13,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
-MOST = 1_000_000  # of anything that is counted
-LONGEST = 1_000_000_000  # steps
-LARGE = 1e9  # of anything that is measured
+MOST = 1_000_000  # upper limit of counts
+LONGEST = 1_000_000_000  # upper limit of steps
+LARGE = 1e9  # upper limit of real numbers
 
 Made = TypeVar("Made", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers from `low` to `high`, or of an Annotated[int, ...] the whole ones. NaN is none of them.
+    """The numbers from `low` to `high`; only integers in an Annotated[int, ...]. NaN is excluded.
 
     Attributes:
-        low, high: the ends, which belong to it unless `above` and `below` say otherwise.
-        above: whether `low` itself is too small.
-        below: whether `high` itself is too large.
+        low, high: the bounds, inclusive by default.
+        above: whether `low` is excluded.
+        below: whether `high` is excluded.
     """
 
     low: float = -math.inf
@@ -36,7 +36,7 @@ class Range:
     below: bool = False
 
     def fault(self, value: object) -> str | None:
-        """What the value, a number, should have been; None where it is one of them."""
+        """Which bound the number violates, e.g. "at least 0"; None if it is in the range."""
         assert isinstance(value, int | float)
         if value != value or value < self.low or (self.above and value == self.low):
             return f"{'above' if self.above else 'at least'} {self._end(self.low)}"
@@ -49,7 +49,7 @@ class Range:
 
 
 class OneOf:
-    """One of some texts."""
+    """One of the given strings."""
 
     def __init__(self, *names: str) -> None:
         self.names = names
@@ -59,7 +59,7 @@ class OneOf:
 
 
 class Unlike:
-    """Anything but one value, which means nothing here."""
+    """Any value except `value`; `instead` says what is expected."""
 
     def __init__(self, value: object, instead: str) -> None:
         self.value, self.instead = value, instead
@@ -72,7 +72,7 @@ class Expression:
     """A regular expression.
 
     Args:
-        groups: how many groups it must have; None for any number.
+        groups: required number of groups; None for any.
     """
 
     def __init__(self, groups: int | None = None) -> None:
@@ -85,35 +85,35 @@ class Expression:
             return f"a regular expression ({error})"
         if self.groups is None or found == self.groups:
             return None
-        return f"a regular expression with {self.groups} part in parentheses, where it has {found}"
+        return f"a regular expression with {self.groups} group in parentheses (it has {found})"
 
 
 class Holding:
-    """A text that holds places such as {question}, to be filled in."""
+    """A template with the given placeholders, such as {question}."""
 
     def __init__(self, *places: str) -> None:
         self.places = places
 
     def fault(self, value: object) -> str | None:
         missing = [f"{{{name}}}" for name in self.places if f"{{{name}}}" not in str(value)]
-        return f"a text with the place {missing[0]}" if missing else None
+        return f"a text with the placeholder {missing[0]}" if missing else None
 
 
 class OfTorch:
-    """A device of torch's: cpu, cuda, cuda:1, mps. Whether this machine has it is seen where something is put there."""
+    """A PyTorch device: cpu, cuda, cuda:1, mps. Whether this machine has it is checked on first use."""
 
     def fault(self, value: object) -> str | None:
-        import torch  # here, since classes of one's own may be read without it
+        import torch  # imported late, since checking user classes does not need it
 
         try:
             torch.device(str(value))
         except RuntimeError:
-            return "a device of torch's (cpu, cuda, cuda:0, mps, ...)"
+            return "a PyTorch device (cpu, cuda, cuda:0, mps, ...)"
         return None
 
 
 class NotEmpty:
-    """A text of one character at least, or a list or mapping of one entry."""
+    """A non-empty string, list or mapping."""
 
     def fault(self, value: object) -> str | None:
         return None if len(value) else "not empty"  # type: ignore[arg-type]
@@ -127,21 +127,21 @@ Number = Annotated[float, Range(-LARGE, LARGE)]
 NotNegative = Annotated[float, Range(0, LARGE)]
 Positive = Annotated[float, Range(0, LARGE, above=True)]
 Share = Annotated[float, Range(0, 1)]
-Unbounded = Annotated[float, Range()]  # infinity, too, which no plain `float` may be
+Unbounded = Annotated[float, Range()]  # includes infinity, which a plain `float` excludes
 Steps = Annotated[int, Range(0, LONGEST)]
-Period = Annotated[int, Range(1, LONGEST)]  # steps from one time to the next
-Temperature = Annotated[float, Range(0.01, 100)]  # of a learner, which explores
-Reward = Annotated[float, Range(-100, 100)]  # what a referee gives
+Period = Annotated[int, Range(1, LONGEST)]  # interval in steps
+Temperature = Annotated[float, Range(0.01, 100)]  # of a learner, which must explore
+Reward = Annotated[float, Range(-100, 100)]  # of referees
 Momentum = Annotated[float, Range(0, 1, below=True)]
 Dtype = Annotated[str, OneOf("float32", "bfloat16", "float16", "float64")]
 Name = Annotated[str, NotEmpty()]
 
 
 def applies(**conditions: Mapping[str, object]) -> Callable[[Made], Made]:
-    """Mark a constructor: an option counts only where others have given values.
+    """Decorate a constructor some of whose options apply only if other options have certain values.
 
-    @applies(custom={"name": "custom"}) says that `custom` means something only where `name` is "custom". A user who
-    types it elsewhere is told so, instead of nothing happening (`selfplay.runs.start`).
+    @applies(custom={"name": "custom"}) declares that `custom` applies only if `name` is "custom". Setting it otherwise
+    raises an error instead of having no effect (`selfplay.effect`).
     """
 
     def marked(made: Made) -> Made:

@@ -1,4 +1,4 @@
-"""Functions that a config names and somebody calls later: whether they know the options given to them is told now."""
+"""Check the options of `_partial_` functions when the config is read, rather than when they are called."""
 
 import inspect
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ from selfplay.core import SelfplayError
 
 
 def check_partials(node: Any, name: str) -> None:
-    """Raise SelfplayError where a `_partial_` of a config has an option that its target does not take.
+    """Raise SelfplayError if a `_partial_` node in the config has an option that its target does not take.
 
-    A target that is changed on the command line keeps the options of the one before it, which Hydra merges.
+    This happens when a `_target_` is changed on the command line, since Hydra keeps the options of the previous one.
     """
     _check(OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node, name)
 
@@ -26,7 +26,7 @@ def _check(node: Any, name: str) -> None:
         return
     try:
         known = inspect.signature(get_object(node["_target_"])).parameters
-    except ValueError:  # written in C: it tells nobody
+    except ValueError:  # a C function without a signature
         return
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values()):
         return

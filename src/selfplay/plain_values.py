@@ -1,4 +1,4 @@
-"""Values of plain types: whether a value is one, and how values and types are named in a message."""
+"""Check values of plain types, and format values and types for messages."""
 
 import math
 from collections.abc import Callable
@@ -6,11 +6,11 @@ from typing import Any
 
 
 class Fault(Exception):
-    """What an option should have been, where it is not."""
+    """Says what an option should have been."""
 
 
 def shown(value: object) -> str:
-    """A value as part of a sentence."""
+    """Format a value for a message."""
     if value is None:
         return "null"
     if isinstance(value, str):
@@ -22,12 +22,12 @@ def shown(value: object) -> str:
 
 
 def type_name(hint: Any) -> str:
-    """A type hint as part of a sentence."""
+    """Format a type hint for a message."""
     return str(getattr(hint, "__name__", hint))
 
 
 def plural(hint: Any) -> str:
-    """The beginning of a message about a value of this type that breaks a further condition."""
+    """The prefix of a message about a value that has this type but violates a condition."""
     return {int: "a whole number, ", float: "a number, "}.get(hint, "")
 
 

@@ -1,4 +1,4 @@
-"""Where configs come from: selfplay's own conf/, the user's project, and installed packages that bring some."""
+"""Locate configs: selfplay's own conf/, that of the user's project, and those of installed packages."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any
 from selfplay.errors import SelfplayError
 
 CONF = Path(__file__).with_name("conf").resolve()
-ENTRY_POINTS = "selfplay.conf"  # the group under which a package names its package of yaml files
+ENTRY_POINTS = "selfplay.conf"  # entry-point group with which a package declares its package of yaml files
 
 
 def config_folders() -> dict[str, Path]:
-    """Folders of configs beside selfplay's own, in the order in which they are searched: provider -> folder.
+    """Config folders other than selfplay's own, in search order: provider -> folder.
 
-    They are ./conf, and those of packages with an entry point of the group `selfplay.conf`, say
+    These are ./conf, and those of packages with an entry point in the group `selfplay.conf`, for example
     `[project.entry-points."selfplay.conf"] mine = "my_package.conf"`.
 
     Raises:
@@ -34,8 +34,8 @@ def config_folders() -> dict[str, Path]:
         spec = find_spec(entry.value)
         if spec is None or not spec.submodule_search_locations:
             raise SelfplayError(
-                f"the entry point {entry.name} ({ENTRY_POINTS}) names {entry.value}, which is no package; mend or "
-                f"uninstall the package that declares it"
+                f"the entry point {entry.name} ({ENTRY_POINTS}) names {entry.value}, which is not a package; fix "
+                f"or uninstall the package that declares it"
             )
         found[entry.value] = Path(next(iter(spec.submodule_search_locations)))
     return found
@@ -43,29 +43,29 @@ def config_folders() -> dict[str, Path]:
 
 @cache
 def _declared(path: tuple[str, ...]) -> EntryPoints:
-    """Reading the metadata of all that is installed takes a fifth of a composition, and Hydra composes twice a run."""
+    """Cached, since reading all package metadata takes a fifth of a composition, and Hydra composes twice per run."""
     return entry_points(group=ENTRY_POINTS)
 
 
 def import_from_here() -> None:
-    """Let `_target_`s name modules of the current folder, behind everything that is installed."""
+    """Make modules in the current folder importable by `_target_`s, after installed packages."""
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
 
 
 def function_named(path: str) -> Callable[..., Any]:
-    """The function that a path with dots leads to.
+    """Import a function by its dotted path.
 
     Raises:
-        SelfplayError: no module of that name can be imported, or it has no such function.
+        SelfplayError: the module cannot be imported, or it has no such function.
     """
     module, _, name = path.rpartition(".")
     try:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise SelfplayError(
-            f"reward.function is '{path}', which cannot be imported ({error}); give <module>.<function>, where "
+            f"reward.function is '{path}', which cannot be imported ({error}); use <module>.<function>, where "
             "<module>.py is in the current folder or installed"
         ) from error
     if not callable(found):

@@ -1,6 +1,6 @@
-"""What flows through the loop: an ask and its reply are a turn, turns make an episode, a step's turns are a batch.
+"""The data of the training loop: an ask and its reply form a turn, turns an episode, a step's turns a batch.
 
-What an update gives back of a batch is `Learnt`.
+An update returns `Learnt` for a batch.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content":
 
 @dataclass(frozen=True)
 class Ask:
-    """A game's request that one role speak now.
+    """A game's request for a reply from one role.
 
     Attributes:
-        role: who is asked. "chance" is a role too: luck is asked for, never drawn inside a game.
-        messages: all that this role sees, as chat messages.
+        role: the role to reply. Chance events are asks to the role "chance": games contain no randomness of their own.
+        messages: everything that this role observes, as chat messages.
         options: the legal replies; empty means free text.
-        weights: how likely each option is, where chance is asked; empty means alike.
-        group: turns of one role and group are compared with one another; None compares across the batch.
-        key: the only source of luck for the reply, filled in by `play`: the same key, the same dice.
+        weights: the probability of each option in an ask of chance, up to a factor; empty means uniform.
+        group: turns of the same role and group in an episode are compared; None compares across the batch.
+        key: seeds all randomness of the reply; set by `play`. Equal keys give equal random numbers.
     """
 
     role: str
@@ -39,21 +39,21 @@ class Ask:
 
     @property
     def prompt(self) -> str:
-        """What was said to this role last."""
+        """The content of the last message."""
         return self.messages[-1]["content"] if self.messages else ""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What was said, with the very tokens that it was made of: nothing is decoded and encoded again.
+    """A reply, with the token ids that were sampled; text is never re-tokenized.
 
     Attributes:
         text: the reply as the game reads it.
         prompt_ids: the prompt's token ids.
-        reply_ids: the sampled token ids, the end token included when it was sampled; or, when `choices` is not empty,
-            one number: which of the choices was taken.
-        logprobs: natural-log probability of each of `reply_ids` under the distribution it was sampled from.
-        choices: token ids of all that could be chosen, where the reply was one choice and not word after word.
+        reply_ids: the sampled token ids, including the end token if it was sampled; or, if `choices` is not empty, a
+            single number: the index of the choice.
+        logprobs: log-probability of each of `reply_ids` under the distribution it was sampled from, in nats.
+        choices: token ids of every option, if the reply was chosen among options instead of generated token by token.
     """
 
     text: str
@@ -65,9 +65,13 @@ class Reply:
 
 @dataclass
 class Turn:
-    """An ask and its reply; the referees write `scores`, the game's `payoffs` are written to `payoff`.
+    """An ask and its reply.
 
-    `player` is the name of who replied.
+    Attributes:
+        ask, reply: the request and the answer to it.
+        scores: score name -> value, written by the referees.
+        payoff: what the game pays for the turn; NaN until then.
+        player: the name of the player that replied.
     """
 
     ask: Ask
@@ -82,12 +86,12 @@ class Episode:
     """One play of a game, from the first ask to the end.
 
     Attributes:
-        index: which of the step's episodes it is, from 0.
-        turns: every turn in the order of asking.
-        returns: role -> return, where the game itself knows who won; None where only referees can say.
-        weight: how many episodes it stands for; 1 where it was drawn.
-        sampled: whether it was drawn, or is one of all outcomes.
-        seats: role -> name of the player in it, also of roles that were not asked.
+        index: its index among the step's episodes, from 0.
+        turns: all turns, in the order of the asks.
+        returns: role -> return, if the game itself determines the winner; None if referees do.
+        weight: how many episodes it counts as; 1 if sampled.
+        sampled: True if sampled, False if enumerated.
+        seats: role -> name of its player, including roles that were not asked.
     """
 
     index: int
@@ -100,21 +104,21 @@ class Episode:
 
 @dataclass(frozen=True)
 class Batch:
-    """B turns as tensors; T tokens in the longest reply; column t is about `replies[:, t]`.
+    """B turns as tensors; T is the length of the longest reply, in tokens.
 
     Attributes:
-        prompts: B ragged int64 vectors.
-        replies: [B, T] int64, 0 off the mask.
-        mask: [B, T] bool, true on the tokens that were sampled.
-        logprobs: [B, T] float32, the sampler's, 0 off the mask.
+        prompts: B int64 vectors of token ids, of different lengths.
+        replies: [B, T] int64 token ids, 0 outside the mask.
+        mask: [B, T] bool, True on reply tokens.
+        logprobs: [B, T] float32, the sampler's log-probs in nats, 0 outside the mask.
         payoffs: [B] float32.
         groups: [B] int64; turns with the same number are compared.
-        weights: [B] float32, how often each turn counts; 1 where episodes were drawn.
+        weights: [B] float32, how many times each turn counts; 1 for sampled episodes.
         roles: B names.
-        choices: B tuples, `Reply.choices` of each turn; empty where the reply was written word after word.
-        sampled: whether the turns were drawn, or are of all outcomes.
-        off_policy: B flags, true where somebody else than the learner said it: nothing is known of its sampling, so its
-            `logprobs` are 0. Empty: the learner said all of it.
+        choices: B tuples, the `Reply.choices` of each turn; empty for replies generated token by token.
+        sampled: True if the episodes were sampled, False if enumerated.
+        off_policy: B flags, True for turns of other players, whose sampler log-probs are unknown and set to 0. Empty
+            means that all turns are the learner's.
     """
 
     prompts: tuple[Tensor, ...]
@@ -138,7 +142,7 @@ class Batch:
         return ~torch.tensor(self.off_policy or (False,) * len(self), dtype=torch.bool)
 
     def rows(self, index: Tensor) -> Batch:
-        """The turns at `index` (int64), with columns cut to their longest reply."""
+        """The turns at `index` (int64), with columns truncated to their longest reply."""
         width = int(self.mask[index].sum(1).max()) if len(index) else 0
         return Batch(
             tuple(self.prompts[i] for i in index.tolist()),
@@ -157,12 +161,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Learnt:
-    """What an update's step gives back.
+    """The result of an update's step.
 
     Attributes:
-        metrics: what is worth logging, finite.
-        advantages: [B] what each turn of the batch was pulled with, for the transcripts; None where there is no such
-            thing.
+        metrics: finite values for the log.
+        advantages: [B] the advantage of each turn of the batch, for the transcripts; None if the rule has none.
     """
 
     metrics: dict[str, float]
@@ -170,7 +173,7 @@ class Learnt:
 
     @classmethod
     def of(cls, found: object) -> Learnt:
-        """What a step returned; metrics alone, as a plain mapping, are enough.
+        """Convert the return value of a step, which may also be a plain mapping of metrics.
 
         Raises:
             SelfplayError: it is neither.
@@ -179,27 +182,27 @@ class Learnt:
             return cls(dict(found))
         if not isinstance(found, cls):
             raise SelfplayError(
-                f"an update's step returned a {type(found).__name__}; let it return Learnt(metrics, advantages), or "
-                "the metrics alone"
+                f"an update's step returned a {type(found).__name__}; return Learnt(metrics, advantages), or "
+                "a mapping of metrics"
             )
         return found
 
 
 def user(text: str) -> tuple[Message, ...]:
-    """The messages of somebody who is told one thing."""
+    """A single user message."""
     return ({"role": "user", "content": text},)
 
 
 def option_index(ask: Ask, text: str) -> int:
-    """Which of the ask's options the text is.
+    """The index of the text among the ask's options.
 
     Raises:
-        SelfplayError: it is none.
+        SelfplayError: it is not one of them.
     """
     if text not in ask.options:
         raise SelfplayError(
-            f"'{text}' is no reply to '{ask.prompt}', where the options are {', '.join(ask.options) or 'none'}; "
-            "let whoever says it take one of them"
+            f"'{text}' is not a legal reply to '{ask.prompt}' (options: {', '.join(ask.options) or 'none'}); "
+            "the player must return one of the options"
         )
     return ask.options.index(text)
 
@@ -208,12 +211,12 @@ def score(turn: Turn, name: str) -> float:
     """The score `name` of a turn.
 
     Raises:
-        SelfplayError: no referee wrote it.
+        SelfplayError: no referee has set it.
     """
     if name not in turn.scores:
         written = ", ".join(turn.scores) or "none"
         raise SelfplayError(
-            f"the game needs the score '{name}' of a {turn.ask.role} turn, but no referee wrote it "
-            f"(written: {written}); choose one, for example {name}=verifier"
+            f"the game needs the score '{name}' of a {turn.ask.role} turn, but no referee set it "
+            f"(scores: {written}); choose a referee, for example {name}=verifier"
         )
     return turn.scores[name]

@@ -1,4 +1,4 @@
-"""Names of version 0.1: refused where a user writes them, translated where a run of then is read."""
+"""Names of version 0.1: rejected in user input, translated when an old run is loaded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-KEYS = {  # as on the command line -> the name of now
+KEYS = {  # old key -> current key
     "watch": "progress_metric",
     "evals": "extra_evals",
     "outcomes": "rollout",
@@ -18,7 +18,7 @@ KEYS = {  # as on the command line -> the name of now
     "player.checkpointing": "player.gradient_checkpointing",
     "reward.rows": "reward.batch_size",
 }
-CHOICES = {  # of a group, by its name of now
+CHOICES = {  # (current group, old choice) -> current choice
     ("rollout", "every"): "exact",
     ("reward", "total"): "ensemble",
 }
@@ -41,25 +41,25 @@ METRICS = {"drift": "logprob_mismatch"}
 
 
 def refused(key: str, value: object = None) -> str | None:
-    """Why an assignment is refused, with the name to write instead; None where the key and the choice are of now.
+    """The error for an assignment that uses an old name; None if key and choice are current.
 
     Args:
-        key: with dots, without "+" or "~"; a group may have its package behind an "@".
-        value: the choice, where the key is a group.
+        key: dotted key, without "+" or "~"; a group may have a package after an "@".
+        value: the choice, if the key is a group.
     """
     group, _, package = key.partition("@")
     for old, new in KEYS.items():
         for where, form in ((group, "{}"), (package, f"{group}@{{}}")):
             if where == old or where.startswith(f"{old}."):
-                return f"{key} is called {form.format(new + where[len(old) :])} since version 0.2; write that instead"
+                return f"{key} is called {form.format(new + where[len(old) :])} since version 0.2; use the new name"
     for name in value if isinstance(value, list) else [value]:
         if isinstance(name, str) and (group, name) in CHOICES:
-            return f"{group}={name} is called {group}={CHOICES[group, name]} since version 0.2; write that instead"
+            return f"{group}={name} is called {group}={CHOICES[group, name]} since version 0.2; use the new name"
     return None
 
 
 def refused_in(config: DictConfig) -> str | None:
-    """The same of a composed config, where a yaml of the user's may have written an old key."""
+    """`refused` for the keys of a composed config, which may come from a user's yaml."""
     from omegaconf import OmegaConf
 
     for old in KEYS:
@@ -70,7 +70,7 @@ def refused_in(config: DictConfig) -> str | None:
 
 
 def translated(node: Any) -> Any:
-    """The plain config of a run of any version, in the names of now."""
+    """Translate the plain config of a run of any version to current names."""
     if isinstance(node, list):
         return [translated(item) for item in node]
     if not isinstance(node, dict):
@@ -83,7 +83,7 @@ def translated(node: Any) -> Any:
 
 
 def translated_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`translated`, and the names of the run's own options."""
+    """`translated`, including the names of the run's own options."""
     top = {old: new for old, new in KEYS.items() if "." not in old}
     found = {top.get(key, key): value for key, value in translated(dict(config)).items()}
     if isinstance(found.get("overrides"), list):
@@ -92,14 +92,14 @@ def translated_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def translated_metrics(line: dict[str, Any]) -> dict[str, Any]:
-    """A line of metrics.jsonl in the names of now."""
+    """Translate a record of metrics.jsonl to current names."""
     if not METRICS.keys() & line.keys():
         return line
     return {METRICS.get(name, name): value for name, value in line.items()}
 
 
 def translated_state(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint's state: the update that an exploiter sets aside was the opponent's affair."""
+    """Translate a checkpoint's state: version 0.1 kept the update that an exploiter sets aside in the opponent."""
     if "trainee" in state:
         return dict(state)
     aside = state["opponent"].get("aside")
@@ -114,7 +114,7 @@ def _moved(target: str) -> str:
 
 
 def _override(text: object) -> object:
-    """An override as it was typed, with its key and choice of now."""
+    """Translate the key and choice of an override."""
     if not isinstance(text, str):
         return text
     signs, key, rest = re.match(r"([+~]*)([^=]*)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Playing: many episodes side by side in batched waves, then scores, pay-offs and tensors."""
+"""Play many episodes in parallel with batched replies, then score, pay and collate them."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -9,7 +9,7 @@ import torch
 from selfplay.core import Ask, Batch, Episode, Game, Play, Player, Policy, Referee, Reply, SelfplayError, Turn
 
 NATURE = (
-    "seat Nature there, with what she draws, for example with "
+    "let Nature play it and define what it samples, for example with "
     "'+players.nature={_target_: selfplay.players.nature.Nature, draw: {_target_: selfplay.players.nature.numbers, "
     '_partial_: true, form: "{} + {}", below: 10}}\' +seats.chance=nature'
 )
@@ -22,15 +22,20 @@ def play(
     key: str,
     seats: Callable[[int], Mapping[str, str]] | None = None,
 ) -> list[Episode]:
-    """Play the episodes with the given indices, each wave of pending asks in one `act` call a player.
+    """Play episodes in parallel, with one `act` call per player for each wave of pending asks.
 
     Args:
-        players: by name.
-        key: the luck of this call; an episode is a function of `key`, its index and its players.
-        seats: index -> {role: name of its player}; without it the player of a role is the one of the role's name.
+        game: the rules.
+        players: name -> player.
+        episodes: the indices of the episodes.
+        key: random seed; an episode is a function of `key`, its index and its players.
+        seats: index -> {role: name of its player}; by default each role is played by the player of the same name.
+
+    Returns:
+        The episodes, in the order of their indices, without scores and payoffs.
 
     Raises:
-        SelfplayError: a role without a player, a game that asks an unknown role, or a wrong number of replies.
+        SelfplayError: a role has no player, the game asks an unknown role, or a player returns too few or many replies.
     """
     indices = list(episodes)
     seated = {index: dict(seats(index)) if seats else {role: role for role in players} for index in indices}
@@ -57,14 +62,14 @@ def check_seats(game: Game, seats: Mapping[str, object]) -> None:
         if role not in seats:
             raise SelfplayError(
                 f"the role '{role}' of {type(game).__name__} has no player (seats: {', '.join(seats) or 'none'}); "
-                + (NATURE if role == "chance" else f"seat one, for example +seats.{role}=learner")
+                + (NATURE if role == "chance" else f"assign one, for example +seats.{role}=learner")
             )
 
 
 def _advance(
     play: Play, replies: list[Reply] | None, episode: Episode, pending: dict[int, list[Ask]], key: str
 ) -> None:
-    """Let one episode go on to its next asks, or to its end."""
+    """Advance one episode to its next asks, or to its end."""
     try:
         asks = next(play) if replies is None else play.send(replies)
     except StopIteration as end:
@@ -77,7 +82,7 @@ def _advance(
 def _answer(
     pending: Mapping[int, list[Ask]], seated: Mapping[int, Mapping[str, str]], players: Mapping[str, Player]
 ) -> dict[int, list[Reply]]:
-    """Each player answers all that is asked of it, whatever the role and the episode, in one call."""
+    """Get all replies with one call per player, across roles and episodes."""
     orders: dict[int, tuple[Player, list[tuple[int, int, Ask]]]] = {}
     for index, asks in pending.items():
         for slot, ask in enumerate(asks):
@@ -90,7 +95,7 @@ def _answer(
         replies = player.act([ask for _, _, ask in order])
         if len(replies) != len(order):
             raise SelfplayError(
-                f"{type(player).__name__}.act gave {len(replies)} replies to {len(order)} asks; it must give one an ask"
+                f"{type(player).__name__}.act gave {len(replies)} replies to {len(order)} asks; it must give one each"
             )
         for (index, slot, _), reply in zip(order, replies, strict=True):
             answers[index][slot] = reply
@@ -100,10 +105,16 @@ def _answer(
 def score_and_pay(
     game: Game, episodes: Sequence[Episode], referees: Mapping[str, Referee], players: Mapping[str, Policy]
 ) -> None:
-    """Let every referee score its turns and the game pay them, in place.
+    """Score all turns with the referees, then set their payoffs, in place.
+
+    Args:
+        game: determines the payoffs.
+        episodes: played episodes.
+        referees: score name -> referee.
+        players: "learner" and "reference", for the referees.
 
     Raises:
-        SelfplayError: a referee or a game gave a wrong number of figures, or one that is not finite.
+        SelfplayError: a referee or the game returns a wrong number of values, or one that is not finite.
     """
     turns = [turn for episode in episodes for turn in episode.turns]
     for name, referee in referees.items():
@@ -115,7 +126,7 @@ def score_and_pay(
         if wrong := wrong_scores(scores, len(judged)):
             raise SelfplayError(
                 f"the referee '{name}' ({type(referee).__name__}) gave {wrong} for {len(judged)} turns; "
-                f"it must give one finite score a turn"
+                f"it must give one finite score per turn"
             )
         for turn, value in zip(judged, scores.tolist(), strict=True):
             turn.scores[name] = value
@@ -124,16 +135,16 @@ def score_and_pay(
         if not isinstance(payoffs, Collection) or len(payoffs) != len(episode.turns) or not all(map(_payable, payoffs)):
             raise SelfplayError(
                 f"{type(game).__name__}.payoffs gave {payoffs} for the {len(episode.turns)} turns of episode "
-                f"{episode.index}; it must give one finite pay-off a turn"
+                f"{episode.index}; it must give one finite payoff per turn"
             )
         for turn, payoff in zip(episode.turns, payoffs, strict=True):
             turn.payoff = float(payoff)
 
 
 def wrong_scores(scores: object, count: int) -> str | None:
-    """What is wrong with a referee's scores; None where they are `count` finite numbers in a tensor."""
+    """Describe what is wrong with a referee's scores; None if they are a tensor of `count` finite numbers."""
     if not isinstance(scores, torch.Tensor):
-        return f"a {type(scores).__name__} where a tensor belongs"
+        return f"a {type(scores).__name__} instead of a tensor"
     if tuple(scores.shape) != (count,):
         return f"scores of shape {tuple(scores.shape)}"
     bad = scores[~torch.isfinite(scores)]
@@ -141,20 +152,25 @@ def wrong_scores(scores: object, count: int) -> str | None:
 
 
 def _payable(payoff: object) -> bool:
-    """Whether it is a number that float32, in which updates are told pay-offs, can hold."""
+    """Whether it is a number within the range of float32, the precision of `Batch.payoffs`."""
     return isinstance(payoff, SupportsFloat) and abs(float(payoff)) <= torch.finfo(torch.float32).max
 
 
 def turns_of(episodes: Sequence[Episode], *players: str) -> list[tuple[Episode, Turn]]:
-    """The turns of some players with their episodes, in the order of episodes and turns."""
+    """The turns of the named players with their episodes, in order."""
     return [(episode, turn) for episode in episodes for turn in episode.turns if turn.player in players]
 
 
 def encode_replies(turns: Sequence[tuple[Episode, Turn]], learner: str, policy: Policy) -> list[tuple[Episode, Turn]]:
-    """The turns, those of others than the player `learner` in the tokens of its policy: what was said is theirs.
+    """Encode the replies of other players with the learner's tokens; the learner's own turns are unchanged.
+
+    Args:
+        turns: turns with their episodes.
+        learner: the name of the learner.
+        policy: the learner's policy.
 
     Raises:
-        SelfplayError: the policy cannot say what somebody said.
+        SelfplayError: the policy cannot produce a reply.
     """
     return [
         (
@@ -166,24 +182,25 @@ def encode_replies(turns: Sequence[tuple[Episode, Turn]], learner: str, policy: 
 
 
 def collate(turns: Sequence[tuple[Episode, Turn]], learner: str | None = None) -> Batch:
-    """Turns with their episodes as tensors: row b of the batch is the b-th turn.
+    """Collate turns into a batch, one row per turn.
 
     Args:
-        learner: the name of the player who learns; turns of others are then marked as taught and need no log-probs.
-            None: all turns are the learner's.
+        turns: turns with their episodes.
+        learner: the name of the learner; turns of other players are marked off-policy and need no log-probs. None: all
+            turns are the learner's.
 
     Raises:
-        SelfplayError: no turn at all, or a turn without tokens (its player cannot be trained).
+        SelfplayError: there are no turns, or a turn has no tokens (its player cannot be trained).
     """
     if not turns:
-        raise SelfplayError("the learner had no turn in this step; seat it in a role, or play more episodes a step")
+        raise SelfplayError("the learner had no turn in this step; assign it a role, or play more episodes per step")
     lengths = [len(turn.reply.reply_ids) for _, turn in turns]
     off_policy = tuple(learner is not None and turn.player != learner for _, turn in turns)
     for (_, turn), length, other in zip(turns, lengths, off_policy, strict=True):
         if length == 0 or (not other and len(turn.reply.logprobs) != length):
             raise SelfplayError(
                 f"a {turn.ask.role} turn has {length} tokens and {len(turn.reply.logprobs)} log-probs; "
-                "a player that is trained must return both, one a token"
+                "a trainable player must return both, one per token"
             )
     longest = max(lengths)
     replies = [(*turn.reply.reply_ids, *(0,) * (longest - len(turn.reply.reply_ids))) for _, turn in turns]

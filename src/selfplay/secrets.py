@@ -1,6 +1,6 @@
-"""What looks like a key, a token or a password, so that it is neither written down nor repeated.
+"""Detect keys, tokens and passwords, so that they are neither saved nor printed.
 
-Nothing here imports more than the standard library: the command line is looked at before anything is loaded.
+Only the standard library is imported, since the command line is checked before anything is loaded.
 """
 
 import re
@@ -16,26 +16,26 @@ KEYS = re.compile(
     r"|\bnpm_\w{30,}|\bpypi-[\w-]{16,}|\beyJ[\w-]{8,}\.[\w-]{8,}"
     r"|\bBearer\s+[\w.~+/-]{12,}|-----BEGIN [A-Z ]*PRIVATE KEY"
 )
-PASSWORD = re.compile(r"//[^/@\s:]*:[^/@\s]+@")  # of a URL
+PASSWORD = re.compile(r"//[^/@\s:]*:[^/@\s]+@")  # in a URL
 HOLDER = re.compile(
     r"(?:^|[._-])(?:key|api_?key|secret(?:_?key)?|password|passwd|auth_?token|access_?token|bearer)$", re.I
 )
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,127}")  # the name of an environment variable
-LONG = 20  # characters of what may be drawn at random
+LONG = 20  # length from which a word may be a random string
 
 
 def suspicious(text: str) -> bool:
-    """Whether a key or a password is written in the text, by the form that providers give them."""
+    """Whether the text contains a key or password, by the formats of common providers."""
     return bool(KEYS.search(text) or PASSWORD.search(text))
 
 
 def is_variable(name: str) -> bool:
-    """Whether it can be the name of an environment variable, in capitals, and does not look like a key itself."""
-    return bool(VARIABLE.fullmatch(name)) and not suspicious(name) and not any(map(_drawn, name.split("_")))
+    """Whether it may be the name of an environment variable: upper case, and not a key itself."""
+    return bool(VARIABLE.fullmatch(name)) and not suspicious(name) and not any(map(_is_random, name.split("_")))
 
 
 def holds_secret(key: str, value: object) -> bool:
-    """Whether an option's value is a secret: by its form, or because the option's name asks for a variable's name."""
+    """Whether an option's value is a secret: by its format, or because the option must name an environment variable."""
     if isinstance(value, Mapping):
         return any(holds_secret(f"{key}.{name}", part) for name, part in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -48,7 +48,7 @@ def holds_secret(key: str, value: object) -> bool:
 
 
 def secrets(config: object, key: str = "") -> Iterator[str]:
-    """The keys, with dots, of all secrets in nested plain mappings and lists."""
+    """The dotted keys of all secrets in nested mappings and lists."""
     if isinstance(config, Mapping):
         for name, part in config.items():
             yield from secrets(part, f"{key}.{name}" if key else str(name))
@@ -60,14 +60,14 @@ def secrets(config: object, key: str = "") -> Iterator[str]:
 
 
 def told(key: str) -> str:
-    """The sentence for somebody who gave a secret where it would be written down; it does not repeat it."""
+    """The error message for a secret in an option that would be saved; it does not repeat the secret."""
     return (
-        f"{key} was given what looks like a key or a password (not repeated here), which the run's files would keep; "
-        "put it into the environment, for example as JUDGE_API_KEY, and give the NAME of that variable instead"
+        f"{key} contains what looks like a key or a password (not repeated here), which the run's files would store; "
+        "put it into an environment variable, for example JUDGE_API_KEY, and give the NAME of that variable instead"
     )
 
 
-def _drawn(part: str) -> bool:
-    """Whether a part of a name is rather drawn at random than a word."""
+def _is_random(part: str) -> bool:
+    """Whether part of a name looks like a random string rather than a word."""
     digits = sum(c.isdigit() for c in part)
     return len(part) >= LONG and (digits > 1 or len(part) > 2 * LONG)

@@ -1,8 +1,8 @@
-"""Every option in a config against the type hints of what it is for, before anything is made or loaded.
+"""Check every option in a config against the type hints of its constructor, before anything is built or loaded.
 
-One rule for all constructors, those of a user's own package, too: a bool is true or false and no text, an int is whole
-and no bool, a float is any finite number, a list is no text, null is for what may be None, a part is a node with a
-`_target_`. Ranges are those of `selfplay.options`.
+The same rules apply to all constructors, including those of users: a bool must be true or false, an int is not a bool,
+a float is any finite number, a list is not a string, null is allowed only for Optional, and an object is a node with a
+`_target_`. Ranges are defined in `selfplay.options`.
 """
 
 import inspect
@@ -24,21 +24,21 @@ from selfplay.targets import Made, check_made, hints_of, parameters_of
 SPECIAL = ("_target_", "_partial_", "_convert_")
 LISTS = (list, tuple, set, frozenset, Sequence, Iterable, Collection, Iterator)
 MAPPINGS = (dict, Mapping)
-IMPORTING = (ImportError, AttributeError, ValueError, TypeError, SyntaxError)  # of a wrong _target_
+IMPORTING = (ImportError, AttributeError, ValueError, TypeError, SyntaxError)  # raised for a wrong _target_
 
 
 class Walk:
-    """Goes through a config; `read` then holds the full keys of all that interpolations have led to."""
+    """Traverses a config; `read` collects the dotted keys that interpolations refer to."""
 
     def __init__(self) -> None:
         self.read: set[str] = set()
 
     def value(self, parent: DictConfig | ListConfig, name: Any, key: str) -> tuple[Any, str]:
-        """An entry and its key: where an interpolation led, the key of what it led to."""
+        """An entry and its key, following an interpolation to its target; see `interpolations.followed`."""
         return followed(parent, name, key, self.read)
 
     def check(self, value: Any, hint: Any, key: str) -> None:
-        """Raise SelfplayError unless the value is what the hint says, in all of its parts."""
+        """Raise SelfplayError unless the value matches the hint, recursively."""
         try:
             self._check(value, hint, key)
         except Fault as fault:
@@ -52,8 +52,8 @@ class Walk:
             else:
                 self._check(value, args[0], key)
             for condition in args[1:]:
-                if hasattr(condition, "fault") and (told := condition.fault(value)):
-                    raise Fault(f"{plural(args[0])}{told}")
+                if hasattr(condition, "fault") and (fault := condition.fault(value)):
+                    raise Fault(f"{plural(args[0])}{fault}")
         elif origin in (Union, types.UnionType):
             self._any_of(value, args, key)
         elif origin is Literal:
@@ -64,7 +64,7 @@ class Walk:
                 raise Fault("null")
         elif _is_part(value) and (hint in PLAIN or (origin or hint) in (*LISTS, *MAPPINGS)):
             if self.call(value, key).partial:
-                raise Fault("made at once (_partial_: false)")
+                raise Fault("built immediately (_partial_: false)")
         elif hint in PLAIN:
             PLAIN[hint](value)
         elif (origin or hint) in LISTS:
@@ -77,13 +77,13 @@ class Walk:
             self._part(value, hint, key)
 
     def _any_of(self, value: Any, hints: Sequence[Any], key: str) -> None:
-        told = []
+        faults = []
         for hint in hints:
             try:
                 return self._check(value, hint, key)
             except Fault as fault:
-                told.append(str(fault))
-        raise Fault(", or ".join(dict.fromkeys(told)))
+                faults.append(str(fault))
+        raise Fault(", or ".join(dict.fromkeys(faults)))
 
     def _list(self, value: Any, args: Sequence[Any], key: str) -> None:
         if not isinstance(value, ListConfig):
@@ -113,13 +113,13 @@ class Walk:
         hints = get_type_hints(hint, include_extras=True)
         for name in map(str, value):
             if name not in hints:
-                raise SelfplayError(f"{key}.{name} is given, but {_options(key, str(name), hints)}")
+                raise SelfplayError(f"{key}.{name} is set, but {_options(key, str(name), hints)}")
         for name, inner in hints.items():
             entry, where = self.value(value, name, f"{key}.{name}" if key else name)
             self.check(entry, inner, where)
 
     def _part(self, value: Any, hint: Any, key: str) -> None:
-        """Whatever is made by a constructor, or of a type that says nothing."""
+        """Check a value built by a constructor, or one whose type says nothing."""
         open_ended = hint in (Any, object, inspect.Parameter.empty) or not (
             isinstance(hint, type) or get_origin(hint) is not None
         )
@@ -133,7 +133,7 @@ class Walk:
             raise Fault(f"a part with a _target_ ({type_name(hint)}), as in the yaml of its group under conf/")
 
     def _anything(self, value: Any, key: str) -> None:
-        """Look for parts within what may be anything."""
+        """Check the parts within a value of any type."""
         if isinstance(value, DictConfig | ListConfig):
             names: list[Any] = list(value) if isinstance(value, DictConfig) else list(range(len(value)))
             for name in names:
@@ -143,10 +143,10 @@ class Walk:
             raise Fault("a number")
 
     def call(self, node: DictConfig, key: str, given: Collection[str] = ()) -> Made:
-        """Check the arguments of a node with a `_target_`; `given` are those that whoever makes it adds.
+        """Check the arguments of a node with a `_target_`; the caller will add the arguments `given`.
 
         Raises:
-            SelfplayError: there is no such target, an option that it does not know or want in vain, or a wrong value.
+            SelfplayError: the target does not exist, an option is unknown or missing, or a value is invalid.
         """
         target, partial = self._target(node, key)
         parameters = parameters_of(target)
@@ -158,28 +158,28 @@ class Walk:
         for name in options:
             if parameters and name not in known and (name in given or not open_ended):
                 raise SelfplayError(
-                    f"'{key}' cannot be made: {_options(node['_target_'], name, known)}; remove it with ~{key}.{name}, "
-                    "or look at its yaml under conf/"
+                    f"'{key}' cannot be built: {_options(node['_target_'], name, known)}; remove it with ~{key}.{name} "
+                    "or check its yaml under conf/"
                 )
             entry, where = self.value(node, name, f"{key}.{name}")
             self.check(entry, hints.get(name, Any), where)
         for name, parameter in known.items():
             if parameter.default is parameter.empty and name not in options and not (partial and not given):
                 raise SelfplayError(
-                    f"'{key}' cannot be made: {node['_target_']} needs the option '{name}'; give it with "
-                    f"+{key}.{name}=<value>, or look at its yaml under conf/"
+                    f"'{key}' cannot be built: {node['_target_']} needs the option '{name}'; set it with "
+                    f"+{key}.{name}=<value>, or check its yaml under conf/"
                 )
         return Made(target, partial, frozenset(options), key)
 
     def check_partial(self, value: Any, kind: type, given: Collection[str], key: str) -> None:
-        """Raise SelfplayError unless it is a part of this kind that is made later, with `given` beside its options."""
+        """Raise SelfplayError unless it is a part of class `kind` to be built later with the arguments `given`."""
         what = f"a part with a _target_ ({kind.__name__}), as in the yaml of its group under conf/"
         if not _is_part(value):
             raise SelfplayError(f"{key} is {shown(value)}, but it must be {what}; change it")
         made = self.call(value, key, given)
         found = made.target if isinstance(made.target, type) else hints_of(made.target).get("return")
         if ("_partial_" in value and not made.partial) or (isinstance(found, type) and not issubclass(found, kind)):
-            raise SelfplayError(f"{key} is made by {value['_target_']}, but it must be {what}; change it")
+            raise SelfplayError(f"{key} is built by {value['_target_']}, but it must be {what}; change it")
 
     def _target(self, node: DictConfig, key: str) -> tuple[Any, bool]:
         name, where = self.value(node, "_target_", f"{key}._target_")
@@ -193,10 +193,10 @@ class Walk:
         except IMPORTING as error:
             reason = str(error).strip().split("\n")[0].rstrip(".")
             raise SelfplayError(
-                f"'{key}' cannot be made from its config: {reason}; look at its yaml under conf/"
+                f"'{key}' cannot be built from its config: {reason}; check its yaml under conf/"
             ) from error
         if not callable(target):
-            raise SelfplayError(f"{where} is '{name}', which is no class or function; name one")
+            raise SelfplayError(f"{where} is '{name}', which is not a class or function; name one")
         return target, partial
 
 
@@ -205,7 +205,7 @@ def _is_part(value: Any) -> bool:
 
 
 def _options(what: str, name: str, known: Iterable[str]) -> str:
-    """That somebody has no such option, and which is meant."""
+    """Say that `what` has no such option, with the closest match and all known options."""
     names = [n for n in known if n not in ("self", "args", "kwargs")]
     near = get_close_matches(name, names, n=1)
     meant = f"did you mean '{near[0]}'? " if near else ""

@@ -4,7 +4,7 @@
     python -m selfplay.soup RUN RUN --weights 3 1 --out soup                   three quarters, one quarter
     python -m selfplay.soup RUN/checkpoints/step-000040 RUN --out soup         two checkpoints of a run
 
-What is written is a player: player=hf player.path=soup.
+The result is a player: player=hf player.path=soup.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def parser() -> argparse.ArgumentParser:
         prog="selfplay soup",
         description="Average the weights of several runs or checkpoints of one architecture (Wortsman et al. 2022, "
         "arXiv 2203.05482) into a folder that player=hf player.path=FOLDER loads.",
-        epilog="Whole models are averaged tensor by tensor. Adapters must be of one config over one base model; their "
-        "average is exact, and an adapter of the sum of their ranks. Tables are refused.",
+        epilog="Full models are averaged tensor by tensor. Adapters must share config and base model; their average "
+        "is exact, an adapter whose rank is the sum of their ranks. Tabular players are rejected.",
     )
     add = found.add_argument
     add(
@@ -34,13 +34,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="RUN_OR_FOLDER",
         help="a finished run (its last checkpoint), a sweep's folder for all of its runs, or a checkpoint's folder",
     )
-    add("--out", required=True, type=Path, metavar="FOLDER", help="to be written; there must be nothing yet")
-    add("--weights", nargs="+", type=float, metavar="W", help="one a model, divided by their sum (default: all alike)")
+    add("--out", required=True, type=Path, metavar="FOLDER", help="output folder; must not exist yet")
+    add("--weights", nargs="+", type=float, metavar="W", help="one per model, divided by their sum (default: equal)")
     return found
 
 
 def folders_of(source: str) -> list[Path]:
-    """The folders of weights that a source stands for: the last checkpoint of a run, of each run of a sweep, or itself.
+    """The weight folders of a source: the last checkpoint of a run or of each run of a sweep, or the folder itself.
 
     Raises:
         SelfplayError: it is none of these, or a run is not finished.
@@ -56,7 +56,7 @@ def folders_of(source: str) -> list[Path]:
         return [place]
     runs = [place] if RunFolder(place).holds_run else runs_below(place)
     if not runs:
-        raise SelfplayError(f"{source} is no run, no sweep and no folder with a model or an adapter; give one of these")
+        raise SelfplayError(f"{source} is not a run, a sweep or a folder with a model or an adapter; give one")
     return [_last(run) for run in runs]
 
 
@@ -70,35 +70,35 @@ def _last(path: Path) -> Path:
     status = run.summary.get("status", "not written")
     if status != "finished":
         raise SelfplayError(
-            f"{path} is no finished run (its status is {status}); resume it with resume={path}, or give the folder of "
+            f"{path} is not a finished run (status: {status}); resume it with resume={path}, or give the folder of "
             "one of its checkpoints"
         )
     return last_checkpoint(run)
 
 
 def normalised(weights: Sequence[float] | None, count: int) -> list[float]:
-    """The weights divided by their sum, or `count` equal ones.
+    """The weights divided by their sum, or `count` equal ones for None.
 
     Raises:
-        SelfplayError: another number of them, one below 0 or not finite, or none above 0.
+        SelfplayError: there are not `count` weights, one is negative or not finite, or none is positive.
     """
     from selfplay.core import SelfplayError
 
     if weights is None:
         return [1 / count] * count
     if len(weights) != count:
-        raise SelfplayError(f"--weights has {len(weights)} numbers for {count} models; give one a model")
+        raise SelfplayError(f"--weights has {len(weights)} numbers for {count} models; give one per model")
     if not all(0 <= weight < math.inf for weight in weights) or not 0 < sum(weights) < math.inf:
         shown = " ".join(f"{weight:g}" for weight in weights)
-        raise SelfplayError(f"--weights is {shown}; give numbers from 0 on, at least one of them above 0")
+        raise SelfplayError(f"--weights is {shown}; give numbers of at least 0, one of them above 0")
     return [weight / sum(weights) for weight in weights]
 
 
 def soup(args: argparse.Namespace) -> None:
-    """Find, compare, average, and write the folder at once or not at all.
+    """Average the weights of the sources, and write the output folder atomically.
 
     Raises:
-        SelfplayError: what cannot be averaged, wrong weights, or a folder that cannot be written.
+        SelfplayError: the sources cannot be averaged, the weights are invalid, or the folder cannot be written.
     """
     from tempfile import TemporaryDirectory
 
@@ -110,7 +110,7 @@ def soup(args: argparse.Namespace) -> None:
     from selfplay.models.averages import average, check_alike
 
     if args.out.exists():
-        raise SelfplayError(f"{args.out} is there already; choose another --out")
+        raise SelfplayError(f"{args.out} already exists; choose another --out")
     folders = [folder for source in args.sources for folder in folders_of(source)]
     weights = normalised(args.weights, len(folders))
     for folder in folders:
@@ -128,13 +128,13 @@ def soup(args: argparse.Namespace) -> None:
             os.replace(made, args.out)
     for folder, weight in zip(folders, weights, strict=True):
         say(f"{weight:.4g} {folder}")
-    say(f"written: {args.out}, to be played by: {program()} player=hf player.path={args.out}")
+    say(f"written: {args.out}, use it with: {program()} player=hf player.path={args.out}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The program; ends with 1 and one line on stderr where the user has to change something."""
+    """Run the command; on a user error, print one line on stderr and exit with 1."""
     args = parser().parse_args(arguments)
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # what is averaged is here already
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is in the local cache already
 
     from selfplay.openmp import fit_threads
 

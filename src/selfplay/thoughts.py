@@ -1,4 +1,4 @@
-"""What a reply says once its thoughts are left out: nobody is held to what it has only considered."""
+"""Strip the thinking of reasoning models from replies, so that only the final answer is judged."""
 
 import re
 
@@ -6,10 +6,10 @@ OPEN, CLOSE = (re.compile(rf"<{slash}(?:think|thinking|thought|reasoning)>", re.
 
 
 def said(reply: str) -> str:
-    """The reply after its last thought; nothing where it was cut off within one.
+    """The reply after its last thinking block; empty if it was cut off within one.
 
-    A thought stands between <think> and </think> (or thinking, thought, reasoning); a chat template may have written
-    its beginning, so that only its end is in the reply.
+    A block is delimited by <think> and </think> (or thinking, thought, reasoning). The opening tag may be missing, as
+    some chat templates put it into the prompt.
     """
     ends = [found.end() for found in CLOSE.finditer(reply)]
     rest = reply[ends[-1] :] if ends else reply

@@ -1,4 +1,4 @@
-"""The learner with its update: what may begin anew, step aside for another learner, and come back."""
+"""The learner with its update, which opponent rules can restart, set aside and bring back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal
 from selfplay.core import Policy, Update
 
 Change = Literal["restart", "set_aside", "bring_back"]
-ASIDE = "main-"  # before the name of a policy that the update of a learner set aside remembers
+ASIDE = "main-"  # name prefix of the frozen policies of a learner that is set aside
 
 
 class Trainee:
@@ -18,11 +18,11 @@ class Trainee:
 
     Args:
         learner: the policy that is trained.
-        base: the learner as it was before the first step.
-        update: its learning rule; its state as it is now is the one that a restart goes back to.
+        base: the learner before the first step.
+        update: its learning rule; a restart restores its state at construction.
 
     Attributes:
-        frozen: policies that a checkpoint must hold for the learner that is set aside, by name.
+        frozen: policies that a checkpoint must store for a learner that is set aside, by name.
     """
 
     def __init__(self, learner: Policy, base: Policy, update: Update) -> None:
@@ -32,12 +32,12 @@ class Trainee:
         self.frozen: Mapping[str, Policy] = {}
 
     def follow(self, change: Change | None, main: Policy | None = None) -> None:
-        """Do what an opponent rule asks for.
+        """Apply a change requested by an opponent rule.
 
         Args:
-            change: "restart" begins again from the base; "set_aside" does so, too, and remembers the main learner;
-                "bring_back" lets the main learner go on where it was; None changes nothing.
-            main: a frozen copy of the main learner, where it is set aside.
+            change: "restart" resets the learner to the base; "set_aside" also does, and saves the main learner;
+                "bring_back" restores the main learner; None changes nothing.
+            main: a frozen copy of the main learner, for "set_aside".
         """
         if change == "set_aside":
             assert main is not None
@@ -55,7 +55,7 @@ class Trainee:
             self._aside, self.frozen = None, {}
 
     def read(self, folder: Path) -> Policy:
-        """A frozen policy of the learner's kind from a folder that `save` wrote; the learner stays as it is."""
+        """Load a frozen policy of the learner's class from a folder that `save` wrote; the learner is unchanged."""
         current = self.learner.snapshot()
         try:
             self.learner.load(folder)
@@ -64,11 +64,11 @@ class Trainee:
             self.learner.restore(current)
 
     def state_dict(self) -> dict[str, Any] | None:
-        """The state of the update that is set aside; its weights are those of the newest main member."""
+        """The state of the update that is set aside, or None; its weights are those of the newest main member."""
         return None if self._aside is None else self._aside[1]
 
     def load_state_dict(self, state: dict[str, Any] | None, main: Policy | None, frozen: Mapping[str, Policy]) -> None:
-        """Become what `state_dict` and `frozen` told; `frozen` holds the update's own policies, too."""
+        """Restore the result of `state_dict` and `frozen`; `frozen` also contains the update's own policies."""
         if state is not None:
             assert main is not None
             self._aside = main, state

@@ -174,7 +174,7 @@ def test_further_evaluations_need_a_first_and_a_name_of_their_own() -> None:
         "extra_evals.accuracy.task.held_out=1",
         "extra_evals.accuracy.task.size=4",
     )
-    with pytest.raises(SelfplayError, match="extra_evals has accuracy, but eval is none"):
+    with pytest.raises(SelfplayError, match="extra_evals contains accuracy, but eval is none"):
         build(config("eval=none", *gym))
     made = build(config(*gym, *TINY))
     with pytest.raises(SelfplayError, match=r"extra_evals\.accuracy has the name of a metric"):

@@ -55,7 +55,7 @@ def test_the_last_checkpoint_of_a_run(player: str, tmp_path: Path) -> None:
     [
         ("[]", (), "has no questions"),
         ('[{"question": "x"}]', (), "question 1 of .* has no instruction .its fields: question."),
-        ("[{]", (), "is no JSON"),
+        ("[{]", (), "is not JSON"),
         (json.dumps(QUESTIONS), ("--temperature", "-1"), "--temperature is -1"),
         (json.dumps(QUESTIONS), ("--out", "nowhere/x.json"), "the folder of nowhere/x.json does not exist"),
     ],

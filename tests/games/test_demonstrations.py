@@ -35,7 +35,7 @@ def test_a_list_of_answers() -> None:
     assert teacher.probabilities([PAIR]) == [(0.0, 1.0)]
     with pytest.raises(SelfplayError, match="the list of 2 answers has none to 'then'"):
         teacher.act([Ask("x", user("then"))])
-    with pytest.raises(SelfplayError, match="'later' is no reply to 'sort cab', where the options are yes, no"):
+    with pytest.raises(SelfplayError, match=r"'later' is not a legal reply to 'sort cab' \(options: yes, no\)"):
         teacher.act([Ask("x", user("sort cab"), ("yes", "no"))])
 
 
@@ -47,7 +47,7 @@ def test_the_learner_spells_it(tiny: LanguageModel) -> None:
     assert tiny.tokenizer.decode(reply.reply_ids, skip_special_tokens=True) == "abc"
     chosen = tiny.encode_reply(PAIR, "no")
     assert (chosen.reply_ids, chosen.logprobs, chosen.choices) == ((1,), (), tiny.reply_with([PAIR], [1])[0].choices)
-    with pytest.raises(SelfplayError, match="'maybe' is no reply to 'now'"):
+    with pytest.raises(SelfplayError, match="'maybe' is not a legal reply to 'now'"):
         tiny.encode_reply(PAIR, "maybe")
     with pytest.raises(SelfplayError, match=r"has 61 tokens, but player\.max_tokens is 48"):
         tiny.encode_reply(FREE, "a" * 60)
@@ -135,7 +135,7 @@ def test_a_teacher_is_learnt() -> None:
 
 
 def test_a_teacher_who_sits_nowhere_is_told() -> None:
-    with pytest.raises(SelfplayError, match=r"update\.teachers names 'teacher', who sits nowhere.*game=demonstrations"):
+    with pytest.raises(SelfplayError, match=r"teachers names 'teacher', which plays no role.*game=demonstrations"):
         build(config("game=dataset", "update=spin"))
 
 

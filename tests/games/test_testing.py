@@ -246,7 +246,7 @@ def test_neighbours_leave_one_another_alone() -> None:
 
 @pytest.mark.parametrize("paid", [[], [1.0], [1.0, float("nan")], [1.0, 1e300], ["1", "2"], None])
 def test_each_turn_has_one_finite_payoff(paid: Any) -> None:
-    told(game(Story.play, Story, payoffs=lambda self, episode: paid), "Mine.payoffs gave .* one finite pay-off a turn")
+    told(game(Story.play, Story, payoffs=lambda self, episode: paid), "Mine.payoffs gave .* one finite payoff per turn")
 
 
 def test_payoffs_are_a_function_of_the_episode() -> None:

@@ -338,7 +338,7 @@ REFUSED = {
     (
         "mlflow",
         "logger.mlflow.uri=https://me:hush@host/x",
-    ): "uri was given what looks like a key or a password",
+    ): "uri contains what looks like a key or a password",
 }
 
 

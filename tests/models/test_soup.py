@@ -301,8 +301,8 @@ def test_other_tokenizers(what: str, whole: list[Path], tmp_path: Path, capsys: 
 @pytest.mark.parametrize(
     ("weights", "words"),
     [
-        ((1,), "--weights has 1 numbers for 2 models; give one a model"),
-        ((2, -1), "--weights is 2 -1; give numbers from 0 on"),
+        ((1,), "--weights has 1 numbers for 2 models; give one per model"),
+        ((2, -1), "--weights is 2 -1; give numbers of at least 0"),
         ((0, 0), "--weights is 0 0; give"),
         ((1, "nan"), "--weights is 1 nan; give"),
         ((1, "inf"), "--weights is 1 inf; give"),
@@ -318,10 +318,10 @@ def test_where_it_is_written(whole: list[Path], tmp_path: Path, capsys: pytest.C
     souped(tmp_path / "deep" / "er" / "out", whole[0])
     with pytest.raises(SystemExit):
         main([str(whole[0]), "--out", str(whole[1])])
-    assert f"{whole[1]} is there already; choose another --out" in capsys.readouterr().err
+    assert f"{whole[1]} already exists; choose another --out" in capsys.readouterr().err
     told(capsys, "cannot be written", whole[0], "--out", whole[0] / "config.json" / "out")
     told(
-        capsys, "nothing is no run, no sweep and no folder with a model", tmp_path / "nothing", "--out", tmp_path / "x"
+        capsys, "nothing is not a run, a sweep or a folder with a model", tmp_path / "nothing", "--out", tmp_path / "x"
     )
 
 
@@ -347,9 +347,9 @@ def test_runs_that_cannot_be_souped(tmp_path: Path, capsys: pytest.CaptureFixtur
     out = ("--out", tmp_path / "out")
     told(capsys, r"step-000001 is a table \(player=tabular\), and only language models can be averaged", run, *out)
     change(run / "summary.json", status="failed")
-    told(capsys, rf"{run} is no finished run \(its status is failed\); resume it with resume={run}, or", run, *out)
+    told(capsys, rf"{run} is not a finished run \(status: failed\); resume it with resume={run}, or", run, *out)
     (run / "summary.json").unlink()
-    told(capsys, r"is no finished run \(its status is not written\)", run, *out)
+    told(capsys, r"is not a finished run \(status: not written\)", run, *out)
 
 
 def test_a_flipped_bit_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

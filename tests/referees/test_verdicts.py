@@ -80,13 +80,13 @@ def records(source: Any) -> Records:
 def test_what_is_no_number_is_no_answer(written: str, form: str, tmp_path: Path) -> None:
     file, rows = tmp_path / "q.jsonl", ['{"question": "a", "answer": 1}', f'{{"question": "b", "answer": {written}}}']
     file.write_text("\n".join(rows) if form == "lines" else f"[{', '.join(rows)}]")
-    with pytest.raises(SelfplayError, match=r"(line|entry) 2 of .*q.jsonl has .* as its 'answer', which is no number"):
+    with pytest.raises(SelfplayError, match=r"(line|entry) 2 of .*q.jsonl has .* as its 'answer', which is not finite"):
         jsonl(str(file))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_nor_is_it_in_another_source(value: float) -> None:
-    with pytest.raises(SelfplayError, match=r"row 1 has (nan|inf) as its 'answer', which is no number"):
+    with pytest.raises(SelfplayError, match=r"row 1 has (nan|inf) as its 'answer', which is not finite"):
         records([{"question": "a", "answer": value}])
 
 

@@ -443,7 +443,7 @@ def test_mistakes_are_told_in_a_line(population: Path, tmp_path: Path, capsys: p
         ([population, "--last", "--no-base"], "the only player is step-000003"),
         ([population, "--games", 1], "games is 1, but it must be a whole number, at least 2"),
         ([population, "--every", 0], "every is 0"),
-        ([population, "--out", tmp_path / "file"], "cannot be made"),
+        ([population, "--out", tmp_path / "file"], "cannot be created"),
     ):
         code, _, err = ended(capsys, *args)
         assert code == 1, args

@@ -246,7 +246,7 @@ def tear(file: str, change: Callable[[str], str]) -> Callable[[Path], object]:
 SECOND = '\n{"step": 1, "x\n'
 DAMAGE = {
     "summary cut": (tear("summary.json", lambda text: text[:40]), r"summary.json is broken \("),
-    "summary a list": (tear("summary.json", lambda _: "[]"), r"summary.json is broken \(it holds \[\], no record\)"),
+    "summary a list": (tear("summary.json", lambda _: "[]"), r"json is broken \(it contains \[\], not a record\)"),
     "summary unknown": (
         tear("summary.json", lambda _: '{"status": "done"}'),
         r"has status 'done', not one of finished",

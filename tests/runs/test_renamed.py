@@ -18,12 +18,12 @@ from selfplay.runs.reading import read
 @pytest.mark.parametrize(("old", "new"), KEYS.items())
 @pytest.mark.parametrize("sign", ["", "+", "++", "~"])
 def test_every_old_key_is_refused_with_its_new_name(old: str, new: str, sign: str) -> None:
-    assert mistake([f"{sign}{old}=1"], [cli.CONF]) == f"{old} is called {new} since version 0.2; write that instead"
+    assert mistake([f"{sign}{old}=1"], [cli.CONF]) == f"{old} is called {new} since version 0.2; use the new name"
 
 
 @pytest.mark.parametrize(("group", "old"), CHOICES)
 def test_every_old_choice_is_refused_with_its_new_name(group: str, old: str) -> None:
-    told = f"{group}={old} is called {group}={CHOICES[group, old]} since version 0.2; write that instead"
+    told = f"{group}={old} is called {group}={CHOICES[group, old]} since version 0.2; use the new name"
     assert mistake([f"{group}={old}"], [cli.CONF]) == mistake(["-m", f"{group}=none,{old}"], [cli.CONF]) == told
 
 

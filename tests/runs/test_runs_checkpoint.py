@@ -109,7 +109,7 @@ def test_every_file_has_a_digest(run: RunFolder, name: str) -> None:
     for at in (0, len(whole) // 2, len(whole) - 1):
         (path / name).write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
         with pytest.raises(
-            SelfplayError, match=rf"{name} is broken \(its digest is not the one in SHA256SUMS\); delete"
+            SelfplayError, match=rf"{name} is broken \(its digest differs from the one in SHA256SUMS\); delete"
         ):
             checkpoint.load(path, Toy())
     (path / name).unlink()

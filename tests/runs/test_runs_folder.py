@@ -68,7 +68,7 @@ def test_what_is_not_finite_is_refused_by_name(run: RunFolder, value: float) -> 
     with pytest.raises(SelfplayError, match=r"'after.accuracy'"):
         run.summarise({"after": {"accuracy": value}})
     unpaid = Episode(0, [Turn(Ask("solver"), Reply("4"), payoff=value)])
-    with pytest.raises(SelfplayError, match=r"'payoff' is .* at step 5, which episodes.jsonl cannot hold"):
+    with pytest.raises(SelfplayError, match=r"'payoff' is .* at step 5, which episodes.jsonl cannot store"):
         run.transcribe(5, [*episodes(), unpaid])
     assert os.listdir(run.path) == ["config.yaml"]
 

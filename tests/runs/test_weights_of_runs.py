@@ -175,7 +175,7 @@ def test_a_flipped_bit_is_told_wherever_it_is_read(tmp_path: Path) -> None:
     run = cli.finished(tmp_path / "run", *KUHN, "player=tiny", "opponent=uniform", "opponent.every=1", "steps=2")
     step, member = run / "checkpoints" / "step-000002", run / "population" / "step-000001"
     flip(step / "model.safetensors")
-    told = "model.safetensors is broken (its digest is not the one in SHA256SUMS)"
+    told = "model.safetensors is broken (its digest differs from the one in SHA256SUMS)"
     ended = cli.run(f"resume={run}", "steps=3")
     assert ended.code == 1 and f"{step}/{told}; delete {step}" in ended.err
     with pytest.raises(SelfplayError, match=r"broken \(its digest"):

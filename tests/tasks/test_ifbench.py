@@ -182,7 +182,7 @@ def test_half_of_it_to_train_on_and_long_prompts_left_out() -> None:
     half = IFBench(0.5, 200)
     assert all(len(p.text) <= 200 for p in half.asked) and half.too_long
     assert {half.draw(Random(i)) for i in range(500)} == set(half.whole) - {item.question for item in half.held_out()}
-    with pytest.raises(SelfplayError, match="so there is none to train on"):
+    with pytest.raises(SelfplayError, match="so none is left for training"):
         TASK.draw(Random(0))
     with pytest.raises(SelfplayError, match="every prompt of IFBench is longer"):
         IFBench(0.5, 3)

@@ -99,12 +99,12 @@ def test_a_question_that_comes_up_in_both_is_held_out() -> None:
     [
         (["chain_sun"], {}, "no data set 'chain_sun'; choose another, for example chain_sum"),
         ([], {}, "task.names is"),
-        (["chain_sum", "chain_sum"], {}, "each data set once"),
+        (["chain_sum", "chain_sum"], {}, "at least one data set, each once"),
         (["chain_sum"], {"options": {"x": {}}}, "task.options has 'x'"),
-        (["chain_sum"], {"options": {"chain_sum": {"terms": 3}}}, "cannot make 'chain_sum'"),
-        (["chain_sum"], {"options": {"chain_sum": {"min_terms": 9, "max_terms": 2}}}, "cannot make 'chain_sum'"),
+        (["chain_sum"], {"options": {"chain_sum": {"terms": 3}}}, "cannot generate 'chain_sum'"),
+        (["chain_sum"], {"options": {"chain_sum": {"min_terms": 9, "max_terms": 2}}}, "cannot generate 'chain_sum'"),
         (["chain_sum"], {"size": 0}, "task.size is 0"),
-        (["composite"], {"options": {"composite": {"datasets": [{"name": "x"}]}}}, "task.options.composite holds"),
+        (["composite"], {"options": {"composite": {"datasets": [{"name": "x"}]}}}, "task.options.composite contains"),
     ],
 )
 def test_mistakes(names: list[str], changes: dict[str, Any], message: str) -> None:

@@ -139,7 +139,7 @@ def test_the_same_question_twice_is_one() -> None:
         ),
         (QA, {"held_out_share": 1.0}, "all 100 questions of the task are held out"),
         (QA, {"held_out_share": -0.1}, "task.held_out_share is -0.1"),
-        (QA, {"pattern": "("}, "no regular expression"),
+        (QA, {"pattern": "("}, "not a regular expression"),
         (QA, {"pattern": "a"}, "with 0 groups"),
         (QA, {"pattern": "(b)"}, "the answer of row 1 does not match"),
         (QA, {"labels": ["topic"]}, "has no field 'topic'"),
@@ -171,11 +171,11 @@ def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"a": 1}\n{"a": \n', "line 2 of .* is no JSON"),
+        (b'{"a": 1}\n{"a": \n', "line 2 of .* is not JSON"),
         (b'{"a": 1}\n[1]\n', "line 2 of .* is a list, not a JSON object"),
-        (b'{"a": 1}\n{"a": ["\\ud800"]}', "line 2 of .* holds half a character"),
+        (b'{"a": 1}\n{"a": ["\\ud800"]}', "line 2 of .* has half a surrogate pair"),
         (b"[1]", "entry 1 of .* is a int"),
-        (b"[" * 100_000, "is no JSON"),
+        (b"[" * 100_000, "is not JSON"),
         (b'{"a": "\xff"}', "is not UTF-8 text"),
     ],
 )

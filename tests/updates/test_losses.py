@@ -140,7 +140,7 @@ def test_order_of_groups_is_no_matter() -> None:
 
 
 def test_a_payoff_without_group_is_refused() -> None:
-    with pytest.raises(AssertionError, match="one group a pay-off"):
+    with pytest.raises(AssertionError, match="one group per payoff"):
         centred(PAYOFFS, GROUPS[:5])
 
 
@@ -177,7 +177,7 @@ def test_baselines_are_remembered() -> None:
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, 2.0])
 def test_a_decay_that_is_none_is_refused(decay: float) -> None:
-    with pytest.raises(SelfplayError, match=rf"update.advantage.decay is {decay}; choose a number from 0 to below 1"):
+    with pytest.raises(SelfplayError, match=rf"update.advantage.decay is {decay}; choose a number of at least 0"):
         RoleBaseline(decay)
 
 
@@ -322,7 +322,7 @@ def test_the_mismatch_is_of_the_farthest_token() -> None:
 def test_a_loss_that_is_no_number_leaves_the_weights(bad: float) -> None:
     policy = Table([-1.0, -2.0, -3.0])
     optimizer = sgd(policy)
-    with pytest.raises(SelfplayError, match="weights were left as they were"):
+    with pytest.raises(SelfplayError, match="the weights are unchanged"):
         descend(policy, optimizer, batch(), torch.ones(3), lambda rows, lp: bad * lp.sum(1), 2, 1.0)
     assert policy.values.tolist() == [-1.0, -2.0, -3.0]
     assert policy.values.grad is None

@@ -25,7 +25,7 @@ def test_what_is_no_schedule_is_refused() -> None:
         with pytest.raises(SelfplayError, match=r"schedule\.\w+ is -?\d"):
             call()
     ended = cli.run(*SMALL, "steps=2", "schedule=linear", "schedule.warmup=2")
-    assert ended.code == 1 and "schedule.warmup is 2, but there are 2 steps" in ended.err
+    assert ended.code == 1 and "schedule.warmup is 2, but there are only 2 steps" in ended.err
 
 
 def test_the_optimizer_follows_and_a_resumed_run_goes_on(tmp_path: Path) -> None:

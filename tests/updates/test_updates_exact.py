@@ -130,7 +130,7 @@ def test_minibatches_go_through_the_whole_batch() -> None:
 
 
 def test_reinforce_takes_one_step_a_batch() -> None:
-    with pytest.raises(SelfplayError, match=r"update\.epochs=2 and update\.minibatches=1 leave the policy that spoke"):
+    with pytest.raises(SelfplayError, match=r"update\.epochs=2 and update\.minibatches=1 train off-policy"):
         updated(table(), "lsp", "update.epochs=2")
 
 

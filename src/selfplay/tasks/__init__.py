@@ -1,1 +1,1 @@
-"""Tasks: where questions come from, and what is true of their answers."""
+"""Tasks: questions, and ground truth for their answers."""

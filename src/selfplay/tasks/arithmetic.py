@@ -1,4 +1,4 @@
-"""Arithmetic in words: questions for small real models, with exact answers whoever writes them."""
+"""Arithmetic questions for small chat models; the answer of any question is computed exactly, whoever wrote it."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -13,28 +13,28 @@ from selfplay.tasks.split import check_share, is_held_out
 from selfplay.tasks.task import Item, Task
 
 WORDINGS = ("What is {}?", "Compute {}.", "Calculate {}.", "Work out {}.", "How much is {}?", "Find the value of {}.")
-LEVELS = {1: (1, 1), 2: (2, 1), 3: (2, 2), 4: (3, 2), 5: (3, 3)}  # digits of the longest number, operations
+LEVELS = {1: (1, 1), 2: (2, 1), 3: (2, 2), 4: (3, 2), 5: (3, 3)}  # level -> (longest number in digits, operations)
 SIGNS = ("+", "-", "*")
-TRIES = 20_000  # expressions, until one is held out or is not
-VAIN_DRAWS = 200  # in a row, before a level is taken to be exhausted
+TRIES = 20_000  # expressions sampled until one falls on the wanted side of the split
+MAX_DUPLICATES = 200  # consecutive duplicates after which a level counts as exhausted
 
 
 class Arithmetic(Task):
-    """What an expression in a text is worth.
+    """Evaluate the arithmetic expression in a question.
 
-    Any text counts as a question that holds exactly one expression of whole numbers with + - * and parentheses, and
-    no other number (`selfplay.tasks.expression`); so a model that writes questions can be judged, too. A reply is right
-    if its last number is: "12", "The answer is 12.", "5 + 7 = 12". Questions with the same expression are held out
-    together, in whatever words they are asked.
+    A question is any text with exactly one expression of integers, + - * and parentheses, and no other number
+    (`selfplay.tasks.expression`), so questions written by a model can be judged as well. A reply is correct if its last
+    number is: "12", "The answer is 12.", "5 + 7 = 12". All wordings of an expression are held out together.
 
     Args:
-        levels: those that are drawn, 1 to 5: 1 and 2 digits with one operation, 2 and 3 with two, 3 with three.
-        per_level: held-out questions of each.
-        held_out_share: of the expressions, by a hash.
-        seed: which held-out questions.
+        levels: difficulty levels to sample, 1 to 5: numbers of 1 or 2 digits with one operation, 2 or 3 digits with
+            two, 3 digits with three.
+        per_level: held-out questions per level.
+        held_out_share: share of held-out expressions, chosen by a hash.
+        seed: random seed of the held-out questions.
 
     Raises:
-        SelfplayError: a level that there is not, or one that has not so many questions.
+        SelfplayError: a level does not exist, or has too few questions.
     """
 
     def __init__(
@@ -50,15 +50,15 @@ class Arithmetic(Task):
             raise SelfplayError(f"task.levels is {list(levels)}; name some of {', '.join(map(str, LEVELS))}")
         if not 0 < held_out_share < 1:
             raise SelfplayError(
-                f"task.held_out_share is {held_out_share}, but there must be some to train on and some to be judged by"
+                f"task.held_out_share is {held_out_share}, so training or evaluation has no questions; choose 0.125"
             )
         self.levels, self.share = tuple(levels), held_out_share
         for level in self.levels:
-            self._drawn(Random(0), level, held_out=False)  # whether there is any
+            self._sample(Random(0), level, held_out=False)  # raises if there is none
         self._held_out = [item for level in self.levels for item in self._cell(level, per_level, seed)]
 
     def draw(self, rng: Random) -> str:
-        return self._drawn(rng, rng.choice(self.levels), held_out=False)
+        return self._sample(rng, rng.choice(self.levels), held_out=False)
 
     def held_out(self) -> Sequence[Item]:
         return self._held_out
@@ -69,38 +69,38 @@ class Arithmetic(Task):
     def correct(self, item: Item, reply: str) -> float:
         return number(reply, item.answer)
 
-    def _drawn(self, rng: Random, level: int, held_out: bool) -> str:
+    def _sample(self, rng: Random, level: int, held_out: bool) -> str:
         for _ in range(TRIES):
             expression = _random(rng, *LEVELS[level])
             if is_held_out(expression.replace(" ", ""), self.share) == held_out:
                 return rng.choice(WORDINGS).format(expression)
         kind = "held out" if held_out else "left to train on"
         raise SelfplayError(
-            f"task.held_out_share is {self.share}, so of {TRIES} expressions of level {level} none is {kind}; choose "
+            f"task.held_out_share is {self.share}, so none of {TRIES} expressions of level {level} is {kind}; choose "
             "another share, for example 0.125"
         )
 
     def _cell(self, level: int, count: int, seed: int) -> list[Item]:
         rng = Random(f"held-out/{seed}/{level}")
         cell: dict[str, Item] = {}
-        vain = 0
-        while len(cell) < count and vain < VAIN_DRAWS:
-            item = known(self._drawn(rng, level, held_out=True))
+        duplicates = 0
+        while len(cell) < count and duplicates < MAX_DUPLICATES:
+            item = known(self._sample(rng, level, held_out=True))
             assert item is not None
             key = _key(item)
-            vain = vain + 1 if key in cell else 0
+            duplicates = duplicates + 1 if key in cell else 0
             cell.setdefault(key, item)
         if len(cell) == count:
             return list(cell.values())
         raise SelfplayError(
-            f"task.per_level is {count}, but level {level} has hardly more than {len(cell)} held-out expressions; "
+            f"task.per_level is {count}, but level {level} seems to have only {len(cell)} held-out expressions; "
             "lower it, or raise task.held_out_share"
         )
 
 
 @lru_cache(maxsize=65536)
 def known(text: str) -> Item | None:
-    """The question that a text asks, None where it holds no expression or more than one."""
+    """The question in a text with its answer and labels; None unless it has exactly one expression."""
     expression = find(text)
     if expression is None:
         return None
@@ -115,7 +115,7 @@ def _key(item: Item) -> str:
 
 
 def _level(expression: Expression) -> str:
-    """The lowest level that allows as many digits and operations."""
+    """The lowest level that allows the digits and operations of an expression."""
     for level, (digits, operations) in LEVELS.items():
         if expression.digits <= digits and len(expression.operations) <= operations:
             return str(level)
@@ -123,14 +123,14 @@ def _level(expression: Expression) -> str:
 
 
 def _random(rng: Random, digits: int, operations: int) -> str:
-    """An expression whose longest number has so many digits, with parentheses now and then."""
+    """A random expression whose longest number has the given digits, sometimes with parentheses."""
     numbers = [rng.randrange(10 ** (d - 1) if d > 1 else 0, 10**d) for d in _lengths(rng, digits, operations + 1)]
     signs = [rng.choice(SIGNS) for _ in range(operations)]
     words = [str(numbers[0])]
     for sign, value in zip(signs, numbers[1:], strict=True):
         words += [sign, str(value)]
     if operations > 1 and rng.random() < 0.3:
-        first = rng.randrange(operations)  # parentheses around two neighbours
+        first = rng.randrange(operations)  # parentheses around two adjacent numbers
         words[2 * first] = f"({words[2 * first]}"
         words[2 * first + 2] = f"{words[2 * first + 2]})"
     return " ".join(words)

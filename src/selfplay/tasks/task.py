@@ -1,4 +1,4 @@
-"""What a task is: questions to train on, questions to be judged by, and the truth about answers."""
+"""The interface of tasks: training questions, held-out questions and ground truth for answers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from random import Random
 
 @dataclass(frozen=True)
 class Item:
-    """A question and what is known of it.
+    """A question with its ground truth.
 
     Attributes:
-        question: the text, as a player is asked.
-        answer: a right answer where one is known as text, else "".
-        labels: what it belongs to, by which accuracy is told, too: for example {"families": "add", "levels": "2"}.
-        demonstration: a whole reply to learn from, where it is more than `answer` (a solution, an essay), or "".
+        question: the text, as a player sees it.
+        answer: a correct answer as text, or "" if unknown.
+        labels: categories by which accuracy is also reported, for example {"families": "add", "levels": "2"}.
+        demonstration: a full reply to learn from, if it differs from `answer` (a solution, an essay), else "".
     """
 
     question: str
@@ -26,35 +26,35 @@ class Item:
 
 
 class Task(ABC):
-    """Questions with a truth. Every method is a function of its arguments alone: the same luck, the same question.
+    """Questions with ground truth. Every method is a pure function of its arguments, including the RNG state.
 
     Attributes:
-        judges: whether `correct` can say anything; False where nobody knows the answers.
+        judges: whether `correct` is available; False if the answers are unknown.
     """
 
     judges: bool = True
 
     @abstractmethod
     def draw(self, rng: Random) -> str:
-        """A question to train on, never one of the held-out ones."""
+        """Sample a training question, never a held-out one."""
 
     @abstractmethod
     def held_out(self) -> Sequence[Item]:
-        """The questions to be judged by, always the same."""
+        """The held-out questions, always the same."""
 
     @abstractmethod
     def item(self, question: str) -> Item | None:
-        """What is known of a question; None where the task does not know it, so that no answer can be judged."""
+        """Look up a question; None if it is unknown to the task, so that no answer can be judged."""
 
     @abstractmethod
     def correct(self, item: Item, reply: str) -> float:
-        """How right a reply is, from 0 to 1.
+        """The correctness of a reply, from 0 to 1.
 
         Raises:
-            SelfplayError: nobody knows (`judges` is False).
+            SelfplayError: the answers are unknown (`judges` is False).
         """
 
 
 def drawing(task: Task) -> Callable[[Random], str]:
-    """How Nature draws a task's questions."""
+    """A function for Nature that samples the task's training questions."""
     return task.draw

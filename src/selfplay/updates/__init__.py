@@ -1,1 +1,1 @@
-"""Learning rules: a small class each, over pure losses, advantages and regularizers."""
+"""Learning rules: small classes composed of pure losses, advantages and regularizers."""

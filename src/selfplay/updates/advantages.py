@@ -1,7 +1,7 @@
-"""Advantages: what a turn earned beyond what was to be expected.
+"""Advantages: payoffs minus a baseline.
 
-An advantage is called with pay-offs [B], groups [B] int64, the roles (B names) and how often each turn counts [B], or
-None where turns were drawn; it gives [B]. All but `RoleBaseline` are pure functions that compare within a group.
+An advantage maps payoffs [B], groups [B] int64, roles (B names) and weights [B] (how many times each turn counts; None
+for sampled turns) to [B]. All except `RoleBaseline` are pure functions that compare turns within a group.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,18 +15,18 @@ from selfplay.core import SelfplayError
 from selfplay.options import Range
 from selfplay.updates.preferences import win_probabilities
 
-TINY = 1e-300  # a group that cannot be has no mean
+TINY = 1e-300  # guards the mean of a group of total weight 0
 
 
 class Advantage(Protocol):
-    """(pay-offs [B], groups [B], roles, weights [B]) -> [B]."""
+    """(payoffs [B], groups [B], roles, weights [B]) -> [B]."""
 
     def __call__(self, payoffs: Tensor, groups: Tensor, roles: Sequence[str], weights: Tensor | None) -> Tensor: ...
 
 
 @runtime_checkable
 class Remembering(Protocol):
-    """An advantage with a memory, which a checkpoint must hold."""
+    """An advantage with state that checkpoints must store."""
 
     def state_dict(self) -> dict[str, object]: ...
 
@@ -34,24 +34,24 @@ class Remembering(Protocol):
 
 
 def group_mean(payoffs: Tensor, groups: Tensor, weights: Tensor | None = None) -> Tensor:
-    """[B] the mean pay-off of each turn's own group. payoffs, weights [B] float, groups [B] int64."""
+    """[B] the mean payoff of each turn's group. payoffs, weights [B] float, groups [B] int64."""
     return (payoffs.double() - _deviations(payoffs, groups, weights)).to(payoffs.dtype)
 
 
 def group_std(payoffs: Tensor, groups: Tensor, weights: Tensor | None = None) -> Tensor:
-    """[B] the standard deviation of each turn's own group; 0 for a group of one and where all are paid alike.
+    """[B] the standard deviation of the payoffs in each turn's group; exactly 0 if they are all equal.
 
-    Its denominator is n - 1 where turns were drawn, the sum of the weights (a population's) where they are weighed:
-    exact for groups across the batch; a group within an episode is of so many turns however many episodes are drawn.
+    The denominator is n - 1 for sampled turns, and the sum of the weights for weighted ones. The weighted value is the
+    limit of infinitely many samples for groups across the batch, but not for groups within an episode, whose size n
+    stays fixed.
     """
     return _spread(payoffs, groups, weights).to(payoffs.dtype)
 
 
 def centred(payoffs: Tensor, groups: Tensor, roles: Sequence[str] = (), weights: Tensor | None = None) -> Tensor:
-    """[B] pay-off minus the mean of its group: both advantages of Language Self-Play (2509.07414, equations 2-3).
+    """[B] payoff minus the group mean: both advantages of Language Self-Play (2509.07414, equations 2-3).
 
-    Exactly 0 where a group is paid alike, whatever it is paid: deviations are taken from the group's first pay-off and
-    averaged in float64.
+    Exactly 0 if all payoffs of a group are equal: deviations from the group's first payoff are averaged in float64.
     """
     return _deviations(payoffs, groups, weights).to(payoffs.dtype)
 
@@ -63,9 +63,12 @@ def standardised(
     weights: Tensor | None = None,
     epsilon: Annotated[float, Range(0, 1000)] = 1e-4,
 ) -> Tensor:
-    """[B] pay-off minus mean, over standard deviation plus epsilon (GRPO, 2402.03300, section 4.1.2; TRL's epsilon).
+    """[B] payoff minus group mean, divided by standard deviation + epsilon (GRPO, 2402.03300, section 4.1.2).
 
-    Exactly 0 where a group is paid alike, also with an epsilon of 0.
+    Exactly 0 if all payoffs of a group are equal, even with epsilon 0.
+
+    Args:
+        epsilon: added to the standard deviation; the default is TRL's.
     """
     deviations, spread = _deviations(payoffs, groups, weights), _spread(payoffs, groups, weights)
     scale = torch.where(spread > 0, spread + epsilon, 1.0)
@@ -73,10 +76,10 @@ def standardised(
 
 
 def leave_one_out(payoffs: Tensor, groups: Tensor, roles: Sequence[str] = (), weights: Tensor | None = None) -> Tensor:
-    """[B] pay-off minus the mean of the others of its group, 0 in a group of one (RLOO, 2402.14740).
+    """[B] payoff minus the mean of the other turns in its group, 0 in a group of one (RLOO, 2402.14740).
 
-    That is n / (n - 1) x `centred`, so that the expected gradient is that of the expected pay-off, all of it. Where
-    turns are weighed, each is one of infinitely many, and the mean of the others is the mean.
+    This equals n / (n - 1) x `centred`, which makes the gradient estimate unbiased. For weighted turns, the limit
+    n -> infinity, it is `centred` itself.
     """
     deviations = _deviations(payoffs, groups, weights)
     if weights is None:
@@ -86,27 +89,26 @@ def leave_one_out(payoffs: Tensor, groups: Tensor, roles: Sequence[str] = (), we
 
 
 def preferred(payoffs: Tensor, groups: Tensor, roles: Sequence[str] = (), weights: Tensor | None = None) -> Tensor:
-    """[B] P(the turn wins over one of its group) - 1/2, by the Bradley-Terry model of the pay-offs.
+    """[B] P(the turn beats a turn of its group) - 1/2, under the Bradley-Terry model of the payoffs.
 
-    The factor P(y > y') - 1/2 of Nash-MD's policy gradient (2312.00886), averaged over the y' that there are.
+    The factor P(y > y') - 1/2 of Nash-MD's policy gradient (2312.00886), averaged over the group's y'.
     """
     return win_probabilities(payoffs, groups, weights) - 0.5
 
 
 class RoleBaseline:
-    """Pay-off minus a running mean of what its role has earned, whatever the group (SPIRAL, 2506.24119).
+    """Payoff minus a running mean of the role's payoffs, regardless of groups (SPIRAL, 2506.24119).
 
-    A = r - b_role with b_role read first; then b_role <- decay b_role + (1 - decay) x the role's mean in the batch.
-    A role begins with b = 0. In a zero-sum game one role may expect to win: a baseline common to both would teach it
-    that.
+    A = r - b_role, then b_role <- decay x b_role + (1 - decay) x the role's mean in the batch, from b_role = 0. One
+    baseline per role removes the advantage of position that one role may have in a zero-sum game.
 
     Args:
-        decay: from 0 (the last batch alone) to just below 1.
+        decay: in [0, 1); 0 uses only the last batch.
     """
 
     def __init__(self, decay: Annotated[float, Range(0, 1, below=True)] = 0.95) -> None:
         if not 0 <= decay < 1:
-            raise SelfplayError(f"update.advantage.decay is {decay}; choose a number from 0 to below 1")
+            raise SelfplayError(f"update.advantage.decay is {decay}; choose a number of at least 0 and below 1")
         self.decay = decay
         self.baseline: dict[str, float] = {}
 
@@ -127,17 +129,17 @@ class RoleBaseline:
 
 
 def _deviations(payoffs: Tensor, groups: Tensor, weights: Tensor | None) -> Tensor:
-    """[B] float64 pay-off minus the mean of its group.
+    """[B] float64 payoff minus the group mean.
 
-    The mean of equal numbers need not be that number once rounded, so the group's first pay-off is subtracted first:
-    what is paid alike deviates by exactly 0.
+    Subtracting the group's first payoff first makes the result exactly 0 for equal payoffs, whose rounded mean could
+    differ from them.
     """
     _same_rows(payoffs, groups)
     exact, rows = payoffs.double(), torch.arange(len(payoffs))
     first = torch.full((int(groups.max()) + 1,), len(payoffs)).scatter_reduce(0, groups, rows, "amin")
-    away = exact - exact[first[groups]]
+    shifted = exact - exact[first[groups]]
     w = torch.ones_like(exact) if weights is None else weights.double()
-    return away - (_sums(w * away, groups) / _sums(w, groups).clamp(min=TINY))[groups]
+    return shifted - (_sums(w * shifted, groups) / _sums(w, groups).clamp(min=TINY))[groups]
 
 
 def _spread(payoffs: Tensor, groups: Tensor, weights: Tensor | None) -> Tensor:
@@ -154,4 +156,4 @@ def _sums(values: Tensor, groups: Tensor) -> Tensor:
 
 
 def _same_rows(values: Tensor, groups: Tensor) -> None:
-    assert values.shape == groups.shape and values.ndim == 1, f"one group a pay-off: {values.shape}, {groups.shape}"
+    assert values.shape == groups.shape and values.ndim == 1, f"one group per payoff: {values.shape}, {groups.shape}"

@@ -1,7 +1,6 @@
-"""How the tokens of a turn count: pure functions of a batch to the weight of each token of each turn, [B].
+"""Aggregation of token losses: pure functions from a batch to the weight of each turn's tokens, [B].
 
-An update's loss is the sum over roles of the role's weight x the mean over its turns of this weight x the turn's sum
-over tokens.
+An update's loss is the sum over roles of role weight x mean over the role's turns of (this weight x sum over tokens).
 """
 
 from typing import Protocol
@@ -20,26 +19,29 @@ class Aggregation(Protocol):
 
 
 def sequence_sum(batch: Batch) -> Tensor:
-    """1: a reply counts as one action, whatever its length (Language Self-Play, RLOO). [B]"""
+    """1: the sum over tokens, as if a reply were one action (Language Self-Play, RLOO). [B]"""
     return torch.ones(len(batch))
 
 
 def per_reply(batch: Batch) -> Tensor:
-    """1 over the reply's own length: the mean over its tokens (GRPO, 2402.03300, equation 3). [B]"""
+    """1 / reply length: the mean over the reply's tokens (GRPO, 2402.03300, equation 3). [B]"""
     return 1.0 / batch.mask.sum(1)
 
 
 def constant(batch: Batch, length: Count) -> Tensor:
-    """1 over a constant, the longest reply that may be: no bias towards short right answers, or long wrong ones. [B]
+    """1 / length for all replies, which removes the bias towards short correct and long incorrect answers. [B]
 
     Dr. GRPO (2503.20783), section 3.1 and listing 1.
+
+    Args:
+        length: a constant, usually the maximum length of a reply in tokens.
     """
     at_least(1, **{"update.aggregation.length": length})
     return torch.full((len(batch),), 1.0 / length)
 
 
 def per_token(batch: Batch) -> Tensor:
-    """1 over the mean length of the role's replies: the mean over all tokens of the role in the batch. [B]
+    """1 / mean length of the role's replies: the mean over all tokens of the role in the batch. [B]
 
     DAPO (2503.14476), equation 12.
     """

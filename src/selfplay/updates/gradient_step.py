@@ -1,4 +1,4 @@
-"""Optimizer steps over a batch in micro-batches: what every update shares."""
+"""Optimizer steps over a batch in micro-batches, shared by all updates."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -18,28 +18,28 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 COMPARE = ("group", "prompt")
 Compare = Annotated[str, OneOf(*COMPARE)]
 GradNorm = Annotated[float, Range(0, above=True)]
-ALIKE: Mapping[str, float] = MappingProxyType({})  # role_weights: every role weighs 1
+ALIKE: Mapping[str, float] = MappingProxyType({})  # role_weights: every role has weight 1
 
 
 class GradientStep:
-    """An optimizer with its schedule, its micro-batches and its longest gradient.
+    """An optimizer with learning-rate schedule, role weights, micro-batches and gradient clipping.
 
     Args:
-        policy: what is trained.
-        roles: those of the learner; None: nobody knows.
+        policy: the policy to train.
+        roles: the learner's roles; None if unknown.
         optimizer: parameters -> optimizer.
-        schedule: number of the step, from 1 -> factor on the optimizer's learning rate.
-        role_weights: role -> weight of its mean loss.
-        micro_batch: turns in one backward pass; changes memory and time, not the result.
-        max_grad_norm: the gradient is scaled down to this norm; `.inf` leaves it as it is.
+        schedule: step number, from 1 -> factor on the optimizer's learning rate.
+        role_weights: role -> weight of its mean loss; 1 by default.
+        micro_batch: turns per backward pass; affects memory and time, not the result.
+        max_grad_norm: maximum gradient norm, for clipping; `.inf` disables it.
 
     Attributes:
-        steps: how many steps were begun.
-        compare: is given the turns of a step's first pass, before anything moves, and the policy's log-probabilities
-            of them; a run puts `selfplay.checks.Mismatch` there.
+        steps: number of steps begun so far.
+        compare: called with the turns of a step's first pass and the policy's log-probabilities of them, before any
+            weight changes; a run sets it to `selfplay.checks.Mismatch`.
 
     Raises:
-        SelfplayError: a number out of its range, or a weight for a role that is not the learner's.
+        SelfplayError: a number is out of range, or a weight is for a role that is not the learner's.
     """
 
     def __init__(
@@ -58,58 +58,56 @@ class GradientStep:
             if roles is not None and role not in roles:
                 raise SelfplayError(
                     f"update.role_weights names '{role}', but the learner's roles are {', '.join(roles)}; "
-                    f"remove it with ~update.role_weights.{role} or seat the learner there"
+                    f"remove it with ~update.role_weights.{role} or assign that role to the learner"
                 )
-        schedule(1)  # a number out of range is told now
+        schedule(1)  # raises early if an option is out of range
         self.policy, self.optimizer = policy, optimizer(policy.parameters())
         self.schedule, self.rates = schedule, [group["lr"] for group in self.optimizer.param_groups]
         for rate in self.rates:
             if not 0 < float(rate) < float("inf"):
-                raise SelfplayError(
-                    f"the learning rate is {float(rate):g}, so nothing could be learnt; give lr above 0"
-                )
+                raise SelfplayError(f"the learning rate is {float(rate):g}, so nothing can be learnt; set lr above 0")
         self.role_weights, self.micro_batch, self.max_grad_norm = dict(role_weights), micro_batch, max_grad_norm
         self.steps = 0
         self.compare: Callable[[Batch, Tensor], None] | None = None
-        self.unmoved = False
+        self.unchanged = False
 
     def begin(self) -> dict[str, float]:
-        """Begin the next step of the run: set its learning rate, and return it for the log."""
+        """Begin the next step: set its learning rate, and return it as a metric."""
         self.steps += 1
-        self.unmoved = True
+        self.unchanged = True
         factor = self.schedule(self.steps)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
         return {"learning_rate": self.optimizer.param_groups[0]["lr"]}
 
     def weights(self, batch: Batch) -> Tensor:
-        """[B] how much a turn counts, see `role_weights`."""
+        """[B] the weight of each turn in the loss, see `role_weights`."""
         return role_weights(batch, self.role_weights)
 
     def descend(self, batch: Batch, weights: Tensor, losses: TurnLosses) -> dict[str, float]:
-        """See `descend`; a batch without a turn changes nothing.
+        """One optimizer step, see `descend`; an empty batch changes nothing.
 
-        The first one of a step is of the policy that spoke, so that one is compared.
+        Only in the first pass of a step is the policy still the sampler, so only that pass is passed to `compare`.
         """
         if len(batch) == 0:
             return {"loss": 0.0, "grad_norm": 0.0, "logprob_mismatch": 0.0}
-        compare, self.unmoved = self.compare if self.unmoved else None, False
+        compare, self.unchanged = self.compare if self.unchanged else None, False
         return descend(
             self.policy, self.optimizer, batch, weights, losses, self.micro_batch, self.max_grad_norm, compare
         )
 
     def logprobs(self, policy: Policy, batch: Batch) -> Tensor:
-        """[B, T] without gradient, see `frozen_logprobs`."""
+        """[B, T] log-probabilities without gradient, see `frozen_logprobs`."""
         return frozen_logprobs(policy, batch, self.micro_batch)
 
 
 class GradientUpdate(Update):
-    """What updates that follow a gradient share: the policy's optimizer, and a reference that may follow the policy.
+    """Base class of gradient-based updates: the policy's optimizer, and a reference that may follow the policy.
 
     Args:
         policy: the learner.
-        reference: the learner as it was before the first step, frozen.
-        gradient_step: how it is optimized.
+        reference: the learner before the first step, frozen.
+        gradient_step: performs the optimizer steps.
     """
 
     def __init__(self, policy: Policy, reference: Policy, gradient_step: GradientStep) -> None:
@@ -118,11 +116,11 @@ class GradientUpdate(Update):
 
     @property
     def magnet(self) -> Policy:
-        """What the policy is held near: the reference, or the policy as it was some steps ago."""
+        """The policy that regularization pulls towards: the reference, or a more recent snapshot."""
         return self.frozen.get("magnet", self.reference)
 
     def move_magnet(self, every: int) -> None:
-        """At the end of a step: every so many steps the magnet becomes the policy as it is; 0 for never."""
+        """Call at the end of a step: every `every` steps, set the magnet to the current policy; 0 for never."""
         if every and self.gradient_step.steps % every == 0:
             self.frozen = {"magnet": self.policy.snapshot()}
 
@@ -135,67 +133,70 @@ class GradientUpdate(Update):
 
 
 def not_negative(**options: object) -> None:
-    """Raise SelfplayError unless every option is a number, at least 0."""
+    """Raise SelfplayError unless every option is a number of at least 0."""
     for name, value in options.items():
         if not isinstance(value, int | float) or not value >= 0:
             raise SelfplayError(
-                f"{name} is {value}, but it must be a number, at least 0 (inf on the command line clips nothing)"
+                f"{name} is {value}, but it must be a number of at least 0; change it (inf disables clipping)"
             )
 
 
 def check_weights(weights: Mapping[str, float], roles: Sequence[str] | None) -> None:
-    """Raise SelfplayError where all of the learner's roles have the weight 0; a learner without a role is taught."""
+    """Raise SelfplayError if all of the learner's roles have weight 0; having no role is fine, with teachers."""
     if roles and all(weights.get(role, 1.0) == 0 for role in roles):
         raise SelfplayError(
-            f"update.role_weights is 0 for all of the learner's roles ({', '.join(roles)}), so nothing could be "
+            f"update.role_weights is 0 for all of the learner's roles ({', '.join(roles)}), so nothing can be "
             "learnt; give one of them a weight above 0"
         )
 
 
 def check_teachers(teachers: Sequence[str], needed: bool) -> None:
-    """Raise SelfplayError where a rule that learns what others say has no teacher, or the learner for one."""
+    """Raise SelfplayError if a needed teacher is missing, or the learner or reference is named as one."""
     if needed and not teachers:
         raise SelfplayError(
-            "update.teachers is empty, but this update learns what a teacher says; name one, for example "
+            "update.teachers is empty, but this update learns from a teacher; name one, for example "
             "update.teachers=[teacher] with game=demonstrations"
         )
     if "learner" in teachers or "reference" in teachers:
-        raise SelfplayError(f"update.teachers is {list(teachers)}, but a teacher is somebody else; name another player")
+        raise SelfplayError(
+            f"update.teachers is {list(teachers)}, but the learner and its reference cannot teach; name another player"
+        )
 
 
 def groups_of(batch: Batch, compare: str) -> Tensor:
-    """[B] int64: turns that are compared with one another have the same number.
+    """[B] int64 group numbers; turns with the same number are compared.
 
     Args:
-        compare: "group": those that the game groups; "prompt": all turns of a role that saw the same.
+        batch: the turns.
+        compare: "group": the groups set by the game; "prompt": all turns of a role with the same prompt.
     """
     return batch.groups if compare == "group" else same_prompts(batch, batch.roles)
 
 
 def same_prompts(batch: Batch, roles: Sequence[str] = ()) -> Tensor:
-    """[B] int64: turns with one prompt have the same number, if they are of the same role where roles [B] are given."""
+    """[B] int64 group numbers: equal for equal prompts and, if `roles` (B names) are given, equal roles."""
     numbers: dict[tuple[str, tuple[int, ...]], int] = {}
     seen = zip(roles or ("",) * len(batch), (tuple(prompt.tolist()) for prompt in batch.prompts), strict=True)
     return torch.tensor([numbers.setdefault(state, len(numbers)) for state in seen])
 
 
 def check_compare(compare: str) -> None:
-    """Raise SelfplayError unless `groups_of` knows it."""
+    """Raise SelfplayError unless `compare` is valid for `groups_of`."""
     if compare not in COMPARE:
-        raise SelfplayError(f"update.compare is '{compare}'; take one of {', '.join(COMPARE)}")
+        raise SelfplayError(f"update.compare is '{compare}'; choose one of {', '.join(COMPARE)}")
 
 
 def role_weights(batch: Batch, weights: Mapping[str, float]) -> Tensor:
-    """[B] how much a turn counts: its role's weight (1 unless named), times the turn's share of the role's turns.
+    """[B] the weight of each turn in the loss: its role's weight (1 by default) x its share of the role's turns.
 
-    So the loss is the weighted sum of the roles' mean losses (Language Self-Play, equations 4-5 and L_Self-Play).
-    A role that was not asked in this step has no loss.
+    The loss is then the weighted sum of the roles' mean losses (Language Self-Play, equations 4-5 and L_Self-Play).
+    Roles without turns in this step contribute nothing.
     """
     return batch.weights * shares(batch.roles, batch.weights, weights)
 
 
 def shares(roles: Sequence[str], counts: Tensor, weights: Mapping[str, float]) -> Tensor:
-    """[N] the weight of each one's role over the sum of the counts [N] of that role."""
+    """[N] the weight of each item's role, divided by the sum of that role's counts [N]."""
     sums = dict.fromkeys(roles, 0.0)
     for role, count in zip(roles, counts.tolist(), strict=True):
         sums[role] += count
@@ -204,7 +205,7 @@ def shares(roles: Sequence[str], counts: Tensor, weights: Mapping[str, float]) -
 
 @torch.no_grad()
 def frozen_logprobs(policy: Policy, batch: Batch, micro_batch: int) -> Tensor:
-    """[B, T] log-probabilities of the batch under a policy that is not being trained."""
+    """[B, T] log-probabilities of the batch under a policy, without gradient."""
     out = torch.zeros_like(batch.logprobs)
     for rows in by_prompt(batch, micro_batch):
         part = batch.rows(rows)
@@ -213,9 +214,9 @@ def frozen_logprobs(policy: Policy, batch: Batch, micro_batch: int) -> Tensor:
 
 
 def by_prompt(batch: Batch, micro_batch: int) -> list[Tensor]:
-    """Row numbers in micro-batches: turns with one prompt together, prompts of like length together.
+    """Split row numbers into micro-batches, sorted by prompt and length.
 
-    So what a policy shares between replies to one prompt is shared, and little is padding.
+    Replies to the same prompt can then share computation, and padding is small.
     """
     prompts, lengths = [p.tolist() for p in batch.prompts], batch.mask.sum(1).tolist()
     order = sorted(range(len(batch)), key=lambda row: (len(prompts[row]), prompts[row], lengths[row]))
@@ -232,16 +233,25 @@ def descend(
     max_grad_norm: float,
     compare: Callable[[Batch, Tensor], None] | None = None,
 ) -> dict[str, float]:
-    """Minimise the sum of weight x loss over all turns by one optimizer step; return loss, grad_norm, logprob_mismatch.
+    """Take one optimizer step on the weighted sum of all turn losses; return loss, grad_norm and logprob_mismatch.
 
-    `logprob_mismatch` is the largest difference between the policy's and the sampler's log-probability of a token;
-    before the step they are the same distribution, so it shows template, alignment and precision mistakes. Turns of
-    other players are left out. `compare` is given some turns and the policy's log-probabilities of them, before the
-    step.
+    `logprob_mismatch` is the largest absolute difference between the policy's and the sampler's log-probability of a
+    token, in nats, over the learner's own turns. Before the step both are the same distribution, so a large value
+    reveals template, alignment or precision errors.
+
+    Args:
+        policy: the policy to train.
+        optimizer: its optimizer.
+        batch: the turns.
+        weights: [B] the weight of each turn.
+        losses: (row numbers [b], log-probs [b, t]) -> losses [b].
+        micro_batch: turns per backward pass.
+        max_grad_norm: maximum gradient norm, for clipping.
+        compare: called before the step with the turns of each micro-batch and the policy's log-probabilities of them.
 
     Raises:
-        SelfplayError: `compare` raised it, memory ran out, or the loss or its gradient is not finite; the weights are
-            then untouched.
+        SelfplayError: `compare` raised it, memory ran out, or the loss or its gradient is not finite. The weights are
+            then unchanged.
     """
     optimizer.zero_grad(set_to_none=True)
     total, mismatch = 0.0, 0.0
@@ -252,8 +262,8 @@ def descend(
             loss = (weights[rows].to(logprobs.device) * losses(rows, logprobs)).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
-            apart = (logprobs.detach().cpu() - part.logprobs)[part.on_policy].abs()
-            mismatch = max(mismatch, float(apart.max()) if apart.numel() else 0.0)
+            difference = (logprobs.detach().cpu() - part.logprobs)[part.on_policy].abs()
+            mismatch = max(mismatch, float(difference.max()) if difference.numel() else 0.0)
             if compare is not None:
                 compare(part, logprobs)
     except SelfplayError:
@@ -271,7 +281,7 @@ def descend(
     if not (torch.isfinite(torch.tensor(total)) and torch.isfinite(torch.tensor(norm))):
         optimizer.zero_grad(set_to_none=True)
         raise SelfplayError(
-            f"the loss is {total} and its gradient's norm {norm}; the weights were left as they were: start a new "
+            f"the loss is {total} and the gradient norm {norm}; the weights are unchanged: start a new "
             "run with a lower update.optimizer.lr"
         )
     optimizer.step()

@@ -1,4 +1,4 @@
-"""Supervised learning on turns that are worth it: a teacher's, or the learner's own best."""
+"""Supervised learning on selected turns: a teacher's, or the learner's own best."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -28,18 +28,18 @@ from selfplay.updates.schedules import Schedule, constant
 
 
 class Keep(Protocol):
-    """(batch, groups [B]) -> [B] bool: which turns are learnt."""
+    """(batch, groups [B]) -> [B] bool: the turns to learn from."""
 
     def __call__(self, batch: Batch, groups: Tensor) -> Tensor: ...
 
 
 def off_policy(batch: Batch, groups: Tensor) -> Tensor:
-    """What teachers said. [B]"""
+    """The turns of teachers. [B]"""
     return ~batch.on_policy
 
 
 def best(batch: Batch, groups: Tensor) -> Tensor:
-    """The best paid turn of each group, the first of equals; none of a group that was paid alike. [B]
+    """The turn with the highest payoff in each group (the first on ties); none if all payoffs are equal. [B]
 
     RAFT (2304.06767): best of K.
     """
@@ -47,27 +47,30 @@ def best(batch: Batch, groups: Tensor) -> Tensor:
 
 
 def above(batch: Batch, groups: Tensor, threshold: Number) -> Tensor:
-    """What was paid more than a threshold. [B]
+    """The turns whose payoff exceeds a threshold. [B]
 
-    Rejection-sampling fine-tuning (RFT, 2308.01825; ReST-EM, 2312.06585), where pay-offs say what is right.
+    Rejection-sampling fine-tuning (RFT, 2308.01825; ReST-EM, 2312.06585), where payoffs measure correctness.
+
+    Args:
+        threshold: payoffs must be strictly greater.
     """
     return batch.payoffs > threshold
 
 
 class Imitation(GradientUpdate):
-    """One optimizer step a batch on the sum over roles of weight x -log pi of the kept turns.
+    """One optimizer step per batch on the sum over roles of weight x mean -log pi of the kept turns.
 
-    Nothing is learnt in a step in which none is kept.
+    A step in which no turn is kept changes nothing.
 
     Args:
         policy: the learner.
-        reference: the learner as it was before the first step, frozen; it is measured, not used.
-        roles: those of the learner, None where nobody knows; what a teacher says in another role weighs 1.
+        reference: the learner before the first step, frozen; used only for the KL metric.
+        roles: the learner's roles; None if unknown. A teacher's turns in other roles have weight 1.
         optimizer: parameters -> optimizer.
-        teachers: players beside the learner whose turns are part of the batch.
-        keep: which turns are learnt.
-        compare: "group" or "prompt": within what `keep` compares.
-        aggregation: see `selfplay.updates.aggregations`.
+        teachers: names of other players whose turns are part of the batch.
+        keep: selects the turns to learn from.
+        compare: the turns that `keep` compares: "group" (of the game) or "prompt" (same role and prompt).
+        aggregation: token weights, see `selfplay.updates.aggregations`.
         schedule, role_weights, micro_batch, max_grad_norm: see `selfplay.updates.gradient_step.GradientStep`.
     """
 
@@ -110,7 +113,7 @@ class Imitation(GradientUpdate):
 
 
 def _at(rows: Tensor, count: int) -> Tensor:
-    """[count] bool, true at the rows."""
+    """[count] bool, True at the given rows."""
     found = torch.zeros(count, dtype=torch.bool)
     found[rows] = True
     return found

@@ -1,4 +1,4 @@
-"""KTO: learning from single replies that are called desirable or undesirable."""
+"""KTO: learning from single replies that are labelled desirable or undesirable."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -30,7 +30,7 @@ from selfplay.updates.preferences import kl_baseline, kto
 from selfplay.updates.schedules import Schedule, constant
 from selfplay.updates.sequence_loss import descend_on_ratios, log_ratios
 
-ROUNDING = 2.0**-22  # of the largest pay-off of a group: four times the relative rounding of a float32
+ROUNDING = 2.0**-22  # relative to a group's largest payoff: four times the unit roundoff of float32
 
 
 class Label(Protocol):
@@ -40,10 +40,9 @@ class Label(Protocol):
 
 
 def above_mean(batch: Batch, groups: Tensor) -> Tensor:
-    """The pay-off minus the mean of its group; 0 where the two are apart by no more than float32 rounds. [B]
+    """Payoff minus group mean; 0 if the difference is within float32 rounding. [B]
 
-    A label is a sign, so a turn that is paid the mean, as every turn of a group that is paid alike, must not get one
-    from the rounding of its pay-off.
+    Labels are signs, so rounding must not label a turn whose payoff equals the mean.
     """
     labels = centred(batch.payoffs, groups, (), None if batch.sampled else batch.weights)
     size = torch.zeros(int(groups.max()) + 1).scatter_reduce(0, groups, batch.payoffs.abs(), "amax")[groups]
@@ -51,28 +50,32 @@ def above_mean(batch: Batch, groups: Tensor) -> Tensor:
 
 
 def above(batch: Batch, groups: Tensor, threshold: Number) -> Tensor:
-    """The pay-off minus a threshold. [B]"""
+    """Payoff minus a threshold. [B]
+
+    Args:
+        threshold: turns with a higher payoff are desirable, those with a lower one undesirable.
+    """
     return batch.payoffs - threshold
 
 
 class KTO(GradientUpdate):
-    """One optimizer step a batch on the sum over roles of weight x mean over the role's labelled turns of KTO's loss.
+    """One optimizer step per batch on the sum over roles of weight x mean KTO loss of the role's labelled turns.
 
-    Its baseline z stands for KL(pi || pi_ref). As in the paper and in TRL it is max(0, the mean log-ratio of
-    mismatched pairs): the prompts of a role's turns, each with the reply of a turn that saw another prompt (rows in the
-    order of their prompts, turned by the number of rows of the commonest prompt; where one prompt has more than half of
-    the rows, some pairs are matched). It has no gradient and is computed for each role, anew in each step.
+    KTO (2402.01306). As in the paper and in TRL, the baseline z, which stands for KL(pi || pi_ref), is
+    max(0, mean log-ratio of mismatched pairs): prompts of the role, each with the reply to another prompt. Rows are
+    sorted by prompt, and replies are shifted by the number of rows of the most frequent prompt; if that is more than
+    half of the rows, some pairs are matched. z has no gradient and is computed per role and step.
 
     Args:
         policy: the learner.
-        reference: the learner as it was before the first step, frozen.
-        roles: those of the learner; None: nobody knows.
+        reference: the learner before the first step, frozen.
+        roles: the learner's roles; None if unknown.
         optimizer: parameters -> optimizer.
-        label: which turns are desirable; those that are neither are left out, and counted as ties.
-        compare: "group" or "prompt": within what a label compares.
-        beta: as in `selfplay.updates.pairwise`.
-        desirable, undesirable: lambda_D and lambda_U, the weights of the two kinds.
-        refresh: as in `selfplay.updates.pairwise`.
+        label: labels turns as desirable or undesirable; turns that are neither are dropped and counted as ties.
+        compare: the turns that `label` compares: "group" (of the game) or "prompt" (same role and prompt).
+        beta: reward per nat of log-ratio; smaller values let the policy move further from the reference.
+        desirable, undesirable: lambda_D and lambda_U, the weights of the two classes.
+        refresh: steps between updates of the reference to the current policy; 0 keeps the initial one.
         schedule, role_weights, micro_batch, max_grad_norm: see `selfplay.updates.gradient_step.GradientStep`.
     """
 
@@ -120,18 +123,18 @@ class KTO(GradientUpdate):
 
         metrics, ratios, pull = descend_on_ratios(self.gradient_step, part, reference[used], losses)
         self.move_magnet(self.refresh)
-        told = {"ties": float(len(batch) - len(used))} | {f"{r}/kl_baseline": value for r, value in baselines.items()}
-        metrics |= rate | by_role(batch, reference) | told | self._rewards(part, good, ratios)
+        counts = {"ties": float(len(batch) - len(used))} | {f"{r}/kl_baseline": value for r, value in baselines.items()}
+        metrics |= rate | by_role(batch, reference) | counts | self._rewards(part, good, ratios)
         return Learnt(metrics, torch.zeros(len(batch)).index_add(0, used, pull))
 
     def _baseline(self, batch: Batch, role: str) -> float:
-        """z of a role."""
+        """The baseline z of a role."""
         pairs = mismatched(batch.rows(torch.tensor([i for i, r in enumerate(batch.roles) if r == role])))
         ratios = log_ratios(self.gradient_step, pairs, self.gradient_step.logprobs(self.magnet, pairs))
         return float(kl_baseline(ratios, pairs.weights))
 
     def _rewards(self, part: Batch, good: Tensor, ratios: Tensor) -> dict[str, float]:
-        """TRL's figures of the implied rewards by role, before the step."""
+        """TRL's metrics of the implicit rewards by role, before the step."""
         out: dict[str, float] = {}
         for role in roles_of(part):
             mine = torch.tensor([r == role for r in part.roles])
@@ -143,7 +146,7 @@ class KTO(GradientUpdate):
 
 
 def mismatched(batch: Batch) -> Batch:
-    """Each prompt with the reply of a turn that saw another one, as far as there are: see `KTO`."""
+    """Pair each prompt with the reply to another prompt, as far as possible; see `KTO`."""
     numbers = same_prompts(batch)
     order = numbers.argsort(stable=True)
     turned = order.roll(int(numbers.bincount().max()))

@@ -1,4 +1,4 @@
-"""What an update has to tell of its batch, by role."""
+"""Metrics of an update's batch, by role."""
 
 import torch
 from torch import Tensor
@@ -8,10 +8,11 @@ from selfplay.updates.regularizers import k3
 
 
 def by_role(batch: Batch, reference: Tensor | None) -> dict[str, float]:
-    """Nats a token, from the tokens that the learner sampled: entropy (minus the mean log-prob), KL (mean k3).
+    """Entropy (minus the mean log-prob) and KL (mean k3) of the learner's sampled tokens, in nats per token.
 
     Args:
-        reference: [B, T] log-probs of the reference; None leaves KL out.
+        batch: the turns.
+        reference: [B, T] log-probs of the reference; None omits KL.
     """
     out = {}
     for role in roles_of(batch):
@@ -25,5 +26,5 @@ def by_role(batch: Batch, reference: Tensor | None) -> dict[str, float]:
 
 
 def roles_of(batch: Batch) -> list[str]:
-    """The roles in which the learner spoke."""
+    """The roles of the learner's own turns, sorted."""
     return sorted({role for role, own in zip(batch.roles, batch.on_policy.tolist(), strict=True) if own})

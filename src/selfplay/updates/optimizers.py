@@ -1,4 +1,4 @@
-"""The optimizer that updates take where their config names none; any of `torch.optim` may stand in its place."""
+"""The default optimizer of updates; any optimizer of `torch.optim` can replace it."""
 
 from collections.abc import Iterable
 from typing import Annotated
@@ -20,7 +20,17 @@ def adamw(
     amsgrad: bool = False,
     fused: bool | None = None,
 ) -> torch.optim.AdamW:
-    """`torch.optim.AdamW` (Loshchilov & Hutter 2019), of all parameters in one pass where PyTorch has it for them."""
+    """`torch.optim.AdamW` (Loshchilov & Hutter 2019), fused by default where PyTorch supports it.
+
+    Args:
+        parameters: the parameters to optimize.
+        lr: learning rate.
+        weight_decay: decoupled weight decay.
+        betas: decay rates of the running averages of the gradient and its square.
+        eps: added to the denominator for numerical stability.
+        amsgrad: use the AMSGrad variant.
+        fused: use the fused implementation; None: if all parameters are on cpu or cuda.
+    """
     some = list(parameters)
     if fused is None:
         fused = all(p.device.type in FUSED for p in some)

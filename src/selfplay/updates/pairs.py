@@ -1,4 +1,4 @@
-"""Which replies are held against each other: pure functions (batch, groups [B]) -> pairs of row numbers."""
+"""Pairings of replies: pure functions (batch, groups [B]) -> pairs of row numbers."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ class Pairs:
     """P pairs of turns.
 
     Attributes:
-        chosen, rejected: [P] int64, row numbers.
-        weights: [P] float32, how much each counts.
-        ties: how many could not be made because the pay-offs are equal.
+        chosen, rejected: [P] int64 row numbers.
+        weights: [P] float32 weights of the pairs.
+        ties: number of pairs left out because of equal payoffs.
     """
 
     chosen: Tensor
@@ -37,7 +37,7 @@ class Pairing(Protocol):
 
 
 def best_and_worst(batch: Batch, groups: Tensor) -> Pairs:
-    """The best and the worst paid turn of each group (SPPO, eva); the first ones of equals. A silent group is a tie."""
+    """The turns with the highest and lowest payoff of each group (SPPO, eva), first on ties; all equal: one tie."""
     found, ties = [], 0
     for rows in _groups(groups):
         paid = batch.payoffs[rows]
@@ -50,7 +50,7 @@ def best_and_worst(batch: Batch, groups: Tensor) -> Pairs:
 
 
 def winners_and_losers(batch: Batch, groups: Tensor) -> Pairs:
-    """Each turn of a group with each that was paid less; two that were paid the same are a tie."""
+    """Each turn of a group with each turn of lower payoff; equal payoffs count as a tie."""
     found, ties = [], 0
     for rows in _groups(groups):
         paid = batch.payoffs[rows]
@@ -61,18 +61,18 @@ def winners_and_losers(batch: Batch, groups: Tensor) -> Pairs:
 
 
 def bradley_terry(batch: Batch, groups: Tensor) -> Pairs:
-    """Every two turns of a group in both orders, each weighed by the probability that it is labelled so.
+    """All ordered pairs of turns in a group, weighted by their probability under the Bradley-Terry model.
 
-    sigmoid(r - r'): the expectation over a judge who follows the Bradley-Terry model. Nothing is a tie.
+    The weight sigmoid(r - r') gives the expectation over a judge that follows this model. There are no ties.
     """
     found = [(i, j) for rows in _groups(groups) for i in rows.tolist() for j in rows.tolist() if i != j]
     pairs = _pairs(batch, found, 0)
-    likely = torch.sigmoid(batch.payoffs[pairs.chosen] - batch.payoffs[pairs.rejected])
-    return Pairs(pairs.chosen, pairs.rejected, pairs.weights * likely, 0)
+    probabilities = torch.sigmoid(batch.payoffs[pairs.chosen] - batch.payoffs[pairs.rejected])
+    return Pairs(pairs.chosen, pairs.rejected, pairs.weights * probabilities, 0)
 
 
 def demonstrated(batch: Batch, groups: Tensor) -> Pairs:
-    """What a teacher said, chosen, with all that the learner said to the same prompt, rejected (SPIN)."""
+    """Each reply of a teacher (chosen) with each reply of the learner to the same prompt (rejected); SPIN."""
     seen = same_prompts(batch)
     found = [
         (int(i), int(j))
@@ -84,7 +84,7 @@ def demonstrated(batch: Batch, groups: Tensor) -> Pairs:
 
 
 def _groups(groups: Tensor) -> Iterator[Tensor]:
-    """Row numbers of each group of two or more."""
+    """Row numbers of each group of two or more turns."""
     for group in sorted(set(groups.tolist())):
         rows = (groups == group).nonzero()[:, 0]
         if len(rows) > 1:
@@ -94,5 +94,5 @@ def _groups(groups: Tensor) -> Iterator[Tensor]:
 def _pairs(batch: Batch, found: list[tuple[int, int]], ties: int) -> Pairs:
     rows = torch.tensor(found, dtype=torch.int64).reshape(-1, 2)
     weights = batch.weights[rows[:, 0]] * batch.weights[rows[:, 1]]
-    there = weights > 0  # a product of small probabilities may be none
+    there = weights > 0  # products of small probabilities may underflow
     return Pairs(rows[there, 0], rows[there, 1], weights[there], ties)

@@ -1,4 +1,4 @@
-"""Learning from pairs of replies, one better than the other: DPO online, SPIN, SPPO."""
+"""Learning from pairs of a better and a worse reply: online DPO, SPIN, SPPO."""
 
 from collections.abc import Mapping, Sequence
 
@@ -29,22 +29,22 @@ from selfplay.updates.sequence_loss import descend_on_ratios
 
 
 class Pairwise(GradientUpdate):
-    """One optimizer step a batch on the sum over roles of weight x mean over the role's pairs of a loss of the pair.
+    """One optimizer step per batch on the sum over roles of weight x mean loss of the role's pairs.
 
-    A pair is of the role of its rejected turn. Without any pair nothing is learnt in a step.
+    A pair belongs to the role of its rejected turn. A step without pairs changes nothing.
 
     Args:
         policy: the learner.
-        reference: the learner as it was before the first step, frozen.
-        roles: those of the learner; None: nobody knows.
+        reference: the learner before the first step, frozen.
+        roles: the learner's roles; None if unknown.
         optimizer: parameters -> optimizer.
-        teachers: players beside the learner whose turns are part of the batch.
-        pairs: which turns are held against each other, see `selfplay.updates.pairs`.
-        compare: "group" or "prompt": within what.
-        objective: see `selfplay.updates.preferences`.
-        beta: how much reward a nat of log-ratio stands for; a small one lets the policy go far from the reference.
-        refresh: steps after which the reference becomes the policy as it is then, the previous iterate of self-play; 0
-            keeps the one of the start.
+        teachers: names of other players whose turns are part of the batch.
+        pairs: selects pairs of turns, see `selfplay.updates.pairs`.
+        compare: the turns that are paired: "group" (of the game) or "prompt" (same role and prompt).
+        objective: loss of a pair, see `selfplay.updates.preferences`.
+        beta: reward per nat of log-ratio; smaller values let the policy move further from the reference.
+        refresh: steps between updates of the reference to the current policy, the previous iterate of self-play; 0
+            keeps the initial one.
         schedule, role_weights, micro_batch, max_grad_norm: see `selfplay.updates.gradient_step.GradientStep`.
     """
 
@@ -82,8 +82,8 @@ class Pairwise(GradientUpdate):
         groups = groups_of(batch, self.compare)
         pairs = self.pairs(batch, groups)
         wins = win_probabilities(batch.payoffs, groups, None if batch.sampled else batch.weights)
-        used, place = torch.unique(torch.cat([pairs.chosen, pairs.rejected]), return_inverse=True)
-        chosen, rejected = place[: len(pairs)], place[len(pairs) :]
+        used, position = torch.unique(torch.cat([pairs.chosen, pairs.rejected]), return_inverse=True)
+        chosen, rejected = position[: len(pairs)], position[len(pairs) :]
         weights = pairs.weights * shares(
             [batch.roles[row] for row in pairs.rejected.tolist()], pairs.weights, self.gradient_step.role_weights
         )
@@ -94,19 +94,19 @@ class Pairwise(GradientUpdate):
 
         metrics, ratios, pull = descend_on_ratios(self.gradient_step, batch.rows(used), reference[used], losses)
         self.move_magnet(self.refresh)
-        implied = self.beta * ratios
-        metrics |= rate | by_role(batch, reference) | _told(batch, pairs, implied[chosen], implied[rejected])
+        implicit = self.beta * ratios
+        metrics |= rate | by_role(batch, reference) | _metrics(batch, pairs, implicit[chosen], implicit[rejected])
         return Learnt(metrics, torch.zeros(len(batch)).index_add(0, used, pull))
 
 
 def check_beta(beta: float) -> None:
-    """Raise SelfplayError unless it is a strength."""
+    """Raise SelfplayError unless beta is positive and finite."""
     if not isinstance(beta, int | float) or not 0 < beta < float("inf"):
         raise SelfplayError(f"update.beta is {beta}, but it must be a number above 0; 0.1 is usual")
 
 
-def _told(batch: Batch, pairs: Pairs, chosen: Tensor, rejected: Tensor) -> dict[str, float]:
-    """How many pairs and ties; and by role TRL's figures of the implied rewards [P], before the step."""
+def _metrics(batch: Batch, pairs: Pairs, chosen: Tensor, rejected: Tensor) -> dict[str, float]:
+    """Number of pairs and ties, and TRL's metrics of the implicit rewards [P] by role, before the step."""
     out = {"pairs": float(len(pairs)), "ties": float(pairs.ties)}
     roles = [batch.roles[row] for row in pairs.rejected.tolist()]
     for role in sorted(set(roles)):

@@ -1,4 +1,4 @@
-"""Policy gradients: an advantage, an objective, a regularizer make Language Self-Play's rule, GRPO, RLOO or PPO."""
+"""Policy gradients: advantage, objective and regularizer together define LSP, GRPO, RLOO, PPO and others."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -32,36 +32,36 @@ from selfplay.updates.schedules import Schedule, constant
 
 
 class PolicyGradient(GradientUpdate):
-    """Steps on the sum over roles of weight x mean over the role's turns of objective, one a minibatch.
+    """One optimizer step per minibatch on the sum over roles of weight x mean objective of the role's turns.
 
     With `centred`, `reinforce` and `sequence_sum` this is Language Self-Play (arXiv 2509.07414, equations 2-5,
     Algorithm 1); docs/updates.md lists the others.
 
     Args:
         policy: the learner.
-        reference: the learner as it was before the first step, frozen.
-        roles: those of the learner; None: nobody knows.
+        reference: the learner before the first step, frozen.
+        roles: the learner's roles; None if unknown.
         optimizer: parameters -> optimizer.
         advantage: see `selfplay.updates.advantages`.
-        compare: "group" compares the turns that the game groups, "prompt" all turns of a role that saw the same (for
-            games with few information states: the baseline is then the state's).
-        mixture: turns are compared with what the geometric mixture policy^(1 - mixture) reference^mixture would say,
-            which weighs the turns that there are by (reference / policy)^mixture; 0 compares with the policy itself.
+        compare: the turns that are compared: "group" (of the game) or "prompt" (same role and prompt; for games with
+            few information states, which gives a baseline per state).
+        mixture: compare turns with replies of the geometric mixture policy^(1 - mixture) reference^mixture instead of
+            the policy's, by importance weights (reference / policy)^mixture; 0 compares with the policy itself.
         objective: see `selfplay.updates.losses`.
         aggregation: see `selfplay.updates.aggregations`.
         regularizer: see `selfplay.updates.regularizers`.
-        epochs: how often the batch is gone through; after the first step the objective's ratios are no longer 1.
-        minibatches: steps an epoch, each on a share of the turns.
-        schedule: number of the step, from 1 -> factor on the optimizer's learning rate.
+        epochs: passes over the batch; after the first optimizer step the objective's ratios are no longer 1.
+        minibatches: optimizer steps per epoch, each on a random part of the turns.
+        schedule: step number, from 1 -> factor on the optimizer's learning rate.
         role_weights: role -> weight of its mean loss; the Challenger's is the paper's alpha_Ch.
-        measure_kl: whether the divergence from the reference is logged also where nothing else needs the reference (no
-            regularizer, no mixture); without, it is not read, and turns without an advantage are not, either.
-        magnet_every: steps after which the regularizer's reference becomes the policy as it is then (the moving magnet
-            of magnetic mirror descent, 2206.05825, and of R-NaD, 2206.15378); 0 keeps the one of the start.
-        micro_batch: turns in one backward pass; changes memory and time, not the result.
-        max_grad_norm: the gradient is scaled down to this norm; `.inf` leaves it as it is.
-        mismatch, mismatch_clip: how gradients are corrected where the sampler's distribution is not exactly the
-            learner's (`Policy.samples_exactly`), see `selfplay.updates.mismatch`.
+        measure_kl: log the KL from the reference even if neither regularizer nor mixture needs it. If False and
+            unneeded, the reference is not evaluated, and turns with advantage 0 are skipped.
+        magnet_every: steps between updates of the regularizer's reference to the current policy (the moving magnet of
+            magnetic mirror descent, 2206.05825, and of R-NaD, 2206.15378); 0 keeps the initial one.
+        micro_batch: turns per backward pass; affects memory and time, not the result.
+        max_grad_norm: maximum gradient norm, for clipping; `.inf` disables it.
+        mismatch, mismatch_clip: correction for a sampler that is not exact (`Policy.samples_exactly`), see
+            `selfplay.updates.mismatch`.
     """
 
     def __init__(
@@ -91,11 +91,11 @@ class PolicyGradient(GradientUpdate):
         at_least(0, **{"update.magnet_every": magnet_every})
         not_negative(**{"regularizer.beta": regularizer.beta})
         if not 0 <= mixture <= 1:
-            raise SelfplayError(f"update.mixture is {mixture}, but it is a share; choose a number from 0 to 1")
+            raise SelfplayError(f"update.mixture is {mixture}; choose a number from 0 to 1")
         if epochs * minibatches > 1 and getattr(objective, "func", objective) is reinforce:
             raise SelfplayError(
-                f"update.epochs={epochs} and update.minibatches={minibatches} leave the policy that spoke, but "
-                "reinforce is on-policy; take update=ppo, or 1 of each"
+                f"update.epochs={epochs} and update.minibatches={minibatches} train off-policy, but "
+                "reinforce is on-policy; use update=ppo, or 1 of each"
             )
         check_compare(compare)
         check_mismatch(mismatch, mismatch_clip)
@@ -110,7 +110,7 @@ class PolicyGradient(GradientUpdate):
 
     def step(self, batch: Batch) -> Learnt:
         rate = self.gradient_step.begin()
-        batch, tokens, told = self._corrected(batch)
+        batch, tokens, correction = self._corrected(batch)
         reference = self._reference(batch)
         paid = batch.payoffs + self.regularizer.payoff(batch.logprobs, reference, batch.mask)
         groups = groups_of(batch, self.compare)
@@ -122,40 +122,40 @@ class PolicyGradient(GradientUpdate):
         ]
         self.move_magnet(self.magnet_every)
         measured = by_role(batch, reference if self.refers else None)
-        return Learnt(_together(passes) | rate | measured | told, advantages)
+        return Learnt(_mean_metrics(passes) | rate | measured | correction, advantages)
 
     def _corrected(self, batch: Batch) -> tuple[Batch, Tensor | None, dict[str, float]]:
-        """The batch with the learner's own log-probs, and each token's weight; as it is where sampling is exact."""
+        """The batch with the learner's log-probs, token weights and metrics; unchanged if sampling is exact."""
         if self.policy.samples_exactly:
             return batch, None, {}
-        batch, tokens, told = corrected(batch, self.gradient_step.logprobs(self.policy, batch), *self.mismatch)
-        return batch, tokens, told | {"logprob_mismatch": told["mismatch/max"]}
+        batch, tokens, metrics = corrected(batch, self.gradient_step.logprobs(self.policy, batch), *self.mismatch)
+        return batch, tokens, metrics | {"logprob_mismatch": metrics["mismatch/max"]}
 
     def _reference(self, batch: Batch) -> Tensor:
-        """[B, T] log-probabilities of the reference; the sampler's, where nothing looks at them."""
+        """[B, T] log-probabilities of the reference; the sampler's as a placeholder if nothing uses them."""
         if not self.refers:
             return batch.logprobs
         return self.gradient_step.logprobs(self.magnet, batch)
 
     def _counts(self, batch: Batch, reference: Tensor) -> Tensor | None:
-        """[B] how often each turn counts in a comparison, None where all count alike."""
+        """[B] the weight of each turn in comparisons; None if all are equal."""
         if not self.mixture:
             return None if batch.sampled else batch.weights
         ratio = ((reference - batch.logprobs) * batch.mask).sum(-1)
         return batch.weights * (self.mixture * ratio).exp()
 
     def _split(self, count: int) -> Sequence[Tensor]:
-        """Row numbers of each minibatch; by the luck of the run, which a checkpoint holds."""
+        """Row numbers of each minibatch; shuffled by torch's RNG, whose state is checkpointed."""
         if self.minibatches == 1:
             return [torch.arange(count)]
         return torch.randperm(count).tensor_split(min(self.minibatches, count))
 
     def _descend(self, batch: Batch, advantages: Tensor, reference: Tensor, tokens: Tensor | None) -> dict[str, float]:
         weights = self.gradient_step.weights(batch) * self.aggregation(batch)
-        if not self.refers:  # then the advantage alone pulls; one turn stays, so that there is a gradient, of 0
-            pulled = advantages.nonzero()[:, 0] if bool(advantages.any()) else torch.tensor([0])
-            batch, weights, advantages = batch.rows(pulled), weights[pulled], advantages[pulled]
-            reference, tokens = reference[pulled], None if tokens is None else tokens[pulled]
+        if not self.refers:  # only advantages give gradient; keep one turn for a gradient of 0
+            used = advantages.nonzero()[:, 0] if bool(advantages.any()) else torch.tensor([0])
+            batch, weights, advantages = batch.rows(used), weights[used], advantages[used]
+            reference, tokens = reference[used], None if tokens is None else tokens[used]
 
         def losses(rows: Tensor, logprobs: Tensor) -> Tensor:
             cut = slice(0, logprobs.shape[1])
@@ -177,8 +177,8 @@ class PolicyGradient(GradientUpdate):
             self.advantage.load_state_dict(state["advantage"])  # type: ignore[arg-type]
 
 
-def _together(passes: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means over the passes; logprob_mismatch is of the first, before anything moved, shift of those after it."""
+def _mean_metrics(passes: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means over the passes; logprob_mismatch of the first one, before any step; `shift` is its maximum afterwards."""
     found = {name: fmean([one[name] for one in passes]) for name in ("loss", "grad_norm")}
     found["logprob_mismatch"] = passes[0]["logprob_mismatch"]
     if len(passes) > 1:

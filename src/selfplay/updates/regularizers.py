@@ -1,16 +1,16 @@
-"""What holds the policy near its frozen reference: estimators (pure), and where they act (in the loss, in the pay-off).
+"""Regularizers towards the frozen reference: pure estimators, applied in the loss or in the payoff.
 
-In the loss, an estimator maps log pi and log pi_ref of the sampled tokens, [B, T], to a term a token, [B, T]. What it
-pulls along is its gradient on samples of pi, which is not always the divergence whose value it estimates:
+In the loss, an estimator maps log pi and log pi_ref of the sampled tokens, [B, T], to a penalty per token, [B, T]. Its
+expected gradient on samples of pi need not be that of the divergence whose value it estimates. It is the gradient of
 
-    log_ratio   log pi - log pi_ref          gradient 0 in expectation: no pull (the paper's term taken literally)
-    k3          exp(d) - d - 1, d = -x       forward KL(ref || pi), token by token (GRPO as published)
-    k2          (log pi - log pi_ref)^2 / 2  reverse KL(pi || ref), token by token
-    entropy     (log pi)^2 / 2               minus the entropy of pi, token by token: up towards the uniform policy
+    log_ratio   log pi - log pi_ref          nothing: it is 0 (the paper's term taken literally)
+    k3          exp(d) - d - 1, d = -x       forward KL(ref || pi), per token (GRPO as published)
+    k2          (log pi - log pi_ref)^2 / 2  reverse KL(pi || ref), per token
+    entropy     (log pi)^2 / 2               negative entropy of pi, per token (towards the uniform policy)
 
-In the pay-off, a cost is a function of the whole reply's log-ratio [B]: paid with a minus sign, the log-ratio pulls
-along the reverse and one minus the inverse ratio along the forward divergence, exactly (before an update compares it
-within a group: a mean that holds the turn itself leaves (1 - 1/G) of it, a division by the spread rescales it).
+In the payoff, a cost is a function of the whole reply's log-ratio x [B], subtracted from the payoff. The cost x gives
+the exact gradient of the reverse KL, and 1 - exp(-x) that of the forward KL. Comparison within a group rescales it: a
+group mean that includes the turn leaves (1 - 1/G) of it, and division by the standard deviation rescales it further.
 """
 
 from collections.abc import Callable
@@ -23,22 +23,22 @@ from selfplay.options import NotNegative
 
 
 class Regularizer(Protocol):
-    """Two hooks of an update; `beta` is its strength."""
+    """Two hooks of an update; `beta` is the strength of the regularizer."""
 
     beta: float
 
     def loss(self, logprobs: Tensor, reference: Tensor) -> Tensor:
-        """[B, T], with gradient: added to the loss of each token."""
+        """[B, T] penalty, with gradient, added to the loss of each token."""
         ...
 
     def payoff(self, logprobs: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
-        """[B], without gradient: added to each turn's pay-off before anything is compared."""
+        """[B] term, without gradient, added to each turn's payoff before advantages are computed."""
         ...
 
 
 def log_ratio(logprobs: Tensor, reference: Tensor) -> Tensor:
     """log pi - log pi_ref: as printed in Language Self-Play (2509.07414), equations 4-5. [B, T]"""
-    assert logprobs.shape == reference.shape, f"{tuple(logprobs.shape)} beside {tuple(reference.shape)}"
+    assert logprobs.shape == reference.shape, f"{tuple(logprobs.shape)} and {tuple(reference.shape)}"
     return logprobs - reference
 
 
@@ -48,8 +48,8 @@ def k2(logprobs: Tensor, reference: Tensor) -> Tensor:
 
 
 def entropy(logprobs: Tensor, reference: Tensor) -> Tensor:
-    """(log pi)^2 / 2: k2 with a uniform reference, so its gradient on samples of pi is minus the entropy's. [B, T]"""
-    assert logprobs.shape == reference.shape, f"{tuple(logprobs.shape)} beside {tuple(reference.shape)}"
+    """(log pi)^2 / 2: its expected gradient on samples of pi is that of the negative entropy. [B, T]"""
+    assert logprobs.shape == reference.shape, f"{tuple(logprobs.shape)} and {tuple(reference.shape)}"
     return 0.5 * logprobs**2
 
 
@@ -59,14 +59,14 @@ def k3(logprobs: Tensor, reference: Tensor) -> Tensor:
     return d.exp() - d - 1
 
 
-def reverse_cost(whole: Tensor) -> Tensor:
-    """The log-ratio of the whole reply itself. [B]"""
-    return whole
+def reverse_cost(ratio: Tensor) -> Tensor:
+    """The log-ratio of the whole reply: reverse KL. [B]"""
+    return ratio
 
 
-def forward_cost(whole: Tensor) -> Tensor:
-    """1 - pi_ref / pi of the whole reply. [B]"""
-    return 1 - (-whole).exp()
+def forward_cost(ratio: Tensor) -> Tensor:
+    """1 - pi_ref / pi, from the log-ratio of the whole reply: forward KL. [B]"""
+    return 1 - (-ratio).exp()
 
 
 class Off:
@@ -82,7 +82,12 @@ class Off:
 
 
 class InLoss:
-    """beta times the estimator, differentiated."""
+    """A penalty in the loss: beta x estimator, with gradient.
+
+    Args:
+        estimator: (log pi, log pi_ref), both [B, T] -> penalty per token [B, T].
+        beta: strength.
+    """
 
     def __init__(self, estimator: Callable[[Tensor, Tensor], Tensor] = k2, beta: NotNegative = 0.05) -> None:
         self.estimator, self.beta = estimator, beta
@@ -95,7 +100,12 @@ class InLoss:
 
 
 class InPayoff:
-    """Minus beta times the cost of the whole reply's log-ratio, paid and not differentiated."""
+    """A penalty in the payoff: -beta x cost of the whole reply's log-ratio, without gradient.
+
+    Args:
+        cost: log-ratios [B] -> cost [B].
+        beta: strength.
+    """
 
     def __init__(self, cost: Callable[[Tensor], Tensor] = reverse_cost, beta: NotNegative = 0.05) -> None:
         self.cost, self.beta = cost, beta

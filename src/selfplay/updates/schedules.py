@@ -1,7 +1,7 @@
-"""Learning-rate schedules: pure functions from the number of a step (from 1) to a factor on the optimizer's rate.
+"""Learning-rate schedules: pure functions from the step number (from 1) to a factor on the learning rate.
 
-A function of the step alone has no state to save, so a resumed run goes on where it was. A learner that begins again
-(a PSRO oracle, an exploiter) begins its schedule again.
+Schedules have no state, so a resumed run continues exactly. A restarted learner (a PSRO oracle, an exploiter) restarts
+its schedule.
 """
 
 import math
@@ -12,45 +12,58 @@ from selfplay.options import Positive, Steps
 
 
 class Schedule(Protocol):
-    """step, from 1 -> factor, at least 0."""
+    """step number, from 1 -> factor >= 0."""
 
     def __call__(self, step: int) -> float: ...
 
 
 def constant(step: int) -> float:
-    """1."""
+    """Always 1."""
     return 1.0
 
 
 def linear(step: int, steps: Steps, warmup: Steps = 0) -> float:
-    """Up from 1/warmup to 1 over the first `warmup` steps, then down so that the step after the last would be 0."""
+    """Linear warm-up from 1/warmup to 1, then linear decay that would reach 0 at step `steps` + 1.
+
+    Args:
+        steps: total number of steps.
+        warmup: number of warm-up steps.
+    """
     return _rise(step, warmup) * (1.0 - _progress(step, steps, warmup))
 
 
 def cosine(step: int, steps: Steps, warmup: Steps = 0) -> float:
-    """The same way up, then down along half a cosine (SGDR, 1608.03983)."""
+    """Linear warm-up as in `linear`, then decay along half a cosine (SGDR, 1608.03983).
+
+    Args:
+        steps: total number of steps.
+        warmup: number of warm-up steps.
+    """
     return _rise(step, warmup) * 0.5 * (1.0 + math.cos(math.pi * _progress(step, steps, warmup)))
 
 
 def harmonic(step: int, half: Positive = 100.0) -> float:
-    """1 / (1 + (step - 1) / half), a half at step `half` + 1.
+    """1 / (1 + (step - 1) / half).
 
-    The sum of the rates diverges and that of their squares does not (Robbins and Monro 1951), so what a constant rate
-    leaves of sampling noise goes away.
+    The sum of the rates diverges while that of their squares converges (Robbins and Monro 1951), so sampling noise
+    averages out.
+
+    Args:
+        half: number of steps after which the rate has halved.
     """
     if half <= 0:
-        raise SelfplayError(f"schedule.half is {half}, but it is a number of steps; choose one above 0")
+        raise SelfplayError(f"schedule.half is {half}; choose a number of steps above 0")
     return 1.0 / (1.0 + (step - 1) / half)
 
 
 def _rise(step: int, warmup: int) -> float:
     if warmup < 0:
-        raise SelfplayError(f"schedule.warmup is {warmup}, but it is a number of steps; choose 0 or more")
+        raise SelfplayError(f"schedule.warmup is {warmup}; choose 0 or more steps")
     return min(1.0, step / warmup) if warmup else 1.0
 
 
 def _progress(step: int, steps: int, warmup: int) -> float:
-    """How much of what comes after the warm-up is done, from 0 to 1."""
+    """The fraction of the steps after warm-up that is done, from 0 to 1."""
     if warmup >= steps:
-        raise SelfplayError(f"schedule.warmup is {warmup}, but there are {steps} steps; choose fewer than that")
+        raise SelfplayError(f"schedule.warmup is {warmup}, but there are only {steps} steps; choose fewer than that")
     return min(1.0, max(0.0, (step - 1 - warmup) / (steps - warmup)))
