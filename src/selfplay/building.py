@@ -17,8 +17,12 @@ from selfplay.core import Game, Player, Policy, Referee, SelfplayError, Update
 from selfplay.derived import fill_in
 from selfplay.evaluations.several import Several
 from selfplay.experiment import Experiment
+from selfplay.models.structure import bare
 from selfplay.opponents.matchmaker import Matchmaker
+from selfplay.parallel import Processes, current, torchrun, using
 from selfplay.partials import check_partials
+from selfplay.players.language_model import LanguageModel
+from selfplay.players.trained_model import TrainedModel
 from selfplay.rollout import check_seats
 from selfplay.trainee import Trainee
 from selfplay.updates.gradient_step import GradientStep
@@ -56,6 +60,10 @@ def build(cfg: DictConfig) -> Experiment:
             )
     learner: Policy = make(cfg.player, "player")
     check_trainable(learner)
+    if isinstance(learner, TrainedModel):
+        current().wrap(bare(learner.model))
+    if isinstance(learner, LanguageModel):
+        current().on_reshard(learner.engine.rest)
     policies = {"learner": learner, "reference": learner.snapshot()}
     everyone: dict[str, Player] = {**policies, **others_of(cfg)}
     seated = {role: str(cfg.seats[role]) for role in game.roles}
@@ -85,6 +93,25 @@ def build(cfg: DictConfig) -> Experiment:
         )
     rollout, trainee = make(cfg.rollout, "rollout"), Trainee(learner, policies["reference"], update)
     return Experiment(game, opponent, policies, referees, update, rollout, evaluation_of(cfg), trainee)
+
+
+@contextmanager
+def joined(cfg: DictConfig) -> Iterator[Processes]:
+    """The processes that share the run, as the config says, for the duration of the block.
+
+    Raises:
+        SelfplayError: `torchrun` started several processes and the config says one, or the other way round.
+    """
+    size = torchrun.size()
+    if cfg.parallel is None and size > 1:
+        raise SelfplayError(
+            f"torchrun started {size} processes, but parallel is none, so each of them would do the whole run; take "
+            "parallel=ddp or parallel=fsdp"
+        )
+    processes = Processes() if cfg.parallel is None else make(cfg.parallel, "parallel")
+    with using(processes):
+        yield processes
+        processes.close()
 
 
 def evaluation_of(cfg: DictConfig) -> Any:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from selfplay.core import Batch, Policy, SelfplayError
+from selfplay.parallel import current
 
 LIMIT = 1e-3  # nats; tolerated sampler-learner difference in float32, where about 1e-5 is typical
 SILENT = 1e-6  # gradient norms up to this may be rounding error
@@ -103,7 +104,7 @@ class FirstUpdate:
         self.fresh = False
         if not self.unchanged:
             return
-        self.unchanged = fingerprint(self.learner) == self.was
+        self.unchanged = not current().highest(fingerprint(self.learner) != self.was)
         if self.unchanged and metrics.get("grad_norm", 0.0) > SILENT:
             raise SelfplayError(
                 f"the first update changed no weight although the gradient norm is {metrics['grad_norm']:.3g} "
@@ -114,8 +115,9 @@ class FirstUpdate:
             self._recheck_paths()
 
     def _recheck_paths(self) -> None:
-        before = self.learner.ways()
-        after = self.learner.ways(again=True)
+        with current().whole():
+            before = self.learner.ways()
+            after = self.learner.ways(again=True)
         for what, way in after.items():
             if way != before[what]:
                 self.tell(f"note: after the first update, {what} by {before[what]} is wrong; using {way} from now on")
@@ -142,5 +144,5 @@ def fingerprint(policy: Policy) -> list[tuple[float, float]]:
     with torch.no_grad():
         return [
             (float(p.sum(dtype=torch.float64)), float(torch.linalg.vector_norm(p, dtype=torch.float64)))
-            for p in policy.parameters()
+            for p in map(current().own, policy.parameters())
         ]

@@ -10,6 +10,7 @@ from selfplay.core import Episode, Game, Player, Policy, Referee, SelfplayError,
 from selfplay.loggers.logger import Logger
 from selfplay.opponents.matchmaker import Matchmaker
 from selfplay.options import Count, Device, Name, Period, Seed, Steps, Whole
+from selfplay.parallel.processes import Processes
 from selfplay.signature import Walk
 
 PAID = ("reward", "quality")  # scores that games may pay, so no probe may use these names
@@ -45,6 +46,7 @@ OPTIONS: dict[str, Any] = {
     "eval": Callable[..., Any] | None,
     "extra_evals": Mapping[str, Callable[..., Any] | None],
     "logger": Mapping[str, Logger | None],
+    "parallel": Processes | None,
 }
 LAST: dict[str, tuple[type, tuple[str, ...]]] = {  # parts built last, and the arguments they get from the others
     "update": (Update, ("policy", "reference", "roles")),

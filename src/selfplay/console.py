@@ -1,5 +1,7 @@
 """Terminal output: lines and tables."""
 
+import os
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -13,6 +15,12 @@ def plain(lead: str) -> None:
     """Switch to plain lines prefixed with `lead` and no progress bar, for processes that share a terminal."""
     global _console, _lead
     _console, _lead = Console(force_terminal=False), lead
+
+
+def silence() -> None:
+    """Print nothing from now on: another process of the run does."""
+    global _console
+    _console = Console(file=open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (for as long as the process lives)
 
 
 def say(text: str) -> None:

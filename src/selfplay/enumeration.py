@@ -14,6 +14,7 @@ from typing import Annotated
 from selfplay.core import Ask, Episode, Game, Player, Reply, SelfplayError, Turn, at_least
 from selfplay.opponents.matchmaker import Matchmaker, Seats
 from selfplay.options import Range
+from selfplay.parallel import current
 from selfplay.rollout import check_seats, play
 
 Choice = tuple[Reply, float]  # a reply and its probability
@@ -54,6 +55,11 @@ def exact(
         SelfplayError: there are more outcomes, an ask has no options, or a player provides no option probabilities.
     """
     at_least(1, **{"rollout.limit": limit})
+    with current().whole():
+        return current().lead(lambda: _enumerated(game, opponent, step, episodes, limit))
+
+
+def _enumerated(game: Game, opponent: Matchmaker, step: int, episodes: int, limit: int) -> list[Episode]:
     paths = [_Path(seats, weight * episodes) for seats, weight in opponent.enumerate_seatings(step)]
     for path in paths:
         check_seats(game, {role: name for role, name in path.seats.items() if name in opponent.players})

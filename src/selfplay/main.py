@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,10 @@ from omegaconf import DictConfig
 
 from selfplay import interrupts
 from selfplay.commandline import arguments
+from selfplay.console import silence
 from selfplay.errors import SelfplayError
 from selfplay.garbage import collected, hold_garbage
+from selfplay.parallel.torchrun import follows
 from selfplay.project import CONF, config_folders, import_from_here
 
 if TYPE_CHECKING:
@@ -33,7 +36,8 @@ def loop(experiment: Experiment, cfg: DictConfig, session: Session) -> None:
     from selfplay.checks import FirstUpdate
     from selfplay.comparisons import Silence, check_batch
     from selfplay.console import say
-    from selfplay.metrics import of_episodes, of_referees
+    from selfplay.metrics import of_episodes
+    from selfplay.parallel import current
     from selfplay.records import Learnt
     from selfplay.rollout import collate, encode_replies, score_and_pay, turns_of
 
@@ -42,11 +46,13 @@ def loop(experiment: Experiment, cfg: DictConfig, session: Session) -> None:
     for step in session.remaining():
         start = time.perf_counter()
         experiment.before(step)
-        episodes = experiment.rollout(experiment.game, experiment.opponent, step, cfg.episodes, f"{cfg.seed}/{step}")
-        played = time.perf_counter()
-        if step == session.done + 1:
-            check_batch(episodes, turns_of(episodes, "learner"), experiment.update)
-        score_and_pay(experiment.game, episodes, experiment.referees, experiment.players)
+        with current().whole():
+            game, key = experiment.game, f"{cfg.seed}/{step}"
+            episodes = experiment.rollout(game, experiment.opponent, step, cfg.episodes, key)
+            played = time.perf_counter()
+            if step == session.done + 1:
+                check_batch(episodes, turns_of(episodes, "learner"), experiment.update)
+            scores = score_and_pay(game, episodes, experiment.referees, experiment.players)
         scored = time.perf_counter()
         turns = turns_of(episodes, "learner", *experiment.update.teachers)
         first.before()
@@ -56,7 +62,7 @@ def loop(experiment: Experiment, cfg: DictConfig, session: Session) -> None:
         session.note(silence.after(learnt.metrics))
         ended = time.perf_counter()
         times = {"time/play": played - start, "time/score": scored - played, "time/update": ended - scored}
-        metrics = of_episodes(episodes) | of_referees(experiment.referees) | learnt.metrics | times
+        metrics = of_episodes(episodes) | scores | learnt.metrics | times
         metrics |= experiment.after(step, episodes)
         session.record(step, episodes, [turn for _, turn in turns], metrics, learnt.advantages)
 
@@ -66,7 +72,7 @@ def run(cfg: DictConfig) -> float:
     with collected() as collect:
         import torch
 
-        from selfplay.building import build
+        from selfplay.building import build, joined
         from selfplay.console import say
         from selfplay.engines.memory import keep_freed_memory
         from selfplay.openmp import fit_threads
@@ -76,7 +82,9 @@ def run(cfg: DictConfig) -> float:
 
         keep_freed_memory()
         fit_threads()
-        with prepared(cfg) as start:
+        with ExitStack() as stack:
+            processes = stack.enter_context(joined(cfg))
+            start = processes.lead(lambda: stack.enter_context(prepared(cfg)))
             if start.result is not None:
                 return start.result
             torch.manual_seed(start.cfg.seed)
@@ -86,7 +94,7 @@ def run(cfg: DictConfig) -> float:
             collect()
             with Session(start.folder, start.cfg, experiment, start.goes_on) as session:
                 loop(session.experiment, start.cfg, session)
-            return session.optimized
+            return processes.lead(lambda: session.optimized)
 
 
 def job(cfg: DictConfig) -> float:
@@ -103,8 +111,9 @@ def job(cfg: DictConfig) -> float:
         job = HydraConfig.get()
         if job.mode == RunMode.MULTIRUN:
             raise  # the sweep continues and reports the job at its end: runs/jobs.py
-        print(f"error: {error}", file=sys.stderr)
-        remove_if_empty(Path(job.runtime.output_dir))  # created by Hydra; removed if the run wrote nothing
+        if not follows():
+            print(f"error: {error}", file=sys.stderr)
+            remove_if_empty(Path(job.runtime.output_dir))  # created by Hydra; removed if the run wrote nothing
         sys.exit(1)
 
 
@@ -116,5 +125,8 @@ def main() -> None:
     except SelfplayError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    if follows():
+        sys.argv.append("hydra.run.dir=.")  # process 0 makes the run's folder
+        silence()
     hold_garbage()
     hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()

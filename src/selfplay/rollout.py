@@ -2,12 +2,16 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import SupportsFloat
 
 import torch
 
 from selfplay.core import Ask, Batch, Episode, Game, Play, Player, Policy, Referee, Reply, SelfplayError, Turn
+from selfplay.metrics import of_referees
+from selfplay.parallel import current, merged
 
+Weighted = dict[str, tuple[float, int]]  # metric -> its value, and of how many turns
 NATURE = (
     "let Nature play it and define what it samples, for example with "
     "'+players.nature={_target_: selfplay.players.nature.Nature, draw: {_target_: selfplay.players.nature.numbers, "
@@ -22,7 +26,9 @@ def play(
     key: str,
     seats: Callable[[int], Mapping[str, str]] | None = None,
 ) -> list[Episode]:
-    """Play episodes in parallel, with one `act` call per player for each wave of pending asks.
+    """Play episodes side by side, with one `act` call per player for each wave of pending asks.
+
+    Each process of the run plays its share, and all of them return all episodes (`selfplay.parallel`).
 
     Args:
         game: the rules.
@@ -37,7 +43,20 @@ def play(
     Raises:
         SelfplayError: a role has no player, the game asks an unknown role, or a player returns too few or many replies.
     """
-    indices = list(episodes)
+    processes, indices = current(), list(episodes)
+    with processes.whole():
+        played = processes.collect(lambda: _play(game, players, processes.share(indices), key, seats))
+    return merged(played)
+
+
+def _play(
+    game: Game,
+    players: Mapping[str, Player],
+    indices: Sequence[int],
+    key: str,
+    seats: Callable[[int], Mapping[str, str]] | None,
+) -> list[Episode]:
+    """`play` in this process alone."""
     seated = {index: dict(seats(index)) if seats else {role: role for role in players} for index in indices}
     for names in seated.values():
         check_seats(game, {role: name for role, name in names.items() if name in players})
@@ -104,8 +123,10 @@ def _answer(
 
 def score_and_pay(
     game: Game, episodes: Sequence[Episode], referees: Mapping[str, Referee], players: Mapping[str, Policy]
-) -> None:
-    """Score all turns with the referees, then set their payoffs, in place.
+) -> dict[str, float]:
+    """Score all turns with the referees, then set their payoffs, in place; return the referees' metrics.
+
+    Each process of the run scores its share of the episodes; a metric is the processes' mean, weighted by turns.
 
     Args:
         game: determines the payoffs.
@@ -116,7 +137,34 @@ def score_and_pay(
     Raises:
         SelfplayError: a referee or the game returns a wrong number of values, or one that is not finite.
     """
+    processes = current()
+    mine = processes.share(episodes)
+
+    def scored() -> tuple[list[list[tuple[dict[str, float], float]]], Weighted]:
+        metrics = _score_and_pay(game, mine, referees, players)
+        return [[(turn.scores, turn.payoff) for turn in episode.turns] for episode in mine], metrics
+
+    with processes.whole():
+        found = processes.collect(scored)
+    for episode, paid in zip(episodes, merged([turns for turns, _ in found]), strict=True):
+        for turn, (scores, payoff) in zip(episode.turns, paid, strict=True):
+            turn.scores, turn.payoff = scores, payoff
+    weighted: dict[str, list[tuple[float, int]]] = {}
+    for _, metrics in found:
+        for name, pair in metrics.items():
+            weighted.setdefault(name, []).append(pair)
+    return {
+        name: pairs[0][0] if len(pairs) == 1 else fmean([value for value, _ in pairs], [count for _, count in pairs])
+        for name, pairs in weighted.items()
+    }
+
+
+def _score_and_pay(
+    game: Game, episodes: Sequence[Episode], referees: Mapping[str, Referee], players: Mapping[str, Policy]
+) -> Weighted:
+    """`score_and_pay` in this process alone."""
     turns = [turn for episode in episodes for turn in episode.turns]
+    metrics: Weighted = {}
     for name, referee in referees.items():
         roles = referee.roles or game.judged
         judged = [turn for turn in turns if turn.ask.role in roles]
@@ -130,6 +178,7 @@ def score_and_pay(
             )
         for turn, value in zip(judged, scores.tolist(), strict=True):
             turn.scores[name] = value
+        metrics |= {key: (value, len(judged)) for key, value in of_referees({name: referee}).items()}
     for episode in episodes:
         payoffs = game.payoffs(episode)
         if not isinstance(payoffs, Collection) or len(payoffs) != len(episode.turns) or not all(map(_payable, payoffs)):
@@ -139,6 +188,7 @@ def score_and_pay(
             )
         for turn, payoff in zip(episode.turns, payoffs, strict=True):
             turn.payoff = float(payoff)
+    return metrics
 
 
 def wrong_scores(scores: object, count: int) -> str | None:

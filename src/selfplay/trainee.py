@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selfplay.core import Policy, Update
+from selfplay.parallel import current
 
 Change = Literal["restart", "set_aside", "bring_back"]
 ASIDE = "main-"  # name prefix of the frozen policies of a learner that is set aside
@@ -46,11 +47,13 @@ class Trainee:
         if change in ("restart", "set_aside"):
             self.learner.restore(self.base)
             self.update.load_state_dict(copy.deepcopy(self._fresh))
+            current().scatter(self.update.optimizer)
             self.update.frozen = {}
         if change == "bring_back":
             assert self._aside is not None
             self.learner.restore(self._aside[0])
             self.update.load_state_dict(self._aside[1])
+            current().scatter(self.update.optimizer)
             self.update.frozen = {name.removeprefix(ASIDE): policy for name, policy in self.frozen.items()}
             self._aside, self.frozen = None, {}
 

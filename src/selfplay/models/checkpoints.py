@@ -16,6 +16,8 @@ from transformers.initialization import guard_torch_init_functions
 
 from selfplay.core import SelfplayError
 from selfplay.models.load import lacking, quiet, some
+from selfplay.models.structure import class_of
+from selfplay.parallel import current
 
 REMEDY = "resume with the player it was made with"
 CONTAINERS = (ModuleList, ModuleDict, Sequential)  # not initialised by any architecture
@@ -70,7 +72,19 @@ def _initialised(owner: PreTrainedModel, module: Module) -> str:
 
 def save(model: PreTrainedModel, folder: Path) -> None:
     """Write a folder that `from_pretrained` can load."""
-    model.save_pretrained(folder)
+    sharded = class_of(model) is not type(model)
+    model.save_pretrained(folder, state_dict=_gathered(model) if sharded else None)
+
+
+def _gathered(model: Module) -> dict[str, Tensor]:
+    """The state of a sharded model whose weights are gathered for the time being; its `state_dict` would undo that."""
+    passing = {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        for name in module._non_persistent_buffers_set
+    }
+    named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    return {name: value.detach() for name, value in named if name not in passing}
 
 
 def load(model: PreTrainedModel, folder: Path) -> None:
@@ -84,7 +98,7 @@ def load(model: PreTrainedModel, folder: Path) -> None:
     _check_files(folder)
     try:
         with quiet():
-            read, info = type(model).from_pretrained(
+            read, info = class_of(model).from_pretrained(  # type: ignore[attr-defined]
                 folder,
                 dtype=model.dtype,
                 attn_implementation=model.config._attn_implementation,
@@ -115,7 +129,7 @@ def copy_weights(source: Module, target: Module) -> None:
     found, into = source.state_dict(), target.state_dict()
     assert found.keys() == into.keys()
     for name, value in into.items():
-        value.copy_(found[name])
+        value.copy_(current().placed_like(value, found[name]))
 
 
 def _check_files(folder: Path) -> None:

@@ -7,6 +7,7 @@ offloader) or overridden forward method. The functions here inspect modules and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch.nn import Embedding, Linear, Module
@@ -53,9 +54,21 @@ def body_of(model: Any) -> Any:
     return inner[0]
 
 
+def through(module: Any, do: Callable[..., Any], *args: Any) -> Any:
+    """`do(module, *args)`, as a forward pass of the module: one whose weights are sharded gathers them for it."""
+    gathered = getattr(bare(module), "through", None)
+    return do(module, *args) if gathered is None else gathered(do, *args)
+
+
+def class_of(module: Any) -> type:
+    """The module's class; of one whose weights are sharded, what it was before."""
+    kind, *above = type(module).__mro__
+    return above[1] if above[0].__name__ == "FSDPModule" else kind  # by name: its import takes two seconds
+
+
 def is_plain(module: Any, *kinds: type) -> bool:
     """Whether a module has exactly one of these classes, and calling it runs only that class's forward method."""
-    return type(module) in kinds and _untouched(module)
+    return class_of(module) in kinds and _untouched(module)
 
 
 def _untouched(module: Module) -> bool:
@@ -64,6 +77,8 @@ def _untouched(module: Module) -> bool:
 
 
 def _is_harmless(hook: Any) -> bool:
+    if type(getattr(hook, "__self__", None)).__name__ == "FSDPState":
+        return True  # it gathers the weights, which `through` asks for where the module is not called
     return getattr(hook, "__name__", "") in HARMLESS and hook.__module__.partition(".")[0] in ("peft", "transformers")
 
 
@@ -102,7 +117,7 @@ def _family(body: Any) -> str | None:
 
 def _is_of(module: Any, family: str, part: str) -> bool:
     """Whether the class is transformers' own of this family; compared by name to avoid importing it."""
-    kind = type(module)
+    kind = class_of(module)
     return (kind.__module__, kind.__qualname__) == (
         f"transformers.models.{family}.modeling_{family}",
         FAMILIES[family] + part,

@@ -26,6 +26,7 @@ from selfplay.models.base_model import load_base, tokenizer_at
 from selfplay.models.chat import Chat
 from selfplay.models.gradient_checkpointing import checkpointed, prepare
 from selfplay.models.lora_options import check_lora
+from selfplay.models.structure import through
 from selfplay.options import Count, Dtype, Expression, Name, OneOf, Range, Seed, Temperature, Unlike, Whole, applies
 from selfplay.players.texts import Texts
 from selfplay.players.trained_model import TrainedModel
@@ -233,26 +234,30 @@ class LanguageModel(TrainedModel):
     # --- learning -----------------------------------------------------------------------------------------------------
 
     def logprobs(self, batch: Batch) -> Tensor:
-        chosen, how = torch.tensor([bool(c) for c in batch.choices]), (self.temperature, self.truncation)
         if torch.is_grad_enabled():
             self.engine.rest()
         with (
             self.forward_passes(),
             checkpointed(self.model) if self.gradient_checkpointing else nullcontext(),
         ):
-            if not chosen.any():
-                return reply_logprobs(self.model, batch.prompts, batch.replies, batch.mask, *how)
-            out = torch.zeros(batch.replies.shape, device=self.model.device)
-            picks, texts = chosen.nonzero()[:, 0], (~chosen).nonzero()[:, 0]
-            menus = [(tuple(batch.prompts[i].tolist()), batch.choices[i]) for i in picks.tolist()]
-            every = choice_logprobs(self.model, menus, self.temperature, self.batch_size)
-            taken = [p[i] for p, i in zip(every, batch.replies[picks, 0].tolist(), strict=True)]
-            out[picks, 0] = torch.stack(taken)
-            if len(texts):
-                part = batch.rows(texts)
-                written = reply_logprobs(self.model, part.prompts, part.replies, part.mask, *how)
-                out[texts, : written.shape[1]] = written
-            return out
+            found: Tensor = through(self.model, lambda _: self._logprobs(batch))
+            return found
+
+    def _logprobs(self, batch: Batch) -> Tensor:
+        chosen, how = torch.tensor([bool(c) for c in batch.choices]), (self.temperature, self.truncation)
+        if not chosen.any():
+            return reply_logprobs(self.model, batch.prompts, batch.replies, batch.mask, *how)
+        out = torch.zeros(batch.replies.shape, device=self.model.device)
+        picks, texts = chosen.nonzero()[:, 0], (~chosen).nonzero()[:, 0]
+        menus = [(tuple(batch.prompts[i].tolist()), batch.choices[i]) for i in picks.tolist()]
+        every = choice_logprobs(self.model, menus, self.temperature, self.batch_size)
+        taken = [p[i] for p, i in zip(every, batch.replies[picks, 0].tolist(), strict=True)]
+        out[picks, 0] = torch.stack(taken)
+        if len(texts):
+            part = batch.rows(texts)
+            written = reply_logprobs(self.model, part.prompts, part.replies, part.mask, *how)
+            out[texts, : written.shape[1]] = written
+        return out
 
     def rounding(self, batch: Batch) -> Tensor:
         """The measured rounding error, see `selfplay.engines.rounding`."""

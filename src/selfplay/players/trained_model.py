@@ -15,6 +15,7 @@ from selfplay.core import Policy
 from selfplay.engines.versions import Version
 from selfplay.models import checkpoints
 from selfplay.models.adapters import Adapter
+from selfplay.parallel import current
 
 
 class TrainedModel(Policy):
@@ -48,7 +49,7 @@ class TrainedModel(Policy):
             with self.own_weights():
                 twin.frozen_adapter = {n: p.detach().clone() for n, p in self.adapter.weights.items()}
         else:
-            twin.model = copy.deepcopy(self.model).requires_grad_(False).eval()
+            twin.model = current().copied(self.model).requires_grad_(False).eval()
         twin.version = Version(None)
         return twin
 

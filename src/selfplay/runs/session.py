@@ -19,6 +19,7 @@ from selfplay.core import Episode, SelfplayError, Turn
 from selfplay.experiment import Experiment
 from selfplay.files import DiskError, to_disk
 from selfplay.loggers import Loggers
+from selfplay.parallel import current
 from selfplay.plots.curves import draw_curves
 from selfplay.runs import checkpoint
 from selfplay.runs.folder import RunFolder
@@ -45,15 +46,30 @@ class Session:
         self.cfg, self.experiment = cfg, experiment
         self.done = 0
         self.summary: dict[str, Any] = {}
-        self.loggers = Loggers({str(name): make(node, f"logger.{name}") for name, node in cfg.logger.items()})
-        self.folder = RunFolder.open(path) if goes_on else RunFolder.create(path, cfg)
+        self.processes = current()
+        leads = self.processes.rank == 0
+        nodes = cfg.logger.items() if leads else ()
+        self.loggers = Loggers({str(name): make(node, f"logger.{name}") for name, node in nodes})
+        self.folder = self.processes.lead(lambda: RunFolder.open(path) if goes_on else RunFolder.create(path, cfg))
         if goes_on:
             self._restore()
-        self.evals: dict[int, dict[str, Any]] = {m["step"]: m["eval"] for m in self.folder.metrics() if "eval" in m}
+        self.evals: dict[int, dict[str, Any]] = self.processes.lead(
+            lambda: {m["step"]: m["eval"] for m in self.folder.metrics() if "eval" in m}
+        )
         self._saved = self.done
         self.progress = Progress(cfg.steps, self.done, str(cfg.progress_metric))
 
     def _restore(self) -> None:
+        found = self.processes.lead(self._latest)
+        if found is not None:
+            self.done, path = found
+            self.processes.together(lambda: self._load(path))
+            self.processes.scatter(self.experiment.update.optimizer)
+        self.processes.lead(lambda: self._rewind(found is not None))
+        say(f"resuming {self.folder.path} after step {self.done}")
+
+    def _latest(self) -> tuple[int, Path] | None:
+        """The step and path of the checkpoint to resume from, if the run has saved one."""
         found = checkpoint.latest(self.folder)
         logged = max((line["step"] for line in self.folder.metrics()), default=0)
         if found is None and logged > self.folder.config.checkpoint.every:
@@ -61,37 +77,43 @@ class Session:
                 f"{self.folder.path} has records up to step {logged} but no checkpoint; restore one in "
                 f"{self.folder.checkpoints}, or start a new run"
             )
-        if found is not None:
-            self.done, path = found
-            if self.cfg.steps < self.done:
-                raise SelfplayError(
-                    f"steps is {self.cfg.steps}, but {self.folder.path} has already done {self.done}; give more steps, "
-                    f"for example steps={2 * self.done}"
-                )
-            try:
-                state, frozen = checkpoint.load(path, self.experiment.learner)
-                self.experiment.update.load_state_dict(state["update"])  # type: ignore[arg-type]
-                opponent = self.experiment.opponent
-                trainee, current = self.experiment.trainee, renamed.translated_state(state)
-                opponent.load_state_dict(current["opponent"], self.folder.population, trainee.read)
-                trainee.load_state_dict(current["trainee"], opponent.main, frozen)
-                torch.set_rng_state(state["rng"])  # type: ignore[arg-type]
-            except (KeyError, TypeError, ValueError, RuntimeError) as error:
-                reason = str(error).strip().split("\n")[0]
-                raise SelfplayError(
-                    f"the checkpoint {path} does not match this run's player and update ({reason}); "
-                    "delete it to resume from the previous checkpoint"
-                ) from error
-            kept = self.cfg.checkpoint
+        if found is not None and self.cfg.steps < found[0]:
+            raise SelfplayError(
+                f"steps is {self.cfg.steps}, but {self.folder.path} has already done {found[0]}; give more steps, "
+                f"for example steps={2 * found[0]}"
+            )
+        return found
+
+    def _load(self, path: Path) -> None:
+        """Restore the experiment from a checkpoint."""
+        try:
+            state, frozen = checkpoint.load(path, self.experiment.learner)
+            self.experiment.update.load_state_dict(state["update"])  # type: ignore[arg-type]
+            opponent = self.experiment.opponent
+            trainee, named = self.experiment.trainee, renamed.translated_state(state)
+            opponent.load_state_dict(named["opponent"], self.folder.population, trainee.read)
+            trainee.load_state_dict(named["trainee"], opponent.main, frozen)
+            torch.set_rng_state(state["rng"])  # type: ignore[arg-type]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise SelfplayError(
+                f"the checkpoint {path} does not match this run's player and update ({reason}); "
+                "delete it to resume from the previous checkpoint"
+            ) from error
+
+    def _rewind(self, restored: bool) -> None:
+        """Delete everything that the run wrote after its checkpoint."""
+        kept = self.cfg.checkpoint
+        if restored:
             checkpoint.prune(self.folder, self.done, kept.keep, kept.keep_every)  # in case of a kill before pruning
         self.folder.configure(self.cfg)
-        self.folder.rewind(self.done if found else -1)  # -1 deletes all: the evaluated learner was not saved
-        say(f"resuming {self.folder.path} after step {self.done}")
+        self.folder.rewind(self.done if restored else -1)  # -1 deletes all: the evaluated learner was not saved
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.enter_context(interrupts.at_work(self._last_words))
-            self.ways = dict(self.experiment.learner.ways())
+            with self.processes.whole():
+                self.ways = dict(self.experiment.learner.ways())
             self._summarise("running")
             if self.ways:
                 say("learner implementation: " + "; ".join(f"{what}: {way}" for what, way in self.ways.items()))
@@ -118,8 +140,7 @@ class Session:
 
     def _stop_if_asked(self) -> None:
         """Save a checkpoint and stop if a signal has asked for it; called between steps."""
-        number = interrupts.asked()
-        if number is not None:
+        if number := int(self.processes.highest(interrupts.asked() or 0)):
             if self.done > self._saved:
                 self._save(self.done)
             raise interrupts.Stopped(number)
@@ -145,7 +166,7 @@ class Session:
         self._check_watch({**self._evaluated(), **metrics})
         last = step == self.cfg.steps
         by_turn = {} if advantages is None else {id(t): a for t, a in zip(learnt, advantages.tolist(), strict=True)}
-        self.folder.transcribe(step, episodes, by_turn)
+        self.processes.lead(lambda: self.folder.transcribe(step, episodes, by_turn))
         due = self.experiment.evaluation is not None and (last or step % self.experiment.evaluation.every == 0)
         self._log(step, {**metrics, **(self._evaluate(step) if due else {})})
         if last or step % self.cfg.checkpoint.every == 0:
@@ -156,16 +177,23 @@ class Session:
     def _save(self, step: int) -> None:
         """Write the checkpoint of the step just completed."""
         opponent, trainee, kept = self.experiment.opponent, self.experiment.trainee, self.cfg.checkpoint
-        with to_disk(self.folder.checkpoints):
-            opponent.store(self.folder.population)
-            state = {
+        state = self.processes.gathered(
+            {
                 "update": self.experiment.update.state_dict(),
                 "opponent": opponent.state_dict(),
                 "trainee": trainee.state_dict(),
                 "rng": torch.get_rng_state(),
             }
-            frozen = {**self.experiment.update.frozen, **trainee.frozen}
-            checkpoint.save(self.folder, step, self.experiment.learner, state, kept.keep, kept.keep_every, frozen)
+        )
+        frozen = {**self.experiment.update.frozen, **trainee.frozen}
+
+        def write() -> None:
+            with to_disk(self.folder.checkpoints):
+                opponent.store(self.folder.population)
+                checkpoint.save(self.folder, step, self.experiment.learner, state, kept.keep, kept.keep_every, frozen)
+
+        with self.processes.whole():
+            self.processes.lead(write)
         self._saved = step
 
     def _evaluated(self) -> dict[str, float]:
@@ -188,12 +216,14 @@ class Session:
             say(text)
 
     def _log(self, step: int, metrics: Mapping[str, object]) -> None:
-        self.folder.log(step, metrics)
+        self.processes.lead(lambda: self.folder.log(step, metrics))
         self.loggers.log(step, metrics)
 
     def _evaluate(self, step: int) -> dict[str, Any]:
         start = time.perf_counter()
-        self.evals[step] = self.experiment.evaluation(self.experiment)
+        with self.processes.whole():
+            found = self.experiment.evaluation(self.experiment)
+        self.evals[step] = self.processes.lead(lambda: found)
         return {"eval": self.evals[step], "time/eval": time.perf_counter() - start}
 
     def __exit__(
@@ -211,6 +241,8 @@ class Session:
                 self.loggers.finish(self.summary)
 
     def _end(self, error: BaseException | None) -> None:
+        if self.processes.rank > 0:
+            return
         if error is None:
             with to_disk(self.folder.curves):
                 draw_curves(self.folder.metrics(), self.folder.curves)
@@ -256,6 +288,8 @@ class Session:
         say(f"run folder: {self.folder.path}")
 
     def _summarise(self, status: str, reason: str | None = None) -> None:
+        if self.processes.rank > 0:
+            return
         lines = self.folder.metrics()
         summary: dict[str, Any] = {
             "status": status,
@@ -263,6 +297,8 @@ class Session:
             "seconds": sum(v for m in lines for k, v in m.items() if k.startswith("time/")),
             "tokens": sum(m.get("tokens/generated", 0) for m in lines),
         }
+        if self.processes.size > 1:
+            summary["processes"] = self.processes.size
         if status == "finished" and self.ways:
             summary["ways"] = self.ways
         if reason is not None:

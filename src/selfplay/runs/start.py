@@ -40,7 +40,7 @@ FOLLOWERS = {  # key -> components whose option of that name refers to it in con
     ),
     "device": ("selfplay.players.language_model.LanguageModel", "selfplay.referees.reward_model.RewardModel"),
 }
-NO_PART = ("resume", "sweep", "trust", "overrides")  # keys that do not affect what a run computes
+NO_PART = ("resume", "sweep", "trust", "overrides", "parallel")  # keys that do not affect what a run computes
 PARTS = (  # required keys of a config
     "game", "task", "player", "seats", "players", "reward", "quality", "probes", "regularizer", "schedule", "update",
     "opponent", "rollout", "eval", "extra_evals", "logger", "checkpoint",
@@ -128,7 +128,7 @@ def _resumed(cfg: DictConfig, folder: RunFolder, overrides: list[str]) -> DictCo
         )
     for override in overrides:
         key = override.split("=")[0].lstrip("+~")
-        if key in ("resume", "trust"):
+        if key in ("resume", "trust", "parallel"):
             continue
         if key not in RESUMABLE:
             raise SelfplayError(
@@ -141,6 +141,7 @@ def _resumed(cfg: DictConfig, folder: RunFolder, overrides: list[str]) -> DictCo
         if not isinstance(value, kind):
             raise SelfplayError(f"{key} is {value} in {folder.path}/config.yaml; restore what the run wrote")
     config.resume = str(cfg.resume)
+    config.parallel = cfg.parallel  # the number of processes may change
     config.overrides = [*config.overrides, *overrides]
     check_config(config)
     return config

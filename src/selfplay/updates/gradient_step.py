@@ -10,6 +10,7 @@ from torch.nn import Parameter
 
 from selfplay.core import Batch, Policy, SelfplayError, Update, at_least
 from selfplay.options import OneOf, Range
+from selfplay.parallel import current
 from selfplay.updates.schedules import Schedule
 
 TurnLosses = Callable[[Tensor, Tensor], Tensor]  # (row numbers [b], log-probs [b, t]) -> losses [b]
@@ -206,11 +207,23 @@ def shares(roles: Sequence[str], counts: Tensor, weights: Mapping[str, float]) -
 @torch.no_grad()
 def frozen_logprobs(policy: Policy, batch: Batch, micro_batch: int) -> Tensor:
     """[B, T] log-probabilities of the batch under a policy, without gradient."""
-    out = torch.zeros_like(batch.logprobs)
-    for rows in by_prompt(batch, micro_batch):
-        part = batch.rows(rows)
-        out[rows, : part.replies.shape[1]] = policy.logprobs(part).cpu()
+    out, processes = torch.zeros_like(batch.logprobs), current()
+
+    def passes() -> None:
+        for rows, counts in processes.rounds(by_prompt(batch, _of_one(micro_batch, len(batch)))):
+            part = batch.rows(rows)
+            found = policy.logprobs(part).cpu()
+            if counts:
+                out[rows, : part.replies.shape[1]] = found
+
+    processes.in_step(passes)
+    processes.add([out])
     return out
+
+
+def _of_one(micro_batch: int, turns: int) -> int:
+    """The turns of a micro-batch where each process has some."""
+    return min(micro_batch, -(-turns // current().size))
 
 
 def by_prompt(batch: Batch, micro_batch: int) -> list[Tensor]:
@@ -253,19 +266,36 @@ def descend(
         SelfplayError: `compare` raised it, memory ran out, or the loss or its gradient is not finite. The weights are
             then unchanged.
     """
-    optimizer.zero_grad(set_to_none=True)
-    total, mismatch = 0.0, 0.0
-    try:
-        for rows in by_prompt(batch, micro_batch):
+    processes, parameters = current(), list(policy.parameters())
+    read: list[tuple[Batch, Tensor]] = []
+
+    def passes() -> float:
+        total = 0.0
+        for rows, counts in processes.rounds(by_prompt(batch, _of_one(micro_batch, len(batch)))):
             part = batch.rows(rows)
             logprobs = policy.logprobs(part)
-            loss = (weights[rows].to(logprobs.device) * losses(rows, logprobs)).sum()
+            loss = counts * (weights[rows].to(logprobs.device) * losses(rows, logprobs)).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
-            difference = (logprobs.detach().cpu() - part.logprobs)[part.on_policy].abs()
+            read.append((part, logprobs.detach().cpu()))
+        return total
+
+    def compared() -> float:
+        mismatch = 0.0
+        for part, logprobs in read:
+            difference = (logprobs - part.logprobs)[part.on_policy].abs()
             mismatch = max(mismatch, float(difference.max()) if difference.numel() else 0.0)
             if compare is not None:
                 compare(part, logprobs)
+        return mismatch
+
+    optimizer.zero_grad(set_to_none=True)
+    try:
+        mine = processes.in_step(passes)
+        total = sum(processes.collect(lambda: mine))
+        with processes.whole():
+            mismatch = max(processes.collect(compared))
+        processes.add_gradients(parameters)
     except SelfplayError:
         optimizer.zero_grad(set_to_none=True)
         raise
@@ -277,7 +307,10 @@ def descend(
             f"memory ran out in an update of {len(batch)} turns; "
             f"lower update.micro_batch (now {micro_batch}) or episodes"
         ) from error
-    norm = float(torch.nn.utils.clip_grad_norm_(list(policy.parameters()), max_grad_norm))
+    found = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    norm = processes.gathered(found)
+    torch.nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, norm)
+    norm = float(norm)
     if not (torch.isfinite(torch.tensor(total)) and torch.isfinite(torch.tensor(norm))):
         optimizer.zero_grad(set_to_none=True)
         raise SelfplayError(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from selfplay.core import Batch, Learnt, Policy, SelfplayError, at_least
 from selfplay.options import Count, NotNegative, OneOf, Range, Share, Steps
+from selfplay.parallel import current
 from selfplay.updates.advantages import Advantage, Remembering, centred
 from selfplay.updates.aggregations import Aggregation, sequence_sum
 from selfplay.updates.gradient_step import (
@@ -148,7 +149,8 @@ class PolicyGradient(GradientUpdate):
         """Row numbers of each minibatch; shuffled by torch's RNG, whose state is checkpointed."""
         if self.minibatches == 1:
             return [torch.arange(count)]
-        return torch.randperm(count).tensor_split(min(self.minibatches, count))
+        order = current().lead(lambda: torch.randperm(count))
+        return order.tensor_split(min(self.minibatches, count))
 
     def _descend(self, batch: Batch, advantages: Tensor, reference: Tensor, tokens: Tensor | None) -> dict[str, float]:
         weights = self.gradient_step.weights(batch) * self.aggregation(batch)

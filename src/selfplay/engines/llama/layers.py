@@ -30,7 +30,7 @@ from selfplay.engines.packing import (
     under_mask,
 )
 from selfplay.models.gradient_checkpointing import runs_again
-from selfplay.models.structure import body_of, has_llama_body
+from selfplay.models.structure import body_of, has_llama_body, through
 from selfplay.models.trial import passes
 
 SMALL = 1 << 23  # maximum bytes of a layer's attention weights for which eager attention is faster than the kernel
@@ -100,14 +100,22 @@ def _states(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Tenso
     mask = Tree.of(packed) if branched else packed.attention(dtype)
     places, where = (rows * packed.ids.shape[1] + columns).unique(return_inverse=True)
     for layer in body.layers:
-        seen = _seen(layer.self_attn, _norm(layer.input_layernorm, states, dtype), cos, sin, mask)
-        if layer is body.layers[-1]:
-            states, seen = (x.flatten(0, 1).index_select(0, places) for x in (states, seen))
-        states = states + layer.self_attn.o_proj(seen)
-        read = _norm(layer.post_attention_layernorm, states, dtype)
-        gate, up = layer.mlp.gate_proj(read), layer.mlp.up_proj(read)
-        states = states + layer.mlp.down_proj(_SwiGLU.apply(gate, up))  # type: ignore[no-untyped-call]
+        kept = places if layer is body.layers[-1] else None
+        states = through(layer, _layer, states, cos, sin, mask, dtype, kept)
     return _norm(body.norm, states, states.dtype).index_select(0, where)
+
+
+def _layer(
+    layer: Any, states: Tensor, cos: Tensor, sin: Tensor, mask: Tree | Tensor, dtype: torch.dtype, kept: Tensor | None
+) -> Tensor:
+    """The states [R, L, H] after a layer; of `kept` [M] places among all tokens alone, [M, H], where they are given."""
+    seen = _seen(layer.self_attn, _norm(layer.input_layernorm, states, dtype), cos, sin, mask)
+    if kept is not None:
+        states, seen = (x.flatten(0, 1).index_select(0, kept) for x in (states, seen))
+    states = states + layer.self_attn.o_proj(seen)
+    read = _norm(layer.post_attention_layernorm, states, dtype)
+    gate, up = layer.mlp.gate_proj(read), layer.mlp.up_proj(read)
+    return states + layer.mlp.down_proj(_SwiGLU.apply(gate, up))  # type: ignore[no-untyped-call, no-any-return]
 
 
 def _seen(at: Any, read: Tensor, cos: Tensor, sin: Tensor, mask: Tree | Tensor) -> Tensor:
