@@ -75,6 +75,9 @@ def free_port() -> int:
 def serve() -> None:
     """Make the runs that are asked for, line by line."""
     import faulthandler
+    import traceback
+
+    import torch
 
     from selfplay.players.language_model import LanguageModel
     from selfplay.players.tabular import Tabular
@@ -102,9 +105,14 @@ def serve() -> None:
         faulthandler.dump_traceback_later(task["timeout"], exit=True)  # a hang is shown where it hangs
         undo: list[Any] = []
         exec(task["breaks"], {"facts": facts, "undo": undo, "rank": int(os.environ["RANK"])})
-        ended = cli.run(*task["args"])
+        try:
+            ended = cli.run(*task["args"])
+        except Exception:  # as an interpreter ends with it
+            ended = cli.Ended(1, "", traceback.format_exc())
         for back in undo:
             back()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
         faulthandler.cancel_dump_traceback_later()
         print(json.dumps({"ended": [ended.code, ended.out, ended.err], "facts": facts}), file=told, flush=True)
 

@@ -1,0 +1,217 @@
+"""Two processes make the run that one process makes: the same texts, and after three steps the same weights."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cli
+import pytest
+from ranks import Joint, Ranks
+from safetensors.torch import load_file
+
+APART = 2e-5
+LSP = ("eval=none", "steps=3", "episodes=4", "game.answers=4", "player.max_tokens=24")
+TABLE = ("game=kuhn", "player=tabular", "update=ppo", "eval=none", "steps=3", "episodes=8")
+KUHN = ("game=kuhn", "eval=none", "steps=3", "episodes=6", "player.max_tokens=4")
+CASES: dict[str, tuple[str, ...]] = {
+    "lsp": LSP,
+    "lsp, lora": (*LSP, "player=tiny_lora"),
+    "ppo in minibatches": (*LSP, "update=ppo", "update.minibatches=2", "update.epochs=2"),
+    "dpo": (*LSP, "update=dpo"),
+    "kto": (*LSP, "update=kto"),
+    "kuhn by likelihood": KUHN,
+    "kuhn, every outcome": (*KUHN, "rollout=exact"),
+    "pfsp, lora": (*KUHN, "player=tiny_lora", "opponent=pfsp", "opponent.every=1"),
+    "psro": (*TABLE, "opponent=psro", "opponent.every=1", "opponent.matches=3"),
+    "an episode for one of two": (*LSP, "episodes=1", "game.answers=3"),
+    "unequal shares": (*LSP, "episodes=3", "game.answers=3", "update.micro_batch=2"),
+}
+SHARDED = ("lsp", "lsp, lora", "dpo", "kuhn by likelihood", "pfsp, lora", "unequal shares")
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[Ranks]:
+    with Ranks(2) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The run of one process, made once for each case."""
+    made: dict[str, Path] = {}
+
+    def run(case: str) -> Path:
+        if case not in made:
+            made[case] = cli.finished(tmp_path_factory.mktemp("alone") / "run", *CASES[case])
+        return made[case]
+
+    return run
+
+
+def texts(run: Path) -> list[tuple[str, str, str]]:
+    return [(turn["role"], turn["prompt"], turn["reply"]) for turn in cli.lines(run / "episodes.jsonl")]
+
+
+def weights(run: Path) -> dict[str, Any]:
+    """Every tensor in the files of a run."""
+    found = {}
+    for file in sorted(run.rglob("*.safetensors")):
+        found |= {f"{file.relative_to(run)}/{name}": value for name, value in load_file(file).items()}
+    return found
+
+
+def apart(one: Path, other: Path) -> float:
+    ours, theirs = weights(one), weights(other)
+    assert ours.keys() == theirs.keys() and ours
+    return max(float((ours[name] - theirs[name]).abs().max()) for name in ours)
+
+
+def well(joint: Joint, run: Path) -> Path:
+    assert [ended.code for ended in joint.ended] == [0, 0], [ended.err[-2000:] for ended in joint.ended]
+    assert cli.summary(run)["processes"] == 2
+    assert joint.ended[1].out == "" and joint.ended[1].err == ""
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_equal_one(case: str, ranks: Ranks, alone: Any, tmp_path: Path) -> None:
+    joint = ranks.run(*CASES[case], "parallel=ddp", f"hydra.run.dir={tmp_path}")
+    run = well(joint, tmp_path)
+    assert texts(run) == texts(alone(case))
+    assert apart(run, alone(case)) < APART
+    if case not in ("kuhn, every outcome", "an episode for one of two"):
+        asks = [one["asks"] for one in joint.facts]
+        assert min(asks) > 0.2 * sum(asks)
+
+
+HELD = """
+from selfplay.runs.session import Session
+from selfplay.parallel import current
+plain = Session.record
+def record(self, *args):
+    model = self.experiment.learner.model
+    frozen = [p for p in model.parameters() if not p.requires_grad]
+    counted = frozen or list(model.parameters())
+    facts["weights"], facts["of"] = sum(current().own(p).numel() for p in counted), sum(p.numel() for p in counted)
+    state = self.experiment.update.optimizer.state
+    facts["trained"] = sum(p.numel() for p in state)
+    facts["state"] = sum(current().own(found["exp_avg"]).numel() for found in state.values())
+    return plain(self, *args)
+Session.record = record
+undo.append(lambda: setattr(Session, "record", plain))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", SHARDED)
+def test_weights_in_two_halves_equal_whole_ones(case: str, ranks: Ranks, alone: Any, tmp_path: Path) -> None:
+    """Each process holds half of the weights and of Adam's state; an adapter is not split."""
+    joint = ranks.run(*CASES[case], "parallel=fsdp", f"hydra.run.dir={tmp_path}", breaks=HELD)
+    run = well(joint, tmp_path)
+    assert texts(run) == texts(alone(case))
+    assert apart(run, alone(case)) < APART
+    for held in joint.facts:
+        assert held["weights"] == pytest.approx(held["of"] / 2, rel=0.02)
+        assert held["state"] == pytest.approx(held["trained"] * (1 if "lora" in case else 0.5), rel=0.02)
+
+
+UNSUMMED = """
+from selfplay.parallel.distributed import Distributed
+plain = Distributed.add_gradients
+Distributed.add_gradients = lambda self, parameters: None
+undo.append(lambda: setattr(Distributed, "add_gradients", plain))
+"""
+
+
+@pytest.mark.slow
+def test_gradients_that_are_not_summed_would_be_seen(ranks: Ranks, alone: Any, tmp_path: Path) -> None:
+    run = well(ranks.run(*CASES["lsp"], "parallel=ddp", f"hydra.run.dir={tmp_path}", breaks=UNSUMMED), tmp_path)
+    assert apart(run, alone("lsp")) > 10 * APART
+
+
+# --- resume -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["lsp", "psro", "pfsp, lora"])
+def test_the_number_of_processes_may_change_at_a_resume(case: str, ranks: Ranks, alone: Any, tmp_path: Path) -> None:
+    """A step by two that split the weights, a step by one, a step by two that each hold them all."""
+    first = "ddp" if case == "psro" else "fsdp"
+    args = [arg for arg in CASES[case] if not arg.startswith("steps=")]
+    well(ranks.run(*args, "steps=1", f"parallel={first}", f"hydra.run.dir={tmp_path}"), tmp_path)
+    assert cli.run(f"resume={tmp_path}", "steps=2").code == 0
+    well(ranks.run(f"resume={tmp_path}", "steps=3", "parallel=ddp"), tmp_path)
+    assert texts(tmp_path) == texts(alone(case))
+    assert apart(tmp_path, alone(case)) < APART
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+REFEREE = """
+from selfplay.core import SelfplayError
+from selfplay.referees.verifier import Verifier
+plain = Verifier.score
+def score(self, turns, players):
+    if rank == RANK:
+        raise SelfplayError("the verifier of one process is broken")
+    return plain(self, turns, players)
+Verifier.score = score
+undo.append(lambda: setattr(Verifier, "score", plain))
+"""
+DISK = """
+from selfplay.runs.folder import RunFolder
+plain = RunFolder.transcribe
+def transcribe(self, step, *args):
+    if step == 2:
+        from selfplay.files import to_disk
+        with to_disk(self.path):
+            raise OSError(28, "No space left on device")
+    return plain(self, step, *args)
+RunFolder.transcribe = transcribe
+undo.append(lambda: setattr(RunFolder, "transcribe", plain))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_of_one_process_ends_all_in_one_sentence(rank: int, ranks: Ranks, tmp_path: Path) -> None:
+    begun = time.monotonic()
+    args = (*LSP, "reward=verifier", "parallel=ddp", f"hydra.run.dir={tmp_path / 'run'}")
+    joint = ranks.run(*args, breaks=REFEREE.replace("RANK", str(rank)), timeout=30)
+    assert time.monotonic() - begun < 30
+    assert [ended.code for ended in joint.ended] == [1, 1]
+    assert joint.ended[0].err == "error: the verifier of one process is broken\n" and joint.ended[1].err == ""
+    assert cli.summary(tmp_path / "run")["reason"] == "the verifier of one process is broken"
+
+
+@pytest.mark.slow
+def test_a_bug_in_one_process_ends_the_other_in_one_sentence(ranks: Ranks, tmp_path: Path) -> None:
+    broken = REFEREE.replace("RANK", "1").replace("SelfplayError(", "ValueError(")
+    joint = ranks.run(*LSP, "reward=verifier", "parallel=ddp", f"hydra.run.dir={tmp_path}", breaks=broken, timeout=30)
+    assert joint.ended[0].err == (
+        "error: process 1 of the run failed with ValueError: the verifier of one process is broken\n"
+    )
+    assert "ValueError: the verifier" in joint.ended[1].err
+
+
+@pytest.mark.slow
+def test_a_full_disk_of_the_first_process_ends_all(ranks: Ranks, tmp_path: Path) -> None:
+    joint = ranks.run(*LSP, "reward=verifier", "parallel=ddp", f"hydra.run.dir={tmp_path}", breaks=DISK, timeout=30)
+    assert [ended.code for ended in joint.ended] == [1, 1]
+    assert "No space left on device" in joint.ended[0].err and joint.ended[1].err == ""
+
+
+def test_torchrun_without_parallel_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    ended = cli.run(*LSP, f"hydra.run.dir={tmp_path / 'run'}")
+    assert ended.code == 1 and "torchrun started 2 processes, but parallel is none" in ended.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+def test_parallel_without_torchrun_is_refused(name: str, tmp_path: Path) -> None:
+    ended = cli.run(*LSP, f"parallel={name}", f"hydra.run.dir={tmp_path / 'run'}")
+    assert ended.code == 1 and "torchrun --nproc_per_node 2" in ended.err
+    assert not list(tmp_path.iterdir())
