@@ -60,7 +60,14 @@ class Game(ABC):
 
 
 class Player(ABC):
-    """Anything that replies to asks: a language model, a table, a script, Nature."""
+    """Anything that replies to asks: a language model, a table, a script, Nature.
+
+    Attributes:
+        stateful: whether acting changes the player; then every process of a run plays all episodes, see
+            `selfplay.parallel`.
+    """
+
+    stateful: bool = False
 
     @abstractmethod
     def act(self, asks: Sequence[Ask]) -> list[Reply]:

@@ -55,8 +55,10 @@ def exact(
         SelfplayError: there are more outcomes, an ask has no options, or a player provides no option probabilities.
     """
     at_least(1, **{"rollout.limit": limit})
+    stateful = any(player.stateful for player in opponent.players.values())
     with current().whole():
-        return current().lead(lambda: _enumerated(game, opponent, step, episodes, limit))
+        make = current().together if stateful else current().lead
+        return make(lambda: _enumerated(game, opponent, step, episodes, limit))
 
 
 def _enumerated(game: Game, opponent: Matchmaker, step: int, episodes: int, limit: int) -> list[Episode]:

@@ -45,8 +45,9 @@ def play(
     """
     processes, indices = current(), list(episodes)
     with processes.whole():
-        played = processes.collect(lambda: _play(game, players, processes.share(indices), key, seats))
-    return merged(played)
+        if any(player.stateful for player in players.values()):
+            return processes.together(lambda: _play(game, players, indices, key, seats))
+        return merged(processes.collect(lambda: _play(game, players, processes.share(indices), key, seats)))
 
 
 def _play(

@@ -29,6 +29,7 @@ class GeometricMixture(Player):
         if not 0 <= coefficient <= 1:
             raise SelfplayError(f"the mixture's coefficient is {coefficient}; choose a number from 0 to 1")
         self.first, self.second, self.coefficient = first, second, coefficient
+        self.stateful = first.stateful or second.stateful
 
     def act(self, asks: Sequence[Ask]) -> list[Reply]:
         free = [i for i, ask in enumerate(asks) if not ask.options or self._writes]

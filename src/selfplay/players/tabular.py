@@ -36,6 +36,8 @@ class Tabular(Policy):
         SelfplayError: an ask has no options, or `states` or `actions` is exceeded.
     """
 
+    stateful = True  # rows are taken as states are met
+
     def __init__(
         self,
         states: Count = 4096,

@@ -24,6 +24,8 @@ COMPONENTS = (
     "selfplay.loggers",
     "selfplay.opponents",
     "selfplay.enumeration",
+    "selfplay.parallel.distributed",
+    "selfplay.parallel.sharded",
     "selfplay.players",
     "selfplay.referees",
     "selfplay.sandbox.sandbox",
