@@ -10,16 +10,18 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
+from selfplay import torchrun
 from selfplay.checks import Mismatch, check_trainable
 from selfplay.comparisons import check_answers
 from selfplay.config import PAID
+from selfplay.console import silence
 from selfplay.core import Game, Player, Policy, Referee, SelfplayError, Update
 from selfplay.derived import fill_in
 from selfplay.evaluations.several import Several
 from selfplay.experiment import Experiment
 from selfplay.models.structure import bare
 from selfplay.opponents.matchmaker import Matchmaker
-from selfplay.parallel import Processes, current, torchrun, using
+from selfplay.parallel import Processes, current, using
 from selfplay.partials import check_partials
 from selfplay.players.language_model import LanguageModel
 from selfplay.players.trained_model import TrainedModel
@@ -109,6 +111,8 @@ def joined(cfg: DictConfig) -> Iterator[Processes]:
             "parallel=ddp or parallel=fsdp"
         )
     processes = Processes() if cfg.parallel is None else make(cfg.parallel, "parallel")
+    if processes.rank > 0:
+        silence()
     with using(processes):
         yield processes
         processes.close()

@@ -4,10 +4,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import NoReturn
 
 from selfplay.errors import SelfplayError
 from selfplay.renamed import refused
 from selfplay.secrets import holds_secret, told
+from selfplay.torchrun import follows
 
 ACTIONS = {  # mutually exclusive flags of Hydra
     **dict.fromkeys(("--multirun", "-m"), "multirun"),
@@ -77,8 +79,14 @@ def run_command(work: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except SelfplayError as error:
+        fail(error)
+
+
+def fail(error: SelfplayError) -> NoReturn:
+    """Print the error, in the first process of a run alone, and exit with 1."""
+    if not follows():
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    sys.exit(1)
 
 
 def program() -> str:

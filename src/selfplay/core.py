@@ -63,8 +63,7 @@ class Player(ABC):
     """Anything that replies to asks: a language model, a table, a script, Nature.
 
     Attributes:
-        stateful: whether acting changes the player; then every process of a run plays all episodes, see
-            `selfplay.parallel`.
+        stateful: whether acting changes the player; every process of a run then plays all episodes.
     """
 
     stateful: bool = False

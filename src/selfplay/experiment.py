@@ -38,6 +38,10 @@ class Experiment:
         """Prepare a step: restart or swap the learner if the opponent rule says so."""
         self.trainee.follow(self.opponent.before(step), self.opponent.main)
 
+    def play(self, step: int, episodes: int, key: str) -> list[Episode]:
+        """The episodes of a step; see `rollout`."""
+        return self.rollout(self.game, self.opponent, step, episodes, key)
+
     def after(self, step: int, episodes: Sequence[Episode]) -> dict[str, Any]:
         """Finish a step: give the results to the opponent rule, and change the learner as it says; return metrics."""
         metrics = self.opponent.after(step, episodes)

@@ -19,12 +19,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from selfplay import interrupts
-from selfplay.commandline import arguments
-from selfplay.console import silence
+from selfplay.commandline import arguments, fail
 from selfplay.errors import SelfplayError
 from selfplay.garbage import collected, hold_garbage
-from selfplay.parallel.torchrun import follows
 from selfplay.project import CONF, config_folders, import_from_here
+from selfplay.torchrun import follower_arguments, follows
 
 if TYPE_CHECKING:
     from selfplay.experiment import Experiment
@@ -47,12 +46,11 @@ def loop(experiment: Experiment, cfg: DictConfig, session: Session) -> None:
         start = time.perf_counter()
         experiment.before(step)
         with current().whole():
-            game, key = experiment.game, f"{cfg.seed}/{step}"
-            episodes = experiment.rollout(game, experiment.opponent, step, cfg.episodes, key)
+            episodes = experiment.play(step, cfg.episodes, f"{cfg.seed}/{step}")
             played = time.perf_counter()
             if step == session.done + 1:
                 check_batch(episodes, turns_of(episodes, "learner"), experiment.update)
-            scores = score_and_pay(game, episodes, experiment.referees, experiment.players)
+            scores = score_and_pay(experiment.game, episodes, experiment.referees, experiment.players)
         scored = time.perf_counter()
         turns = turns_of(episodes, "learner", *experiment.update.teachers)
         first.before()
@@ -62,8 +60,7 @@ def loop(experiment: Experiment, cfg: DictConfig, session: Session) -> None:
         session.note(silence.after(learnt.metrics))
         ended = time.perf_counter()
         times = {"time/play": played - start, "time/score": scored - played, "time/update": ended - scored}
-        metrics = of_episodes(episodes) | scores | learnt.metrics | times
-        metrics |= experiment.after(step, episodes)
+        metrics = of_episodes(episodes) | scores | learnt.metrics | times | experiment.after(step, episodes)
         session.record(step, episodes, [turn for _, turn in turns], metrics, learnt.advantages)
 
 
@@ -73,10 +70,8 @@ def run(cfg: DictConfig) -> float:
         import torch
 
         from selfplay.building import build, joined
-        from selfplay.console import say
         from selfplay.engines.memory import keep_freed_memory
         from selfplay.openmp import fit_threads
-        from selfplay.runs.disk_space import note
         from selfplay.runs.session import Session
         from selfplay.runs.start import prepared
 
@@ -89,8 +84,6 @@ def run(cfg: DictConfig) -> float:
                 return start.result
             torch.manual_seed(start.cfg.seed)
             experiment = build(start.cfg)
-            if warning := note(start.folder, start.cfg, experiment.learner, experiment.update):
-                say(warning)
             collect()
             with Session(start.folder, start.cfg, experiment, start.goes_on) as session:
                 loop(session.experiment, start.cfg, session)
@@ -112,21 +105,16 @@ def job(cfg: DictConfig) -> float:
         if job.mode == RunMode.MULTIRUN:
             raise  # the sweep continues and reports the job at its end: runs/jobs.py
         if not follows():
-            print(f"error: {error}", file=sys.stderr)
             remove_if_empty(Path(job.runtime.output_dir))  # created by Hydra; removed if the run wrote nothing
-        sys.exit(1)
+        fail(error)
 
 
 def main() -> None:
     """Compose the config from conf/ and the command line, then run or sweep."""
     import_from_here()
     try:
-        sys.argv[1:] = arguments(sys.argv[1:], [CONF, *config_folders().values()])
+        sys.argv[1:] = arguments([*sys.argv[1:], *follower_arguments(sys.argv)], [CONF, *config_folders().values()])
     except SelfplayError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    if follows():
-        sys.argv.append("hydra.run.dir=.")  # process 0 makes the run's folder
-        silence()
+        fail(error)
     hold_garbage()
     hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()

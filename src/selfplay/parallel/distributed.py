@@ -104,7 +104,8 @@ class Distributed(Processes):
         self.add([p.grad for p in parameters if p.grad is not None])
 
     def highest(self, value: float) -> float:
-        return max(self._exchange(value))
+        found: float = max(self._exchange(value))
+        return found
 
     def rounds(self, parts: Sequence[T]) -> list[tuple[T, bool]]:
         return [(part, True) for part in self.share(parts)]

@@ -64,9 +64,9 @@ class Sharded(Distributed):
             assert isinstance(module, FSDPModule)
             module.set_gradient_divide_factor(1.0)  # losses are normalized over the whole batch: gradients are sums
             module.set_force_sum_reduction_for_comms(True)  # gloo knows no weighted sum
-            module.gathered = types.MethodType(_called, module)
+            module.gathered = types.MethodType(_called, module)  # type: ignore[assignment]
             register_fsdp_forward_method(module, "gathered")
-            module.through = types.MethodType(self._through, module)
+            module.through = types.MethodType(self._through, module)  # type: ignore[assignment]
         self._models[next(self._numbers)] = weakref.ref(model)
 
     def _through(self, module: Any, do: Callable[..., Any], *args: Any) -> Any:
@@ -138,7 +138,8 @@ class Sharded(Distributed):
         return _local(value)
 
     def gathered(self, state: T) -> T:
-        return _mapped(state, lambda x: x.full_tensor().cpu() if isinstance(x, DTensor) else x)
+        found: T = _mapped(state, lambda x: x.full_tensor().cpu() if isinstance(x, DTensor) else x)
+        return found
 
     def scatter(self, optimizer: Optimizer) -> None:
         for p, found in optimizer.state.items():

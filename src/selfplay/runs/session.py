@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from selfplay import interrupts, renamed
+from selfplay import interrupts
 from selfplay.building import make
 from selfplay.commandline import program
 from selfplay.console import say
@@ -22,9 +22,11 @@ from selfplay.loggers import Loggers
 from selfplay.parallel import current
 from selfplay.plots.curves import draw_curves
 from selfplay.runs import checkpoint
+from selfplay.runs.disk_space import note
 from selfplay.runs.folder import RunFolder
 from selfplay.runs.progress import Progress, closing_figures, closing_table, only_figures
 from selfplay.runs.reading import numbers
+from selfplay.runs.restore import restored
 from selfplay.updates.gradient_step import OUT_OF_MEMORY
 
 
@@ -52,62 +54,13 @@ class Session:
         self.loggers = Loggers({str(name): make(node, f"logger.{name}") for name, node in nodes})
         self.folder = self.processes.lead(lambda: RunFolder.open(path) if goes_on else RunFolder.create(path, cfg))
         if goes_on:
-            self._restore()
+            self.done = restored(self.folder, cfg, experiment)
+            say(f"resuming {self.folder.path} after step {self.done}")
         self.evals: dict[int, dict[str, Any]] = self.processes.lead(
             lambda: {m["step"]: m["eval"] for m in self.folder.metrics() if "eval" in m}
         )
         self._saved = self.done
         self.progress = Progress(cfg.steps, self.done, str(cfg.progress_metric))
-
-    def _restore(self) -> None:
-        found = self.processes.lead(self._latest)
-        if found is not None:
-            self.done, path = found
-            self.processes.together(lambda: self._load(path))
-            self.processes.scatter(self.experiment.update.optimizer)
-        self.processes.lead(lambda: self._rewind(found is not None))
-        say(f"resuming {self.folder.path} after step {self.done}")
-
-    def _latest(self) -> tuple[int, Path] | None:
-        """The step and path of the checkpoint to resume from, if the run has saved one."""
-        found = checkpoint.latest(self.folder)
-        logged = max((line["step"] for line in self.folder.metrics()), default=0)
-        if found is None and logged > self.folder.config.checkpoint.every:
-            raise SelfplayError(
-                f"{self.folder.path} has records up to step {logged} but no checkpoint; restore one in "
-                f"{self.folder.checkpoints}, or start a new run"
-            )
-        if found is not None and self.cfg.steps < found[0]:
-            raise SelfplayError(
-                f"steps is {self.cfg.steps}, but {self.folder.path} has already done {found[0]}; give more steps, "
-                f"for example steps={2 * found[0]}"
-            )
-        return found
-
-    def _load(self, path: Path) -> None:
-        """Restore the experiment from a checkpoint."""
-        try:
-            state, frozen = checkpoint.load(path, self.experiment.learner)
-            self.experiment.update.load_state_dict(state["update"])  # type: ignore[arg-type]
-            opponent = self.experiment.opponent
-            trainee, named = self.experiment.trainee, renamed.translated_state(state)
-            opponent.load_state_dict(named["opponent"], self.folder.population, trainee.read)
-            trainee.load_state_dict(named["trainee"], opponent.main, frozen)
-            torch.set_rng_state(state["rng"])  # type: ignore[arg-type]
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise SelfplayError(
-                f"the checkpoint {path} does not match this run's player and update ({reason}); "
-                "delete it to resume from the previous checkpoint"
-            ) from error
-
-    def _rewind(self, restored: bool) -> None:
-        """Delete everything that the run wrote after its checkpoint."""
-        kept = self.cfg.checkpoint
-        if restored:
-            checkpoint.prune(self.folder, self.done, kept.keep, kept.keep_every)  # in case of a kill before pruning
-        self.folder.configure(self.cfg)
-        self.folder.rewind(self.done if restored else -1)  # -1 deletes all: the evaluated learner was not saved
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -115,6 +68,8 @@ class Session:
             with self.processes.whole():
                 self.ways = dict(self.experiment.learner.ways())
             self._summarise("running")
+            if warning := note(self.folder.path, self.cfg, self.experiment.learner, self.experiment.update):
+                say(warning)
             if self.ways:
                 say("learner implementation: " + "; ".join(f"{what}: {way}" for what, way in self.ways.items()))
             if self.cfg.quality is not None and self.cfg.reward == self.cfg.quality:

@@ -307,10 +307,9 @@ def descend(
             f"memory ran out in an update of {len(batch)} turns; "
             f"lower update.micro_batch (now {micro_batch}) or episodes"
         ) from error
-    found = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    norm = processes.gathered(found)
-    torch.nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, norm)
-    norm = float(norm)
+    length = processes.gathered(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+    torch.nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, length)
+    norm = float(length)
     if not (torch.isfinite(torch.tensor(total)) and torch.isfinite(torch.tensor(norm))):
         optimizer.zero_grad(set_to_none=True)
         raise SelfplayError(
