@@ -433,10 +433,7 @@ def test_mistakes_are_told_in_a_line(population: Path, tmp_path: Path, capsys: p
     (tmp_path / "notes" / "config.yaml").write_text("a: 1\n")
     (tmp_path / "file").touch()
     for args, words in (
-        (
-            [population, other],
-            "play different games (game.name is rock_paper_scissors in the first, chicken in the second",
-        ),
+        ([population, other], "play different games (game.name is rock_paper_scissors in the first, chicken in"),
         ([population, seats], "play different games (seats.column is learner in the first, reference"),
         ([seats], "the learner has only row"),
         ([bare], "has no checkpoint; give a run"),

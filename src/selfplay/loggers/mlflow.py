@@ -24,7 +24,8 @@ class MLflow(Logger):
 
     Args:
         experiment: name of the experiment.
-        uri: of the tracking store; null for `<run>/loggers/mlflow.db`.
+        uri: of the tracking store, such as sqlite:////home/me/runs.db or http://localhost:5000; null for
+            `<run>/loggers/mlflow.db`.
 
     Raises:
         SelfplayError: a package is missing, or `uri` contains a password.

@@ -20,7 +20,7 @@ class WandB(Logger):
     Args:
         project: name of the W&B project.
         entity: user or team; null for the default of the account.
-        mode: "offline" or "online".
+        mode: "online" requires `wandb login`.
 
     Raises:
         SelfplayError: the package is missing, or `mode` is neither offline nor online.
