@@ -480,7 +480,7 @@ def test_a_broken_cache_is_told_or_begun_anew(content: Any, tmp_path: Path) -> N
         ({"url": "localhost:8000"}, "'localhost:8000' is invalid; give one such as"),
         ({"url": "http://a b/v1"}, "is invalid"),
         ({"url": "http://a:99999/v1"}, "is invalid"),
-        ({"url": "http://é\ud800/v1"}, "is none"),
+        ({"url": "http://é\ud800/v1"}, "is invalid"),
         ({"url": f"http://me:{KEY}@localhost/v1"}, "put a key into an environment variable"),
         ({"url": f"http://localhost/v1?key={KEY}"}, "put a key into an environment variable"),
         ({"key": KEY}, "never the key itself"),
