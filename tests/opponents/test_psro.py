@@ -149,7 +149,7 @@ def test_more_steps_do_not_end_a_run_with_an_exploiter(tmp_path: Path) -> None:
     args = (*TABULAR, "opponent=league", "opponent.every=2", "opponent.exploit=1", "eval=none", "steps=3")
     folder = cli.finished(tmp_path / "run", *args)
     ended = cli.run(f"resume={folder}", "steps=4")
-    assert ended.code == 1 and "steps=4 ends while an exploiter is learning" in ended.err
+    assert ended.code == 1 and "steps=4 ends while an exploiter is training" in ended.err
     resumed(folder, "steps=5")
     assert cli.summary(folder)["steps"] == 5
 

@@ -242,7 +242,7 @@ def test_the_expectation_by_hand(tiny: LanguageModel, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("referee", [ExpectedScore(PROMPT, "", 0.0), WrittenScore(PROMPT, r"(\d+)", 0.0, 0.0, None)])
 def test_only_a_language_model_can_judge(referee: Referee) -> None:
     Table = type("Table", (Policy,), dict.fromkeys(Policy.__abstractmethods__))
-    with pytest.raises(SelfplayError, match="needs a language model to judge, but the learner is a Table"):
+    with pytest.raises(SelfplayError, match="needs a language model as judge, but the learner is a Table"):
         referee.score(turns(PAIRS), {"reference": Table()})
 
 
@@ -303,7 +303,7 @@ def test_a_reward_model_that_names_no_padding(tiny: LanguageModel, tmp_path: Pat
 
 def test_a_classifier_of_two_labels_is_refused(tiny: LanguageModel, tmp_path: Path) -> None:
     saved_reward_model(tiny, tmp_path, labels=2)
-    with pytest.raises(SelfplayError, match=r"has 2 labels; use one trained on preference pairs"):
+    with pytest.raises(SelfplayError, match=r"has 2 labels; use a model with one label"):
         RewardModel(str(tmp_path), batch_size=8, **RM)
 
 
