@@ -277,7 +277,7 @@ def test_the_split_is_by_the_question_alone() -> None:
         ('{"question": "q", "tests": [{"stdin": "x"}]}', "line 1 .*'stdout'"),
         ('{"question": "q", "tests": ["assert ="]}', "line 1 .*SyntaxError: invalid syntax"),
         ('{"question": "q", "tests": [7]}', "line 1 .*a test must be an assertion, or"),
-        ('{"question": "q", "tests": ["x"]}\n\n{"question": "q", "tests": ["y"]}', "line 2 of .* asks 'q' again"),
+        ('{"question": "q", "tests": ["x"]}\n\n{"question": "q", "tests": ["y"]}', "line 2 of .* repeats the question"),
         (b"\xff", "it is not UTF-8"),
     ],
 )
