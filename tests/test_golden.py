@@ -86,7 +86,7 @@ def told(episode: Episode) -> list[str]:
         if turn.scores:
             lines.append(f"  scores: {figures(turn.scores)}")
         if ask.role != "chance" and turn.payoff != (episode.returns or {}).get(ask.role):
-            lines.append(f"  pay-off: {turn.payoff:.6g}")
+            lines.append(f"  payoff: {turn.payoff:.6g}")
     lines += ["", f"returns: {figures(episode.returns) if episode.returns else 'left to the referees'}"]
     return [line.rstrip() for line in lines]
 

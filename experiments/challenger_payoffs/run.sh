@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every Challenger pay-off with the exact verifier: 8 arms of three seeds, two jobs at a time. Started again, it goes on;
+# Every Challenger payoff with the exact verifier: 8 arms of three seeds, two jobs at a time. Started again, it goes on;
 # with more seeds (seed=0,1,2,3,4), it adds theirs.
 #     experiments/challenger_payoffs/run.sh [python]
 set -euo pipefail

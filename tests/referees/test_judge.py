@@ -349,13 +349,7 @@ def test_a_server_that_takes_too_long(how: str) -> None:
 def test_what_will_not_change_is_told_at_once(status: int) -> None:
     body = '{"error": {"message": "no such\\n model.", "type": "x"}}'
     with serving(lambda r: r.send(body, status, Location="http://localhost:1/")) as server:
-<<<<<<< HEAD:tests/referees/test_judge.py
-        with pytest.raises(
-            SelfplayError, match=rf"refused a request \(status {status}: no such model\); check reward.endpoint"
-        ):
-=======
         with pytest.raises(SelfplayError, match=rf"refused a request \(status {status}: no such model\); check"):
->>>>>>> proseC:tests/test_judge.py
             endpoint(server.url).ask(["q"])
         assert len(server.requests) == 1
 

@@ -142,7 +142,7 @@ def test_kuhn_is_zero_sum_and_its_pay_offs_are_those_of_both_seats() -> None:
     sampled = played(here, players, 50, 0)
     np.testing.assert_allclose(sampled.payoffs, -sampled.payoffs.T, atol=1e-9)
     assert sampled.payoffs[2, 1] == 1.0 and sampled.intervals is not None
-    low, high = sampled.intervals[2, 1]  # 100 games, all with the same result, where pay-offs are from -2 to 2
+    low, high = sampled.intervals[2, 1]  # 100 games, all with the same result, where payoffs are from -2 to 2
     assert 0.75 < low < 0.95 and 1.0 <= high < 1.1
 
 
@@ -207,7 +207,7 @@ def test_of_three_roles_no_nash_is_told(capsys: pytest.CaptureFixture[str]) -> N
     assert found.nash is None and record(meta, found)["meta_nash"] is None
     show(meta, found, None)
     out = capsys.readouterr().out
-    assert "no Nash: pairwise pay-offs do not define a game with 3 roles" in out
+    assert "no Nash: pairwise payoffs do not define a game with 3 roles" in out
     assert [line.split("|")[4].strip() for line in out.splitlines() if "one" in line or "zero" in line] == ["-", "-"]
 
 

@@ -1,4 +1,4 @@
-"""Equal pay-offs teach nothing, whatever they are: no advantage, label, pair or win may come from their rounding."""
+"""Equal payoffs teach nothing, whatever they are: no advantage, label, pair or win may come from their rounding."""
 
 from collections.abc import Callable
 from functools import partial
@@ -39,13 +39,13 @@ ADVANTAGES: dict[str, Advantage] = {
 
 
 def alike(value: float, sizes: list[int]) -> tuple[Tensor, Tensor]:
-    """Pay-offs and groups: a group of each size, all of them paid the same."""
+    """Payoffs and groups: a group of each size, all of them paid the same."""
     groups = torch.cat([torch.full((size,), i) for i, size in enumerate(sizes)])
     return torch.full((len(groups),), value), groups
 
 
 def of(payoffs: Tensor, groups: Tensor, weights: Tensor | None = None) -> Batch:
-    """A batch with these pay-offs; every turn says the same to the same prompt."""
+    """A batch with these payoffs; every turn says the same to the same prompt."""
     n, one = len(payoffs), batch().rows(torch.tensor([0]))
     counts = torch.ones(n) if weights is None else weights
     same = one.replies.expand(n, -1), one.mask.expand(n, -1), one.logprobs.expand(n, -1)
@@ -84,7 +84,7 @@ def test_a_turn_that_is_paid_the_mean_has_no_label() -> None:
 
 
 def test_what_differs_little_is_not_taken_for_equal() -> None:
-    """The smallest steps of a float32 at 1 and at 1,000, and pay-offs that are small themselves."""
+    """The smallest steps of a float32 at 1 and at 1,000, and payoffs that are small themselves."""
     for low, high in ((1.0, 1.0 + 2**-23), (1000.0, 1000.0 + 2**-14), (1e-9, 2e-9)):
         payoffs, groups = torch.tensor([low, high]), torch.tensor([0, 0])
         assert centred(payoffs, groups).tolist() == pytest.approx([(low - high) / 2, (high - low) / 2], rel=1e-6)

@@ -157,7 +157,7 @@ def test_advantages_by_hand(learner: LanguageModel) -> None:
 
 
 def test_a_payoff_regularizer_enters_before_the_comparison(learner: LanguageModel) -> None:
-    """-beta log(pi / pi_ref) of the whole reply is part of the pay-off, so the advantages compare it too."""
+    """-beta log(pi / pi_ref) of the whole reply is part of the payoff, so the advantages compare it too."""
     reference = learner.snapshot()
     perturb(learner.model, 0.01)
     _, _, plain = stepped(learner, reference, "literal")

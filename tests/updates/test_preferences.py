@@ -77,7 +77,7 @@ def test_ktos_baseline_by_hand() -> None:
 
 
 def test_win_probabilities_by_hand() -> None:
-    """Three with pay-offs log 3, 0, 0: the first wins 1/2, 3/4, 3/4 of the time; a group of one draws with itself."""
+    """Three with payoffs log 3, 0, 0: the first wins 1/2, 3/4, 3/4 of the time; a group of one draws with itself."""
     wins = win_probabilities(torch.tensor([LN3, 0.0, 9.0, 0.0]), torch.tensor([0, 0, 1, 0]))
     assert wins.tolist() == pytest.approx([2 / 3, (0.25 + 0.5 + 0.5) / 3, 0.5, (0.25 + 0.5 + 0.5) / 3])
 
@@ -123,7 +123,7 @@ def test_bradley_terry() -> None:
 
 
 def test_demonstrated() -> None:
-    """What was said to one prompt, the teacher's over the learner's, whatever the roles, groups and pay-offs."""
+    """What was said to one prompt, the teacher's over the learner's, whatever the roles, groups and payoffs."""
     turns = replace(five(), off_policy=(False, True, False, False, True), roles=("a", "t", "a", "a", "t"))
     assert rows(demonstrated(turns, torch.arange(5))) == [(1, 0), (1, 2), (4, 3)]
     assert len(demonstrated(five(), five().groups)) == 0

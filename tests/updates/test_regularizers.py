@@ -117,7 +117,7 @@ class TwoTokens:
 
 @pytest.mark.parametrize("name", ONE_TOKEN)
 def test_two_tokens(name: str) -> None:
-    """In the pay-off: the divergence of whole replies, exactly. In the loss: token by token, another gradient."""
+    """In the payoff: the divergence of whole replies, exactly. In the loss: token by token, another gradient."""
     two = TwoTokens()
     gradient = expected_gradient(name, two.logits, two.logp(two.now), two.logp(two.then))
     whole = exact_gradient(two.whole(ONE_TOKEN[name]), two.logits)

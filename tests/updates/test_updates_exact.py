@@ -66,7 +66,7 @@ def learnt(name: str, steps: int, *overrides: str) -> tuple[Tensor, Tensor]:
 
 
 def expected(advantage: Any, count: int) -> tuple[Tensor, Tensor]:
-    """The expectation of the estimator over all draws of `count` replies, and the gradient of the expected pay-off."""
+    """The expectation of the estimator over all draws of `count` replies, and the gradient of the expected payoff."""
     logits = torch.randn(4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
     pays, logp = torch.tensor(PAYS, dtype=torch.float64), logits.log_softmax(0)
     mean = torch.zeros(4, dtype=torch.float64)
@@ -115,7 +115,7 @@ def test_several_epochs_go_on_from_the_sampler() -> None:
 
 
 def test_minibatches_go_through_the_whole_batch() -> None:
-    """With pay-offs that are advantages and tiny steps, the mean of two half-batch steps' moves is the whole one's."""
+    """With payoffs that are advantages and tiny steps, the mean of two half-batch steps' moves is the whole one's."""
     args = ("regularizer=none", "update.epochs=1", "update.compare=group", "update.optimizer.lr=1e-3")
     moves = []
     for count in (1, 2):
@@ -148,7 +148,7 @@ def test_dpos_optimum_is_the_tilted_reference() -> None:
 
 
 def test_sppos_optimum_of_two() -> None:
-    """The least squares of two log-ratios under sum p = 1, solved for p; eta = 2, pay-offs 1 apart."""
+    """The least squares of two log-ratios under sum p = 1, solved for p; eta = 2, payoffs 1 apart."""
     policy = Tabular(states=1, actions=2, spread=0.0, temperature=1.0, seed=0)
     ask = Ask("solver", user("pull"), ("p", "q"))
     update = updated(policy, "sppo", "update.beta=0.5", "update.refresh=0", "update.optimizer.lr=0.2")
@@ -308,7 +308,7 @@ def test_a_student_becomes_its_teacher() -> None:
 
 
 def fixed_point(pays: np.ndarray, reference: Sequence[np.ndarray], beta: float, share: float) -> list[np.ndarray]:
-    """pi_i in proportion to mu_i exp(pay-off against the other's mixture / beta), by damped iteration."""
+    """pi_i in proportion to mu_i exp(payoff against the other's mixture / beta), by damped iteration."""
     policies = [mu.copy() for mu in reference]
 
     def normal(weights: np.ndarray) -> np.ndarray:

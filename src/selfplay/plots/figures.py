@@ -213,11 +213,11 @@ def draw_intervals(
 
 
 def draw_matrix(names: Sequence[str], values: Array, title: str, unit: str) -> Figure:
-    """Draw a pay-off matrix: orange where the row earns less than 0 against the column, blue where it earns more.
+    """Draw a payoff matrix: orange where the row earns less than 0 against the column, blue where it earns more.
 
     Args:
         names: [n] of rows and columns.
-        values: [n, n] pay-offs of the rows.
+        values: [n, n] payoffs of the rows.
         title: of the panel.
         unit: label of the colour bar.
     """

@@ -26,7 +26,7 @@ GROUPS = {
     "reward": "The score that the game pays. See [referees.md](referees.md).",
     "quality": "A second score that the game adds to the reward, such as the quality self-reward of LSP.",
     "probes": "Scores that are logged and not paid.",
-    "challenger": "The pay-off of the Challenger, in games that have one.",
+    "challenger": "The payoff of the Challenger, in games that have one.",
     "update": "The learning rule. See [updates.md](updates.md).",
     "regularizer": "The term that keeps the policy close to its reference. See [theory.md](theory.md).",
     "schedule": "The learning rate over the steps of a run.",

@@ -87,9 +87,9 @@ def _described(found: Mapping[str, Any], path: Path, place: int, album: Album) -
     title = f"{found['game']}: {len(names)} players"
     matrix = album.keep(
         f"crossplay-{place}-payoffs",
-        draw_matrix(best, payoffs, "Pay-offs, best rating first", "mean return of the row"),
+        draw_matrix(best, payoffs, "Payoffs, best rating first", "mean return of the row"),
         f"Mean return of the row against the column. {_sentence(found['method'])}",
-        f"{title}: pay-offs from {number(payoffs.min(), 3, True)} to {number(payoffs.max(), 3, True)}",
+        f"{title}: payoffs from {number(payoffs.min(), 3, True)} to {number(payoffs.max(), 3, True)}",
     )
     return CrossPlay(
         title,
@@ -129,7 +129,7 @@ def _cells(found: Mapping[str, Any], name: str) -> list[Cell]:
 
 
 def _cycles(cycles: Mapping[str, Any]) -> str:
-    share = f"Cyclic share of the pay-offs: {number(cycles['share'], 2)}"
+    share = f"Cyclic share of the payoffs: {number(cycles['share'], 2)}"
     if cycles["noise_share"] is not None:
         share += f" (sampling noise explains about {number(min(cycles['noise_share'], cycles['share']), 2)} of it)"
     if not cycles["strongest"]:
@@ -141,7 +141,7 @@ def _cycles(cycles: Mapping[str, Any]) -> str:
 
 def _nash(found: Mapping[str, Any] | None) -> str:
     if found is None:
-        return "No meta-Nash: pairwise pay-offs do not define a game with more than two roles."
+        return "No meta-Nash: pairwise payoffs do not define a game with more than two roles."
     return f"Weights in meta-Nash: {found['method']}."
 
 

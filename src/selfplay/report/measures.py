@@ -17,7 +17,7 @@ WORDS = {
     "invalid": "invalid questions",
     "distinct": "distinct replies",
     "kl": "KL from the reference",
-    "payoff": "pay-off",
+    "payoff": "payoff",
     "nash_conv": "NashConv",
     "mixture_nash_conv": "NashConv of the mixture",
     "win_rate": "games won",

@@ -70,7 +70,7 @@ function browser(data, place) {
   options(field("step"), used("step").sort((a, b) => a - b), String);
   options(field("role"), used("role"), (i) => texts[i]);
   options(field("score"), [...data.scores.map((name) => `score/${name}`), "payoff", "advantage"], (name) =>
-    name.replace("score/", "").replace("payoff", "pay-off"));
+    name.replace("score/", "").replace("payoff", "payoff"));
 
   // The turns of every episode that the controls ask for; an episode without any is not shown.
   function matching() {
@@ -125,7 +125,7 @@ function browser(data, place) {
     const names = [...shown.map((name) => `score/${name}`), "payoff", "advantage"];
     const head = element("tr", {}, element("th", { scope: "col", text: "reply" }));
     for (const name of names) {
-      head.append(element("th", { scope: "col", text: name.replace("score/", "").replace("payoff", "pay-off") }));
+      head.append(element("th", { scope: "col", text: name.replace("score/", "").replace("payoff", "payoff") }));
     }
     const body = element("tbody");
     const rows = new Map(); // the same reply with the same figures is one row

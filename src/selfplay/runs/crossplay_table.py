@@ -1,4 +1,4 @@
-"""Console output of a cross-play: standings, the pay-off matrix, and a sentence on cycles."""
+"""Console output of a cross-play: standings, the payoff matrix, and a sentence on cycles."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ MATRIX_UP_TO = 12  # players
 
 
 def show(meta: MetaGame, found: Analysis, nash_convs: Mapping[str, float] | None) -> None:
-    """Print the players from the highest rating to the lowest, then the pay-offs, equilibrium and cycles.
+    """Print the players from the highest rating to the lowest, then the payoffs, equilibrium and cycles.
 
     Args:
         nash_convs: player -> NashConv in the full game; None if unknown.
@@ -43,7 +43,7 @@ def show(meta: MetaGame, found: Analysis, nash_convs: Mapping[str, float] | None
 
 
 def _accuracy(meta: MetaGame) -> str:
-    """Precision of the pay-offs, in words."""
+    """Precision of the payoffs, in words."""
     if meta.intervals is None:
         return "exact"
     off = np.abs(meta.intervals - meta.payoffs[..., None])[~np.eye(len(meta.names), dtype=bool)]
@@ -71,7 +71,7 @@ def nash_sentence(meta: MetaGame, found: Analysis) -> str:
     """Describe the equilibrium in the column "Nash", or why there is none."""
     if found.nash is not None:
         return f"Nash: {found.nash.method.removeprefix('Nash averaging: ')}"
-    return f"no Nash: pairwise pay-offs do not define a game with {meta.roles} roles"
+    return f"no Nash: pairwise payoffs do not define a game with {meta.roles} roles"
 
 
 def cycles_sentence(meta: MetaGame, found: Analysis) -> str:

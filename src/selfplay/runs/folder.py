@@ -118,7 +118,7 @@ class RunFolder:
             advantages: id(turn) -> advantage; null is written for turns that are missing from it.
 
         Raises:
-            SelfplayError: a score, pay-off or advantage is not finite.
+            SelfplayError: a score, payoff or advantage is not finite.
         """
         records = [
             {"step": step, "episode": episode.index}

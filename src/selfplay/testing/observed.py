@@ -20,7 +20,7 @@ class ChanceRefused(SelfplayError):
 
 
 class ObservedGame(Game):
-    """Wraps a game; checks its asks before players see them, and its returns before pay-offs are computed."""
+    """Wraps a game; checks its asks before players see them, and its returns before payoffs are computed."""
 
     check_rng = True  # whether to check the global RNG state, which takes longer than most games
 

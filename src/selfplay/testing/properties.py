@@ -98,7 +98,7 @@ def check_neighbours(trial: Trial) -> None:
 
 
 def check_payoffs(trial: Trial) -> None:
-    """Raise SelfplayError unless each turn has one finite, deterministic pay-off, which is 0 for chance."""
+    """Raise SelfplayError unless each turn has one finite, deterministic payoff, which is 0 for chance."""
     for episode in trial.paid(trial.played("paid")):
         first, again = [turn.payoff for turn in episode.turns], [float(p) for p in trial.game.payoffs(episode)]
         if first != again:
