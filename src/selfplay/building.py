@@ -99,10 +99,10 @@ def build(cfg: DictConfig) -> Experiment:
 
 @contextmanager
 def joined(cfg: DictConfig) -> Iterator[Processes]:
-    """The processes that share the run, as the config says, for the duration of the block.
+    """Within the block, the run is shared by the processes that `parallel` configures.
 
     Raises:
-        SelfplayError: `torchrun` started several processes and the config says one, or the other way round.
+        SelfplayError: `torchrun` started several processes but `parallel` is none, or the other way round.
     """
     size = torchrun.size()
     if cfg.parallel is None and size > 1:

@@ -38,8 +38,8 @@ class Mismatch:
 
     Before the first gradient of a step the two are the same policy, so their token log-probabilities may differ only by
     rounding. Differences up to LIMIT pass. For a larger one, the policy estimates the rounding error on these turns
-    (`Policy.rounding`, which for bfloat16 compares with float32). The estimate is repeated only when a difference
-    exceeds the last one.
+    (`Policy.rounding`, which for bfloat16 compares with float32). A new estimate is made only when a
+    difference exceeds the last estimate.
 
     Args:
         policy: the learner.

@@ -83,7 +83,7 @@ def run_command(work: Callable[[], None]) -> None:
 
 
 def fail(error: SelfplayError) -> NoReturn:
-    """Print the error, in the first process of a run alone, and exit with 1."""
+    """Print the error (only in the first process of a run) and exit with 1."""
     if not follows():
         print(f"error: {error}", file=sys.stderr)
     sys.exit(1)

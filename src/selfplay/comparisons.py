@@ -27,7 +27,7 @@ def compares(update: Update) -> bool:
 
 
 def check_answers(game: Game, update: Update, roles: Sequence[str]) -> None:
-    """Raise SelfplayError if a game asks for one answer only, which leaves nothing to compare it with.
+    """Raise SelfplayError if a game asks for a single answer, but the update compares answers.
 
     Args:
         game: the game.

@@ -18,9 +18,9 @@ def plain(lead: str) -> None:
 
 
 def silence() -> None:
-    """Print nothing from now on: another process of the run does."""
+    """Print nothing from now on, because another process of the run prints."""
     global _console
-    _console = Console(file=open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (for as long as the process lives)
+    _console = Console(file=open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (open until the process ends)
 
 
 def say(text: str) -> None:

@@ -36,7 +36,9 @@ def parser() -> argparse.ArgumentParser:
     add("--games", type=int, default=64, metavar="N", help="episodes per ordered pairing, rotating roles (%(default)s)")
     add("--exact", action="store_true", help="compute expectations by enumerating the game tree instead of playing")
     which = found.add_mutually_exclusive_group()
-    which.add_argument("--every", type=int, default=1, metavar="K", help="checkpoints of every K-th step, and the last")
+    which.add_argument(
+        "--every", type=int, default=1, metavar="K", help="use every K-th step's checkpoint, and the last"
+    )
     which.add_argument("--last", action="store_true", help="use only the last checkpoint of each run")
     add("--no-base", action="store_true", help="leave out the learner before the first step")
     add("--population", action="store_true", help="also play the members of populations (opponent=league, ...)")

@@ -16,7 +16,7 @@ OPTIONAL = ("reward", "quality", "eval")
 
 
 def take_away(cfg: DictConfig, choices: Mapping[str, Any]) -> None:
-    """Set parts chosen as none to null, even if an experiment file sets options of another choice."""
+    """Set a part to null if its choice is none, even if an experiment file sets some of its options."""
     for name in OPTIONAL:
         part = OmegaConf.select(cfg, name)
         if choices.get(name) in NOTHING and isinstance(part, DictConfig) and "_target_" not in part:

@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     add("--out", required=True, type=Path, metavar="FILE", help="output file")
     add("--generator", metavar="NAME", help="name of the generator (default: RUN_OR_MODEL)")
     add("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (%(default)s); the paper uses 0.01")
-    add("--max-tokens", type=int, default=None, metavar="N", help="of an answer (default: the run's; 2048 for a model)")
+    add("--max-tokens", type=int, default=None, metavar="N", help="per answer (default: the run's; 2048 for a model)")
     add(
         "--batch-size",
         type=int,

@@ -11,7 +11,7 @@ from selfplay.core import Ask, Batch, Episode, Game, Play, Player, Policy, Refer
 from selfplay.metrics import of_referees
 from selfplay.parallel import current, merged
 
-Weighted = dict[str, tuple[float, int]]  # metric -> its value, and of how many turns
+Weighted = dict[str, tuple[float, int]]  # metric -> value, number of turns
 NATURE = (
     "let Nature play it and define what it samples, for example with "
     "'+players.nature={_target_: selfplay.players.nature.Nature, draw: {_target_: selfplay.players.nature.numbers, "
@@ -57,7 +57,7 @@ def _play(
     key: str,
     seats: Callable[[int], Mapping[str, str]] | None,
 ) -> list[Episode]:
-    """`play` in this process alone."""
+    """Play the given episodes in this process only."""
     seated = {index: dict(seats(index)) if seats else {role: role for role in players} for index in indices}
     for names in seated.values():
         check_seats(game, {role: name for role, name in names.items() if name in players})
@@ -163,7 +163,7 @@ def score_and_pay(
 def _score_and_pay(
     game: Game, episodes: Sequence[Episode], referees: Mapping[str, Referee], players: Mapping[str, Policy]
 ) -> Weighted:
-    """`score_and_pay` in this process alone."""
+    """Score and pay the given episodes in this process only."""
     turns = [turn for episode in episodes for turn in episode.turns]
     metrics: Weighted = {}
     for name, referee in referees.items():

@@ -20,7 +20,7 @@ class Trainee:
     Args:
         learner: the policy that is trained.
         base: the learner before the first step.
-        update: its learning rule; a restart restores its state at construction.
+        update: its learning rule; a restart restores the state that the rule has now.
 
     Attributes:
         frozen: policies that a checkpoint must store for a learner that is set aside, by name.

@@ -97,7 +97,7 @@ def test_half_a_thousandth_is_let_pass_and_paths_are_told(tmp_path: Path) -> Non
     ways = {
         "sampling": "own layers",
         "log-probabilities": "own layers",
-        "prompts": "one reading for all replies",
+        "prompts": "computed once for all replies",
     }
     assert cli.summary(tmp_path)["ways"] == ways
     assert ended.out.count("learner implementation: sampling: own layers; log-probabilities: own layers; ") == 1

@@ -86,7 +86,7 @@ def _tree(texts: Sequence[Text]) -> tuple[int, list[int]]:
 def _split(texts: Sequence[Text], common: Sequence[int], first: int, last: int, depth: int) -> tuple[int, list[int]]:
     """For texts[first:last], the number of tokens to compute and the length of each text's shared prefix.
 
-    Either all of them share one prefix, or they are split wherever two neighbours have the shortest common prefix.
+    Either all texts share one prefix, or they are split between the neighbours with the shortest common prefix.
     """
     lengths = [len(text) for text in texts[first:last]]
     least = min(common[first + 1 : last], default=lengths[0])

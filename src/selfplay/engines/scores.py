@@ -29,7 +29,7 @@ class Scorer:
         model: a sequence-classification model with one label.
         rows: texts per forward pass.
         pad: id of the padding token.
-        some: short texts for the trial, of different lengths and two of equal length.
+        some: short texts for the trial; two have equal length, the others differ.
         long: two longer texts, for architectures whose windows or blocks depend on the longest text of a batch.
 
     Raises:
@@ -40,7 +40,7 @@ class Scorer:
         self.model, self.rows, self.pad = model, rows, pad
         config: Any = model.config.get_text_config()
         if isinstance(getattr(model, "score", None), torch.nn.Linear):
-            config.pad_token_id = -1  # never occurs, so such a head reads the last position
+            config.pad_token_id = -1  # matches no token, so the head reads the last position
         elif getattr(config, "pad_token_id", None) is None:
             config.pad_token_id = pad
         self.read = self._tried(some, long)

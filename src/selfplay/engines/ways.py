@@ -31,5 +31,5 @@ def ways_of(model: PreTrainedModel, again: bool, checkpointing: bool) -> dict[st
     return {
         "sampling": "own layers" if can_decode(model) else "transformers' modules",
         "log-probabilities": "own layers" if own else "transformers' modules",
-        "prompts": "one reading for all replies" if packed else "a reading for each reply",
+        "prompts": "computed once for all replies" if packed else "computed for each reply",
     }

@@ -24,9 +24,9 @@ class WinRate:
 
     Both players answer every question, and a referee scores both answers. The learner wins if its answer scores higher;
     a tie is half a win. The referee scores each pair in both orders, and the result is the mean, which cancels a
-    referee's position bias. The intervals are of questions won minus questions lost (`theory.intervals.change`), so
-    they have positive width even if all questions are won. Judges prefer long answers, so the mean lengths are reported
-    too. `quarters` holds each question's result in quarters: 4 if it was won in both orders.
+    referee's position bias. The intervals are those of questions won minus questions lost (`theory.intervals.change`),
+    so they have positive width even if all questions are won. Judges prefer long answers, so the mean lengths are
+    reported too. `quarters` holds each question's result in quarters: 4 if it was won in both orders.
 
     Args:
         task: source of the held-out questions, see `selfplay.tasks`; ground truth is not needed.
@@ -94,7 +94,7 @@ class WinRate:
         }
 
     def _scores(self, first: Sequence[str], second: Sequence[str], players: Mapping[str, Policy]) -> Tensor:
-        """[Q, 2] scores of both answers to each question, presented in this order as one group."""
+        """[Q, 2] scores of both answers to each question; the referee sees them in this order, as one group."""
         turns = [
             Turn(Ask("solver", user(question), group=i, key=f"eval/win_rate/{i}/{place}"), Reply(reply))
             for i, question in enumerate(self.questions)

@@ -1,8 +1,9 @@
 """Challenger payoffs: one function per published system.
 
 Each function takes the results of a question's G answers: their rewards R, their qualities Q (0 without a quality
-referee), the answers, and whether the question is invalid (cannot be judged). The success rate p is the mean reward,
-and then rewards must lie in [0, 1]; the agreement is the fraction of answers equal to the most common one.
+referee), the answers, and whether the question is invalid (cannot be judged). V is the mean reward and V_Q the mean
+quality. If rewards lie in [0, 1], the mean reward is also the success rate p. The agreement is the fraction of answers
+equal to the most common one.
 """
 
 import math

@@ -9,7 +9,7 @@ from selfplay.core import Ask, Game, Message, Play, SelfplayError, user
 from selfplay.games.rules import drawn, forfeited, illegal
 from selfplay.options import Name, NotNegative
 
-AND_THEN = "\n\nThen:\n"  # joins consecutive observations between own moves
+AND_THEN = "\n\nThen:\n"  # separates the observations between two moves of a player
 
 
 class OpenSpiel(Game):

@@ -93,7 +93,7 @@ class Adapter:
         else:
             digests.check(Path(resolve(path)), "give another checkpoint")
             self._read(
-                path, f"the adapter '{path}' does not fit player.lora", "leave out player.lora to take it as it is"
+                path, f"the adapter '{path}' does not fit player.lora", "leave out player.lora to use its own options"
             )
 
     def _check_complete(self, missing: Collection[str], path: str | None) -> None:

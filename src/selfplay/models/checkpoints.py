@@ -77,7 +77,7 @@ def save(model: PreTrainedModel, folder: Path) -> None:
 
 
 def _gathered(model: Module) -> dict[str, Tensor]:
-    """The state of a sharded model whose weights are gathered for the time being; its `state_dict` would undo that."""
+    """The state of a sharded model while its weights are gathered; calling its `state_dict` would reshard them."""
     passing = {
         f"{prefix}.{name}" if prefix else name
         for prefix, module in model.named_modules()

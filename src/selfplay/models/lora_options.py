@@ -53,7 +53,7 @@ def check_kept(config: LoraConfig, base: PreTrainedModel) -> None:
     for option in ("kasa_config", "alora_invocation_tokens", "arrow_config"):
         if getattr(config, option, None):
             raise SelfplayError(
-                f"player.lora.{option} is given, but with it an adapter is not a fixed change of its base model; "
+                f"player.lora.{option} is set, but it makes an adapter more than a fixed change of its base model; "
                 "leave it out"
             )
     if not leaves_residual(config):

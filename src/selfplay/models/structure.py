@@ -55,15 +55,15 @@ def body_of(model: Any) -> Any:
 
 
 def through(module: Any, do: Callable[..., Any], *args: Any) -> Any:
-    """`do(module, *args)`, as a forward pass of the module: one whose weights are sharded gathers them for it."""
+    """Call `do(module, *args)` as a forward pass of the module; a sharded module gathers its weights for the call."""
     gathered = getattr(bare(module), "through", None)
     return do(module, *args) if gathered is None else gathered(do, *args)
 
 
 def class_of(module: Any) -> type:
-    """The module's class; of one whose weights are sharded, what it was before."""
+    """The module's class; for a sharded module, its class before sharding."""
     kind, *above = type(module).__mro__
-    return above[1] if above[0].__name__ == "FSDPModule" else kind  # by name: its import takes two seconds
+    return above[1] if above[0].__name__ == "FSDPModule" else kind  # by name, because its import takes two seconds
 
 
 def is_plain(module: Any, *kinds: type) -> bool:
@@ -78,7 +78,7 @@ def _untouched(module: Module) -> bool:
 
 def _is_harmless(hook: Any) -> bool:
     if type(getattr(hook, "__self__", None)).__name__ == "FSDPState":
-        return True  # it gathers the weights, which `through` asks for where the module is not called
+        return True  # it gathers the weights; `through` does this where the module is not called
     return getattr(hook, "__name__", "") in HARMLESS and hook.__module__.partition(".")[0] in ("peft", "transformers")
 
 

@@ -1,4 +1,4 @@
-"""One process or many: how the processes that `torchrun` starts share a run."""
+"""Sharing a run among the processes that `torchrun` starts."""
 
 from __future__ import annotations
 

@@ -16,14 +16,14 @@ from selfplay.errors import SelfplayError
 from selfplay.parallel.processes import Processes
 
 T = TypeVar("T")
-BUCKET = 2**25  # elements that are summed by one call
+BUCKET = 2**25  # maximum number of elements summed by one call
 
 
 class Distributed(Processes):
-    """The processes that `torchrun` started, each with the whole model.
+    """The processes started by `torchrun`, each with the whole model.
 
     Args:
-        timeout: minutes that a process waits for the others before the run ends.
+        timeout: minutes that a process waits for the others before it raises an error.
 
     Raises:
         SelfplayError: this process was not started by `torchrun`.
@@ -32,8 +32,8 @@ class Distributed(Processes):
     def __init__(self, timeout: float = 120.0) -> None:
         if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
             raise SelfplayError(
-                "parallel shares a run among the processes that torchrun starts, but this process was started alone; "
-                "type torchrun --nproc_per_node 2 run.py ..., or take parallel=none"
+                "parallel shares a run among processes started by torchrun, but this process was started without it; "
+                "use torchrun --nproc_per_node 2 run.py ..., or parallel=none"
             )
         cuda = torch.cuda.is_available()
         if cuda:
@@ -50,7 +50,7 @@ class Distributed(Processes):
     # --- objects ------------------------------------------------------------------------------------------------------
 
     def _exchange(self, mine: object) -> list[Any]:
-        """The objects of all processes, by rank."""
+        """Gather an object from each process, by rank."""
         found: list[Any] = [None] * self.size
         _reached(lambda: dist.all_gather_object(found, mine))
         return found
@@ -70,7 +70,7 @@ class Distributed(Processes):
         return self._each(lambda: None, keep=True)[0]  # type: ignore[return-value]
 
     def _each(self, do: Callable[[], T], keep: bool) -> list[T]:
-        """Each process's result, or only this one's; a failure of any process is raised by all."""
+        """Call in all processes; return all results (`keep`) or only this one's. If one process fails, all raise."""
         result: T | None = None
         failure: Exception | None = None
         try:
@@ -112,7 +112,7 @@ class Distributed(Processes):
 
 
 def _buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
-    """The tensors in their order, of one dtype and device and at most `BUCKET` elements each, unless one has more."""
+    """Group consecutive tensors of one dtype and device; a group has one tensor, or at most `BUCKET` elements."""
     found: list[list[Tensor]] = []
     for tensor in tensors:
         last = found[-1] if found else []
@@ -134,13 +134,13 @@ def _reached(exchange: Callable[[], object]) -> None:
         exchange()
     except RuntimeError as error:
         raise SelfplayError(
-            f"another process of this run has ended or does not answer ({str(error).splitlines()[0][:200]}); look at "
-            "what it printed, then go on with resume=<this run's folder>"
+            f"another process of this run has ended or does not answer ({str(error).splitlines()[0][:200]}); see "
+            "its output, then continue with resume=<this run's folder>"
         ) from error
 
 
 def _sentence(error: Exception, rank: int) -> str:
-    """What the other processes say of an error."""
+    """The message that the other processes print for an error of this process."""
     if isinstance(error, SelfplayError):
         return str(error)
     first = (str(error).strip().splitlines() or ["no message"])[0]

@@ -1,4 +1,4 @@
-"""The interface through which a run shares its work among processes; the base class is a single process.
+"""Interface for sharing the work of a run among processes; the base class is a single process.
 
 All processes of a run execute the same program on the same state: each plays and scores its share of the episodes,
 the episodes are gathered, every process collates the same batch, and each computes its share of the gradient.
@@ -19,22 +19,22 @@ T = TypeVar("T")
 
 
 class Processes:
-    """A single process: it does all the work and has nothing to exchange.
+    """A single process, which does all the work.
 
     Attributes:
         rank: the number of this process, from 0; process 0 writes the run's files and prints.
-        size: how many processes there are.
+        size: the number of processes.
     """
 
     rank: int = 0
     size: int = 1
 
     def share(self, items: Sequence[T]) -> list[T]:
-        """Every `size`-th of the items, beginning with number `rank`: what this process works on."""
+        """This process's share of the items: every `size`-th, starting at index `rank`."""
         return list(items[self.rank :: self.size])
 
     def together(self, do: Callable[[], T]) -> T:
-        """This process's result of a call that every process makes; if one of them raises, all of them raise.
+        """Make a call in every process, and return this process's result; if one process raises, all raise.
 
         Raises:
             SelfplayError: another process failed.
@@ -42,19 +42,19 @@ class Processes:
         return do()
 
     def in_step(self, do: Callable[[], T]) -> T:
-        """As `together`, for forward and backward passes over the parts of `rounds`."""
+        """Like `together`, for forward and backward passes over the parts of `rounds`."""
         return do()
 
     def collect(self, do: Callable[[], T]) -> list[T]:
-        """The results of all processes, by rank; see `together`."""
+        """Like `together`, but return the results of all processes, by rank."""
         return [do()]
 
     def lead(self, do: Callable[[], T]) -> T:
-        """The result of a call that process 0 alone makes; if it raises, all of them raise."""
+        """Make a call in process 0 only, and return its result in all processes; if it raises, all raise."""
         return do()
 
     def add(self, tensors: Sequence[Tensor]) -> None:
-        """Sum each tensor over the processes, in place; the sums are the same bit for bit everywhere."""
+        """Sum each tensor over the processes, in place; all processes get identical sums, bit for bit."""
 
     def close(self) -> None:
         """Leave the other processes."""
@@ -64,7 +64,7 @@ class Processes:
         return value
 
     def rounds(self, parts: Sequence[T]) -> list[tuple[T, bool]]:
-        """This process's share of the parts; False marks one that must be computed, but counts in another process."""
+        """This process's share of the parts; False marks a part to compute whose result does not count here."""
         return [(part, True) for part in parts]
 
     def add_gradients(self, parameters: Sequence[Parameter]) -> None:
@@ -73,22 +73,22 @@ class Processes:
     # --- weights ------------------------------------------------------------------------------------------------------
 
     def wrap(self, model: Module) -> None:
-        """Prepare a model that will be trained, in place, before its optimizer is made."""
+        """Prepare a model for training, in place, before its optimizer is created."""
 
     def copied(self, model: Module) -> Module:
-        """A copy of a model with weights of its own."""
+        """A copy of a model with separate weights."""
         return copy.deepcopy(model)
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """While the block lasts, every process holds all weights of every model that was wrapped or copied."""
+        """Within the block, every process holds all weights of every wrapped or copied model."""
         yield
 
     def on_reshard(self, do: Callable[[], None]) -> None:
-        """Call `do` at the end of each block of `whole`, whose weights then are no longer there."""
+        """Call `do` at the end of each block of `whole`, before the weights are sharded again."""
 
     def placed_like(self, target: Tensor, value: Tensor) -> Tensor:
-        """A whole tensor as the target is kept: this process's part of it, or all."""
+        """A whole tensor in the layout of the target: this process's part of it, or all of it."""
         return value
 
     def own(self, value: Tensor) -> Tensor:
@@ -96,15 +96,15 @@ class Processes:
         return value
 
     def gathered(self, state: T) -> T:
-        """An optimizer's state with whole tensors; every process calls it."""
+        """An optimizer's state with whole tensors; called by every process."""
         return state
 
     def scatter(self, optimizer: Optimizer) -> None:
-        """Keep this process's part of a whole state that was loaded into an optimizer."""
+        """Reduce a whole state that was loaded into an optimizer to this process's part."""
 
 
 def merged(shares: Sequence[Sequence[T]]) -> list[T]:
-    """The items in their order, of which these are the processes' shares."""
+    """Invert `share`: all items in order, from the shares of the processes."""
     size, count = len(shares), sum(map(len, shares))
     return [shares[i % size][i // size] for i in range(count)]
 
@@ -113,13 +113,13 @@ _current = Processes()
 
 
 def current() -> Processes:
-    """The processes of this run: a single one, unless `using` says otherwise."""
+    """The processes of this run: those of the enclosing `using` block, or a single process."""
     return _current
 
 
 @contextmanager
 def using(processes: Processes) -> Iterator[Processes]:
-    """While the block lasts, `current` returns these processes."""
+    """Within the block, `current` returns these processes."""
     global _current
     before, _current = _current, processes
     try:

@@ -1,7 +1,7 @@
-"""Fully sharded data parallelism (FSDP2): each process keeps a part of the weights, of their gradients and of the
-optimizer's state, and gathers a layer's weights while it computes with them.
+"""Fully sharded data parallelism (FSDP2): each process keeps a part of the weights, gradients and optimizer state,
+and gathers a layer's weights only while they are used.
 
-The frozen weights under a LoRA adapter are sharded, the adapter itself is not: it is small, and its snapshots swap it.
+The frozen weights under a LoRA adapter are sharded. The adapter is not: it is small, and snapshots swap it in and out.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ T = TypeVar("T")
 
 
 class Sharded(Distributed):
-    """The processes that `torchrun` started, each with a part of the weights.
+    """The processes started by `torchrun`, each with a part of the weights.
 
     Args:
-        timeout: minutes that a process waits for the others before the run ends.
+        timeout: minutes that a process waits for the others before it raises an error.
     """
 
     def __init__(self, timeout: float = 120.0) -> None:
         super().__init__(timeout)
-        self._models: dict[int, weakref.ref[Any]] = {}  # by a number that is the same in every process
+        self._models: dict[int, weakref.ref[Any]] = {}  # number, equal in all processes -> model
         self._skeletons: WeakKeyDictionary[Module, Module] = WeakKeyDictionary()
         self._numbers = count()
         self._gathered = False
@@ -49,7 +49,7 @@ class Sharded(Distributed):
         self._begin(model)
 
     def _begin(self, model: Any) -> None:
-        """FSDP wants its root's forward pass to be the first."""
+        """Make the root's forward pass the first one, as FSDP requires."""
         model.gathered(lambda _: None)
 
     def _shard(self, model: Module) -> None:
@@ -62,8 +62,8 @@ class Sharded(Distributed):
         for module in (*blocks, model):
             fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=adapter)
             assert isinstance(module, FSDPModule)
-            module.set_gradient_divide_factor(1.0)  # losses are normalized over the whole batch: gradients are sums
-            module.set_force_sum_reduction_for_comms(True)  # gloo knows no weighted sum
+            module.set_gradient_divide_factor(1.0)  # sum: losses are already normalized by the whole batch
+            module.set_force_sum_reduction_for_comms(True)  # gloo does not support weighted sums
             module.gathered = types.MethodType(_called, module)  # type: ignore[assignment]
             register_fsdp_forward_method(module, "gathered")
             module.through = types.MethodType(self._through, module)  # type: ignore[assignment]
@@ -94,7 +94,7 @@ class Sharded(Distributed):
             yield
             return
         held = {number: model for number, found in self._models.items() if (model := found()) is not None}
-        everywhere = set.intersection(*self._exchange(set(held)))  # garbage is collected at times of its own
+        everywhere = set.intersection(*self._exchange(set(held)))  # processes may collect garbage at different times
         models, self._gathered = [model for number, model in held.items() if number in everywhere], True
         for model in models:
             for module in model.modules():
@@ -117,11 +117,11 @@ class Sharded(Distributed):
         self._resharding.append(do)
 
     def in_step(self, do: Callable[[], T]) -> T:
-        """An error ends this process at once, and `torchrun` the others: they wait for its part of the weights."""
+        """Let an error end this process; `torchrun` then ends the others, which wait for its part of the weights."""
         return do()
 
     def rounds(self, parts: Sequence[T]) -> list[tuple[T, bool]]:
-        """As many in every process, since each gathers the weights for all of them."""
+        """Equally many parts for every process, since all processes take part in each gather of the weights."""
         mine = [(part, True) for part in self.share(parts)]
         fewest = -(-len(parts) // self.size)
         return mine + [(parts[0], False)] * (fewest - len(mine))
@@ -155,7 +155,7 @@ def _called(self: Module, do: Callable[..., Any], *args: Any) -> Any:
 
 
 def _skeleton(model: Module) -> Module:
-    """The model without the values of its parameters."""
+    """A copy of the model whose parameters have no values."""
     memo: dict[int, Any] = {id(p): Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
     return copy.deepcopy(model, memo)
 

@@ -36,7 +36,7 @@ class Tabular(Policy):
         SelfplayError: an ask has no options, or `states` or `actions` is exceeded.
     """
 
-    stateful = True  # rows are taken as states are met
+    stateful = True  # rows are allocated as states are visited
 
     def __init__(
         self,

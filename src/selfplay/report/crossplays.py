@@ -20,7 +20,9 @@ from selfplay.report.measures import bounds, number
 FILE = "crossplay.json"
 MOST = 24  # players in the figure of the ratings
 HEADS = ["Elo", "mean return", "weight in meta-Nash", "exploitability"]
-EXPLOITABILITY = "Exploitability: what the best of these players earns against the player, minus its self-play return."
+EXPLOITABILITY = (
+    "Exploitability: return of the best of these players against the player, minus the player's self-play return."
+)
 
 
 @dataclass(frozen=True)

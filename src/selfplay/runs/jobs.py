@@ -127,7 +127,7 @@ class Jobs(Callback):  # type: ignore[misc]
         if job_return.status == JobStatus.COMPLETED:
             line |= {"outcome": self._outcome(folder), "value": job_return.return_value}
         else:
-            error = job_return._return_value  # the property would raise it
+            error = job_return._return_value  # `return_value` would raise the exception
             stopped = isinstance(error, Interrupted)
             line |= {"outcome": "interrupted" if stopped else "failed", "reason": _reason(error)}
             print(f"error: job {line['job']}: {line['reason']}", file=sys.stderr)

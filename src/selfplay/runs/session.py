@@ -156,7 +156,7 @@ class Session:
         return numbers(self.evals[max(self.evals)], "eval/") if self.evals else {}
 
     def _check_watch(self, metrics: Mapping[str, object]) -> None:
-        """Raise SelfplayError if the user's progress_metric does not exist; a role may not have been asked yet."""
+        """Raise SelfplayError if the user's progress_metric does not exist; roles not asked yet may log it later."""
         watch, roles = str(self.cfg.progress_metric), self.experiment.game.roles
         role, _, rest = watch.partition("/")
         known = watch in metrics or (role in roles and any(key.partition("/")[2] == rest for key in metrics))

@@ -54,7 +54,7 @@ class Arithmetic(Task):
             )
         self.levels, self.share = tuple(levels), held_out_share
         for level in self.levels:
-            self._sample(Random(0), level, held_out=False)  # raises if there is none
+            self._sample(Random(0), level, held_out=False)  # raises if the level has no training expression
         self._held_out = [item for level in self.levels for item in self._cell(level, per_level, seed)]
 
     def draw(self, rng: Random) -> str:

@@ -64,7 +64,7 @@ def check_game(
         nodes: the largest number of histories for which the game is enumerated.
 
     Raises:
-        SelfplayError: the game lacks a property; the message has the game, what it did, and the remedy.
+        SelfplayError: the game lacks a property; the message names the game, what it did, and the remedy.
     """
     at_least(1, episodes=episodes, nodes=nodes)
     for one in (game, *([] if again is None else [again])):

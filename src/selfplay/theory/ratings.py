@@ -98,9 +98,9 @@ def bradley_terry(wins: ArrayLike, prior: float = 0.0, names: Sequence[str] | No
 
     Each interval bound is the wider of two. One is Wald's, from the Fisher information on ratings that sum to 0 (with a
     prior, the Laplace approximation); it is too symmetric for a player who wins nearly all games. The other is the
-    likelihood ratio's, with the other ratings following to first order. With cross-play's prior of 0.1, the interval of
-    a two-player rating gap has coverage 89 % at the worst gap up to 7 (1,200 Elo points) and 97 % on average; Wald's
-    alone has 84 % at worst. For a player who won all games, the prior determines the upper bound.
+    likelihood ratio's, with the other ratings following to first order. With cross-play's prior of 0.1 and rating
+    gaps of up to 7 (1,200 Elo points) between two players, the interval of the gap covers 97 % on average and 89 % at
+    worst; Wald's alone covers 84 % at worst. For a player who won all games, the prior determines the upper bound.
 
     Args:
         wins: [n, n] number of times i beat j, at least 0, with a zero diagonal; a draw is half a win for each.
@@ -180,7 +180,7 @@ def _penalised(counts: Array, ratings: Array, prior: float) -> float:
 
 
 def _reach(beyond: Callable[[float], bool], least: float) -> float:
-    """The smallest step from `least` on at which `beyond` holds."""
+    """The smallest step at which `beyond` holds, but at least `least`."""
     low, high = least, least
     while not beyond(high):
         low, high = high, 2 * high

@@ -37,7 +37,10 @@ class Pairing(Protocol):
 
 
 def best_and_worst(batch: Batch, groups: Tensor) -> Pairs:
-    """The turns with the highest and lowest payoff of each group (SPPO, eva), first on ties; all equal: one tie."""
+    """The turns with the highest and lowest payoff of each group, the first on ties (SPPO, eva).
+
+    A group with equal payoffs counts as a tie.
+    """
     found, ties = [], 0
     for rows in _groups(groups):
         paid = batch.payoffs[rows]

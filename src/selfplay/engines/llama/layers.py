@@ -95,7 +95,7 @@ def _states(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Tenso
     body = body_of(model)
     states = body.embed_tokens(packed.ids)
     kind = states.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype  # of the products
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype  # of matrix products
     cos, sin = (x[:, :, None, : x.shape[-1] // 2].float() for x in body.rotary_emb(states, packed.positions))
     mask = Tree.of(packed) if branched else packed.attention(dtype)
     places, where = (rows * packed.ids.shape[1] + columns).unique(return_inverse=True)
@@ -108,7 +108,7 @@ def _states(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Tenso
 def _layer(
     layer: Any, states: Tensor, cos: Tensor, sin: Tensor, mask: Tree | Tensor, dtype: torch.dtype, kept: Tensor | None
 ) -> Tensor:
-    """The states [R, L, H] after a layer; of `kept` [M] places among all tokens alone, [M, H], where they are given."""
+    """The states [R, L, H] after a layer; with `kept`, [M] flat token positions, only those [M, H]."""
     seen = _seen(layer.self_attn, _norm(layer.input_layernorm, states, dtype), cos, sin, mask)
     if kept is not None:
         states, seen = (x.flatten(0, 1).index_select(0, kept) for x in (states, seen))

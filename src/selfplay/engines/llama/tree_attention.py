@@ -1,4 +1,4 @@
-"""Branch attention for packed rows on a CPU: each reply attends to its prompt and to itself, without masked-out work.
+"""Branch attention for packed rows on a CPU: replies attend to their prompt and themselves; masked pairs are skipped.
 
 Under a mask (`Packed.attention`) all token pairs of a row are computed and most are discarded. Here a reply's attention
 is two calls of PyTorch's flash-attention kernel, to the prompt and to the reply itself, combined by their log-sum-exps.

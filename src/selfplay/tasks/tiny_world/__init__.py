@@ -1,7 +1,7 @@
-"""The tiny world: families of short questions whose right answers are known exactly.
+"""The tiny world: families of short questions with exactly known answers.
 
-It is to this project what the fruit fly is to genetics: small enough that a model of 0.9 M parameters learns it in
-minutes, rich enough that there are things it can do, things it does wrong out of habit, and things it cannot do.
+It is small enough for a model of 0.9 M parameters to learn in minutes, and rich enough that the model answers some
+questions correctly, makes habitual mistakes on others, and cannot answer the rest.
 """
 
 from selfplay.tasks.tiny_world.families import FAMILIES, Family

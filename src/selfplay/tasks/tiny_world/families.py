@@ -1,7 +1,7 @@
-"""Twelve families of questions: how each is worded, drawn, answered, and typically got wrong.
+"""Twelve families of questions: wordings, sampling, correct answers and typical mistakes.
 
-A family's operands are strings and ints by name (`{a}`, `{w}`, ...); its wordings are the only texts that ask for it.
-Levels 1-3 grow in length; level 4 is the trap: the embedded model was never shown a right answer there.
+A family has named operands (`{a}`, `{w}`, ...), all strings, and no wordings other than those listed. Length
+grows with the level. Level 4 is a trap: the embedded model was only shown wrong answers there.
 """
 
 from collections.abc import Callable
@@ -33,14 +33,14 @@ class Family:
     """One kind of question.
 
     Attributes:
-        name: what it is called in tables.
-        kind: what an answer is made of: "number", "letters" or "yesno".
+        name: its name in tables.
+        kind: the kind of answer: "number", "letters" or "yesno".
         wordings: format strings over the operands' names.
         sample: (rng, level) -> operands.
-        level: operands -> 1..4, or None when they are outside this world.
-        answer: operands -> the one right answer.
-        mistake: operands -> the typical wrong answer, never equal to the right one.
-        habit: share of the mistake in the embedded model's second training stage.
+        level: operands -> 1..4, or None if they do not belong to this world.
+        answer: operands -> the correct answer.
+        mistake: operands -> the typical wrong answer, always different from the correct one.
+        habit: share of questions answered with the mistake in the second training stage of the embedded model.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Operands of the tiny world's questions: for each kind, how to draw them at a level, and which level they are."""
+"""Operands of the tiny world's questions: sampling them at a level, and finding the level of given ones."""
 
 from collections.abc import Mapping
 from random import Random
@@ -100,7 +100,7 @@ def word_level(args: Args) -> int | None:
 
 
 def word_and_letter(rng: Random, level: int) -> Args:
-    """A word in which one letter stands one to four times, and is not the whole of it."""
+    """Sample a word and a letter that occurs in it one to four times, beside other letters."""
     while True:
         w = list(letters(rng, level))
         c = rng.choice(LETTERS)

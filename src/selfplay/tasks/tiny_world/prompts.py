@@ -1,5 +1,5 @@
-"""The role prompts that the embedded model was trained with; the yamls of the tiny player repeat them word for word."""
+"""The role prompts that the embedded model was trained with; the yaml files of the tiny player repeat them verbatim."""
 
 CHALLENGE = "Write one question."
 JUDGE = "Score 0-7.\nQ: {question}\nA: {answer}"
-UNKNOWN = "?"  # what the solver was taught to say to something that is no question of this world
+UNKNOWN = "?"  # the reply that the solver was trained to give to texts that are not questions of this world

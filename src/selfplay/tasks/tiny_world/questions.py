@@ -1,4 +1,4 @@
-"""Questions of the tiny world: drawing them, recognising them, and the split that keeps the held-out ones held out."""
+"""Questions of the tiny world: sampling, parsing, and the split into training and held-out questions."""
 
 import hashlib
 import re
@@ -13,13 +13,13 @@ from selfplay.tasks.tiny_world.operands import LEVELS
 
 FIELDS = {"a": r"\d{1,6}", "b": r"\d{1,6}", "ns": r"\d{1,4}(?: \d{1,4})+", "n": r"\d", "w": r"[a-z]+", "c": r"[a-z]"}
 HELD_OUT_SHARE = 8  # one in this many sets of operands is held out
-DRAWS_PER_QUESTION = 1000  # before a cell of the held-out questions is taken to be exhausted
-LEVEL_WEIGHTS = (0.32, 0.30, 0.26, 0.12)  # how often levels 1-4 are drawn where nobody asks for one
+DRAWS_PER_QUESTION = 1000  # samples after which a held-out cell counts as exhausted
+LEVEL_WEIGHTS = (0.32, 0.30, 0.26, 0.12)  # sampling probabilities of levels 1-4 if none is given
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question of this world: its text, where it stands, its right answer and its typical wrong one."""
+    """A question of this world: text, family, level, operands, correct answer and typical mistake."""
 
     text: str
     family: str
@@ -30,7 +30,7 @@ class Question:
 
     @property
     def kind(self) -> str:
-        """What the answer is made of: "number", "letters" or "yesno"."""
+        """The kind of answer: "number", "letters" or "yesno"."""
         return FAMILIES[self.family].kind
 
 
@@ -48,7 +48,7 @@ def _question(family: Family, args: Mapping[str, str], text: str, level: int) ->
 
 @lru_cache(maxsize=65536)
 def parse(text: str) -> Question | None:
-    """The question that a text asks, or None when it is not a question of this world (wording and operands exact)."""
+    """Parse a text; None if it is not exactly a question of this world, in wording and operands."""
     for family, pattern in _PATTERNS:
         match = pattern.fullmatch(text)
         level = family.level(match.groupdict()) if match else None
@@ -58,13 +58,13 @@ def parse(text: str) -> Question | None:
 
 
 def is_held_out(question: Question) -> bool:
-    """Whether the question's operands (in any wording) belong to the held-out eighth: a hash, the same everywhere."""
+    """Whether the question is held out, by a hash of its operands: an eighth, independent of the wording."""
     key = f"{question.family}|{question.operands}"
     return hashlib.sha256(key.encode()).digest()[0] % HELD_OUT_SHARE == 0
 
 
 def draw(rng: Random, family: str | None = None, level: int | None = None, heldout: bool = False) -> Question:
-    """Draw a question, held-out or (the default) not; family and level as given, or by luck."""
+    """Sample a training question, or a held-out one; family and level are random if not given."""
     chosen = FAMILIES[family or rng.choice(tuple(FAMILIES))]
     level = level or rng.choices(LEVELS, LEVEL_WEIGHTS)[0]
     while True:
@@ -75,7 +75,7 @@ def draw(rng: Random, family: str | None = None, level: int | None = None, heldo
 
 
 def draw_text(rng: Random) -> str:
-    """The text of a question drawn by luck, never a held-out one: what Nature asks in the data-driven baseline."""
+    """The text of a random training question, as Nature asks in the data-driven baseline."""
     return draw(rng).text
 
 
@@ -83,14 +83,14 @@ def held_out(per_cell: int = 12, seed: int = 0) -> list[Question]:
     """The held-out questions: `per_cell` for each family and level (12 x 12 x 4 = 576), all different.
 
     Raises:
-        SelfplayError: a family and level has not so many.
+        SelfplayError: a family and level has too few.
     """
     return list(_held_out(per_cell, seed))
 
 
 @lru_cache(maxsize=8)
 def _held_out(per_cell: int, seed: int) -> tuple[Question, ...]:
-    """Drawn once for all the tasks, probes and evaluations of a run."""
+    """Cached for all tasks, probes and evaluations of a run."""
     questions: dict[str, Question] = {}
     for family in FAMILIES:
         for level in LEVELS:
@@ -103,8 +103,8 @@ def _held_out(per_cell: int, seed: int) -> tuple[Question, ...]:
                     break
             else:
                 raise SelfplayError(
-                    f"task.per_cell is {per_cell}, but {family} at level {level} has hardly more than {len(cell)} "
-                    f"held-out questions; lower it, to 20 for example"
+                    f"task.per_cell is {per_cell}, but {family} at level {level} seems to have only {len(cell)} "
+                    f"held-out questions; lower it, for example to 20"
                 )
             questions |= cell
     return tuple(questions.values())

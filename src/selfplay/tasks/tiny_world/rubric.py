@@ -1,6 +1,6 @@
-"""The paper's seven-point quality rubric, as far as the tiny world has it.
+"""The paper's seven-point quality rubric, adapted to the tiny world.
 
-Language Self-Play (arXiv 2509.07414), Box 3: seven binary items, two on the question and five on the answer, added up.
+Language Self-Play (arXiv 2509.07414), Box 3: the sum of seven binary items, two on the question and five on the answer.
 """
 
 import re
@@ -16,9 +16,9 @@ _OPENINGS = tuple(re.split(r"[ {]", w)[0] for f in FAMILIES.values() for w in f.
 def rubric(question: str, answer: str) -> tuple[int, ...]:
     """The seven items (0 or 1 each); their sum is the score from 0 to 7.
 
-    1 one can tell the task, 2 the question is well formed, 3 the answer is of the right kind, 4 at least half of its
-    characters are right, 5 it is right, 6 it is concise, 7 it has the right form (kind and length). Without a question
-    of this world nothing can be said of the answer, so items 3-7 are then 0.
+    1 the task is recognizable, 2 the question is well formed, 3 the answer has the right kind, 4 at least half of its
+    characters are right, 5 it is correct, 6 it is concise, 7 it has the right form (kind and length). Items 3-7 are 0
+    if the question is not from this world, since the answer then cannot be judged.
     """
     parsed = parse(question)
     if parsed is None:

@@ -10,14 +10,14 @@ from selfplay.tasks.tiny_world.questions import Question, draw_text, held_out, p
 
 
 class TinyWorld(Task):
-    """The questions of `selfplay.tasks.tiny_world`; any text of its wordings is known, whoever wrote it.
+    """The questions of `selfplay.tasks.tiny_world`; any text in one of its wordings is recognized, whoever wrote it.
 
     Args:
         per_cell: held-out questions for each family and level.
-        seed: which held-out questions.
+        seed: random seed of the held-out questions.
 
     Raises:
-        SelfplayError: a family and level has not so many.
+        SelfplayError: a family and level has too few held-out questions.
     """
 
     def __init__(self, per_cell: Count = 12, seed: Seed = 0) -> None:
