@@ -107,7 +107,7 @@ def joined(cfg: DictConfig) -> Iterator[Processes]:
     size = torchrun.size()
     if cfg.parallel is None and size > 1:
         raise SelfplayError(
-            f"torchrun started {size} processes, but parallel is none, so each of them would do the whole run; take "
+            f"torchrun started {size} processes, but parallel is none, so each of them would do the whole run; use "
             "parallel=ddp or parallel=fsdp"
         )
     processes = Processes() if cfg.parallel is None else make(cfg.parallel, "parallel")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def loop(experiment: Experiment, cfg: DictConfig, session: Session) -> None:
-    """Train until `cfg.steps` steps are done; the session keeps the records and knows the first step to do."""
+    """Train until `cfg.steps` steps are done; the session yields the remaining steps and keeps the records."""
     from selfplay.checks import FirstUpdate
     from selfplay.comparisons import Silence, check_batch
     from selfplay.console import say

@@ -23,7 +23,7 @@ class Distributed(Processes):
     """The processes started by `torchrun`, each with the whole model.
 
     Args:
-        timeout: minutes that a process waits for the others before it raises an error.
+        timeout: minutes that a process waits for the others before the run fails.
 
     Raises:
         SelfplayError: this process was not started by `torchrun`.

@@ -32,7 +32,7 @@ class Sharded(Distributed):
     """The processes started by `torchrun`, each with a part of the weights.
 
     Args:
-        timeout: minutes that a process waits for the others before it raises an error.
+        timeout: minutes that a process waits for the others before the run fails.
     """
 
     def __init__(self, timeout: float = 120.0) -> None:

@@ -52,7 +52,7 @@ def _sealed(data: bytes) -> int:
 
 
 def _start(job: Job, stdin: int | None, pipes: tuple[int, ...], work: Callable[[], None]) -> tuple[int, int]:
-    """Fork a process that runs `work` under limits; return its id and a pipe with its stdout, if it has a stdin."""
+    """Fork a process that runs `work` under limits; return its id and a pipe (its stdout, unless `stdin` is None)."""
     reading, writing = os.pipe()
     parent, child = os.getpid(), os.fork()
     if child:

@@ -222,7 +222,7 @@ def frozen_logprobs(policy: Policy, batch: Batch, micro_batch: int) -> Tensor:
 
 
 def _of_one(micro_batch: int, turns: int) -> int:
-    """The turns of a micro-batch where each process has some."""
+    """The micro-batch size, lowered to at most a process's share of the turns."""
     return min(micro_batch, -(-turns // current().size))
 
 

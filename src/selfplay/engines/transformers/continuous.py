@@ -56,7 +56,7 @@ class TransformersEngine(Engine):
     ) -> None:
         at_least(1, **{"engine.page": page, "engine.batch_tokens": batch_tokens})
         self.page, self.batch_tokens, self.share, self.attention = page, batch_tokens, share, attention
-        self._kept: list[_Session] = []  # at most one
+        self._kept: list[_Session] = []  # at most one session
         finalize(self, self._kept.clear)  # also at interpreter exit, since transformers cannot clean up later
         self._passed: WeakSet[PreTrainedModel] = WeakSet()
 
