@@ -7,6 +7,7 @@ from typing import Any
 import cli
 import configs
 import pytest
+import test_conf
 from omegaconf import DictConfig
 
 from selfplay.runs import RunFolder
@@ -84,6 +85,11 @@ def test_a_step(choice: str, tmp_path: Path) -> None:
     assert len(said) >= 2 and all(math.isfinite(turn["payoff"] + turn["advantage"]) for turn in said)
     assert last["tokens/generated"] >= len(said)
     assert cli.summary(folder)["optimized"]["metric"] == config.optimized_metric
+
+
+def test_every_group_is_run_or_built() -> None:
+    folders = {path.name for path in cli.CONF.iterdir() if path.is_dir()}
+    assert folders == {*GROUPS, *test_conf.BUILT_ONLY}
 
 
 def test_a_name_that_is_missing_would_be_seen(tmp_path: Path) -> None:

@@ -227,7 +227,7 @@ def test_payoffs_that_are_none_are_refused(payoffs: list[float]) -> None:
 
 
 def test_a_score_that_is_needed_is_asked_for() -> None:
-    with pytest.raises(SelfplayError, match=r"needs the score 'reward' of a solver turn.*\(written: quality\)"):
+    with pytest.raises(SelfplayError, match=r"needs the score 'reward' of a solver turn.*\(scores: quality\)"):
         score_and_pay(game(2), episodes(), {"quality": Fixed(torch.zeros(4))}, {})
 
 

@@ -41,14 +41,14 @@ def loop(experiment: Experiment, cfg: DictConfig, session: Session) -> None:
     from selfplay.rollout import collate, encode_replies, score_and_pay, turns_of
 
     first = FirstUpdate(experiment.learner, fresh=session.done == 0, tell=say)
-    silence = Silence()
+    silence, begin = Silence(), session.done + 1
     for step in session.remaining():
         start = time.perf_counter()
         experiment.before(step)
         with current().whole():
             episodes = experiment.play(step, cfg.episodes, f"{cfg.seed}/{step}")
             played = time.perf_counter()
-            if step == session.done + 1:
+            if step == begin:
                 check_batch(episodes, turns_of(episodes, "learner"), experiment.update)
             scores = score_and_pay(experiment.game, episodes, experiment.referees, experiment.players)
         scored = time.perf_counter()

@@ -121,7 +121,7 @@ def off(batch: Batch, by: float) -> Batch:
 def test_what_others_said_has_no_part_in_it(tiny: LanguageModel) -> None:
     batch = batch_of(tiny)
     wrong = off(batch, 5.0)
-    with pytest.raises(SelfplayError, match=r"a token 5 nats.* explains at most 0\.001,"):
+    with pytest.raises(SelfplayError, match=r"disagree by 5 nats on a token .* explains at most 0\.001,"):
         Mismatch(tiny)(wrong, logprobs(tiny, batch))
     Mismatch(tiny)(replace(wrong, off_policy=(True, *[False] * (len(batch) - 1))), logprobs(tiny, batch))
 

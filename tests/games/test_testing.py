@@ -281,7 +281,7 @@ def test_scores_are_drawn_for_a_game_that_reads_others() -> None:
         return [turn.scores["style"] for turn in episode.turns]
 
     assert check_game(game(Story.play, Story, payoffs=payoffs), scores={"style": 3.0}).turns == 16
-    told(Story(), "needs the score 'reward' .* choose one", scores={"style": 3.0})
+    told(Story(), "needs the score 'reward' .* choose a referee", scores={"style": 3.0})
 
 
 @pytest.mark.parametrize("returns", [{"first": 1.0}, {"first": 1.0, "second": 0.0, "chance": 0.0}, 1.0, [1.0, -1.0]])

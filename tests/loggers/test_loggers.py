@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -43,6 +44,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr("selfplay.runs.session.draw_curves", draw_curves)
         for name, value in SECRETS.items():
             patch.setenv(name, value)
+        patch.delitem(sys.modules, "openai", raising=False)  # where it was imported, wandb advertises something
         for args in (
             (*KUHN, f"logger=[{','.join(BACKENDS)}]", f"hydra.run.dir={folder}"),
             (f"resume={folder}", "steps=4"),

@@ -117,7 +117,7 @@ def test_a_run_in_a_folder_with_a_function(tmp_path: Path, monkeypatch: pytest.M
     turns = [turn for turn in cli.lines(run / "episodes.jsonl") if turn["role"] == "solver"]
     assert turns and all(turn["scores"]["reward"] >= 1 for turn in turns)
     ended = cli.run(f"resume={run}", "steps=3")
-    assert ended.code == 1 and "reward.function call mine_.f" in ended.err and "trust=mine_" in ended.err
+    assert ended.code == 1 and "reward.function calls mine_.f" in ended.err and "trust=mine_" in ended.err
     assert cli.run(f"resume={run}", "steps=3", "trust=mine_").code == 0
     missing = cli.run(*small, "reward=function", "reward.function=mine_.g", f"hydra.run.dir={tmp_path / 'other'}")
     assert missing.code == 1 and "reward.function is 'mine_.g', which cannot be imported" in missing.err

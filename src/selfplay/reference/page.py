@@ -32,6 +32,7 @@ GROUPS = {
     "schedule": "The learning rate over the steps of a run.",
     "opponent": "The players that the learner meets. See [theory.md](theory.md#opponents).",
     "meta_solver": "The solution concept of `opponent=psro`.",
+    "parallel": "One process, or those that `torchrun` starts: [scale.md](scale.md).",
     "rollout": "Whether a step samples episodes or enumerates all outcomes.",
     "player": "The policy that is trained. See [players.md](players.md).",
     "engine": "The sampler of a language model. See [players.md](players.md#engines).",

@@ -23,6 +23,7 @@ from selfplay.sandbox.wire import decode, encode, receive, send
 
 Job = dict[str, Any]
 MOST = 1 << 20  # maximum bytes that code may write to stdout
+CUT = b"\0output was cut"  # so that output that was cut equals no expected output
 INPUT, OUTPUT = 3, 4  # file descriptors for calls and answers in the process that runs code
 
 
@@ -115,7 +116,7 @@ def _watch(job: Job, child: int, pipe: int, most: int) -> tuple[bytes, bool]:
     _sweep(job, child)
     os.close(ended)
     os.close(pipe)
-    return output[:most], late
+    return output[:most] + (CUT if most and len(output) > most else b""), late
 
 
 def _sweep(job: Job, child: int) -> None:

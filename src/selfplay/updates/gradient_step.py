@@ -9,15 +9,13 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from selfplay.core import Batch, Policy, SelfplayError, Update, at_least
-from selfplay.options import OneOf, Range
+from selfplay.options import Range
 from selfplay.parallel import current
 from selfplay.updates.schedules import Schedule
 
 TurnLosses = Callable[[Tensor, Tensor], Tensor]  # (row numbers [b], log-probs [b, t]) -> losses [b]
 MakeOptimizer = Callable[[Iterable[Parameter]], torch.optim.Optimizer]
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-COMPARE = ("group", "prompt")
-Compare = Annotated[str, OneOf(*COMPARE)]
 GradNorm = Annotated[float, Range(0, above=True)]
 ALIKE: Mapping[str, float] = MappingProxyType({})  # role_weights: every role has weight 1
 
@@ -162,29 +160,6 @@ def check_teachers(teachers: Sequence[str], needed: bool) -> None:
         raise SelfplayError(
             f"update.teachers is {list(teachers)}, but the learner and its reference cannot teach; name another player"
         )
-
-
-def groups_of(batch: Batch, compare: str) -> Tensor:
-    """[B] int64 group numbers; turns with the same number are compared.
-
-    Args:
-        batch: the turns.
-        compare: "group": the groups set by the game; "prompt": all turns of a role with the same prompt.
-    """
-    return batch.groups if compare == "group" else same_prompts(batch, batch.roles)
-
-
-def same_prompts(batch: Batch, roles: Sequence[str] = ()) -> Tensor:
-    """[B] int64 group numbers: equal for equal prompts and, if `roles` (B names) are given, equal roles."""
-    numbers: dict[tuple[str, tuple[int, ...]], int] = {}
-    seen = zip(roles or ("",) * len(batch), (tuple(prompt.tolist()) for prompt in batch.prompts), strict=True)
-    return torch.tensor([numbers.setdefault(state, len(numbers)) for state in seen])
-
-
-def check_compare(compare: str) -> None:
-    """Raise SelfplayError unless `compare` is valid for `groups_of`."""
-    if compare not in COMPARE:
-        raise SelfplayError(f"update.compare is '{compare}'; choose one of {', '.join(COMPARE)}")
 
 
 def role_weights(batch: Batch, weights: Mapping[str, float]) -> Tensor:

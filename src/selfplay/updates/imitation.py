@@ -9,17 +9,8 @@ from torch import Tensor
 from selfplay.core import Batch, Learnt, Policy
 from selfplay.options import Count, NotNegative, Number
 from selfplay.updates.aggregations import Aggregation, per_token
-from selfplay.updates.gradient_step import (
-    ALIKE,
-    Compare,
-    GradientStep,
-    GradientUpdate,
-    GradNorm,
-    MakeOptimizer,
-    check_compare,
-    check_teachers,
-    groups_of,
-)
+from selfplay.updates.gradient_step import ALIKE, GradientStep, GradientUpdate, GradNorm, MakeOptimizer, check_teachers
+from selfplay.updates.groups import Compare, check_compare, groups_of
 from selfplay.updates.losses import likelihood
 from selfplay.updates.measures import by_role
 from selfplay.updates.optimizers import adamw

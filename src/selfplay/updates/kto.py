@@ -12,17 +12,14 @@ from selfplay.options import Count, NotNegative, Number, Positive, Steps
 from selfplay.updates.advantages import centred
 from selfplay.updates.gradient_step import (
     ALIKE,
-    Compare,
     GradientStep,
     GradientUpdate,
     GradNorm,
     MakeOptimizer,
-    check_compare,
     check_weights,
-    groups_of,
     not_negative,
-    same_prompts,
 )
+from selfplay.updates.groups import Compare, check_compare, groups_of, same_prompts
 from selfplay.updates.measures import by_role, roles_of
 from selfplay.updates.optimizers import adamw
 from selfplay.updates.pairwise import check_beta

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from selfplay.core import Batch
-from selfplay.updates.gradient_step import same_prompts
+from selfplay.updates.groups import same_prompts
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,15 @@ from selfplay.core import Batch, Learnt, Policy, SelfplayError, at_least
 from selfplay.options import Count, NotNegative, Positive, Steps
 from selfplay.updates.gradient_step import (
     ALIKE,
-    Compare,
     GradientStep,
     GradientUpdate,
     GradNorm,
     MakeOptimizer,
-    check_compare,
     check_teachers,
     check_weights,
-    groups_of,
     shares,
 )
+from selfplay.updates.groups import Compare, check_compare, groups_of
 from selfplay.updates.measures import by_role
 from selfplay.updates.optimizers import adamw
 from selfplay.updates.pairs import Pairing, Pairs, best_and_worst, demonstrated

@@ -14,16 +14,14 @@ from selfplay.updates.advantages import Advantage, Remembering, centred
 from selfplay.updates.aggregations import Aggregation, sequence_sum
 from selfplay.updates.gradient_step import (
     ALIKE,
-    Compare,
     GradientStep,
     GradientUpdate,
     GradNorm,
     MakeOptimizer,
-    check_compare,
     check_weights,
-    groups_of,
     not_negative,
 )
+from selfplay.updates.groups import Compare, check_compare, groups_of
 from selfplay.updates.losses import Objective, reinforce
 from selfplay.updates.measures import by_role
 from selfplay.updates.mismatch import check_mismatch, corrected, weighed
