@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cli
@@ -10,12 +10,14 @@ import pytest
 import torch
 from language_models import made, perturb, plain_logprobs
 from scipy.stats import chisquare
+from servers import Double, serving
 from torch import Tensor, log_softmax
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from selfplay.core import Ask, Episode, Reply, SelfplayError, Turn, user
 from selfplay.engines.embedded import EmbeddedEngine
 from selfplay.engines.engine import Engine, Mixture, Sampling, Weights
+from selfplay.engines.server.engine import ServerEngine
 from selfplay.engines.transformers.continuous import TransformersEngine
 from selfplay.engines.truncation import Truncation
 from selfplay.players.language_model import LanguageModel
@@ -27,9 +29,14 @@ PROMPTS = [(5, 6, 7), (8, 9), (5, 6, 7), (10, 11, 12, 13, 14, 15), (5, 6), (20,)
 KEYS = [f"key/{i}" for i in range(len(PROMPTS))]
 
 
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> Engine:
-    return ENGINES[request.param]()
+@pytest.fixture(params=[*ENGINES, "server"])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """An engine; the server's is a double with our own sampler (tests/support/servers.py)."""
+    if request.param in ENGINES:
+        yield ENGINES[request.param]()
+        return
+    with serving(Double()) as double:
+        yield ServerEngine([double.url])
 
 
 @pytest.fixture
@@ -87,7 +94,7 @@ def test_the_law_is_that_of_the_softmax(engine: Engine) -> None:
     model = LlamaForCausalLM(config).eval()
     perturb(model, 0.3)
     weights = Weights("one@0", model, torch.enable_grad)  # any context
-    prompt, count = (1, 2, 3), 3000
+    prompt, count = (1, 2, 3), 600 if isinstance(engine, ServerEngine) else 3000
     found = engine.generate(weights, [prompt] * count, [str(i) for i in range(count)], Sampling(2, batch_size=500))
     seen = Counter(one.ids for one in found)
 
@@ -130,6 +137,8 @@ def test_new_weights_after_an_update_and_others_beside_them(policy: LanguageMode
 def test_memory_is_given_back_before_a_gradient(policy: LanguageModel) -> None:
     ask = [Ask("solver", user("add 3 and 4"), key="k")]
     batch = collate([(Episode(0, []), Turn(ask[0], policy.act(ask)[0], payoff=1.0, player="learner"))], "learner")
+    if isinstance(policy.engine, ServerEngine):
+        pytest.skip("its memory is another process's")
     assert policy.engine._kept  # type: ignore[attr-defined]
     policy.logprobs(batch).sum().backward()
     assert not policy.engine._kept  # type: ignore[attr-defined]

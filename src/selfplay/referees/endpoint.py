@@ -15,10 +15,10 @@ from typing import Annotated, Any
 
 from omegaconf import OmegaConf
 
+from selfplay.clients.transport import Answer, address, post, side_by_side
 from selfplay.core import SelfplayError, at_least, user
 from selfplay.options import Name, Range, Seed
 from selfplay.referees.cache import Cache
-from selfplay.referees.transport import Answer, address, post, side_by_side
 
 AGAIN = (408, 409, 425, 429)  # statuses worth a retry, besides 500 and above
 

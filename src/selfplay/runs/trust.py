@@ -36,7 +36,6 @@ COMPONENTS = (
 MACHINERY = (  # modules in COMPONENTS whose contents are not components, such as HTTP transport and file caches
     "selfplay.loggers.logger",
     "selfplay.referees.cache",
-    "selfplay.referees.transport",
 )
 SANDBOX, ENDPOINT = "selfplay.sandbox.sandbox.Sandbox", "selfplay.referees.endpoint.Endpoint"
 FUNCTION = "selfplay.referees.function.Function"  # its option `function` is called like a `_target_`

@@ -59,9 +59,15 @@ def address(url: str) -> SplitResult:
 
 
 def post(url: SplitResult, path: str, headers: dict[str, str], body: bytes, seconds: float) -> Answer:
-    """Send one POST request.
+    """Send one POST request; see `send`."""
+    return send("POST", url, path, headers, body, seconds)
+
+
+def send(method: str, url: SplitResult, path: str, headers: dict[str, str], body: bytes, seconds: float) -> Answer:
+    """Send one request.
 
     Args:
+        method: "GET" or "POST".
         url: base URL.
         path: appended to the path of `url`.
         headers: request headers.
@@ -85,7 +91,7 @@ def post(url: SplitResult, path: str, headers: dict[str, str], body: bytes, seco
     watch.daemon = True
     watch.start()
     try:
-        connection.request("POST", f"{prefix}{url.path.rstrip('/')}{path}", body, headers)
+        connection.request(method, f"{prefix}{url.path.rstrip('/')}{path}", body, headers)
         response = connection.getresponse()
         read = response.read(LONGEST + 1)
         if len(read) > LONGEST:

@@ -1,0 +1,177 @@
+"""The server engine: vLLM generates in processes of its own; this process sends tokens, and weights when they change."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+from weakref import finalize
+
+from selfplay.clients.transport import side_by_side
+from selfplay.core import SelfplayError, at_least
+from selfplay.engines.engine import Completion, Engine, Mixture, Prompt, Sampling, Weights
+from selfplay.engines.server.client import Client, Reply
+from selfplay.models import checkpoints
+from selfplay.models.structure import bare
+from selfplay.options import Count, Name, Positive
+from selfplay.parallel import current
+
+POLL = 0.05  # seconds between two looks at a server whose weights another process sends
+
+
+class ServerEngine(Engine):
+    """Samples with vLLM's server, or any server with the same routes (`selfplay.engines.server.client`).
+
+    Weights are sent at the first call that needs them: a model's through a folder that the server can read, a LoRA
+    adapter's by loading it under a name that is used once. Every completion of a model's weights must carry their
+    label. A prompt goes to the server that a hash of it names, so that replies to one prompt share its prefix there.
+
+    Args:
+        urls: the servers; each holds the same model.
+        requests: maximum number of requests per server at a time.
+        seconds: deadline of each request.
+        folder: where weights are passed on, readable by every server; None: a temporary folder.
+        adapters: how many adapters a server keeps loaded (its --max-loras).
+    """
+
+    exact = False
+
+    def __init__(
+        self,
+        urls: Sequence[Name] = ("http://127.0.0.1:8000",),
+        requests: Count = 64,
+        seconds: Positive = 600.0,
+        folder: str | None = None,
+        adapters: Count = 4,
+    ) -> None:
+        at_least(1, **{"engine.requests": requests, "engine.adapters": adapters})
+        if not urls:
+            raise SelfplayError("engine.urls is empty; name a server, such as engine.urls=[http://127.0.0.1:8000]")
+        self.clients = [Client(url, seconds) for url in urls]
+        self.requests, self.seconds, self.adapters = requests, seconds, adapters
+        self.run = current().lead(lambda: uuid.uuid4().hex[:12])  # labels of another run never mean this one's weights
+        self.folder = Path(current().lead(lambda: mkdtemp(prefix="selfplay-weights-", dir=folder)))
+        if current().rank == 0:
+            finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        self._label = ""
+        self._begun = False
+        self._adopted: OrderedDict[str, None] = OrderedDict()  # the names of adapters, the last used at the end
+
+    def generate(
+        self, weights: Weights | Mixture, prompts: Sequence[Prompt], keys: Sequence[str], sampling: Sampling
+    ) -> list[Completion]:
+        if isinstance(weights, Mixture):
+            raise SelfplayError("engine=server cannot sample from a mixture of two models; take engine=embedded")
+        if not prompts:
+            return []
+        label = f"{self.run}/{weights.uid}"
+        adapter = bare(weights.model) is not weights.model
+        name = self._adopt(label, weights) if adapter else None
+        if name is None and label != self._label:
+            self._send(label, weights)
+        calls = [
+            partial(self._client(prompt).generate, _request(prompt, key, sampling, name))
+            for prompt, key in zip(prompts, keys, strict=True)
+        ]
+        found: dict[int, Reply] = {}
+        for place, reply in side_by_side(calls, self.requests * len(self.clients)):
+            if isinstance(reply, Exception):
+                raise reply
+            if name is None and reply.versions != {label}:
+                raise SelfplayError(
+                    f"the server {self._client(prompts[place]).url} sampled with the weights "
+                    f"{' and '.join(sorted(reply.versions)) or 'of no label'} instead of {label}; let no other run use "
+                    "it, then go on with resume=<this run's folder>"
+                )
+            found[place] = reply
+        return [_cut(found[place].completion, sampling.ended) for place in range(len(prompts))]
+
+    def _client(self, prompt: Prompt) -> Client:
+        return self.clients[_number(str(prompt)) % len(self.clients)]
+
+    def _send(self, label: str, weights: Weights) -> None:
+        """Let every server load the weights of a model; the first process of the run sends them for all."""
+        if current().rank == 0:
+            target = self.folder / "weights"
+            with weights.placed():
+                shutil.rmtree(target, ignore_errors=True)
+                checkpoints.save(weights.model, target)
+            for client in self.clients:
+                client.take(target, label, self._begun)
+            self._begun = True
+        else:
+            self._await(label)
+        self._label = label
+
+    def _await(self, label: str) -> None:
+        """Wait until every server has the weights that the first process sends."""
+        end = time.monotonic() + self.seconds
+        for client in self.clients:
+            while client.label() != label:
+                if time.monotonic() > end:
+                    raise SelfplayError(
+                        f"the server {client.url} has not got the weights {label} within {self.seconds:g} s; look at "
+                        "the first process of the run, or raise engine.seconds"
+                    )
+                time.sleep(POLL)
+
+    def _adopt(self, label: str, weights: Weights) -> str:
+        """Let every server load an adapter, if it has not, and unload the one that was used longest ago if there are
+        too many; return its name, which is this process's own."""
+        name = f"{label}/{current().rank}".replace("/", "-").replace("@", "-")
+        if name in self._adopted:
+            self._adopted.move_to_end(name)
+            return name
+        target = self.folder / name
+        with weights.placed():
+            weights.model.save_pretrained(target)
+        while len(self._adopted) >= self.adapters:
+            last, _ = self._adopted.popitem(last=False)
+            for client in self.clients:
+                client.drop(last)
+            shutil.rmtree(self.folder / last, ignore_errors=True)
+        for client in self.clients:
+            client.adopt(name, target)
+        self._adopted[name] = None
+        return name
+
+
+def _request(prompt: Prompt, key: str, sampling: Sampling, name: str | None) -> dict[str, Any]:
+    """The body of a request; its key, which names the completion, seeds it."""
+    how = sampling.truncation
+    return {
+        "request_id": key,
+        "token_ids": list(prompt),
+        **({} if name is None else {"model": name}),
+        "sampling_params": {
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "top_k": how.top_k or -1,
+            "top_p": how.top_p,
+            "min_p": how.min_p,
+            "seed": _number(key) % 2**63,
+            "logprobs": 0,
+            "stop_token_ids": list(sampling.stop_ids),
+            "ignore_eos": True,  # what ends a completion is in stop_token_ids
+            "detokenize": False,
+        },
+    }
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def _cut(found: Completion, ended: Callable[[list[int]], bool] | None) -> Completion:
+    """The completion up to the token after which it ends; the server knows only tokens that end one."""
+    for length in range(1, len(found.ids) if ended is not None else 0):
+        if ended is not None and ended(list(found.ids[:length])):
+            return Completion(found.ids[:length], found.logprobs[:length], "stop")
+    return found

@@ -1,0 +1,127 @@
+"""A double of vLLM's server: its routes over a socket of the standard library, and our own sampler behind them.
+
+The key of a completion is the `request_id`, so its replies are those of the embedded engine.
+"""
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Lock, Thread
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from selfplay.engines.embedded import EmbeddedEngine
+from selfplay.engines.engine import Sampling, Weights
+from selfplay.engines.truncation import Truncation
+from selfplay.models.load import resolve
+
+Misbehaviour = Callable[["Double", BaseHTTPRequestHandler, str], bool]
+
+
+class Double:
+    """The server's state, and what it does wrong.
+
+    Attributes:
+        label: of its weights.
+        calls: the routes that were called, in order.
+        misbehaves: (double, handler, route) -> whether it has dealt with the request.
+    """
+
+    def __init__(self, path: str = "asset:tiny") -> None:
+        self.model: Any = AutoModelForCausalLM.from_pretrained(resolve(path), dtype=torch.float32).eval()
+        self.label, self.drafted = "default", ""
+        self.adapters: dict[str, Any] = {}
+        self.calls: list[str] = []
+        self.misbehaves: Misbehaviour = lambda *_: False
+        self.lock, self.engine, self.version = Lock(), EmbeddedEngine(), 0
+        self.url = ""
+
+    def answer(self, route: str, body: dict[str, Any]) -> tuple[int, object]:
+        with self.lock:
+            if route == "/inference/v1/generate":
+                return self._generate(body)
+            if route == "/update_weights":
+                folder = Path(body["update_info"]["folder"])
+                self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+            if route == "/finish_weight_update":
+                self.label, self.version = body["weight_version"], self.version + 1
+            if route == "/weight_info":
+                return 200, {"weight_version": self.label}
+            if route == "/v1/load_lora_adapter":
+                name = body["lora_name"]
+                if name in self.adapters:
+                    return 400, {"error": {"message": f"{name} is loaded already"}}
+                self.adapters[name] = PeftModel.from_pretrained(copy.deepcopy(self.model), body["lora_path"]).eval()
+            if route == "/v1/unload_lora_adapter":
+                del self.adapters[body["lora_name"]]
+        return 200, {"message": "done"}
+
+    def _generate(self, body: dict[str, Any]) -> tuple[int, object]:
+        name, how = body.get("model"), body["sampling_params"]
+        if name is not None and name not in self.adapters:
+            return 404, {"error": {"message": f"The model `{name}` does not exist."}}
+        sampling = Sampling(
+            how["max_tokens"],
+            how["temperature"],
+            Truncation(max(0, how["top_k"]), how["top_p"], how["min_p"]),
+            tuple(how["stop_token_ids"]),
+        )
+        model = self.model if name is None else self.adapters[name]
+        weights = Weights(name or f"{self.label}/{self.version}", model, nullcontext)
+        [found] = self.engine.generate(weights, [tuple(body["token_ids"])], [body["request_id"]], sampling)
+        choice = {
+            "index": 0,
+            "token_ids": found.ids,
+            "finish_reason": found.finish_reason,
+            "logprobs": {
+                "content": [{"token_id": t, "logprob": p} for t, p in zip(found.ids, found.logprobs, strict=True)]
+            },
+            "weight_versions": [{"version": self.label, "start": 0, "end": len(found.ids)}],
+        }
+        return 200, {"request_id": body["request_id"], "choices": [choice]}
+
+
+@contextmanager
+def serving(double: Double) -> Iterator[Double]:
+    """The double at `double.url`, for the duration of the block."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def _do(self) -> None:
+            route = urlsplit(self.path).path
+            data = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            double.calls.append(route)
+            if double.misbehaves(double, self, route):
+                return
+            status, found = double.answer(route, json.loads(data or b"{}"))
+            self.reply(status, found)
+
+        def reply(self, status: int, found: object) -> None:
+            told = json.dumps(found).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(told)))
+            self.end_headers()
+            self.wfile.write(told)
+
+        do_GET = do_POST = _do
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    double.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield double
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
