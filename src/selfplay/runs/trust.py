@@ -18,6 +18,7 @@ from selfplay.core import SelfplayError
 
 COMPONENTS = (
     "selfplay.engines.embedded",
+    "selfplay.engines.server.engine",
     "selfplay.engines.transformers.continuous",
     "selfplay.evaluations",
     "selfplay.games",

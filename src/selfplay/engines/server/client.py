@@ -114,14 +114,10 @@ def _reply(found: dict[str, Any], url: str) -> Reply:
         raise SelfplayError(
             f"the server {url} gave a completion without {error}; start it with the flags of selfplay serve"
         ) from error
-    if (
-        not ids
-        or len(ids) != len(logprobs)
-        or not all(map(math.isfinite, logprobs))
-        or reason not in ("stop", "length")
-    ):
+    fits = bool(ids) and len(ids) == len(logprobs) and all(map(math.isfinite, logprobs))
+    if not fits or reason not in ("stop", "length"):
         raise SelfplayError(
-            f"the server {url} gave a completion of {len(ids)} tokens with {len(logprobs)} log-probabilities that ended "
-            f"by '{reason}'; {REMEDY}"
+            f"the server {url} gave a completion of {len(ids)} tokens with {len(logprobs)} log-probabilities and the "
+            f"finish_reason '{reason}'; {REMEDY}"
         )
     return Reply(Completion(ids, logprobs, reason), versions)

@@ -1,4 +1,4 @@
-"""The server engine: vLLM generates in processes of its own; this process sends tokens, and weights when they change."""
+"""The server engine: vLLM generates in its own processes; this one sends prompts, and weights when they change."""
 
 from __future__ import annotations
 
