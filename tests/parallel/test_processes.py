@@ -1,13 +1,18 @@
 """Two processes make the run that one process makes: the same texts, and after three steps the same weights."""
 
+import os
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import cli
 import pytest
-from ranks import Joint, Ranks
+from ranks import Joint, Ranks, free_port
 from safetensors.torch import load_file
 
 APART = 2e-5
@@ -74,13 +79,27 @@ def well(joint: Joint, run: Path) -> Path:
     return run
 
 
+DIGEST = """
+import hashlib
+from selfplay.runs.session import Session
+plain = Session.record
+def record(self, *args):
+    weights = b"".join(p.detach().numpy().tobytes() for p in self.experiment.learner.parameters())
+    facts.setdefault("weights", []).append(hashlib.sha256(weights).hexdigest())
+    return plain(self, *args)
+Session.record = record
+undo.append(lambda: setattr(Session, "record", plain))
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_equal_one(case: str, ranks: Ranks, alone: Any, tmp_path: Path) -> None:
-    joint = ranks.run(*CASES[case], "parallel=ddp", f"hydra.run.dir={tmp_path}")
+    joint = ranks.run(*CASES[case], "parallel=ddp", f"hydra.run.dir={tmp_path}", breaks=DIGEST)
     run = well(joint, tmp_path)
     assert texts(run) == texts(alone(case))
     assert apart(run, alone(case)) < APART
+    assert len(joint.facts[0]["weights"]) == 3 and joint.facts[0]["weights"] == joint.facts[1]["weights"]
     if case not in ("kuhn, every outcome", "an episode for one of two", "psro"):
         asks = [one["asks"] for one in joint.facts]
         assert min(asks) > 0.2 * sum(asks)
@@ -145,6 +164,62 @@ def test_the_number_of_processes_may_change_at_a_resume(case: str, ranks: Ranks,
     well(ranks.run(f"resume={tmp_path}", "steps=3", "parallel=ddp"), tmp_path)
     assert texts(tmp_path) == texts(alone(case))
     assert apart(tmp_path, alone(case)) < APART
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_run_which_resumes(alone: Any, tmp_path: Path) -> None:
+    """kill -9 of the second process, after a step: `torchrun` ends the first, and resuming gives the whole run."""
+    run = tmp_path / "run"
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        str(free_port()),
+    ]
+    started = subprocess.Popen(
+        [*command, str(cli.ROOT / "run.py"), *LSP, "steps=300", "parallel=ddp", f"hydra.run.dir={run}"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        wait_for(lambda: (run / "checkpoints" / "step-000001").is_dir(), 120)
+        os.kill(process_of(started.pid, rank=1), signal.SIGKILL)
+        begun = time.monotonic()
+        out, err = started.communicate(timeout=60)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGKILL)
+    assert time.monotonic() - begun < 30 and started.returncode != 0
+    assert "Traceback" not in err.partition("ChildFailedError")[0].replace(
+        "Traceback (most recent call last):\n  File", "", 1
+    )
+    done = max(int(path.name.removeprefix("step-")) for path in (run / "checkpoints").glob("step-*"))
+    if done > 3:  # the machine was slow to kill it; the equality of resumed runs is that of the test above
+        return
+    assert cli.run(f"resume={run}", "steps=3").code == 0
+    assert texts(run) == texts(alone("lsp")) and apart(run, alone("lsp")) < APART
+
+
+def wait_for(there: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.01)
+
+
+def process_of(parent: int, rank: int) -> int:
+    """The process with this rank among the descendants of a `torchrun`."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            environment = (path / "environ").read_bytes().split(b"\0")
+            session = int((path / "stat").read_text().rpartition(")")[2].split()[3])
+            if f"RANK={rank}".encode() in environment and (
+                session == parent or b"TORCHELASTIC_RUN_ID" in b"".join(environment)
+            ):
+                return int(path.name)
+    raise AssertionError(f"no process has rank {rank}")
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
