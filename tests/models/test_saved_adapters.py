@@ -206,7 +206,7 @@ def test_an_adapter_of_other_options_is_refused(folder: Path, lora: dict[str, An
         ({"init_lora_weights": "eva"}, "is 'eva', which needs more than the model's weights"),
         ({"init_lora_weights": "corda"}, "is 'corda', which needs more"),
         ({"init_lora_weights": "lora_ga"}, "is 'lora_ga', which needs more"),
-        ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens is given"),
+        ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens is set"),
         ({"init_lora_weights": "pissa", "target_parameters": ["gate"]}, "target_parameters cannot be combined with"),
         ({"init_lora_weights": "pissa", "target_modules": ["lm_head"]}, "the weights of .*lm_head, which are shared"),
         ({"init_lora_weights": "olora", "layer_replication": [[0, 4], [2, 4]]}, "which are shared"),
