@@ -1,6 +1,7 @@
 # Every target first sets up what it needs: a virtual environment in .venv with the versions pinned in constraints.txt.
 PYTHON ?= python3
 export HF_HUB_OFFLINE = 1
+unexport PYTHONDONTWRITEBYTECODE  # without bytecode each process compiles torch and transformers: 20 s of a start
 MAKEFLAGS += --jobs=2
 BIN := .venv/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
