@@ -24,6 +24,19 @@ def double() -> Iterator[Double]:
         yield started
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded engine's run."""
+    return cli.finished(tmp_path_factory.mktemp("server") / "run", *LSP)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a server that never fails."""
+    with serving(Double()) as double:
+        return cli.finished(tmp_path_factory.mktemp("served") / "run", *LSP, *on(double))
+
+
 def texts(run: Path) -> list[str]:
     return [turn["reply"] for turn in cli.lines(run / "episodes.jsonl")]
 
@@ -33,9 +46,9 @@ def on(double: Double, *more: str) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("player", ["tiny", "tiny_lora"])
-def test_a_run_is_the_embedded_engines(player: str, double: Double, tmp_path: Path) -> None:
+def test_a_run_is_the_embedded_engines(player: str, double: Double, whole: Path, tmp_path: Path) -> None:
     """Token for token; weights are sent once a step, and the mismatch is rounding."""
-    own = cli.finished(tmp_path / "own", *LSP, f"player={player}")
+    own = whole if player == "tiny" else cli.finished(tmp_path / "own", *LSP, f"player={player}")
     run = cli.finished(tmp_path / "run", *LSP, f"player={player}", *on(double))
     assert texts(run) == texts(own)
     assert all(line["mismatch/max"] < 1e-4 and line["mismatch/ess"] > 0.999 for line in cli.metrics(run))
@@ -127,11 +140,11 @@ FAILURES: dict[str, tuple[str, Misbehaviour, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAILURES)
-def test_a_failure_is_one_sentence_and_the_run_resumes_bit_for_bit(name: str, double: Double, tmp_path: Path) -> None:
-    """It fails in the second step; resumed with a server that is well, it is the run that never failed."""
+def test_a_failure_is_one_sentence_and_the_run_resumes(name: str, double: Double, served: Path, tmp_path: Path) -> None:
+    """It fails in the second step; resumed with a server that is well, it is the run that never failed, bit for bit."""
     route, wrong, words = FAILURES[name]
-    whole = cli.finished(tmp_path / "whole", *LSP, *on(double))
     updates = 0
 
     def misbehaves(double: Double, handler: BaseHTTPRequestHandler, called: str) -> bool:
@@ -150,9 +163,9 @@ def test_a_failure_is_one_sentence_and_the_run_resumes_bit_for_bit(name: str, do
     config = tmp_path / "run" / "config.yaml"
     config.write_text(config.read_text().replace(broken.url, double.url))
     assert cli.run(f"resume={tmp_path / 'run'}").code == 0
-    assert texts(tmp_path / "run") == texts(whole)
-    for file in (tmp_path / "run" / "checkpoints" / "step-000003").glob("*.safetensors"):
-        assert file.read_bytes() == (whole / "checkpoints" / "step-000003" / file.name).read_bytes()
+    assert texts(tmp_path / "run") == texts(served)
+    [file] = (tmp_path / "run" / "checkpoints" / "step-000003").glob("*.safetensors")
+    assert file.read_bytes() == (served / "checkpoints" / "step-000003" / file.name).read_bytes()
 
 
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:

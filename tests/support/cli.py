@@ -6,6 +6,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -157,14 +158,22 @@ def _behind(choice: str) -> list[str]:
     return [choice]
 
 
-@cache
 def isolation() -> str:
-    """Code is run within limits alone where this kernel or container does not let us isolate it."""
+    """Code is run within limits alone where this kernel or container does not let us isolate it.
+
+    Only success is remembered: a test that is under way may have taken the means away.
+    """
     try:
-        Sandbox(seconds=30.0, megabytes=512, file_megabytes=16).run("", ("assert True",))
-    except SelfplayError:
+        _isolated()
+    except SelfplayError as error:
+        warnings.warn(f"code is not isolated: {error}", stacklevel=2)
         return "none"
     return "auto"
+
+
+@cache
+def _isolated() -> None:
+    Sandbox(seconds=30.0, megabytes=512, file_megabytes=16).run("", ("assert True",))
 
 
 def lines(file: Path) -> list[dict[str, Any]]:
