@@ -165,3 +165,14 @@ def test_one_weight_is_enough(tiny: LanguageModel) -> None:
     with torch.no_grad():
         last.view(-1)[-1] = torch.nextafter(last.view(-1)[-1], torch.tensor(torch.inf))
     assert fingerprint(policy) != before
+
+
+def test_the_batch_is_checked_in_the_first_step_of_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, and once more where the run resumes: a later step may have turns that nothing compares."""
+    steps: list[int] = []
+    monkeypatch.setattr("selfplay.comparisons.check_batch", lambda episodes, *_: steps.append(len(episodes)))
+    args = ("game=kuhn", "player=tabular", "eval=none", "episodes=4")
+    cli.finished(tmp_path / "run", *args, "steps=3")
+    assert steps == [4]
+    assert cli.run(f"resume={tmp_path / 'run'}", "steps=5").code == 0
+    assert steps == [4, 4]

@@ -12,8 +12,11 @@ def size() -> int:
 
 
 def follows() -> bool:
-    """Whether this is not the first process; only the first one writes files and prints."""
-    return int(os.environ.get("RANK", "0")) > 0
+    """Whether this is not the first process; only the first one writes files and prints.
+
+    RANK counts only beside WORLD_SIZE: other programs set it, too.
+    """
+    return size() > 1 and int(os.environ.get("RANK", "0")) > 0
 
 
 def follower_arguments(arguments: Sequence[str]) -> list[str]:

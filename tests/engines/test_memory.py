@@ -19,12 +19,8 @@ from selfplay.opponents.league import League
 from selfplay.opponents.rules import uniform
 from selfplay.players.language_model import LanguageModel
 from selfplay.trainee import Trainee
-from selfplay.updates.advantages import centred
-from selfplay.updates.aggregations import sequence_sum
-from selfplay.updates.losses import reinforce
 from selfplay.updates.policy_gradient import PolicyGradient
 from selfplay.updates.regularizers import Off
-from selfplay.updates.schedules import constant
 
 MEMBERS = 50
 
@@ -54,20 +50,8 @@ def league(learner: LanguageModel, members: int = MEMBERS) -> League:
         reference=reference,
         roles=("row", "column"),
         optimizer=torch.optim.AdamW,
-        advantage=centred,
-        compare="group",
-        mixture=0.0,
-        objective=reinforce,
-        aggregation=sequence_sum,
         regularizer=Off(),
-        epochs=1,
-        minibatches=1,
-        schedule=constant,
-        role_weights={},
-        measure_kl=True,
-        magnet_every=0,
         micro_batch=8,
-        max_grad_norm=1.0,
     )
     opponent = League(
         {"row": "learner", "column": "learner"},

@@ -260,6 +260,20 @@ def test_torchrun_without_parallel_is_refused(monkeypatch: pytest.MonkeyPatch, t
     assert not list(tmp_path.iterdir())
 
 
+def test_a_sweep_under_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    ended = cli.run("-m", *LSP, f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert ended.code == 1 and "torchrun started 2 processes, which can share a run, not a sweep" in ended.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_rank_of_another_program_changes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """RANK without WORLD_SIZE, as some clusters set it: the run has its own folder and prints."""
+    monkeypatch.setenv("RANK", "3")
+    ended = cli.run(*TABLE, "steps=1", f"hydra.run.dir={tmp_path / 'run'}")
+    assert ended.code == 0 and "run folder:" in ended.out and (tmp_path / "run" / "config.yaml").is_file()
+
+
 @pytest.mark.parametrize("name", ["ddp", "fsdp"])
 def test_parallel_without_torchrun_is_refused(name: str, tmp_path: Path) -> None:
     ended = cli.run(*LSP, f"parallel={name}", f"hydra.run.dir={tmp_path / 'run'}")

@@ -17,12 +17,8 @@ from selfplay.core import Ask, Batch, Episode, Game, Play, SelfplayError, Turn, 
 from selfplay.games.matrix import MatrixGame
 from selfplay.players.language_model import LanguageModel
 from selfplay.rollout import collate, play, score_and_pay, turns_of
-from selfplay.updates.advantages import centred
-from selfplay.updates.aggregations import sequence_sum
-from selfplay.updates.losses import reinforce
 from selfplay.updates.policy_gradient import PolicyGradient
 from selfplay.updates.regularizers import Off
-from selfplay.updates.schedules import constant
 
 END = 1
 OPTIONS = ("a", "ab", "abcdef", "x", "no")  # of different lengths, some the beginning of others
@@ -193,20 +189,8 @@ def test_one_step_makes_what_is_paid_likelier(learner: LanguageModel) -> None:
         reference=learner.snapshot(),
         roles=("a",),
         optimizer=lambda p: torch.optim.SGD(p, lr=0.05),
-        advantage=centred,
-        compare="group",
-        mixture=0.0,
-        objective=reinforce,
-        aggregation=sequence_sum,
         regularizer=Off(),
-        epochs=1,
-        minibatches=1,
-        schedule=constant,
-        role_weights={},
-        measure_kl=True,
-        magnet_every=0,
         micro_batch=7,
-        max_grad_norm=1.0,
     )
     episodes = play(Bandit(), {"a": learner, "b": learner}, range(64), "k", lambda i: {"a": "a", "b": "b"})
     score_and_pay(Bandit(), episodes, {}, {})

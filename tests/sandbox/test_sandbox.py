@@ -106,6 +106,14 @@ def test_what_passed_before_the_time_ran_out_has_passed(sandbox: Sandbox) -> Non
     assert quick.run("while True: pass", (("", ""), ("", ""))) == Outcome((False, False), late=True)
 
 
+@BOTH
+def test_output_that_was_cut_is_not_what_was_expected(sandbox: Sandbox) -> None:
+    """1 MiB passes; one character more is cut, and what is left equals the expected output no more."""
+    most = 1 << 20
+    tests = ((str(most), "a" * most), (str(most + 1), "a" * most))
+    assert sandbox.run("print('a' * int(input()), end='')", tests).passed == (True, False)
+
+
 @pytest.mark.parametrize(
     ("reply", "code"),
     [

@@ -28,7 +28,6 @@ from selfplay.updates.gradient_step import by_prompt, descend, frozen_logprobs, 
 from selfplay.updates.losses import clipped, likelihood, reinforce
 from selfplay.updates.policy_gradient import PolicyGradient
 from selfplay.updates.regularizers import Off
-from selfplay.updates.schedules import constant
 
 PAYOFFS = torch.tensor([1.0, 3.0, 2.0, 4.0, 9.0, 7.0])
 GROUPS = torch.tensor([0, 0, 1, 1, 1, 2])
@@ -72,21 +71,10 @@ def sgd(policy: Policy, lr: float = 1.0) -> torch.optim.Optimizer:
 
 
 def made(policy: Policy, **changes: object) -> PolicyGradient:
-    """The update of Language Self-Play by plain gradient gradient_step."""
+    """The update of Language Self-Play by plain gradient descent."""
     arguments: dict[str, object] = {
         "optimizer": lambda p: torch.optim.SGD(p, lr=1.0),
-        "advantage": centred,
-        "compare": "group",
-        "mixture": 0.0,
-        "objective": reinforce,
-        "aggregation": sequence_sum,
         "regularizer": Off(),
-        "epochs": 1,
-        "minibatches": 1,
-        "schedule": constant,
-        "role_weights": {},
-        "measure_kl": True,
-        "magnet_every": 0,
         "micro_batch": 2,
         "max_grad_norm": 9.0,
     }

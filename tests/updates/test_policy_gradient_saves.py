@@ -8,31 +8,17 @@ from language_models import batch_for, made
 
 from selfplay.core import Ask, Batch, user
 from selfplay.players.language_model import LanguageModel
-from selfplay.updates.advantages import centred
 from selfplay.updates.aggregations import per_reply
-from selfplay.updates.losses import reinforce
 from selfplay.updates.policy_gradient import PolicyGradient
 from selfplay.updates.regularizers import InLoss, Off, k2
-from selfplay.updates.schedules import constant
 
 
 def update_of(policy: LanguageModel, **changes: object) -> PolicyGradient:
     arguments: dict[str, object] = {
         "optimizer": lambda p: torch.optim.AdamW(p, lr=1e-3),
-        "advantage": centred,
-        "compare": "group",
-        "mixture": 0.0,
-        "objective": reinforce,
         "aggregation": per_reply,
         "regularizer": Off(),
-        "epochs": 1,
-        "minibatches": 1,
-        "schedule": constant,
-        "role_weights": {},
-        "measure_kl": True,
-        "magnet_every": 0,
         "micro_batch": 4,
-        "max_grad_norm": 1.0,
     }
     return PolicyGradient(policy, policy.snapshot(), ("solver",), **(arguments | changes))  # type: ignore[arg-type]
 

@@ -1,6 +1,7 @@
 """Optimizer steps over a batch in micro-batches, shared by all updates."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Annotated
 
@@ -265,23 +266,12 @@ def descend(
         return mismatch
 
     optimizer.zero_grad(set_to_none=True)
-    try:
+    with _no_gradient_left_by_errors(optimizer, f"{len(batch)} turns", micro_batch):
         mine = processes.in_step(passes)
         total = sum(processes.collect(lambda: mine))
         with processes.whole():
             mismatch = max(processes.collect(compared))
         processes.add_gradients(parameters)
-    except SelfplayError:
-        optimizer.zero_grad(set_to_none=True)
-        raise
-    except (RuntimeError, MemoryError) as error:
-        optimizer.zero_grad(set_to_none=True)
-        if isinstance(error, RuntimeError) and not any(words in str(error) for words in OUT_OF_MEMORY):
-            raise
-        raise SelfplayError(
-            f"memory ran out in an update of {len(batch)} turns; "
-            f"lower update.micro_batch (now {micro_batch}) or episodes"
-        ) from error
     length = processes.gathered(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
     torch.nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, length)
     norm = float(length)
@@ -294,3 +284,17 @@ def descend(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return {"loss": total, "grad_norm": norm, "logprob_mismatch": mismatch}
+
+
+@contextmanager
+def _no_gradient_left_by_errors(optimizer: torch.optim.Optimizer, what: str, micro_batch: int) -> Iterator[None]:
+    """Drop the gradients if the block raises; say what to lower if it ran out of memory."""
+    try:
+        yield
+    except (SelfplayError, RuntimeError, MemoryError) as error:
+        optimizer.zero_grad(set_to_none=True)
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
+            raise
+        raise SelfplayError(
+            f"memory ran out in an update of {what}; lower update.micro_batch (now {micro_batch}) or episodes"
+        ) from error
