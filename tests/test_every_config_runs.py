@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import cli
-import configs
 import pytest
 import test_conf
 from omegaconf import DictConfig
@@ -18,30 +17,6 @@ GROUPS = (
     "opponent", "meta_solver", "schedule", "rollout", "logger", "task",
 )  # fmt: skip
 TIMES = {"time/play", "time/score", "time/update"}
-
-
-def shrunk(choice: str) -> list[str]:
-    """The choice and what makes its run small, from what its own config holds."""
-    more = []
-    if choice.startswith("challenger="):
-        more.append("reward=verifier")  # some of them need rewards in [0, 1]
-    if choice.startswith("task="):
-        more += ["game=dataset", f"reward={'rm' if choice == 'task=alpaca' else 'verifier'}"]
-    if not choice.startswith(("eval=", "experiment=")):
-        more.append("eval=none")
-    args = cli.needing(choice, *more)
-    config = configs.filled(*args)
-    args += ["steps=1", "episodes=2"]
-    args += ["player.max_tokens=12"] if "max_tokens" in config.player else []
-    args += ["game.answers=2"] if "answers" in config.game else []
-    args += ["quality.max_tokens=12"] if config.quality is not None and "max_tokens" in config.quality else []
-    if choice == "opponent=league":
-        args.append("opponent.exploit=0")  # one step is no whole period of a league with an exploiter
-    if config.eval is not None and choice.startswith(("eval=", "experiment=")):
-        args += ["eval.episodes=2"] if "episodes" in config.eval else []
-        args += ["task.per_cell=1"] if "per_cell" in config.task and "task" in config.eval else []
-        args += ["eval.task.held_out=2"] if "held_out" in config.eval.get("task", {}) else []
-    return args
 
 
 def check_names(config: DictConfig, metrics: dict[str, Any], roles: set[str]) -> None:
@@ -63,7 +38,7 @@ def check_names(config: DictConfig, metrics: dict[str, Any], roles: set[str]) ->
 
 @pytest.mark.parametrize("choice", cli.choices(*GROUPS))
 def test_a_step(choice: str, tmp_path: Path) -> None:
-    args = shrunk(choice)
+    args = cli.shrunk(choice)
     if choice == "reward=none":
         ended = cli.run(f"hydra.run.dir={tmp_path / 'run'}", *args)
         assert ended.code == 1 and "the game needs the score 'reward' of a solver turn" in ended.err
@@ -93,7 +68,7 @@ def test_every_group_is_run_or_built() -> None:
 
 
 def test_a_name_that_is_missing_would_be_seen(tmp_path: Path) -> None:
-    args = shrunk("game=lsp")
+    args = cli.shrunk("game=lsp")
     *_, last = cli.lines(cli.finished(tmp_path / "run", *args) / "metrics.jsonl")
     for name in ("solver/reward_std", "challenger/entropy", "solver/kl", "frac_reward_zero_std", "logprob_mismatch"):
         with pytest.raises((AssertionError, KeyError)):

@@ -102,6 +102,26 @@ def test_two_processes_equal_one(case: str, ranks: Ranks, alone: Any, tmp_path: 
         assert min(asks) > 0.2 * sum(asks)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", [choice for choice in cli.choices("eval") if choice != "eval=none"])
+def test_an_evaluation_by_two_is_that_of_one(choice: str, ranks: Ranks, tmp_path: Path) -> None:
+    """Before the first step and after the last one: every figure."""
+    args = cli.shrunk(choice)
+    one = cli.finished(tmp_path / "one", *args)
+    for name in ("ddp", "fsdp"):
+        two = well(ranks.run(*args, f"parallel={name}", f"hydra.run.dir={tmp_path / name}"), tmp_path / name)
+        found, whole = ([line["eval"] for line in cli.metrics(run)] for run in (two, one))
+        assert len(found) == 2 and figures(found) == pytest.approx(figures(whole), abs=1e-4), name
+
+
+def figures(part: Any, name: str = "") -> dict[str, Any]:
+    """Every number and text of a nested record, by its path."""
+    inner = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else None
+    if inner is None:
+        return {name: part}
+    return {path: value for key, one in inner for path, value in figures(one, f"{name}/{key}").items()}
+
+
 HELD = """
 from selfplay.runs.session import Session
 from selfplay.parallel import current

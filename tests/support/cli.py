@@ -158,6 +158,30 @@ def _behind(choice: str) -> list[str]:
     return [choice]
 
 
+def shrunk(choice: str) -> list[str]:
+    """The choice of a group and what makes its run small, from what its own config holds."""
+    more = []
+    if choice.startswith("challenger="):
+        more.append("reward=verifier")  # some of them need rewards in [0, 1]
+    if choice.startswith("task="):
+        more += ["game=dataset", f"reward={'rm' if choice == 'task=alpaca' else 'verifier'}"]
+    if not choice.startswith(("eval=", "experiment=")):
+        more.append("eval=none")
+    args = needing(choice, *more)
+    config = configs.filled(*args)
+    args += ["steps=1", "episodes=2"]
+    args += ["player.max_tokens=12"] if "max_tokens" in config.player else []
+    args += ["game.answers=2"] if "answers" in config.game else []
+    args += ["quality.max_tokens=12"] if config.quality is not None and "max_tokens" in config.quality else []
+    if choice == "opponent=league":
+        args.append("opponent.exploit=0")  # one step is no whole period of a league with an exploiter
+    if config.eval is not None and choice.startswith(("eval=", "experiment=")):
+        args += ["eval.episodes=2"] if "episodes" in config.eval else []
+        args += ["task.per_cell=1"] if "per_cell" in config.task and "task" in config.eval else []
+        args += ["eval.task.held_out=2"] if "held_out" in config.eval.get("task", {}) else []
+    return args
+
+
 def isolation() -> str:
     """Code is run within limits alone where this kernel or container does not let us isolate it.
 

@@ -65,10 +65,10 @@ class Nature(Player):
 
 
 class Deal(Player):
-    """Replies to the i-th ask of a call with the i-th text (for evaluation)."""
+    """Replies in episode i with the i-th text (for evaluation); `play` puts the episode's number into the ask's key."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.texts = texts
 
     def act(self, asks: Sequence[Ask]) -> list[Reply]:
-        return [Reply(text) for _, text in zip(asks, self.texts, strict=True)]
+        return [Reply(self.texts[int(ask.key.rsplit("/", 2)[-2])]) for ask in asks]
