@@ -13,19 +13,20 @@ sys.path.insert(0, str(BENCH))
 import bench  # noqa: E402
 from cases import CASES, GROWTH  # noqa: E402
 from report import tables  # noqa: E402
+from sides import against, of_side, work  # noqa: E402
 
 
 def test_ratios_by_hand() -> None:
     """Medians 2 and 9; of pairs 4 / 1, 9 / 2, 30 / 3."""
-    ours = bench.of_side([{"seconds": s, "peak": p, "tokens": 8} for s, p in ((1.0, 5), (2.0, 6), (3.0, 5))], {})
-    other = bench.of_side([{"seconds": s, "peak": p, "tokens": 8} for s, p in ((4.0, 9), (9.0, 12), (30.0, 9))], {})
-    assert bench.against(ours, other) == {"ratio": 4.5, "least": 4.0, "most": 10.0, "memory": 0.5}
+    ours = of_side([{"seconds": s, "peak": p, "tokens": 8} for s, p in ((1.0, 5), (2.0, 6), (3.0, 5))], {})
+    other = of_side([{"seconds": s, "peak": p, "tokens": 8} for s, p in ((4.0, 9), (9.0, 12), (30.0, 9))], {})
+    assert against(ours, other) == {"ratio": 4.5, "least": 4.0, "most": 10.0, "memory": 0.5}
 
 
 def test_work_by_hand() -> None:
     """2 x 3 replies of 5 tokens behind prompts of 7: 44 tokens through the layers, 30 through the head."""
     arguments = ["ours", "--queries", "2", "--answers", "3", "--prompt", "7", "--reply", "5"]
-    found = bench.work({"parameters": 10, "head": 100}, arguments)
+    found = work({"parameters": 10, "head": 100}, arguments)
     assert found["update"] == pytest.approx(6e-9 * (10 * 44 + 100 * 30))
     assert found["play"] == pytest.approx(found["update"] / 3)
 

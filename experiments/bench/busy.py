@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench import machine
+from machine import facts
 
 HERE = Path(__file__).parent
 NOW = HERE.parents[1]
@@ -165,7 +165,7 @@ def main() -> None:
         finally:
             subprocess.run(["git", "worktree", "remove", "--force", str(before)], cwd=HERE, check=True)
     figures = told(seconds)
-    result = {**machine("cpu"), "before_commit": BEFORE, "seconds": seconds, "times a quiet step": figures}
+    result = {**facts("cpu"), "before_commit": BEFORE, "seconds": seconds, "times a quiet step": figures}
     path.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     print(json.dumps(figures, indent=1))
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from bench import machine
+from machine import facts
 
 from selfplay.theory import intervals
 
@@ -66,7 +66,7 @@ def main() -> None:
         "95 % interval": intervals.told(intervals.student(apart)),
     }
     path = HERE / "default_run.json"
-    path.write_text(json.dumps({**machine("cpu"), "before_commit": BEFORE, **found, **told}, indent=1) + "\n", "utf-8")
+    path.write_text(json.dumps({**facts("cpu"), "before_commit": BEFORE, **found, **told}, indent=1) + "\n", "utf-8")
     print(json.dumps(told, indent=1))
 
 

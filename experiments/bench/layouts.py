@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from bench import machine
+from machine import facts
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from selfplay.engines.llama.layers import can_branch, has_own_layers, states_at
@@ -80,7 +80,7 @@ def main() -> None:
         told = found[name]
         print(f"{name:46s} {told['ratio']:.2f} measured, {told['ratio of costs']:.2f} by the costs", flush=True)
     path = Path(__file__).parent / "layouts.json"
-    path.write_text(json.dumps({**machine("cpu"), "cases": found}, indent=1) + "\n", "utf-8")
+    path.write_text(json.dumps({**facts("cpu"), "cases": found}, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -37,14 +37,14 @@ def value(ids: Sequence[int]) -> float:
 
 def peak(device: str) -> int:
     """The most memory that this process had, in bytes: of the accelerator where it is on one, else resident."""
-    if device != "cpu":
+    if device.startswith("cuda"):
         return int(torch.cuda.max_memory_allocated())
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def synchronise(device: str) -> None:
-    if device != "cpu":
+    if device.startswith("cuda"):
         torch.cuda.synchronize()
 
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from bench import machine
+from machine import facts
 
 HERE = Path(__file__).parent
 TIMES = 5
@@ -49,7 +49,7 @@ def main() -> None:
         told[name] = {what: [run[what] for run in runs[1:]] for what in runs[0]}
         print(name, {what: round(median(seconds), 2) for what, seconds in told[name].items()}, flush=True)
     path = HERE / "start_up.json"
-    path.write_text(json.dumps({**machine("cpu"), "seconds": told}, indent=1) + "\n", "utf-8")
+    path.write_text(json.dumps({**facts("cpu"), "seconds": told}, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
