@@ -5,10 +5,12 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is fetched by a test
 
 import copy
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cli
 import pytest
 import torch
 from hydra._internal.hydra import Hydra
@@ -18,6 +20,21 @@ from transformers import AutoModelForCausalLM
 from selfplay.engines.versions import Version
 from selfplay.players.language_model import LanguageModel
 from selfplay.runs import RunFolder
+
+
+def pytest_collection_finish() -> None:
+    """Exempt the imported modules from garbage collection, which otherwise passes over a million objects each time."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compositions(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A folder for composed configs that all processes of this test run share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compositions"
+    folder.mkdir(exist_ok=True)
+    cli.COMPOSED[:] = [folder]
 
 
 @pytest.fixture(scope="session", autouse=True)

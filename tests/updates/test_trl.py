@@ -4,19 +4,19 @@ A GRPOTrainer of the embedded model samples, scores and computes its loss for re
 called with log-probabilities in the place of a model.
 """
 
+from __future__ import annotations
+
 import copy
 from collections import defaultdict
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from configs import config
-from datasets import Dataset
 from language_models import perturb
 from torch import Tensor
 from transformers import AutoModelForCausalLM
-from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, KTOTrainer, RLOOTrainer
 
 from selfplay.building import make_later
 from selfplay.core import Batch
@@ -25,6 +25,9 @@ from selfplay.players.language_model import LanguageModel
 from selfplay.updates.losses import clipped, reinforce
 from selfplay.updates.preferences import dpo, kl_baseline, kto, sppo
 from selfplay.updates.regularizers import k3
+
+if TYPE_CHECKING:
+    from trl import GRPOTrainer
 
 PROMPTS, G, LENGTH, BETA = ("Write one question.", "sort cab", "who?"), 4, 12, 0.04
 GATHER = SimpleNamespace(
@@ -47,6 +50,9 @@ def reward(completions: list[list[dict[str, str]]], **_: object) -> list[float]:
 
 @pytest.fixture(scope="module")
 def trainer(tmp_path_factory: pytest.TempPathFactory) -> GRPOTrainer:
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
     path = str(resolve("asset:tiny"))
     arguments = GRPOConfig(
         output_dir=str(tmp_path_factory.mktemp("trl")),
@@ -176,6 +182,8 @@ def grpo_of_trl(
     kind: str, logp: Tensor, old: Tensor, ref: Tensor, mask: Tensor, advantages: Tensor, high: float
 ) -> Tensor:
     """GRPOTrainer._compute_loss with log-probs in a model's place."""
+    from trl import GRPOTrainer
+
     stub = SimpleNamespace(
         _get_per_token_logps_and_entropies=lambda *_, **__: (logp, torch.zeros_like(logp), None),
         aux_loss_enabled=False, top_entropy_quantile=1.0, off_policy_mask_threshold=None, use_vllm=False,
@@ -211,6 +219,8 @@ def test_grpos_losses_are_trls(kind: str, high: float) -> None:
 
 def dpo_of_trl(kind: str, logp: Tensor, ref: Tensor, beta: float) -> tuple[Tensor, dict[str, list[float]]]:
     """DPOTrainer._compute_loss, [2P, T] log-probs: P chosen replies, then P rejected ones."""
+    from trl import DPOConfig, DPOTrainer
+
     count, width = logp.shape
     outputs = {"entropy": torch.zeros_like(logp), "mean_logits": torch.zeros_like(logp), "is_top1": logp > 0}
     stub = SimpleNamespace(
@@ -254,6 +264,8 @@ def test_sppo_is_trls_where_the_winner_is_sure() -> None:
 @pytest.mark.parametrize("shift", [0.0, 9.0], ids=["baseline 0", "baseline"])
 def test_kto_is_trls(shift: float) -> None:
     """With lambdas 1 and 2, TRL's labels, and its mismatched pairs."""
+    from trl import DPOConfig, KTOTrainer
+
     logp, ref, kl_logp, kl_ref = (-some(seed, 6, 7).abs() for seed in range(4))
     kl_logp = kl_logp + shift / 7
     good = torch.tensor([True, False, True, True, False, False])
@@ -280,6 +292,8 @@ def test_kto_is_trls(shift: float) -> None:
 
 def test_rloo_pulls_like_trls() -> None:
     """On-policy: TRL's clipped ratio of whole replies and `reinforce` have one value and one gradient."""
+    from trl import RLOOTrainer
+
     mask = torch.arange(5)[None] < torch.tensor([5, 2, 3, 4])[:, None]
     logp, advantages = (-some(0, 4, 5).abs() * mask).requires_grad_(), some(1, 4)
     stub = SimpleNamespace(
