@@ -1,0 +1,51 @@
+"""The arithmetic of experiments/gpu/measure.py by hand, and what a part that fails leaves."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "experiments" / "gpu"))
+import measure  # noqa: E402
+
+
+def test_shares_by_hand() -> None:
+    results = {
+        "ceilings": {"bfloat16": 800.0, "copy": 4000.0},
+        "decode": {"gb_per_second": 1000.0},
+        "step": {"update_gflops": 200.0, "median": 4.0},
+        "step of TRL": {"median": 6.0},
+    }
+    expected = {"update / bfloat16 matrix product": 0.25, "decode / copy": 0.25, "TRL's step / ours": 1.5}
+    assert measure.shares(results) == expected
+    results["step of TRL"] = {"skipped": "trl is not installed"}
+    del results["ceilings"]
+    assert measure.shares(results) == {}
+
+
+def test_the_bytes_that_decoding_reads_by_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One layer, one head of keys and values of size 4: 16 bytes a token. Two waves of two token steps each read the
+    weights, 2 x (10 + 5) bytes; four replies read their own tokens, one on average; each step reads two prompts."""
+    config = {"num_hidden_layers": 1, "num_key_value_heads": 1, "head_dim": 4}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    taken = {"parameters": 10, "head": 5, "tokens": 8, "median": 2.0}
+    monkeypatch.setattr(measure, "steps_of", lambda *_: taken)
+    monkeypatch.setattr(measure, "model_of", lambda *_: tmp_path)
+    monkeypatch.setitem(measure.SIZES, "tiny", ([2, 2, 3, 2], 2, 2))
+    found = measure.decode(argparse.Namespace(size="tiny", device="cpu", models=tmp_path))
+    assert found["tokens_per_second"] == 4
+    assert found["gb_per_second"] * 1e9 * 2 == pytest.approx(2 * 2 * 30 + 4 * 2 * 16 * 1 + 2 * 2 * 3 * 16)
+
+
+def test_a_part_that_takes_too_long_costs_only_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(measure, "DEADLINES", dict.fromkeys(measure.PARTS, 0.01))
+    args = argparse.Namespace(
+        device="cpu", size="tiny", steps=1, patience=1.0, only=["ceilings", "decode"], models=tmp_path, out=tmp_path
+    )
+    with pytest.raises(SystemExit, match="failed: ceilings, decode; see"):
+        measure.run(args)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["ceilings"] == results["decode"] == {"error": "not done within 0.01 s"} and results["shares"] == {}
