@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from selfplay.report.families import markdown
-from selfplay.report.statistics import told
+from selfplay.report.statistics import format_estimate
 from selfplay.runs import load
 
 STEPS = 100
@@ -72,7 +72,7 @@ def show(found: dict[str, Any]) -> None:
         "| --- | --- | ---: | ---: | ---: |"
     )
     for method, (name, given) in METHODS.items():
-        steps, tokens = (told(_seeds(found, method, label), share=True) for label in ("steps", "tokens"))
+        steps, tokens = (format_estimate(_seeds(found, method, label), share=True) for label in ("steps", "tokens"))
         print(f"| {name} | {given} | {steps} | {found[method]['tokens'] / 1000:.0f} | {tokens} |")
     family = {
         f"LSP − {name}, {title}": _seeds(found, "lsp", label) - _seeds(found, method, label)

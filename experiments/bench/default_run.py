@@ -63,7 +63,7 @@ def main() -> None:
         "ratio of medians": median(before["seconds"]) / median(now["seconds"]),
         "of a pair": [min(pairs), max(pairs)],
         "accuracy now minus before": fmean(apart),
-        "95 % interval": intervals.told(intervals.student(apart)),
+        "95 % interval": intervals.as_list(intervals.student(apart)),
     }
     path = HERE / "default_run.json"
     path.write_text(json.dumps({**facts("cpu"), "before_commit": BEFORE, **found, **told}, indent=1) + "\n", "utf-8")

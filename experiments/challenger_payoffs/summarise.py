@@ -20,7 +20,7 @@ import pandas as pd
 
 from selfplay.report.families import markdown
 from selfplay.report.questions import asked
-from selfplay.report.statistics import told
+from selfplay.report.statistics import format_estimate
 from selfplay.runs import load
 from selfplay.tasks.tiny_world import FAMILIES, LEVELS
 
@@ -88,8 +88,8 @@ def show(table: pd.DataFrame) -> None:
     print("| --- | ---: | ---: | ---: | ---: |")
     for name, part in table.groupby("arm", observed=True):
         gain = part["accuracy after"] - part["accuracy before"]
-        after, trap = (told(part[f"{column} after"], share=True) for column in ("accuracy", "trap"))
-        print(f"| {name} | {len(part)} | {after} | {told(gain)} | {trap} |")
+        after, trap = (format_estimate(part[f"{column} after"], share=True) for column in ("accuracy", "trap"))
+        print(f"| {name} | {len(part)} | {after} | {format_estimate(gain)} | {trap} |")
     print("\n" + markdown(comparisons(table)))
     print(f"\nFirst {LAST} steps → last {LAST}, means over seeds:\n")
     columns = {"valid": 100, "level 4": 100, "V": 1, "silent": 100, "families": 1, "self_bleu": 1}

@@ -20,7 +20,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from selfplay.report.families import markdown
-from selfplay.report.statistics import estimate, told
+from selfplay.report.statistics import estimate, format_estimate
 from selfplay.tasks.tiny_world import held_out, parse
 
 SHARES = ("before", "after")
@@ -89,7 +89,9 @@ def show(runs: list[dict[str, Any]]) -> None:
     table = pd.DataFrame(runs)
     print("| " + " | ".join(["setting", *FIGURES]) + " |\n| --- |" + " ---: |" * len(FIGURES))
     for setting, part in table.groupby("setting"):
-        print(f"| `{setting}` | " + " | ".join(told(part[key], share=key in SHARES) for key in FIGURES) + " |")
+        print(
+            f"| `{setting}` | " + " | ".join(format_estimate(part[key], share=key in SHARES) for key in FIGURES) + " |"
+        )
     family = {}
     for key in FIGURES[2:]:
         wide = table.pivot(index="seed", columns="setting", values=key)

@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from selfplay.report.families import markdown
-from selfplay.report.statistics import told
+from selfplay.report.statistics import format_estimate
 from selfplay.runs import load
 
 LAST = 10  # steps over which a figure of training is averaged
@@ -62,7 +62,12 @@ def show(runs: pd.DataFrame, by: list[str]) -> None:
     )
     print("|" + " --- |" * len(by) + " ---: |" * 5)
     for key, part in runs.groupby(by, sort=False):
-        cells = [*key, str(len(part)), told(part["after"], share=True), f"{100 * part['invalid'].mean():.0f}"]
+        cells = [
+            *key,
+            str(len(part)),
+            format_estimate(part["after"], share=True),
+            f"{100 * part['invalid'].mean():.0f}",
+        ]
         print("| " + " | ".join([*cells, f"{100 * part['truth'].mean():.0f}", f"{part['kl'].mean():.2f}"]) + " |")
     print()
 

@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 
 from selfplay.building import make
 from selfplay.report.families import markdown
-from selfplay.report.statistics import told
+from selfplay.report.statistics import format_estimate
 from selfplay.runs import load
 from selfplay.tasks.expression import find
 
@@ -127,11 +127,13 @@ def show(runs: pd.DataFrame) -> None:
     print("| " + " | ".join(heads) + " |\n| --- |" + " ---: |" * (len(heads) - 1))
     for arm, part in runs.groupby("arm", sort=False):
         gains = (part["after"] - part["before"], part["unasked after"] - part["unasked before"])
-        cells = [arm, str(len(part)), *(told(part[when], share=True) for when in ("before", "after"))]
-        print("| " + " | ".join([*cells, *map(told, gains), f"{part['ever asked'].mean():.0f}"]) + " |")
+        cells = [arm, str(len(part)), *(format_estimate(part[when], share=True) for when in ("before", "after"))]
+        print("| " + " | ".join([*cells, *map(format_estimate, gains), f"{part['ever asked'].mean():.0f}"]) + " |")
     print("\n| Challenger | + before → after, % | − | × |\n| --- | ---: | ---: | ---: |")
     for arm, part in runs.groupby("arm", sort=False):
-        cells = [f"{100 * part[f'{o} before'].mean():.0f} → {told(part[f'{o} after'], share=True)}" for o in "+-*"]
+        cells = [
+            f"{100 * part[f'{o} before'].mean():.0f} → {format_estimate(part[f'{o} after'], share=True)}" for o in "+-*"
+        ]
         print(f"| {arm} | " + " | ".join(cells) + " |")
     print("\n" + markdown(comparisons(runs)))
 

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from selfplay.errors import SelfplayError
 from selfplay.renamed import refused
-from selfplay.secrets import holds_secret, told
+from selfplay.secrets import holds_secret, secret_error
 from selfplay.torchrun import follows
 
 ACTIONS = {  # mutually exclusive flags of Hydra
@@ -35,7 +35,7 @@ def mistake(arguments: Sequence[str], folders: Sequence[Path]) -> str | None:
     for argument in arguments:
         for key, value in assignments(argument):
             if holds_secret(key.split("@")[0], value):
-                return told(key)
+                return secret_error(key)
     for argument in arguments:
         for key, value in assignments(argument):
             if (fault := refused(key, value)) is not None:

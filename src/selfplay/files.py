@@ -187,7 +187,7 @@ def _small(digits: str) -> int:
     return value
 
 
-def mend(path: Path, keep: Callable[[dict[str, Any]], bool] = lambda record: True, number: str = "step") -> None:
+def repair(path: Path, keep: Callable[[dict[str, Any]], bool] = lambda record: True, number: str = "step") -> None:
     """Drop an incomplete last line and the records for which `keep` is false; `number` as for `lines`.
 
     Raises:

@@ -59,7 +59,7 @@ def secrets(config: object, key: str = "") -> Iterator[str]:
         yield key
 
 
-def told(key: str) -> str:
+def secret_error(key: str) -> str:
     """The error message for a secret in an option that would be saved; it does not repeat the secret."""
     return (
         f"{key} contains what looks like a key or a password (not repeated here), which the run's files would store; "

@@ -17,7 +17,7 @@ from selfplay.evaluations.answers import answers
 from selfplay.evaluations.versus import Versus
 from selfplay.evaluations.win_rate import WinRate
 from selfplay.tasks.task import Item, Task
-from selfplay.theory.intervals import bounded, change, told
+from selfplay.theory.intervals import as_list, bounded, change
 
 TINY = ("task.per_cell=1", "episodes=2", "game.answers=2", "player.max_tokens=12")
 
@@ -65,7 +65,7 @@ def test_a_win_rate_worked_by_hand() -> None:
     found = win_rate(ByLength()).summary(["aaaa", "a", "aa", "aaa"], ["a", "aaaa", "aa", "a"], {})
     assert found["win_rate"] == 2.5 / 4 and found["ties"] == 0.25 and found["order"] == 0.0 and found["questions"] == 4
     assert found["length"] == 2.5 and found["opponent_length"] == 2.0 and found["longer"] == 2.5 / 4
-    assert found["interval"] == told(0.5 + end / 2 for end in change(2, 1, 4)) and found["quarters"] == "4024"
+    assert found["interval"] == as_list(0.5 + end / 2 for end in change(2, 1, 4)) and found["quarters"] == "4024"
 
 
 def test_a_referee_that_looks_at_the_order_favours_nobody() -> None:
@@ -75,7 +75,7 @@ def test_a_referee_that_looks_at_the_order_favours_nobody() -> None:
 
 def test_whoever_is_the_same_ties() -> None:
     found = win_rate(ByLength()).summary(["a"] * 4, ["a"] * 4, {})
-    assert found["win_rate"] == 0.5 and found["interval"] == told(0.5 + end / 2 for end in change(0, 0, 4))
+    assert found["win_rate"] == 0.5 and found["interval"] == as_list(0.5 + end / 2 for end in change(0, 0, 4))
     low, high = found["interval"]  # type: ignore[misc]
     assert low < 0.3 and high > 0.7
 
@@ -93,7 +93,7 @@ def test_the_change_of_a_win_rate_is_paired_by_question() -> None:
     before = evaluation.summary(["a", "a", "a", "a"], ["a", "a", "a", "aa"], {})
     after = evaluation.summary(["aa", "a", "a", "a"], ["a", "a", "a", "aa"], {})
     found = evaluation.gain(before, after)
-    assert found == {"win_rate": 0.125, "length": 0.25, "interval": told(change(0.5, 0, 4))}
+    assert found == {"win_rate": 0.125, "length": 0.25, "interval": as_list(change(0.5, 0, 4))}
 
 
 class Bet(Game):
@@ -115,7 +115,7 @@ def test_who_won_all_games_against_a_player_has_no_interval_of_width_0() -> None
     cast_of = SimpleNamespace(game=Bet(), opponent=opponent, referees={}, players={})
     found = Versus("rival", 8, 1, 0)(cast_of)  # type: ignore[arg-type]
     assert found["return"] == found["win_rate"] == 1.0 and found["games"] == 8
-    assert found["interval"] == told(bounded([1.0] * 8, -1.0, 1.0))
+    assert found["interval"] == as_list(bounded([1.0] * 8, -1.0, 1.0))
     assert found["win_rate_interval"] == [pytest.approx(0.676, abs=5e-4), 1.0]
     opponent.main = Script(lambda ask: Reply("weak"))
     found = Versus("rival", 8, 1, 0)(cast_of)  # type: ignore[arg-type]

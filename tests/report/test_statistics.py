@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from selfplay.core import SelfplayError
-from selfplay.report.statistics import compare, curves, estimate, holm, paired_t, sign_flip, told
+from selfplay.report.statistics import compare, curves, estimate, format_estimate, holm, paired_t, sign_flip
 
 
 def runs(*rows: tuple[str, int | None, float], status: str = "finished") -> pd.DataFrame:
@@ -24,10 +24,10 @@ def one(table: pd.DataFrame, setting: str) -> dict[str, float]:
 
 def test_an_estimate_as_text() -> None:
     """Of 0.5, 0.6, 0.7: 0.6 ± 4.3027 · 0.1 / √3."""
-    assert told([0.5, 0.6, np.nan, 0.7]) == "60.0 [35.2, 84.8]"
-    assert told([1, 2], scale=1, digits=1) == "1.5 [-4.9, 7.9]"
-    assert told([0.25]) == "25.0" and told([]) == told([np.nan]) == ""
-    assert told([0.25, 0.25, 0.25]) == "25.0", "nothing is known of the spread"
+    assert format_estimate([0.5, 0.6, np.nan, 0.7]) == "60.0 [35.2, 84.8]"
+    assert format_estimate([1, 2], scale=1, digits=1) == "1.5 [-4.9, 7.9]"
+    assert format_estimate([0.25]) == "25.0" and format_estimate([]) == format_estimate([np.nan]) == ""
+    assert format_estimate([0.25, 0.25, 0.25]) == "25.0", "nothing is known of the spread"
 
 
 def test_an_interval_worked_by_hand() -> None:
@@ -54,7 +54,7 @@ def test_the_interval_of_a_share_ends_within_0_and_1() -> None:
     assert plain.high > 1.1 and 0 < found.low < found.mean < found.high < 1
     half = (plain.high - plain.low) / 2 / (found.mean * (1 - found.mean))
     assert np.log(found.high / (1 - found.high)) == pytest.approx(np.log(found.mean / (1 - found.mean)) + half)
-    assert told([0.9, 1.0, 1.0], share=True) == "96.7 [25.3, 100.0]"
+    assert format_estimate([0.9, 1.0, 1.0], share=True) == "96.7 [25.3, 100.0]"
     close = [0.571, 0.572, 0.574]
     assert estimate(close, share=True).low == pytest.approx(estimate(close).low, abs=1e-5)
     assert isnan(estimate([1.0, 1.0, 1.0], share=True).low) and isnan(estimate([0.0] * 5, share=True).high)

@@ -84,7 +84,7 @@ def test_an_equilibrium_of_any_small_zero_sum_game() -> None:
 def test_whole_numbers_leave_no_gap_and_the_value_is_nashpys() -> None:
     rng = np.random.default_rng(1)
     for i, game in enumerate(matrices(60, seed=2)):
-        row, column = exact.zero_sum(exact.whole(game)[0])
+        row, column = exact.zero_sum(exact.as_integers(game)[0])
         entries = fractions(game)
         best = max(sum(a * b for a, b in zip(line, column, strict=True)) for line in entries)
         assert best == min(sum(a * b for a, b in zip(line, row, strict=True)) for line in zip(*entries, strict=True))

@@ -12,7 +12,7 @@ from scipy import special, stats
 from selfplay.evaluations.held_out import Score, gain
 from selfplay.runs.progress import closing_table
 from selfplay.tasks.task import Item
-from selfplay.theory.intervals import bounded, change, share, student, told
+from selfplay.theory.intervals import as_list, bounded, change, share, student
 
 PROMISED = 0.93  # the least coverage of an interval that is called 95 %
 SIZES = (8, 16, 32, 64, 128, 256, 576)
@@ -57,8 +57,8 @@ def test_a_share_is_wilsons_where_that_covers_and_else_clopper_and_pearsons(coun
 
 
 def test_what_never_failed_is_not_certain() -> None:
-    assert told(share(8, 8)) == [pytest.approx(0.676, abs=5e-4), 1.0]
-    assert told(share(0, 8)) == [0.0, pytest.approx(1 - 0.676, abs=5e-4)]
+    assert as_list(share(8, 8)) == [pytest.approx(0.676, abs=5e-4), 1.0]
+    assert as_list(share(0, 8)) == [0.0, pytest.approx(1 - 0.676, abs=5e-4)]
 
 
 # --- changes on the same questions ------------------------------------------------------------------------------------
@@ -106,13 +106,13 @@ def test_a_change_is_as_sure_for_the_better_as_for_the_worse() -> None:
 def test_many_changes_have_the_interval_of_their_mean() -> None:
     """Student's t, which is right for many: 150 better, 50 worse of 20,000."""
     values = np.repeat([1.0, -1.0, 0.0], [1500, 500, 18_000])
-    assert told(change(1500, 500, 20_000)) == pytest.approx(list(student(values)), abs=2e-4)
+    assert as_list(change(1500, 500, 20_000)) == pytest.approx(list(student(values)), abs=2e-4)
 
 
 def test_the_gain_of_one_question_has_no_interval(capsys: pytest.CaptureFixture[str]) -> None:
     assert gain({"correct": "0"}, {"correct": "1"}) == {"gain": 1.0, "interval": None}
     found = gain({"correct": "0011"}, {"correct": "0111"})
-    assert found["gain"] == 0.25 and found["interval"] == told(change(1, 0, 4))
+    assert found["gain"] == 0.25 and found["interval"] == as_list(change(1, 0, 4))
     before, after = (Score((flag,), (Item("q", labels={"levels": "1"}),)).summary() for flag in (False, True))
     closing_table(before, after, gain(before, after))
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("held-out accuracy")]
@@ -121,7 +121,7 @@ def test_the_gain_of_one_question_has_no_interval(capsys: pytest.CaptureFixture[
 
 def test_no_change_at_all_has_an_interval() -> None:
     """0 better and 0 worse of 100: the change may be 3.7 points either way."""
-    assert told(change(0, 0, 100)) == [pytest.approx(-0.037, abs=5e-4), pytest.approx(0.037, abs=5e-4)]
+    assert as_list(change(0, 0, 100)) == [pytest.approx(-0.037, abs=5e-4), pytest.approx(0.037, abs=5e-4)]
 
 
 def test_halves_make_a_change_no_surer() -> None:
@@ -133,8 +133,8 @@ def test_halves_make_a_change_no_surer() -> None:
 def test_accuracies_by_label_have_their_own_intervals(capsys: pytest.CaptureFixture[str]) -> None:
     items = tuple(Item(f"q{i}", labels={"levels": str(1 + i % 2)}) for i in range(16))
     score = Score(tuple(i % 2 == 0 for i in range(16)), items).summary()
-    assert score["levels"] == {"1": 1.0, "2": 0.0} and score["interval"] == told(share(8, 16))
-    assert score["intervals"] == {"levels": {"1": told(share(8, 8)), "2": told(share(0, 8))}}
+    assert score["levels"] == {"1": 1.0, "2": 0.0} and score["interval"] == as_list(share(8, 16))
+    assert score["intervals"] == {"levels": {"1": as_list(share(8, 8)), "2": as_list(share(0, 8))}}
     closing_table(score, score, gain(score, score))
     assert "100.0 [67.6, 100.0]" in capsys.readouterr().out
 
@@ -166,10 +166,10 @@ def test_a_mean_between_two_bounds_is_covered(name: str) -> None:
 
 
 def test_a_mean_of_which_nothing_is_known_has_no_interval() -> None:
-    assert told(bounded([5.0] * 9, 5.0, 5.0)) is None and told(bounded([0.5], 0.0, 1.0)) is None
+    assert as_list(bounded([5.0] * 9, 5.0, 5.0)) is None and as_list(bounded([0.5], 0.0, 1.0)) is None
     low, high = bounded([1.0] * 8, -1.0, 1.0)
     assert low < 0.4 and high == 1.0
-    assert told(student([0.1 + 0.2, 0.3, 0.3])) is None and told(student([7.0])) is None
+    assert as_list(student([0.1 + 0.2, 0.3, 0.3])) is None and as_list(student([7.0])) is None
 
 
 @pytest.mark.parametrize("count", [2, 3, 20, 288])
@@ -178,4 +178,4 @@ def test_student_is_scipys(count: int) -> None:
     right = stats.t.interval(0.95, count - 1, loc=np.mean(values), scale=stats.sem(values))
     assert student(values) == pytest.approx(right)
     for bad in (math.nan, math.inf):
-        assert told(student([*values, bad])) is None
+        assert as_list(student([*values, bad])) is None

@@ -56,7 +56,7 @@ class Score:
 
 
 def _interval(correct: Sequence[bool]) -> list[float] | None:
-    return intervals.told(intervals.share(sum(correct), len(correct)))
+    return intervals.as_list(intervals.share(sum(correct), len(correct)))
 
 
 class HeldOut:
@@ -102,5 +102,5 @@ def gain(before: Mapping[str, object], after: Mapping[str, object]) -> dict[str,
     """The change in accuracy on the same questions, with its paired 95 % interval (None for a single question)."""
     flags = list(zip(str(before["correct"]), str(after["correct"]), strict=True))
     better, worse = (sum(pair == newly for pair in flags) for newly in (("0", "1"), ("1", "0")))
-    interval = intervals.told(intervals.change(better, worse, len(flags)))
+    interval = intervals.as_list(intervals.change(better, worse, len(flags)))
     return {"gain": (better - worse) / len(flags), "interval": interval}

@@ -60,7 +60,7 @@ class InstructionFollowing:
         skipped = Counter(self.task.skipped)
         return {
             "accuracy": fmean(correct),
-            "interval": intervals.told(intervals.share(sum(correct), len(correct))),
+            "interval": intervals.as_list(intervals.share(sum(correct), len(correct))),
             "questions": len(correct),
             "prompt_loose": fmean(all(v.loose) for v in complete),
             "instruction_strict": fmean(flag for v in verdicts for flag in v.strict if flag is not None),

@@ -71,9 +71,9 @@ class Versus:
         low, high = intervals.change(better, worse, len(signed))
         return {
             "return": fmean(gained),
-            "interval": intervals.told(intervals.bounded(gained, min(paid), max(paid))),
+            "interval": intervals.as_list(intervals.bounded(gained, min(paid), max(paid))),
             "win_rate": 0.5 + fmean(signed) / 2,
-            "win_rate_interval": intervals.told((0.5 + low / 2, 0.5 + high / 2)),
+            "win_rate_interval": intervals.as_list((0.5 + low / 2, 0.5 + high / 2)),
             "games": len(gained),
         }
 

@@ -112,7 +112,7 @@ def _interval(signed: Sequence[float], start: float, factor: float) -> list[floa
     """Interval of start + factor * mean(signed), for values in [-1, 1], one per question."""
     better, worse = sum(max(x, 0.0) for x in signed), sum(max(-x, 0.0) for x in signed)
     low, high = intervals.change(better, worse, len(signed))
-    return intervals.told((start + factor * low, start + factor * high))
+    return intervals.as_list((start + factor * low, start + factor * high))
 
 
 def _won(mine: Tensor, others: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from itertools import permutations
 
 from selfplay.core import Ask, Game, Play, user
-from selfplay.games.rules import drawn, forfeited, illegal
+from selfplay.games.rules import chance_outcome, forfeited, illegal
 from selfplay.options import NotNegative
 
 CARDS = "JQK"
@@ -31,7 +31,7 @@ class Kuhn(Game):
         players = self.roles[1:]
         ask = Ask("chance", options=DEALS)
         [deal] = yield [ask]
-        cards = drawn(ask, deal).split()
+        cards = chance_outcome(ask, deal).split()
         bets: list[str] = []
         while bets not in (["pass", "pass"], ["bet", "pass"], ["bet", "bet"]) and len(bets) < 3:
             turn = len(bets) % 2

@@ -6,7 +6,7 @@ from math import prod
 from typing import Annotated
 
 from selfplay.core import Ask, Game, Message, Play, SelfplayError, at_least, user
-from selfplay.games.rules import drawn, forfeited, illegal
+from selfplay.games.rules import chance_outcome, forfeited, illegal
 from selfplay.options import Count, NotEmpty, Positive, Range
 
 MOST = 100_000  # largest number of proposals, and of candidate values to search
@@ -56,7 +56,7 @@ class Negotiation(Game):
     def play(self) -> Play:
         players = self.roles[1:]
         deal = Ask("chance", options=self.values)
-        values = [drawn(deal, reply) for reply in (yield [deal, deal])]
+        values = [chance_outcome(deal, reply) for reply in (yield [deal, deal])]
         offers: list[str] = []
         for turn in range(self.rounds):
             me = turn % 2

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from selfplay.core import Ask, Game, Message, Play, SelfplayError, user
-from selfplay.games.rules import drawn, forfeited, illegal
+from selfplay.games.rules import chance_outcome, forfeited, illegal
 from selfplay.options import Name, NotNegative
 
 AND_THEN = "\n\nThen:\n"  # separates the observations between two moves of a player
@@ -64,7 +64,7 @@ class OpenSpiel(Game):
                 names = _names(state, state.current_player(), outcomes)
                 ask = Ask("chance", options=names, weights=weights)
                 [reply] = yield [ask]
-                state.apply_action(outcomes[names.index(drawn(ask, reply))])
+                state.apply_action(outcomes[names.index(chance_outcome(ask, reply))])
                 continue
             together = state.is_simultaneous_node()
             legal = {p: state.legal_actions(p) for p in (range(len(seen)) if together else [state.current_player()])}

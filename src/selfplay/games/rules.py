@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from selfplay.core import Ask, Reply, SelfplayError
 
 
-def drawn(ask: Ask, reply: Reply) -> str:
+def chance_outcome(ask: Ask, reply: Reply) -> str:
     """The option that chance chose.
 
     Raises:

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from selfplay.core import Ask, Episode, Game, Message, Play, SelfplayError, at_least, user
-from selfplay.games.rules import drawn
+from selfplay.games.rules import chance_outcome
 from selfplay.options import Holding, Name, NotEmpty, Range, Share
 
 GUESS = re.compile(r"\bI know the word\b(?:\W+It is\W+(\w+))?", re.IGNORECASE)
+ATTACKER = "Make me say the word '{word}' without noticing. Never say it yourself. If I guess it, you lose. Begin."
+DEFENDER = "Find out my secret word. Do not say it by accident. When you are sure, say: I know the word! It is ..."
 
 
 class Taboo(Game):
@@ -42,10 +44,10 @@ class Taboo(Game):
     def __init__(
         self,
         words: Annotated[Sequence[str], NotEmpty()],
-        turns: Annotated[int, Range(1, 1000)],
-        decay: Share | None,
-        attacker: Annotated[str, Holding("word")],
-        defender: Name,
+        turns: Annotated[int, Range(1, 1000)] = 5,
+        decay: Share | None = 0.8,
+        attacker: Annotated[str, Holding("word")] = ATTACKER,
+        defender: Name = DEFENDER,
     ) -> None:
         at_least(1, turns=turns)
         for word in words:
@@ -63,7 +65,7 @@ class Taboo(Game):
     def play(self) -> Play:
         ask = Ask("chance", options=self.words)
         [reply] = yield [ask]
-        target = drawn(ask, reply)
+        target = chance_outcome(ask, reply)
         word = re.compile(rf"\b{re.escape(target)}\b", re.IGNORECASE)
         utterances: list[str] = []
         for _ in range(self.turns):

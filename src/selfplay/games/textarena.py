@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from selfplay.core import Ask, Game, Play, SelfplayError, at_least, user
-from selfplay.games.rules import drawn
+from selfplay.games.rules import chance_outcome
 from selfplay.options import Count, Name, Range
 
 MISTAKES = (
@@ -67,7 +67,7 @@ class TextArena(Game):
         seeds = tuple(map(str, range(self.boards)))
         ask = Ask("chance", options=seeds)
         [seed] = yield [ask]
-        rng = _Luck(int(drawn(ask, seed)))
+        rng = _Luck(int(chance_outcome(ask, seed)))
         with rng.own():
             env = self._make(int(seed.text))
         for _ in range(self.max_turns):

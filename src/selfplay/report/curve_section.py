@@ -78,7 +78,7 @@ def _panel(metrics: pd.DataFrame, shown: Measure, axis: str, settings: Settings,
     lines = setting_lines(curves(metrics, shown.key, column), settings, shown.factor)
     figure = draw_lines(lines, shown.title, label, shown.unit, shown.share)
     name = f"curve-{shown.key.replace('/', '-')}-{axis}"
-    return album.keep(name, figure, shown.key, f"{shown.title} against {label}: {told(lines, shown.digits)}")
+    return album.keep(name, figure, shown.key, f"{shown.title} against {label}: {describe(lines, shown.digits)}")
 
 
 def setting_lines(table: pd.DataFrame, settings: Settings, factor: float = 1.0) -> dict[int, Line]:
@@ -95,7 +95,7 @@ def line(label: str, table: pd.DataFrame, factor: float = 1.0) -> Line:
     return Line(label, x, factor * y, factor * low, factor * high)
 
 
-def told(lines: dict[int, Line], digits: int) -> str:
+def describe(lines: dict[int, Line], digits: int) -> str:
     """Describe the lines in words: the first and last value of each."""
     return "; ".join(
         f"{line.label or 'all runs'} from {number(float(line.y[0]), digits)} to {number(float(line.y[-1]), digits)}"
@@ -123,7 +123,9 @@ def reward_against_truth(sweep: Sweep, settings: Settings, album: Album) -> list
     title = "Gap between reward and truth"
     figure = draw_lines(gaps, title, "step", "standard deviations")
     pictures = [
-        album.keep("goodhart-gap", figure, "At 0, reward and truth have risen equally.", f"{title}: {told(gaps, 2)}")
+        album.keep(
+            "goodhart-gap", figure, "At 0, reward and truth have risen equally.", f"{title}: {describe(gaps, 2)}"
+        )
     ]
     for setting in dict.fromkeys(table["setting"]):
         part = table[table["setting"] == setting]
@@ -141,4 +143,4 @@ def _two(part: pd.DataFrame, settings: Settings, setting: str, album: Album) -> 
     title = settings.short(setting)
     figure = draw_lines(lines, title, "step", "change, standard deviations")
     caption = "Change of reward and truth since the first five steps."
-    return album.keep(f"goodhart-{settings.number(setting)}", figure, caption, f"{title}: {told(lines, 2)}")
+    return album.keep(f"goodhart-{settings.number(setting)}", figure, caption, f"{title}: {describe(lines, 2)}")

@@ -10,7 +10,7 @@ import pandas as pd
 
 from selfplay.plots.figure_store import COLOURS, GREY, Album, Picture, paired, pale
 from selfplay.plots.figures import draw_lines, draw_shares
-from selfplay.report.curve_section import setting_lines, told
+from selfplay.report.curve_section import describe, setting_lines
 from selfplay.report.questions import asked
 from selfplay.report.statistics import curves
 from selfplay.tasks.tiny_world import FAMILIES, LEVELS
@@ -70,7 +70,7 @@ def _lines(table: pd.DataFrame, name: str, settings: Settings, album: Album) -> 
         sampled = sorted({int(n) for n in table["sampled"]})
         span = f"{sampled[0]} to {sampled[-1]}" if len(sampled) > 1 else f"{sampled[0]}"
         meaning += f" Measured on {span} questions per interval."
-    return album.keep(f"asked-{name.replace('_', '-')}", figure, meaning, f"{title} over time: {told(found, 2)}")
+    return album.keep(f"asked-{name.replace('_', '-')}", figure, meaning, f"{title} over time: {describe(found, 2)}")
 
 
 def _stack(part: pd.DataFrame, kind: str, setting: str, settings: Settings, album: Album) -> Picture:

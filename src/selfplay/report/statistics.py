@@ -57,7 +57,7 @@ def estimate(values: ArrayLike, share: bool = False) -> Estimate:
     return Estimate(len(x), mean, low, high)
 
 
-def told(values: ArrayLike, scale: float = 100.0, digits: int = 1, share: bool = False) -> str:
+def format_estimate(values: ArrayLike, scale: float = 100.0, digits: int = 1, share: bool = False) -> str:
     """Format `estimate` as "57.2 [55.3, 59.1]", or only the mean if there is no interval. NaN values are ignored."""
     x = np.asarray(values, dtype=float)
     found = estimate(x[~np.isnan(x)], share)

@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from selfplay.core import Episode, SelfplayError, Turn
-from selfplay.files import append, as_json, lines, mend, read_json, replacing, to_disk
+from selfplay.files import append, as_json, lines, read_json, repair, replacing, to_disk
 from selfplay.renamed import translated_config, translated_metrics
 from selfplay.runs.safe_yaml import read_mapping
 
@@ -145,7 +145,7 @@ class RunFolder:
             SelfplayError: a line other than the last is broken.
         """
         for path in (self._metrics, self._episodes):
-            mend(path, lambda record: record["step"] <= step)
+            repair(path, lambda record: record["step"] <= step)
 
     @property
     def summary(self) -> dict[str, Any]:

@@ -25,11 +25,11 @@ from selfplay import interrupts
 from selfplay.commandline import as_typed, program
 from selfplay.console import plain, say
 from selfplay.core import SelfplayError
-from selfplay.files import append, lines, mend, to_disk
+from selfplay.files import append, lines, repair, to_disk
 from selfplay.runs.claim import Claim
 from selfplay.runs.folder import RunFolder
 from selfplay.runs.start import overrides_of
-from selfplay.secrets import secrets, told
+from selfplay.secrets import secret_error, secrets
 
 # registered here because a launcher's processes load this callback but never import run.py
 OmegaConf.register_new_resolver("run_folder", lambda given, new: given or new, replace=True)
@@ -85,7 +85,7 @@ class Jobs(Callback):  # type: ignore[misc]
         with _exit_on_error():
             self._claim = Claim(sweep)
             (sweep / STOP).unlink(missing_ok=True)
-            mend(sweep / JOBS, number="job")
+            repair(sweep / JOBS, number="job")
             for path in sweep.glob("[0-9]*"):
                 if not path.is_dir():
                     raise SelfplayError(f"{path} is not a folder, but a job of this sweep needs it; move it away")
@@ -172,7 +172,7 @@ class Jobs(Callback):  # type: ignore[misc]
 
 def _check_secrets(config: DictConfig) -> None:
     for key in secrets(OmegaConf.to_container(config, resolve=False)):
-        print(f"error: {told(key)}", file=sys.stderr)
+        print(f"error: {secret_error(key)}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Whole = NDArray[np.object_]  # Python's arbitrary-precision integers
+Integers = NDArray[np.object_]  # Python's arbitrary-precision integers
 
 
-def whole(payoffs: NDArray[np.float64]) -> tuple[Whole, Fraction]:
+def as_integers(payoffs: NDArray[np.float64]) -> tuple[Integers, Fraction]:
     """Convert payoffs exactly to coprime integers and the unit that they are multiples of.
 
     Args:
@@ -26,7 +26,7 @@ def whole(payoffs: NDArray[np.float64]) -> tuple[Whole, Fraction]:
     shifted = [int(part) << (int(power) - least if part else 0) for part, power in zip(
         np.ldexp(parts, 53).astype(np.int64).flat, powers.flat, strict=True)]  # fmt: skip
     common = math.gcd(*shifted) or 1
-    numbers: Whole = np.array([number // common for number in shifted], dtype=object).reshape(payoffs.shape)
+    numbers: Integers = np.array([number // common for number in shifted], dtype=object).reshape(payoffs.shape)
     return numbers, common * Fraction(2) ** (least - 53)
 
 
@@ -42,7 +42,7 @@ class Tableau:
         basic, nonbasic: names of the r basic and c nonbasic variables.
     """
 
-    def __init__(self, columns: Whole, constants: Whole, basic: list[Any], nonbasic: list[Any]) -> None:
+    def __init__(self, columns: Integers, constants: Integers, basic: list[Any], nonbasic: list[Any]) -> None:
         self.columns, self.constants, self.scale = columns, constants, 1
         self.basic, self.nonbasic = basic, nonbasic
 
@@ -98,7 +98,7 @@ class Tableau:
         self.columns, self.nonbasic = self.columns[:, keep], [self.nonbasic[j] for j in keep]
 
 
-def zero_sum_tableau(game: Whole) -> Tableau:
+def zero_sum_tableau(game: Integers) -> Tableau:
     """The optimal tableau of a zero-sum game: maximise sum(y) subject to (game + shift) @ y <= 1.
 
     The shift makes every payoff at least 1. The variables are y, named ("column", j); the slacks, named ("row", i),
@@ -121,7 +121,7 @@ def zero_sum_tableau(game: Whole) -> Tableau:
     return tableau
 
 
-def zero_sum(game: Whole) -> tuple[list[Fraction], list[Fraction]]:
+def zero_sum(game: Integers) -> tuple[list[Fraction], list[Fraction]]:
     """Optimal strategies [n] of the row player, who maximises, and [m] of the column player.
 
     Args:
@@ -135,7 +135,7 @@ def zero_sum(game: Whole) -> tuple[list[Fraction], list[Fraction]]:
     return row, column
 
 
-def symmetric(game: Whole, prior: list[int]) -> list[Fraction]:
+def symmetric(game: Integers, prior: list[int]) -> list[Fraction]:
     """[n] a symmetric equilibrium strategy of the two-player game in which i earns game[i, j] against j.
 
     Complementary pivoting (Lemke 1965) starts from the best response to the prior and follows the linear tracing

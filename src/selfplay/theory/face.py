@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp, softmax
 
-from selfplay.theory.exact import Tableau, Whole, zero_sum_tableau
+from selfplay.theory.exact import Integers, Tableau, zero_sum_tableau
 
 Array = NDArray[np.float64]
 PATIENCE = 25  # Newton steps within which the gradient must halve; otherwise rounding dominates
@@ -30,7 +30,7 @@ class Face:
     bounded: NDArray[np.bool_]
 
 
-def nash_face(game: Whole) -> Face:
+def nash_face(game: Integers) -> Face:
     """The optimal face, from vertices that each maximise the sum of the variables that were 0 at all earlier ones."""
     n, tableau = len(game), zero_sum_tableau(game)
     total = tableau.value("total")

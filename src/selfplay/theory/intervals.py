@@ -103,7 +103,7 @@ def student(values: ArrayLike) -> tuple[float, float]:
     return float(x.mean()) - half, float(x.mean()) + half
 
 
-def told(ends: Iterable[ArrayLike]) -> list[float] | None:
+def as_list(ends: Iterable[ArrayLike]) -> list[float] | None:
     """An interval in the form that metrics store: [low, high], or None if a bound is not finite."""
     low, high = (float(np.asarray(end)) for end in ends)
     return [low, high] if np.isfinite([low, high]).all() else None

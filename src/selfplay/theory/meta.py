@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from selfplay.theory import alpha_rank as ranking
 from selfplay.theory import dynamics, symmetric, zero_sum
-from selfplay.theory.exact import whole
+from selfplay.theory.exact import as_integers
 from selfplay.theory.zero_sum import Array
 
 MetaSolver = Callable[[ArrayLike], Array]
@@ -55,7 +55,7 @@ def alpha_rank(payoffs: ArrayLike, alpha: float = 100.0, population_size: int = 
 
 def unit(payoffs: ArrayLike) -> Array:
     """[n, n] the payoffs mapped affinely to [-1, 1] and rounded to 12 decimals, so that scale and offset cancel."""
-    return np.round(zero_sum.scaled(whole(zero_sum.matrix(payoffs, square=True))[0]), 12) + 0.0
+    return np.round(zero_sum.scaled(as_integers(zero_sum.matrix(payoffs, square=True))[0]), 12) + 0.0
 
 
 # Cached: a league queries its mixture several times per step, but its payoffs change rarely.

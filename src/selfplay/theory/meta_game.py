@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from selfplay.core import SelfplayError
 from selfplay.theory.cycles import Hodge, hodge, three_cycles
-from selfplay.theory.intervals import bounded, told
+from selfplay.theory.intervals import as_list, bounded
 from selfplay.theory.ratings import BradleyTerry, Elo, bradley_terry, elo
 from selfplay.theory.symmetric import equilibrium
 from selfplay.theory.zero_sum import Array, NashAverage, antisymmetrised
@@ -219,7 +219,7 @@ def record(meta: MetaGame, found: Analysis, nash_convs: Mapping[str, float] | No
         nash_convs: name -> NashConv in the full game, if known.
     """
     names, sampled = meta.names, meta.intervals is not None
-    intervals = None if meta.intervals is None else [[told(pair) for pair in row] for row in meta.intervals]
+    intervals = None if meta.intervals is None else [[as_list(pair) for pair in row] for row in meta.intervals]
     edges = antisymmetrised(meta.payoffs)
 
     def by_name(values: Array) -> dict[str, object]:

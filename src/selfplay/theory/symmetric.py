@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from selfplay.core import SelfplayError
-from selfplay.theory.exact import symmetric, whole
+from selfplay.theory.exact import as_integers, symmetric
 from selfplay.theory.zero_sum import Array, NashAverage, copies, distribution, matrix, nash_average, nash_averaging
 
 MOST = 60  # most distinct strategies of a general-sum game
@@ -30,7 +30,7 @@ def equilibrium(payoffs: ArrayLike) -> NashAverage:
     game = matrix(payoffs, square=True)
     if constant_sum(game):
         return nash_averaging(game)
-    numbers, unit = whole(game)
+    numbers, unit = as_integers(game)
     first, owner = copies(numbers)
     if len(first) > MOST:
         raise SelfplayError(

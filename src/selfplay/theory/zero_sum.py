@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linprog
 
 from selfplay.core import SelfplayError
-from selfplay.theory.exact import Whole, whole, zero_sum
+from selfplay.theory.exact import Integers, as_integers, zero_sum
 from selfplay.theory.face import maximum_entropy, most_entropic, nash_face
 
 Array = NDArray[np.float64]
@@ -71,7 +71,7 @@ def solve(payoffs: ArrayLike) -> Equilibrium:
             of them.
     """
     game = matrix(payoffs)
-    numbers, unit = whole(game)
+    numbers, unit = as_integers(game)
     (n, m), unit_game = game.shape, scaled(numbers)
     result = _linear_program(
         np.append(np.zeros(n), -1.0),
@@ -109,7 +109,7 @@ def nash_averaging(payoffs: ArrayLike) -> NashAverage:
         SelfplayError: the payoffs are not a square matrix of finite numbers, or floats are not accurate enough and
             there are more than `EXACT` payoffs.
     """
-    numbers, unit = whole(matrix(payoffs, square=True))
+    numbers, unit = as_integers(matrix(payoffs, square=True))
     game = numbers - numbers.T
     first, owner = copies(game)
     counts = np.bincount(owner).astype(np.float64)
@@ -117,7 +117,7 @@ def nash_averaging(payoffs: ArrayLike) -> NashAverage:
     return nash_average(game, unit / 2, (weights / counts)[owner], method)
 
 
-def nash_average(game: Whole, unit: Fraction, weights: Array, method: str) -> NashAverage:
+def nash_average(game: Integers, unit: Fraction, weights: Array, method: str) -> NashAverage:
     """The `NashAverage` of a symmetric equilibrium strategy.
 
     Args:
@@ -126,7 +126,7 @@ def nash_average(game: Whole, unit: Fraction, weights: Array, method: str) -> Na
         weights: [n] the equilibrium strategy.
         method: as in `NashAverage`.
     """
-    shares, _ = whole(weights)
+    shares, _ = as_integers(weights)
     total = shares.sum()
     returns = [Fraction(x, total) for x in game @ shares]
     value = sum(r * Fraction(x, total) for r, x in zip(returns, shares, strict=True))
@@ -135,7 +135,7 @@ def nash_average(game: Whole, unit: Fraction, weights: Array, method: str) -> Na
     return NashAverage(weights, skills, entropy, float(skills.max()), method)
 
 
-def copies(game: Whole) -> tuple[list[int], list[int]]:
+def copies(game: Integers) -> tuple[list[int], list[int]]:
     """Group players with identical rows and columns.
 
     Args:
@@ -161,7 +161,7 @@ def matrix(payoffs: ArrayLike, square: bool = False) -> Array:
     return game
 
 
-def scaled(game: Whole) -> Array:
+def scaled(game: Integers) -> Array:
     """[n, m] the payoffs mapped affinely to [-1, 1]."""
     least, most = game.min(), game.max()
     spread = (most - least) or 1
@@ -180,9 +180,9 @@ def distribution(weights: Array) -> Array:
     return np.asarray(positive / positive.sum(), dtype=np.float64)
 
 
-def _equilibrium(game: Whole, unit: Fraction, row: Array, column: Array, method: str) -> Equilibrium:
+def _equilibrium(game: Integers, unit: Fraction, row: Array, column: Array, method: str) -> Equilibrium:
     """The `Equilibrium` of these strategies; value and gap are computed exactly, then rounded."""
-    rows, columns = whole(row)[0], whole(column)[0]
+    rows, columns = as_integers(row)[0], as_integers(column)[0]
     above, below = game @ columns, rows @ game
     value = Fraction(rows @ above, rows.sum() * columns.sum())
     gap = Fraction(above.max(), columns.sum()) - Fraction(below.min(), rows.sum())
@@ -202,7 +202,7 @@ def _check_size(game: Array) -> None:
         )
 
 
-def _average(game: Whole, counts: Array) -> tuple[Array, str]:
+def _average(game: Integers, counts: Array) -> tuple[Array, str]:
     """The weights [n] of distinct players with the given multiplicities [n], and the method used."""
     largest = np.abs(game).max() or 1
     floats = np.array([[float(Fraction(x, largest)) for x in line] for line in game])
