@@ -48,6 +48,15 @@ def test_a_zero_sum_game_against_itself_is_not_told_by_its_payoff() -> None:
     assert (itself.progress_metric, itself.optimized_metric) == ("first/kl", "first/payoff")
 
 
+def test_a_seat_that_no_yaml_names_can_be_taken_away() -> None:
+    typed = ["game=kuhn", "~seats.second", "seats.first=reference"]
+    given = arguments(typed, [cli.CONF])
+    assert given == ["game=kuhn", "++seats.second=null", "++seats.first=reference"] and as_typed(given) == typed
+    assert dict(filled(*given).seats) == {"chance": "nature", "first": "reference", "second": "learner"}
+    gone = filled(*arguments(["game=demonstrations", "game.answers=0", "~seats.solver"], [cli.CONF])).seats
+    assert dict(gone) == {"chance": "nature", "teacher": "teacher"}
+
+
 def test_a_learner_without_a_role_watches_its_loss() -> None:
     cfg = filled("game=demonstrations", "game.answers=0", "~seats.solver", "reward=none")
     assert dict(cfg.seats) == {"chance": "nature", "teacher": "teacher"} and cfg.progress_metric == "loss"
@@ -115,9 +124,16 @@ def interpolating(key: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("key", ["steps", "device"])
-def test_the_followers_are_those_of_the_yamls(key: str) -> None:
-    assert set(FOLLOWERS[key]) == interpolating(key)
+def test_the_followers_are_those_of_the_yamls() -> None:
+    assert set(FOLLOWERS["steps"] or ()) == interpolating("steps")
+    assert FOLLOWERS["device"] is None and interpolating("device")
+
+
+def test_a_player_of_ones_own_follows_to_another_device() -> None:
+    parts = {"_target_": "mine.Player", "device": "cpu", "net": {"_target_": "mine.Net", "device": "cuda:1"}}
+    run = OmegaConf.create({"device": "cpu", "player": parts, "note": {"device": "cpu"}})
+    _change(run, "device", OmegaConf.create({"device": "cuda"}))
+    assert (run.device, run.player.device, run.player.net.device, run.note.device) == ("cuda", "cuda", "cuda:1", "cpu")
 
 
 def test_a_key_of_ones_own_called_steps_does_not_follow() -> None:

@@ -1,5 +1,6 @@
 """Check a command line before anything is composed, built or written. Imports nothing slow."""
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
@@ -19,6 +20,7 @@ ACTIONS = {  # mutually exclusive flags of Hydra
     **dict.fromkeys(("--shell-completion", "-sc"), "completion"),
 }
 OPEN = ("seats", "update.role_weights")  # mappings whose keys no yaml has to list
+DEFAULT = re.compile(r"~(seats\.\w+)")  # takes an entry away, whether a yaml lists it or not
 
 
 def mistake(arguments: Sequence[str], folders: Sequence[Path]) -> str | None:
@@ -52,19 +54,25 @@ def mistake(arguments: Sequence[str], folders: Sequence[Path]) -> str | None:
 
 
 def arguments(typed: Sequence[str], folders: Sequence[Path]) -> list[str]:
-    """The arguments for Hydra: those typed, with "++" before the keys of OPEN.
+    """The arguments for Hydra: those typed, with "++" before the keys of OPEN; "~seats.x" becomes "++seats.x=null".
 
     Raises:
         SelfplayError: an argument is wrong.
     """
     if error := mistake(typed, folders):
         raise SelfplayError(error)
-    return [f"++{argument}" if _is_open(argument) else argument for argument in typed]
+    return [f"++{argument}" if _is_open(argument) else _default(argument) for argument in typed]
 
 
 def as_typed(given: Sequence[str]) -> list[str]:
     """Undo `arguments`: the arguments as the user typed them."""
-    return [argument[2:] if _is_open(argument[2:]) else argument for argument in given]
+    plain = [argument[2:] if _is_open(argument[2:]) else argument for argument in given]
+    return [re.sub(r"^(seats\.\w+)=null$", r"~\1", argument) for argument in plain]
+
+
+def _default(argument: str) -> str:
+    taken = DEFAULT.fullmatch(argument)
+    return f"++{taken[1]}=null" if taken else argument
 
 
 def _is_open(argument: str) -> bool:

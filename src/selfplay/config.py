@@ -35,7 +35,7 @@ OPTIONS: dict[str, Any] = {
     "progress_metric": Name | None,  # None: see `selfplay.derived`
     "optimized_metric": Name | None,
     "checkpoint": Checkpoints,
-    "seats": Mapping[str, str],
+    "seats": Mapping[str, str | None],  # None: see `selfplay.derived`
     "game": Game,
     "rollout": Callable[[Game, Matchmaker, int, int, str], list[Episode]],
     "reward": Referee | None,

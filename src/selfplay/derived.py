@@ -13,7 +13,7 @@ CHANCE, NATURE, LEARNER = "chance", "nature", "learner"
 def fill_in(cfg: DictConfig, game: Game) -> None:
     """Set, in place, what the config leaves open and the game determines.
 
-    * Seats: Nature plays the role "chance", the learner every other role.
+    * Seats: Nature plays the role "chance", the learner every other role. An entry that is null counts as left out.
     * Nature: a player that samples one of the options, unless a player of that name is configured. If the game's
       first ask of chance has no options, Nature must be configured explicitly.
     * Probes of the task that would score no role of this game are removed.
@@ -24,6 +24,8 @@ def fill_in(cfg: DictConfig, game: Game) -> None:
         game: the game that it describes.
     """
     with open_dict(cfg):
+        for role in [role for role in cfg.seats if cfg.seats[role] is None]:
+            del cfg.seats[role]
         if CHANCE in game.roles and CHANCE not in cfg.seats and NATURE not in cfg.players and _offers_options(game):
             cfg.players[NATURE] = {"_target_": "selfplay.players.nature.Nature", "draw": None}
         for role in game.roles:

@@ -32,13 +32,13 @@ RESUMABLE = (
     "player.batch_size",
     "update.micro_batch",
 )
-FOLLOWERS = {  # key -> components whose option of that name refers to it in conf/
+FOLLOWERS: dict[str, tuple[str, ...] | None] = {  # key -> components whose option of that name refers to it; None: all
     "steps": (
         "selfplay.updates.schedules.linear",
         "selfplay.updates.schedules.cosine",
         "selfplay.opponents.league.League",
     ),
-    "device": ("selfplay.players.language_model.LanguageModel", "selfplay.referees.reward_model.RewardModel"),
+    "device": None,  # users' own players and referees, too
 }
 NO_PART = ("resume", "sweep", "trust", "overrides", "parallel")  # keys that do not affect what a run computes
 PARTS = (  # required keys of a config
@@ -198,9 +198,15 @@ def _change(config: DictConfig, key: str, source: DictConfig) -> None:
 
 
 def _move(node: DictConfig, name: str, old: object, new: object) -> None:
-    """Update options of the components in FOLLOWERS that referred to `name` when the config was composed."""
+    """Update options of the components in FOLLOWERS that referred to `name` when the config was composed.
+
+    The reference is resolved by now, so an option with the old value counts as one.
+    """
     for value in node.values():
         if isinstance(value, DictConfig):
             _move(value, name, old, new)
-    if "_target_" in node and node["_target_"] in FOLLOWERS[name] and name in node and node[name] == old:
+    followers = FOLLOWERS[name]
+    if "_target_" not in node or name not in node or node[name] != old:
+        return
+    if followers is None or node["_target_"] in followers:
         node[name] = new
