@@ -50,6 +50,7 @@ DELIBERATE = OF_THE_DEFAULT_RUN | {  # the same, of the choice that is named; ex
     "KTO.role_weights": "alpha_Ch",
     "LanguageModel.lora": "player=tiny_lora",
     "LanguageModel.temperature": "player=smollm2: at 1 it rambles",
+    "LSP.pay": "game=lsp_zero; challenger=r_zero, spice, sqlm, absolute_zero",
     "League.every": "opponent=psro, league: an oracle is a longer way",
     "League.exploit": "opponent=league",
     "League.latest": "opponent=league, pfsp",
@@ -75,9 +76,25 @@ DELIBERATE = OF_THE_DEFAULT_RUN | {  # the same, of the choice that is named; ex
     "PolicyGradient.optimizer": "player=tabular: plain gradient descent",
     "PolicyGradient.regularizer": "regularizer=none, kl_reverse_payoff, kl_forward_payoff",
     "PolicyGradient.schedule": "schedule=linear, cosine, harmonic",
+    "Programs.sandbox": "None is one with the default limits, too",
+    "ReasoningGym.held_out": "set by these tests",
+    "ReasoningGym.size": "set by these tests",
+    "Records.answer": "task=alpaca, which has none",
+    "Records.demonstration": "task=alpaca, gsm8k, math: the full solution",
+    "Records.held_out_rows": "task=gsm8k, math: their test split",
+    "Records.held_out_share": "task=alpaca",
+    "Records.labels": "task=math",
+    "Records.match": "task=gsm8k, math",
+    "Records.most": "task=alpaca",
+    "Records.pattern": "task=gsm8k: the number after ####",
+    "Records.question": "task=alpaca, math: the fields of these sets",
     "WrittenScore.max_tokens": "quality=selfjudge_rubric justifies itself first",
     "adamw.lr": "player=hf, smollm2",
     "clipped.high": "update=dapo",
+    "huggingface.name": "task=gsm8k: its subset",
+    "huggingface.split": "task=gsm8k, math: the test split",
+    "matrix_game.custom": "game=matrix: an example to change",
+    "matrix_game.random": "game=matrix: an example to change",
 }
 
 PLAIN = {  # the choice that gives a class its defaults, where others depart from them -> the class
@@ -89,6 +106,7 @@ PLAIN = {  # the choice that gives a class its defaults, where others depart fro
     "update=grpo": "clipped",
     "regularizer=kl_reverse_payoff": "InPayoff",
     "quality=selfjudge_written": "WrittenScore",
+    "task=records": "Records",
 }
 
 

@@ -52,7 +52,7 @@ def arena(game: Game, *roles: str, **others: Player) -> Arena:
 
 
 def rps() -> Game:
-    return matrix_game("rock_paper_scissors", {}, {}, 10.0)
+    return matrix_game()
 
 
 def written(path: Path, policies: Mapping[int, Tabular], *overrides: str) -> Path:
@@ -147,7 +147,7 @@ def test_kuhn_is_zero_sum_and_its_pay_offs_are_those_of_both_seats() -> None:
 
 
 def test_every_role_counts_alike() -> None:
-    game = matrix_game("battle_of_the_sexes", {}, {}, 10.0)  # the row prefers the opera, the column the football
+    game = matrix_game("battle_of_the_sexes")  # the row prefers the opera, the column the football
     players = {"opera": mixed(game, np.array([1.0, 0.0])), "uniform": mixed(game, np.array([0.5, 0.5]))}
     found, _ = enumerated(arena(game, "row", "column"), players)
     np.testing.assert_allclose(found.payoffs, [[2.5, 1.25], [1.25, 1.25]], atol=1e-6)
@@ -213,7 +213,7 @@ def test_of_three_roles_no_nash_is_told(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_the_nash_of_a_general_sum_is_that_of_the_payoffs(capsys: pytest.CaptureFixture[str]) -> None:
     """Chicken: 9 of 10 swerve; whoever always goes straight is far from an equilibrium against itself."""
-    game = matrix_game("chicken", {}, {}, 20.0)
+    game = matrix_game("chicken", forfeit=20.0)
     players = {"swerve": mixed(game, np.array([1.0, 0.0])), "straight": mixed(game, np.array([0.0, 1.0]))}
     meta, _ = enumerated(arena(game, "row", "column"), players)
     found = analyse(meta)

@@ -44,7 +44,7 @@ def exact(
     step: int,
     episodes: int,
     key: str,
-    limit: Annotated[int, Range(1, 100_000_000)],
+    limit: Annotated[int, Range(1, 100_000_000)] = 20_000,
 ) -> list[Episode]:
     """Enumerate every outcome of the game under every seating, with weights that sum to `episodes`.
 

@@ -56,7 +56,7 @@ def league(learner: LanguageModel, members: int = MEMBERS) -> League:
     opponent = League(
         {"row": "learner", "column": "learner"},
         {"learner": learner, "reference": reference},
-        matrix_game("rock_paper_scissors", {}, {}, 10.0),
+        matrix_game(),
         {},
         uniform,
         every=1,
@@ -114,7 +114,7 @@ MEASURE = """
 import json, sys
 from pathlib import Path
 import test_memory as t
-ask = lambda player: player.probabilities([a for a in next(t.matrix_game("rock_paper_scissors", {}, {}, 10.0).play())])
+ask = lambda player: player.probabilities([a for a in next(t.matrix_game().play())])
 learner = t.player(Path(sys.argv[1]))
 t.league(learner, 1)
 ask(learner)

@@ -10,7 +10,6 @@ from scripted import Script
 
 from selfplay.building import make
 from selfplay.core import Ask, Reply, SelfplayError
-from selfplay.games.challenger_rewards import lsp
 from selfplay.games.lsp import LSP, question
 from selfplay.players.nature import Nature, numbers
 from selfplay.rollout import play
@@ -19,7 +18,7 @@ PLACED = "Task '{task}'.\n[Start Generation]\n{template}\n[End Generation] {curl
 
 
 def challenge(prompt: str, task: str | None, template: str | None) -> str:
-    return LSP(prompt, task, template, 1, lsp, 1.0).challenge
+    return LSP(prompt, task, template, 1).challenge
 
 
 def test_task_and_template_find_their_places() -> None:
@@ -35,7 +34,7 @@ def test_task_and_template_find_their_places() -> None:
 )
 def test_a_task_that_has_no_place_is_told(task: str | None, template: str | None, told: str) -> None:
     with pytest.raises(SelfplayError, match=rf"{told}.*use prompts=paper"):
-        LSP("Write one question.", task, template, 1, lsp, 1.0)
+        LSP("Write one question.", task, template, 1)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +58,7 @@ def test_tags_do_not_reach_the_solver(written: str, asked: str) -> None:
 
 def test_the_solver_is_asked_what_is_between_the_tags() -> None:
     say = Script(lambda ask: Reply("[Start Generation] 1+1? [End Generation]" if ask.role == "challenger" else "2"))
-    [episode] = play(LSP("?", None, None, 2, lsp, 1.0), {"challenger": say, "solver": say}, [0], key="k")
+    [episode] = play(LSP("?", answers=2), {"challenger": say, "solver": say}, [0], key="k")
     assert [turn.ask.prompt for turn in episode.turns] == ["?", "1+1?", "1+1?"]
     assert episode.turns[0].reply.text == "[Start Generation] 1+1? [End Generation]"  # what was said stays as it was
 
@@ -96,7 +95,7 @@ def test_prompts_are_the_players_and_the_command_lines() -> None:
 def test_nature_fills_the_spark_in() -> None:
     """Chance is asked first, its text is in the Challenger's prompt, it earns nothing; the key decides."""
     say = Script(lambda ask: Reply("7" if ask.role == "solver" else f"asked after: {ask.prompt}"))
-    game = LSP("As in {spark}.", None, None, 2, lsp, 1.0)
+    game = LSP("As in {spark}.", answers=2)
     nature = Nature(partial(numbers, form="{} + {}", below=10))
     seated = {"chance": nature, "challenger": say, "solver": say}
     episodes = play(game, seated, range(20), key="k")
@@ -124,9 +123,9 @@ def test_a_spark_needs_nature(tmp_path: Path) -> None:
 
 
 def test_what_a_value_or_a_spark_holds_is_no_placeholder() -> None:
-    form = LSP("{template}: {task}.", "{spark}", "Explain {spark}", 1, lsp, 1.0)
+    form = LSP("{template}: {task}.", "{spark}", "Explain {spark}", 1)
     assert form.roles == ("challenger", "solver") and form.challenge == "Explain {spark}: {spark}."
     say, chance = Script(lambda ask: Reply("x")), Script(lambda ask: Reply("{task} {spark}"))
-    both = LSP("{spark} of {task}, {spark}", "{spark}", None, 1, lsp, 1.0)
+    both = LSP("{spark} of {task}, {spark}", "{spark}", answers=1)
     [episode] = play(both, {"chance": chance, "challenger": say, "solver": say}, [0], key="k")
     assert episode.turns[1].ask.prompt == "{task} {spark} of {spark}, {task} {spark}"

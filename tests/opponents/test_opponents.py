@@ -45,7 +45,7 @@ from selfplay.theory.meta import alpha_rank, nash, replicator
 from selfplay.theory.meta import uniform as solve_uniform
 from selfplay.trainee import Trainee
 
-RPS = matrix_game("rock_paper_scissors", {}, {}, 10.0)
+RPS = matrix_game()
 SEATS = {"row": "learner", "column": "learner"}
 NOBODY = Script(lambda ask: Reply(""))
 
@@ -499,7 +499,7 @@ def test_the_exact_table_by_hand() -> None:
 
 def test_a_general_sum_table_is_not_antisymmetric() -> None:
     """Chicken: who swerves earns -1 of who goes straight, and that one 1; both straight -10 each."""
-    opponent = league(game=matrix_game("chicken", {}, {}, 20.0), exact=True)
+    opponent = league(game=matrix_game("chicken", forfeit=20.0), exact=True)
     for number, action in ((2, 0), (4, 1)):
         opponent.learner.logits.data[:, :2] = 200.0 * torch.eye(2)[action]  # type: ignore[attr-defined]
         end(opponent, number, [])
@@ -509,7 +509,7 @@ def test_a_general_sum_table_is_not_antisymmetric() -> None:
 
 def test_unequal_roles_are_averaged() -> None:
     """The row earns 3 whatever happens, the column -3: it is 0 for whoever takes the roles in turns."""
-    payoffs = measured(game=MatrixGame("g", [[3.0, 3.0]] * 2, None, None, None, 9.0), matches=2)
+    payoffs = measured(game=MatrixGame("g", [[3.0, 3.0]] * 2), matches=2)
     np.testing.assert_allclose(payoffs, np.zeros((3, 3)), atol=1e-12)
 
 
@@ -571,7 +571,7 @@ def test_a_table_of_pairs_is_no_game_of_three() -> None:
 
 def test_the_learners_results_reach_the_table() -> None:
     """A game that the row always wins by 3: of four games the learner is in the row twice."""
-    opponent = league(game=MatrixGame("g", [[3.0, 3.0]] * 2, None, None, None, 9.0), memory=0.5)
+    opponent = league(game=MatrixGame("g", [[3.0, 3.0]] * 2), memory=0.5)
     out = step(opponent, 1, episodes=5)
     assert out["opponents"] == {BASE: {"games": 5, "return": 3 / 5}}
     assert opponent.table.win_rates("learner", [BASE]).tolist() == [3 / 5]

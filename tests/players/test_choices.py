@@ -241,7 +241,7 @@ def test_written_replies_are_tokens(learner: LanguageModel) -> None:
 
 def test_an_illegal_text_reaches_the_game(learner: LanguageModel) -> None:
     """Which makes it cost what it costs."""
-    game = MatrixGame("g", [[0.0, 0.0], [0.0, 0.0]], None, ("up", "down"), None, 7.0)
+    game = MatrixGame("g", [[0.0, 0.0], [0.0, 0.0]], rows=("up", "down"), forfeit=7.0)
     learner.choose, learner.max_tokens = "text", 5
     [episode] = play(game, {"row": learner, "column": made()}, range(1), "k")
     assert episode.turns[0].reply.text not in game.rows and episode.turns[1].reply.text in game.columns

@@ -59,7 +59,7 @@ def scoring(at: Endpoint, **changes: Any) -> ScoringJudge:
 
 
 def group_judge(at: Endpoint, opponents: int | None = None, unreadable: float | str = "error") -> GroupJudge:
-    return GroupJudge(PAIR_PROMPT, VERDICT, unreadable, 1000, opponents, at)
+    return GroupJudge(PAIR_PROMPT, VERDICT, at, unreadable, 1000, opponents)
 
 
 def turns(*pairs: tuple[str, str]) -> list[Turn]:
@@ -264,7 +264,7 @@ class Reference(Script):
 def test_points_against_the_reference() -> None:
     reference = Reference(lambda ask: Reply(ask.prompt * 2))
     with serving(fair) as server:
-        referee = ReferenceJudge(PAIR_PROMPT, VERDICT, "error", 1000, endpoint(server.url))
+        referee = ReferenceJudge(PAIR_PROMPT, VERDICT, endpoint(server.url), "error", 1000)
         batch = turns(("q", "a"), ("q", "bbb"), ("q", "cc"), ("q", "qq"), ("rr", "a"))
         assert referee.score(batch, {"reference": reference}).tolist() == [0, 1, 0.5, 0.5, 0]  # type: ignore[dict-item]
     assert [[ask.prompt for ask in asks] for asks in reference.calls] == [["q", "rr"]]

@@ -72,7 +72,7 @@ def test_a_thought_is_no_answer() -> None:
 
 
 def records(source: Any) -> Records:
-    return Records(source, "question", "answer", None, None, None, (), " ", exact, None, 0.0, None)
+    return Records(source, separator=" ", held_out_share=0.0)
 
 
 @pytest.mark.parametrize("written", ["NaN", "Infinity", "-Infinity", "1e400", "[1, NaN]"])

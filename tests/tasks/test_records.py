@@ -14,7 +14,6 @@ from configs import config
 from selfplay.building import make
 from selfplay.core import SelfplayError
 from selfplay.players.scripted import right
-from selfplay.tasks.match import exact
 from selfplay.tasks.records import Records
 from selfplay.tasks.sources import huggingface, jsonl
 from selfplay.tasks.split import is_held_out
@@ -23,12 +22,7 @@ QA = [{"question": f"q{i}", "answer": f"a{i}", "kind": "even" if i % 2 == 0 else
 
 
 def records(rows: Any = QA, **changes: Any) -> Records:
-    options: dict[str, Any] = {
-        "question": "question", "answer": "answer", "pattern": None, "demonstration": None, "longest": None,
-        "labels": [], "separator": "\n\n", "match": exact,
-        "held_out_rows": None, "held_out_share": 0.125, "most": None,
-    }  # fmt: skip
-    return Records(rows, **{**options, **changes})
+    return Records(rows, **changes)
 
 
 def drawn(task: Records) -> set[str]:
@@ -196,19 +190,19 @@ def test_no_file() -> None:
 def test_what_save_to_disk_wrote(tmp_path: Path) -> None:
     from datasets import Dataset
 
-    assert huggingface(stored.path("math"), None, "test") == tuple(stored.rows("math", stored.COUNT, 8))
+    assert huggingface(stored.path("math"), split="test") == tuple(stored.rows("math", stored.COUNT, 8))
     Dataset.from_list(QA).save_to_disk(tmp_path / "one")
-    assert huggingface(str(tmp_path / "one"), None, "train") == tuple(QA)
+    assert huggingface(str(tmp_path / "one")) == tuple(QA)
     Dataset.from_list(QA).to_parquet(tmp_path / "a.parquet")
-    assert huggingface(str(tmp_path / "a.parquet"), None, "train[:2]") == tuple(QA[:2])
+    assert huggingface(str(tmp_path / "a.parquet"), split="train[:2]") == tuple(QA[:2])
 
 
 def test_data_sets_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(SelfplayError, match="has no split 'dev'"):
-        huggingface(stored.path("math"), None, "dev")
+        huggingface(stored.path("math"), split="dev")
     for path in (str(tmp_path / "nowhere"), "nobody/nothing", str(tmp_path)):
         with pytest.raises(SelfplayError, match=f"the dataset '{path}' .* cannot be loaded"):
-            huggingface(path, None, "train")
+            huggingface(path)
 
 
 def test_alpaca_s_questions_are_instruction_and_input() -> None:

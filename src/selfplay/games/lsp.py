@@ -3,7 +3,7 @@
 import re
 
 from selfplay.core import Ask, Episode, Game, Play, SelfplayError, at_least, score, user
-from selfplay.games.challenger_rewards import ChallengerPay
+from selfplay.games.challenger_rewards import ChallengerPay, lsp
 from selfplay.options import Count, Name, NotNegative
 
 SPARK = "{spark}"
@@ -38,11 +38,11 @@ class LSP(Game):
     def __init__(
         self,
         challenge: Name,
-        task: str | None,
-        template: str | None,
-        answers: Count,
-        pay: ChallengerPay,
-        quality_weight: NotNegative,
+        task: str | None = None,
+        template: str | None = None,
+        answers: Count = 8,
+        pay: ChallengerPay = lsp,
+        quality_weight: NotNegative = 1.0,
     ) -> None:
         at_least(1, answers=answers)
         parts = _filled(challenge, {"task": task, "template": template})

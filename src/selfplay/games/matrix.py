@@ -35,10 +35,10 @@ class MatrixGame(Game):
         self,
         name: str,
         row: Matrix,
-        column: Matrix | None,
-        rows: Sequence[str] | None,
-        columns: Sequence[str] | None,
-        forfeit: float,
+        column: Matrix | None = None,
+        rows: Sequence[str] | None = None,
+        columns: Sequence[str] | None = None,
+        forfeit: float = 10.0,
     ) -> None:
         self.row = [[float(x) for x in line] for line in row]
         negated = [[0.0 - x for x in line] for line in self.row]  # never -0
@@ -129,7 +129,12 @@ class Drawn(TypedDict):
 
 
 @applies(custom={"name": "custom"}, random={"name": "random"})
-def matrix_game(name: Name, custom: Custom, random: Drawn, forfeit: NotNegative) -> MatrixGame:
+def matrix_game(
+    name: Name = "rock_paper_scissors",
+    custom: Custom | None = None,
+    random: Drawn | None = None,
+    forfeit: NotNegative = 10.0,
+) -> MatrixGame:
     """Build a matrix game by name.
 
     Args:
@@ -139,12 +144,17 @@ def matrix_game(name: Name, custom: Custom, random: Drawn, forfeit: NotNegative)
         forfeit: penalty for an illegal reply.
 
     Raises:
-        SelfplayError: the name is unknown, or the matrices are invalid.
+        SelfplayError: the name is unknown, its arguments are not given, or the matrices are invalid.
     """
-    if name == "custom":
+    if name == "custom" and custom is not None:
         return MatrixGame(name, **custom, forfeit=forfeit)
-    if name == "random":
+    if name == "random" and random is not None:
         return MatrixGame(name, **random_matrix(**random), forfeit=forfeit)
+    if name in ("custom", "random"):
+        example = "row: [[2, 0], [0, 1]]" if name == "custom" else "size: 3, zero_sum: true, seed: 0"
+        raise SelfplayError(
+            f"game.name is '{name}', but game.{name} is not given; set it, for example to {{{example}}}"
+        )
     if name not in CLASSICS:
         raise SelfplayError(f"game.name is '{name}'; choose one of {', '.join(CLASSICS)}, custom, random")
     return MatrixGame(name, **CLASSICS[name], forfeit=forfeit)

@@ -98,11 +98,11 @@ class ScoringJudge(Referee):
     Args:
         prompt: template with the placeholders {question}, {answer} and optionally {mark}, see `JudgePrompt`.
         pattern: regular expression whose only group is the number; the last match counts.
+        endpoint: the judge.
         worst: the number that maps to 0.
         best: the number that maps to 1; it may be smaller than `worst`.
         unreadable: the score of a reply without such a number; "error" stops the run.
         max_characters: longer questions and answers are shortened in the middle to this length.
-        endpoint: the judge.
 
     Raises:
         SelfplayError: an argument is invalid.
@@ -112,11 +112,11 @@ class ScoringJudge(Referee):
         self,
         prompt: Annotated[str, Holding("question", "answer")],
         pattern: Annotated[str, Expression(1)],
-        worst: Number,
-        best: Number,
-        unreadable: Reward | Literal["error"],
-        max_characters: Annotated[int, Range(2, 1_000_000_000)],
         endpoint: Endpoint,
+        worst: Number = 0.0,
+        best: Number = 10.0,
+        unreadable: Reward | Literal["error"] = 0.0,
+        max_characters: Annotated[int, Range(2, 1_000_000_000)] = 8000,
     ) -> None:
         if not math.isfinite(best - worst) or best == worst:
             raise SelfplayError(f"the judge's scale goes from {worst} to {best}; give two different finite ends")

@@ -66,11 +66,11 @@ class GroupJudge(Referee):
         prompt: template with the placeholders {question}, {answer_a}, {answer_b} and optionally {mark}, see
             `JudgePrompt`.
         pattern: regular expression whose only group is A, B or tie; the last match counts.
+        endpoint: the judge.
         unreadable: points of both answers for an order without a verdict; "error" stops the run.
         max_characters: longer questions and answers are shortened in the middle to this length.
         opponents: number of answers that each one is compared with; None for all. One more if the number of answers and
             `opponents` are both odd, because an equal number for all is then impossible.
-        endpoint: the judge.
 
     Raises:
         SelfplayError: an argument is invalid.
@@ -81,10 +81,10 @@ class GroupJudge(Referee):
         self,
         prompt: Annotated[str, Holding("question", "answer_a", "answer_b")],
         pattern: Annotated[str, Expression(1)],
-        unreadable: Reward | Literal["error"],
-        max_characters: Annotated[int, Range(2, 1_000_000_000)],
-        opponents: Count | None,
         endpoint: Endpoint,
+        unreadable: Reward | Literal["error"] = 0.5,
+        max_characters: Annotated[int, Range(2, 1_000_000_000)] = 8000,
+        opponents: Count | None = None,
     ) -> None:
         if opponents is not None:
             at_least(1, opponents=opponents)
@@ -118,9 +118,9 @@ class ReferenceJudge(Referee):
     Args:
         prompt: as in `GroupJudge`.
         pattern: as in `GroupJudge`.
+        endpoint: the judge.
         unreadable: as in `GroupJudge`.
         max_characters: as in `GroupJudge`.
-        endpoint: the judge.
 
     Raises:
         SelfplayError: an argument is invalid.
@@ -130,9 +130,9 @@ class ReferenceJudge(Referee):
         self,
         prompt: Annotated[str, Holding("question", "answer_a", "answer_b")],
         pattern: Annotated[str, Expression(1)],
-        unreadable: Reward | Literal["error"],
-        max_characters: Annotated[int, Range(2, 1_000_000_000)],
         endpoint: Endpoint,
+        unreadable: Reward | Literal["error"] = 0.5,
+        max_characters: Annotated[int, Range(2, 1_000_000_000)] = 8000,
     ) -> None:
         self.comparison = _comparison(prompt, pattern, unreadable, max_characters, endpoint)
 

@@ -24,18 +24,21 @@ class Programs(Task):
     Args:
         path: the file; None for the few problems that come with selfplay.
         held_out: share of held-out questions, chosen by a hash of their text.
-        sandbox: runs the code.
+        sandbox: runs the code; None for one with the default limits.
 
     Raises:
         SelfplayError: the file cannot be read, a line is invalid, or the training or held-out set is empty.
     """
 
     def __init__(
-        self, path: Name | None, held_out: Annotated[float, Range(0, 1, above=True, below=True)], sandbox: Sandbox
+        self,
+        path: Name | None = None,
+        held_out: Annotated[float, Range(0, 1, above=True, below=True)] = 0.4,
+        sandbox: Sandbox | None = None,
     ) -> None:
         if not 0 < held_out < 1:
             raise SelfplayError(f"task.held_out is {held_out}; give a share between 0 and 1")
-        self.sandbox = sandbox
+        self.sandbox = sandbox or Sandbox()
         self.path = PACKAGED if path is None else Path(path)
         self.items: dict[str, Item] = {}
         self.tests: dict[str, tuple[Test, ...]] = {}

@@ -35,7 +35,8 @@ class ReasoningGym(Task):
 
     Args:
         names: data sets such as "chain_sum" and "leg_counting" (all are in `reasoning_gym.factory.DATASETS`).
-        options: name -> parameters of that data set, for example {"chain_sum": {"max_terms": 3}}.
+        options: name -> parameters of that data set, for example {"chain_sum": {"max_terms": 3}};
+            None leaves those of the package.
         size: training questions per data set.
         held_out: held-out questions per data set.
         seed: random seed of all questions.
@@ -49,12 +50,13 @@ class ReasoningGym(Task):
     def __init__(
         self,
         names: Annotated[Sequence[Name], NotEmpty()],
-        options: Mapping[str, Mapping[str, Any]],
-        size: Count,
-        held_out: Count,
-        seed: Seed,
-        instruction: str | None,
+        options: Mapping[str, Mapping[str, Any]] | None = None,
+        size: Count = 500,
+        held_out: Count = 50,
+        seed: Seed = 0,
+        instruction: str | None = "Give only the final answer in <answer></answer> tags.",
     ) -> None:
+        options = options or {}
         at_least(1, **{"task.size": size, "task.held_out": held_out})
         if not names or len(set(names)) < len(names):
             raise SelfplayError(f"task.names is {list(names)}; give at least one data set, each once")

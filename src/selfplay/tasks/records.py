@@ -9,6 +9,7 @@ from typing import Annotated
 
 from selfplay.core import SelfplayError
 from selfplay.options import Count, Expression, Name, NotEmpty, Share
+from selfplay.tasks.match import exact
 from selfplay.tasks.sources import Row
 from selfplay.tasks.split import check_share, is_held_out
 from selfplay.tasks.task import Item, Task
@@ -44,17 +45,17 @@ class Records(Task):
     def __init__(
         self,
         source: Sequence[Row],
-        question: Name | Annotated[Sequence[Name], NotEmpty()],
-        answer: Name | None,
-        pattern: Annotated[str, Expression(1)] | None,
-        demonstration: str | None,
-        longest: Count | None,
-        labels: Sequence[str],
-        separator: str,
-        match: Callable[[str, str], float],
-        held_out_rows: Sequence[Row] | None,
-        held_out_share: Share,
-        most: Count | None,
+        question: Name | Annotated[Sequence[Name], NotEmpty()] = "question",
+        answer: Name | None = "answer",
+        pattern: Annotated[str, Expression(1)] | None = None,
+        demonstration: str | None = None,
+        longest: Count | None = None,
+        labels: Sequence[str] = (),
+        separator: str = "\n\n",
+        match: Callable[[str, str], float] = exact,
+        held_out_rows: Sequence[Row] | None = None,
+        held_out_share: Share = 0.125,
+        most: Count | None = None,
     ) -> None:
         check_share("task.held_out_share", held_out_share)
         self.fields = (question,) if isinstance(question, str) else tuple(question)

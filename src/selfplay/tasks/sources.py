@@ -80,7 +80,7 @@ def _infinite(value: Any) -> bool:
 
 
 @lru_cache(maxsize=8)
-def huggingface(path: Name, name: Name | None, split: Name) -> tuple[Row, ...]:
+def huggingface(path: Name, name: Name | None = None, split: Name = "train") -> tuple[Row, ...]:
     """Load the rows of a Hugging Face dataset.
 
     Args:
