@@ -11,6 +11,7 @@ from typing import Any
 
 import cli
 import pytest
+from configs import config
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 
 import selfplay
@@ -65,6 +66,7 @@ def test_a_project_elsewhere_needs_two_files(mine: Path) -> None:
     ended = cli.run(*RUN)
     assert ended.code == 0, ended.err
     [run] = (mine / "outputs").glob("*/*")
+    assert f"run folder: {run.relative_to(mine)}\n" in ended.out
     assert [line["step"] for line in cli.metrics(run)] == [1, 2]
     wrong = cli.run("game=coin")
     assert wrong.code == 1 and "game has no choice 'coin'; did you mean coins" in wrong.err
@@ -99,7 +101,9 @@ def test_an_installed_package_brings_configs(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(project, "_declared", project._declared.__wrapped__)  # what is installed is read once
     assert project.config_folders() == {"brought.conf": tmp_path / "brought" / "conf"}
     entries[0] = EntryPoint("mine", "brought.nothing", "selfplay.conf")
-    with pytest.raises(SelfplayError, match=r"the entry point mine \(selfplay.conf\) names brought.nothing, which"):
+    with pytest.raises(
+        SelfplayError, match=r"mine \(selfplay.conf\) names brought.nothing, but no such folder is installed; let"
+    ):
         project.config_folders()
 
 
@@ -159,6 +163,8 @@ def test_the_commands_of_the_docs_are_there() -> None:
     typed = re.findall(r"^selfplay (\S+) .*$|`selfplay ([^`\s]+)", DOCS, re.MULTILINE)
     found = {word for pair in typed for word in pair if word}
     assert {word for word in found if "=" not in word and not word.startswith("-")} <= set(COMMANDS)
+    runs = re.findall(r"^selfplay (\S+=.*?)(?:  +#.*)?$", DOCS, re.MULTILINE)
+    assert runs and all(cfg.steps or cfg.eval for cfg in (config(*line.split()) for line in runs))
     for line in re.findall(r"^selfplay soup (.*?)(?:  +#.*)?$", DOCS, re.MULTILINE):
         assert soup.parser().parse_args(line.split()).out == Path("soup")
 

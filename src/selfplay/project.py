@@ -34,8 +34,9 @@ def config_folders() -> dict[str, Path]:
         spec = find_spec(entry.value)
         if spec is None or not spec.submodule_search_locations:
             raise SelfplayError(
-                f"the entry point {entry.name} ({ENTRY_POINTS}) names {entry.value}, which is not a package; fix "
-                f"or uninstall the package that declares it"
+                f"the entry point {entry.name} ({ENTRY_POINTS}) names {entry.value}, but no such folder is installed; "
+                "let the package that declares it install its yaml files (tool.setuptools.package-data), or uninstall "
+                "that package"
             )
         found[entry.value] = Path(next(iter(spec.submodule_search_locations)))
     return found

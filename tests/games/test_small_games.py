@@ -206,14 +206,8 @@ def test_a_random_matrix_is_a_function_of_its_seed(zero_sum: bool) -> None:
         ("game.name=custom game.custom.rows=[a]", "give 2 distinct names"),
         ("game.name=custom game.custom.columns=[a,a]", "give 2 distinct names"),
         ("game.name=random game.random.size=0", "size is 0"),
-        (
-            "game.name=custom game.custom=null",
-            "for game.name=custom set it, for example to {row: ",
-        ),
-        (
-            "game.name=random game.random=null",
-            "for game.name=random set it, for example to {size: 3",
-        ),
+        ("game.name=custom game.custom=null", "game.custom is not given; set it, for example to {row: "),
+        ("game.name=random game.random=null", "game.random is not given; set it, for example to {size"),
     ],
 )
 def test_a_wrong_matrix_is_told(overrides: str, told: str) -> None:

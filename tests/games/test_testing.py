@@ -225,7 +225,8 @@ def test_the_same_replies_by_somebody_else_are_the_same() -> None:
 
 def test_a_second_game_of_the_same_arguments_plays_the_same() -> None:
     one, other = (asking(Ask("writer", user(text))) for text in "ab")
-    told(one, r"differently after the same replies \(turn 0 asked 'writer' 'a' .* and then 'writer' 'b'", again=other)
+    words = r"differently after the same replies \(turn 0 asked 'writer' 'a' .* and then 'writer' 'b'"
+    told(one, f"{words}.*; a game given as again= needs the same arguments", again=other)
 
 
 def test_neighbours_leave_one_another_alone() -> None:
@@ -357,7 +358,8 @@ def test_chance_may_be_refused_but_nothing_else_may_happen() -> None:
     assert check_game(game(refusing)).nodes == 7
     told(
         game(failing),
-        "Mine.play raised ValueError .* after the replies chance .*, first .*, second .*; handle replies of any text",
+        "Mine.play raised ValueError .* after the replies chance .*, first .*, second .*; handle replies of any text, "
+        "for example with chance_outcome and illegal of selfplay",
     )
 
 

@@ -240,7 +240,8 @@ class Session:
             show(first, last, gains)
             for name in self.cfg.extra_evals:
                 closing_figures(before[name], after[name], gains[name], title=str(name))
-        say(f"run folder: {self.folder.path}")
+        here, folder = Path.cwd(), self.folder.path
+        say(f"run folder: {folder.relative_to(here) if folder.is_relative_to(here) else folder}")
 
     def _summarise(self, status: str, reason: str | None = None) -> None:
         if self.processes.rank > 0:

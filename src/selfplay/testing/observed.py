@@ -95,7 +95,8 @@ class ObservedGame(Game):
             return SelfplayError(f"{what} before the first reply; fix it")
         replies = ", ".join(f"{ask.role} {_cut(reply)}" for ask, reply in turns[-4:])
         return SelfplayError(
-            f"{what} after the replies {replies}; handle replies of any text, for example with selfplay.games.rules"
+            f"{what} after the replies {replies}; handle replies of any text, for example with "
+            "chance_outcome and illegal of selfplay.games.rules"
         )
 
     def _check_returns(self, returns: object) -> None:

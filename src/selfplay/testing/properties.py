@@ -79,10 +79,11 @@ def check_purity(trial: Trial) -> None:
     for game, players in (trial.game, trial.seats()), (trial.again, parrot):
         for one, other in zip(first, play(game, players, range(trial.episodes), key="replay"), strict=True):
             if difference := _difference(one, other):
+                second = "; a game given as again= needs the same arguments" if game is trial.again else ""
                 raise SelfplayError(
                     f"{trial.game.name} continued differently after the same replies ({difference}); an episode must "
                     "be a function of its replies, so ask the role 'chance' for random outcomes and keep no state "
-                    "between episodes"
+                    f"between episodes{second}"
                 )
 
 
