@@ -57,6 +57,14 @@ def test_a_seat_that_no_yaml_names_can_be_taken_away() -> None:
     assert dict(gone) == {"chance": "nature", "teacher": "teacher"}
 
 
+def test_a_player_that_nobody_defined_is_named_with_the_way_to_define_it() -> None:
+    given = ("game=kuhn", "player=tabular", "seats.first=expert")
+    with pytest.raises(SelfplayError, match=r"is 'expert', but .*; choose one of them, or define it with \+players"):
+        build(config(*given))
+    defined = build(config(*given, "+players.expert._target_=selfplay.players.nature.Nature"))
+    assert defined.opponent.seated["first"] == "expert"
+
+
 def test_a_learner_without_a_role_watches_its_loss() -> None:
     cfg = filled("game=demonstrations", "game.answers=0", "~seats.solver", "reward=none")
     assert dict(cfg.seats) == {"chance": "nature", "teacher": "teacher"} and cfg.progress_metric == "loss"

@@ -72,7 +72,8 @@ def build(cfg: DictConfig) -> Experiment:
     for role, name in seated.items():
         if name not in everyone:
             raise SelfplayError(
-                f"seats.{role} is '{name}', but the players are {', '.join(everyone)}; choose one of them"
+                f"seats.{role} is '{name}', but the players are {', '.join(everyone)}; choose one of them, or define "
+                f"it with +players.{name}._target_=<module>.<class>"
             )
     if "learner" not in seated.values() and not OmegaConf.select(cfg, "update.teachers"):
         raise SelfplayError(

@@ -103,7 +103,6 @@ def soup(args: argparse.Namespace) -> None:
     from tempfile import TemporaryDirectory
 
     from selfplay import digests
-    from selfplay.commandline import program
     from selfplay.console import say
     from selfplay.core import SelfplayError
     from selfplay.files import as_json, to_disk
@@ -128,7 +127,7 @@ def soup(args: argparse.Namespace) -> None:
             os.replace(made, args.out)
     for folder, weight in zip(folders, weights, strict=True):
         say(f"{weight:.4g} {folder}")
-    say(f"written: {args.out}, use it with: {program()} player=hf player.path={args.out}")
+    say(f"written: {args.out}, use it as player.path={args.out}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

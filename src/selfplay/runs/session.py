@@ -219,7 +219,7 @@ class Session:
             raise SelfplayError(reason) from error
         else:
             self._summarise("failed", str(error))
-            say(f"stopped after step {self.done}; the run so far is in {self.folder.path}")
+            say(f"stopped after step {self.done}; the run so far is in {self._place()}")
 
     def _last_words(self) -> None:
         """Called right before a second signal ends the process, so that the status does not remain "running"."""
@@ -240,8 +240,12 @@ class Session:
             show(first, last, gains)
             for name in self.cfg.extra_evals:
                 closing_figures(before[name], after[name], gains[name], title=str(name))
+        say(f"run folder: {self._place()}")
+
+    def _place(self) -> Path:
+        """The run's folder as one would type it here."""
         here, folder = Path.cwd(), self.folder.path
-        say(f"run folder: {folder.relative_to(here) if folder.is_relative_to(here) else folder}")
+        return folder.relative_to(here) if folder.is_relative_to(here) else folder
 
     def _summarise(self, status: str, reason: str | None = None) -> None:
         if self.processes.rank > 0:
