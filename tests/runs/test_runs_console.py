@@ -72,7 +72,9 @@ def test_a_live_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         bar.update(11, METRICS)
         console.say("a checkpoint")
     shown = re.sub(r"\x1b\[[\d;?]*\w", "", screen.getvalue())
-    assert "11/60" in shown and "solver/reward 0.31  solver/truth 0.29  0.0 s/step" in shown
+    assert re.search(
+        r"11/60 .*solver/reward 0\.31  solver/truth 0\.29  \d+\.\d s/step", shown
+    )  # on a busy machine, 0.1
     assert "a checkpoint\n" in shown.replace("\r", "") and "logprob_mismatch" not in shown
 
 
