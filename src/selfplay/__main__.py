@@ -15,6 +15,7 @@ COMMANDS = {  # name -> module with a `main` function
     "soup": "selfplay.soup",
     "reference": "selfplay.reference",
     "export-alpaca-eval": "selfplay.export_alpaca_eval",
+    "memory": "selfplay.memory.command",
     "smollm2": "selfplay.models.smollm2",
 }
 USAGE = """selfplay: train language models by self-play
@@ -25,6 +26,7 @@ USAGE = """selfplay: train language models by self-play
     selfplay soup FOLDERS --out F   average the weights of several runs into one player
     selfplay reference              list every group, choice and option (with ./conf) in Markdown
     selfplay export-alpaca-eval     write a checkpoint's answers in AlpacaEval's format
+    selfplay memory OPTIONS         the memory that a run with these options needs, and whether it fits
     selfplay smollm2                convert SmolLM2-135M-Instruct, for player=smollm2
 
 selfplay --help lists the option groups, selfplay COMMAND --help the options of a command. See also selfplay --version.

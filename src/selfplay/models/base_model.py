@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from selfplay.core import SelfplayError
@@ -50,6 +51,27 @@ def _base_of(name: str, config: LoraConfig) -> str:
             f"the adapter '{name}' does not name its base model; set base_model_name_or_path in its {CONFIG}"
         )
     return str(config.base_model_name_or_path)
+
+
+def model_config(name: str) -> tuple[PreTrainedConfig, LoraConfig | None]:
+    """The config of the model at a path, without its weights; of an adapter, its base model's config and its own.
+
+    Args:
+        name: as for `load_base`, or the path of a config.json.
+
+    Raises:
+        SelfplayError: there is no such config.
+    """
+    adapter = None if Path(name).is_file() else config_at(name)
+    place = name if adapter is None else _base_of(name, adapter)
+    try:
+        return AutoConfig.from_pretrained(resolve(place)), adapter
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        raise SelfplayError(
+            f"the config of the model '{place}' cannot be read ({reason}); give a hub id, a folder, or the path of a "
+            "config.json"
+        ) from error
 
 
 def load_base(

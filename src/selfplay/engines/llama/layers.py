@@ -63,13 +63,13 @@ def has_own_layers(model: PreTrainedModel) -> bool:
     Models with bfloat16 weights use their own modules: these round at different points, and the sampler of such a
     model with an adapter uses them too, which keeps sampler and learner closest.
     """
+    return has_parts(model) and passes(model, "own layers", lambda m: trial(m, _masked))
+
+
+def has_parts(model: PreTrainedModel) -> bool:
+    """Whether the layers here could be used, by the model's modules alone."""
     plain = model.config.get_text_config()._attn_implementation == "sdpa" and model.dtype == torch.float32
-    return (
-        plain
-        and full_attention(model)
-        and has_llama_body(model)
-        and passes(model, "own layers", lambda m: trial(m, _masked))
-    )
+    return plain and full_attention(model) and has_llama_body(model)
 
 
 def can_pack(model: PreTrainedModel) -> bool:

@@ -21,11 +21,12 @@ STATIC = ("default", "linear", "llama3", "yarn")  # rotary types that do not dep
 
 def can_decode(model: PreTrainedModel) -> bool:
     """Whether `Decoder` computes the same as the model, by its modules and by a trial."""
-    return full_attention(model) and _has_parts(model) and passes(model, "decoder", _agrees)
+    return has_parts(model) and passes(model, "decoder", _agrees)
 
 
-def _has_parts(model: PreTrainedModel) -> bool:
-    if not is_llama(model) or body_of(model).rotary_emb.rope_type not in STATIC:
+def has_parts(model: PreTrainedModel) -> bool:
+    """Whether a `Decoder` could be built, by the model's modules alone."""
+    if not full_attention(model) or not is_llama(model) or body_of(model).rotary_emb.rope_type not in STATIC:
         return False
     layers: Any = body_of(model).layers
     read = [[getattr(layer.self_attn, f"{name}_proj") for name in "qkv"] for layer in layers]

@@ -1,0 +1,162 @@
+"""Say before a run whether it fits into memory; nothing is loaded.
+
+    selfplay memory player=hf player.path=<folder or hub id>           the options of a run
+    selfplay memory experiment=lsp_paper device.memory=80 parallel=fsdp processes=8
+    selfplay memory player=hf --parameters 8e9 --layers 32 --hidden 4096 device.memory=80
+
+Prints the memory of each process in each phase of a step, and what would make a run fit that does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from selfplay.commandline import run_command
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from selfplay.memory.configured import Given
+    from selfplay.memory.phases import Setup
+
+GIB = 2**30
+HEADROOM = 0.1  # share of the memory that is left for fragmentation and for what is not counted
+LIBRARIES = 0.5  # GiB of a process on a processor before it loads anything; on a GPU, of its context
+OWN = {"processes": "--processes", "device.memory": "--memory"}  # written like options of a run
+SIZES = ("layers", "hidden", "intermediate", "heads", "kv_heads", "vocabulary")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = argparse.ArgumentParser(
+        prog="selfplay memory",
+        description="The memory of a run's processes in GiB, calculated from its config, and whether it fits.",
+        epilog="Also: processes=N and device.memory=GIB, for --processes and --memory. Without --memory, the memory of "
+        "the run's device on this machine counts.",
+    )
+    add = found.add_argument
+    add("options", nargs="*", metavar="OPTION", help="the options of the run, as for selfplay run")
+    add("--processes", type=int, default=1, metavar="N", help="processes that share the run (%(default)s)")
+    add("--memory", type=float, metavar="GIB", help="memory of the device of each process")
+    add("--prompt", type=int, metavar="P", help="tokens of a prompt (default: player.max_tokens + 128)")
+    shape = found.add_argument_group("a model of the Llama family by its sizes, in place of the one at player.path")
+    add = shape.add_argument
+    add("--parameters", type=float, metavar="N", help="number of parameters, such as 8e9; determines --intermediate")
+    for name in SIZES:
+        add(f"--{name.replace('_', '-')}", type=int, metavar="N")
+    add("--tied", action="store_true", help="the head is the embedding")
+    return found
+
+
+def memory(args: argparse.Namespace) -> None:
+    """Calculate, and print the table, the verdict and the remedies.
+
+    Raises:
+        SelfplayError: an option is wrong, or a model's config cannot be read.
+    """
+    from selfplay.api import compose
+    from selfplay.console import say
+    from selfplay.core import SelfplayError, at_least
+    from selfplay.memory.configured import setup_of
+
+    at_least(1, processes=args.processes, **({} if args.prompt is None else {"prompt": args.prompt}))
+    if any(option.startswith("resume=") for option in args.options):
+        raise SelfplayError("memory reads the options of a run, not a run's folder; leave out resume")
+    cfg, given = compose(*args.options), _given(args)
+    setup = setup_of(cfg, given)
+    if setup is None:
+        say(f"player={cfg.player._target_} is no language model: it needs no memory worth counting")
+        return
+    show(setup)
+    judge(setup, cfg, given, args.memory)
+
+
+def _given(args: argparse.Namespace) -> Given:
+    from selfplay.core import SelfplayError
+    from selfplay.memory.configured import Given
+    from selfplay.memory.model import llama_of
+
+    sizes = {name: getattr(args, name) for name in SIZES if getattr(args, name) is not None}
+    if not sizes and args.parameters is None:
+        return Given(args.processes, args.prompt)
+    if "layers" not in sizes or "hidden" not in sizes:
+        raise SelfplayError("a model by its sizes needs --layers and --hidden, and --parameters or --intermediate")
+    return Given(args.processes, args.prompt, llama_of(args.parameters, tied=args.tied, **sizes))
+
+
+def show(setup: Setup) -> None:
+    """Print the table: one row per part, one column per phase."""
+    from rich.table import Table
+
+    from selfplay.console import say, show_table, table_box
+    from selfplay.memory.phases import PHASES, phases, total
+
+    found = phases(setup)
+    table = Table(title=f"GiB of each process ({setup.parallel}, {setup.processes})", box=table_box())
+    table.add_column("part")
+    for phase in PHASES:
+        table.add_column(phase, justify="right")
+    for name in dict.fromkeys(name for phase in PHASES for name in found[phase]):
+        sizes = [found[phase].get(name, 0) for phase in PHASES]
+        if any(sizes):
+            table.add_row(name, *(f"{size / GIB:.3f}" if size else "" for size in sizes))
+    table.add_section()
+    table.add_row("sum", *(f"{total(found[phase]) / GIB:.3f}" for phase in PHASES))
+    show_table(table)
+    learner = setup.learner
+    say(
+        f"learner: {learner.parameters / 1e6:,.1f} M parameters, {sum(w.elements() for w in learner.trained) / 1e6:,.1f} "
+        f"M trained; prompts of {setup.prompt} tokens (--prompt), replies of {setup.reply}, {setup.group} to a prompt"
+    )
+    phase = max(PHASES, key=lambda name: total(found[name]))
+    part = max(found[phase], key=lambda name: found[phase][name])
+    say(f"peak: {total(found[phase]) / GIB:.2f} GiB while {phase}; its largest part is {part}")
+
+
+def judge(setup: Setup, cfg: DictConfig, given: Given, memory: float | None) -> None:
+    """Print whether the run fits, and otherwise what would make it fit."""
+    from selfplay.console import say
+    from selfplay.memory.configured import learner_of
+    from selfplay.memory.device import available
+    from selfplay.memory.phases import peak
+    from selfplay.memory.remedies import LORA, remedies
+
+    have = memory * GIB if memory is not None else available(str(cfg.player.device))
+
+    def fits(some: Setup) -> bool:
+        return needed(some, memory is None) <= have * (1 - HEADROOM)
+
+    def needed(some: Setup, shared: bool) -> float:
+        together = some.processes if some.on_cpu and shared else 1  # the processes of a processor share its memory
+        return together * (peak(some) + LIBRARIES * GIB)
+
+    where = f"the {have / GIB:.1f} GiB " + ("given" if memory is not None else f"that {cfg.player.device} has free")
+    need = f"{needed(setup, memory is None) / GIB:.1f} GiB, with {LIBRARIES} GiB per process for libraries"
+    if fits(setup):
+        say(f"fits: it needs {need}, and leaves {HEADROOM:.0%} of {where}")
+        return
+    say(f"does not fit: it needs {need}, and {HEADROOM:.0%} of {where} must remain")
+    found = remedies(setup, None if setup.learner.lora else lambda: learner_of(cfg, given, LORA), fits)  # type: ignore[arg-type,return-value]
+    for remedy in found:
+        say(f"would fit with {remedy.text}: {needed(remedy.setup, memory is None) / GIB:.1f} GiB")
+    if not found:
+        say("no change of micro_batch, batch_size, checkpointing, LoRA, fsdp or engine makes it fit; take a smaller model")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; on a user error, print one line on stderr and exit with 1."""
+    import sys
+
+    typed = sys.argv[1:] if arguments is None else list(arguments)
+    pairs = [argument.partition("=") for argument in typed]
+    typed = [f"{OWN[key]}={value}" if key in OWN else key + equals + value for key, equals, value in pairs]
+    args = parser().parse_intermixed_args(typed)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # for hub ids that the local cache has
+    run_command(lambda: memory(args))
+
+
+if __name__ == "__main__":
+    main()
