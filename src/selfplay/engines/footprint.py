@@ -10,11 +10,12 @@ from transformers import PreTrainedModel
 
 from selfplay.engines.llama import layers, trial
 from selfplay.engines.llama.decoder import LARGE, Decoder, Product
+from selfplay.engines.llama.kv_sharing import MOST as COLUMNS
 from selfplay.engines.llama.kv_sharing import READ
 from selfplay.engines.logprobs import CHUNK, LEAST
 from selfplay.engines.packing import CAP
 
-__all__ = ("CAP", "CHUNK", "LEAST", "READ", "decoder_bytes", "decodes", "runs_own_layers")
+__all__ = ("CAP", "CHUNK", "COLUMNS", "LEAST", "READ", "decoder_bytes", "decodes", "runs_own_layers")
 
 
 def decodes(model: PreTrainedModel) -> bool:

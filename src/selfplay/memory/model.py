@@ -60,6 +60,7 @@ class Model:
         compute: bytes of an element of its matrix products.
         decoder: bytes of the copies that the embedded engine's decoder makes; None if it uses the model's own modules.
         own_layers: whether log-probabilities use the layers of `selfplay.engines.llama`.
+        eager: whether attention weights are tensors, with attention=eager.
         lora: whether an adapter is trained instead of the model.
     """
 
@@ -75,6 +76,7 @@ class Model:
     compute: int
     decoder: int | None
     own_layers: bool
+    eager: bool
     lora: bool
 
     @property
@@ -137,6 +139,7 @@ def model_of(
         compute=compute.itemsize,
         decoder=decoder_bytes(model, compute, on_cpu) if causal and decodes(model) else None,
         own_layers=causal and runs_own_layers(model),
+        eager=attention == "eager",
         lora=lora is not None,
     )
 

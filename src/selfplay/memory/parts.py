@@ -12,14 +12,13 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from selfplay.engines.footprint import CAP, CHUNK, LEAST, READ
+from selfplay.engines.footprint import CAP, CHUNK, COLUMNS, LEAST, READ
 from selfplay.memory.model import Model, OptimizerState, Weight
 from selfplay.parallel.distributed import BUCKET
 
 WIDE = 4  # bytes of a float32
 LOGITS = 4  # [rows, V] float32 tensors while a token is chosen: logits, tempered ones, their exponentials, these padded
 CHUNK_COPIES = 3  # of a chunk of logits: logits, exponentials, a copy in the precision of products
-GROWTH = 2  # copies of the generated keys and values while the cache grows
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,11 @@ class Texts:
         return math.ceil(self.rows / self.group)
 
     @property
+    def replies(self) -> int:
+        """M, the tokens of all replies."""
+        return self.rows * self.reply
+
+    @property
     def width(self) -> int:
         """Tokens of a packed row: a tree of a prompt with its replies, limited as in `selfplay.engines.packing`."""
         group = min(self.group, self.rows)
@@ -54,7 +58,7 @@ class Texts:
         """Tokens of the forward pass: the replies, and the prompt of each tree."""
         replies_of_a_tree = max(1, (self.width - self.prompt) // self.reply)
         trees = self.prompts * math.ceil(min(self.group, self.rows) / replies_of_a_tree)
-        return trees * self.prompt + self.rows * self.reply
+        return trees * self.prompt + self.replies
 
 
 # --- weights, gradients, optimizer ------------------------------------------------------------------------------------
@@ -129,14 +133,15 @@ def _largest_block(model: Model, some: Iterable[Weight]) -> int:
 def key_values(model: Model, texts: Texts, on_cpu: bool, mixture: bool = False) -> int:
     """Keys and values: 2 L k d per token.
 
-    The decoder keeps one copy of each prompt's, and while the replies' part grows, GROWTH copies of it; in float32 on a
-    CPU, otherwise in the precision of products. transformers' modules keep the prompt of every row, and those of a
-    mixture of two models twice as much.
+    The decoder keeps one copy of each prompt's, in float32 on a CPU, otherwise in the precision of products; and two of
+    the replies' while the cache grows or rows leave it, with room for a multiple of COLUMNS tokens. transformers' modules
+    keep the prompt of every row, and those of a mixture of two models twice as much.
     """
     token = 2 * model.layers * model.kv_heads * model.head_dim
     if model.decoder is None or mixture:
-        return token * texts.rows * (texts.prompt + GROWTH * texts.reply) * model.compute * (2 if mixture else 1)
-    tokens = texts.prompts * texts.prompt + GROWTH * texts.rows * texts.reply
+        return token * texts.rows * (texts.prompt + texts.reply) * model.compute * (2 if mixture else 1)
+    columns = COLUMNS * math.ceil(texts.reply / COLUMNS)
+    tokens = texts.prompts * texts.prompt + 2 * texts.rows * columns
     return token * tokens * (WIDE if on_cpu else model.compute)
 
 
@@ -164,29 +169,47 @@ def forward(model: Model, tokens: int) -> int:
 def activations(model: Model, texts: Texts, checkpointing: bool) -> int:
     """What the layers save for the backward pass.
 
-    With gradient checkpointing, the input of every layer (H) and all that one layer saves; otherwise L times that.
+    With gradient checkpointing that is the input of each, H. Our own layers compute the last MLP only for the replies.
     """
-    layer = saved_by_layer(model, texts, model.own_layers and not checkpointing)
-    if not checkpointing:
-        return model.layers * layer
-    return model.layers * texts.tokens * model.hidden * model.itemsize + layer
+    if checkpointing:
+        return model.layers * texts.tokens * model.hidden * model.itemsize
+    left_out = saved_by_mlp(model, texts.tokens - texts.replies, True) if model.own_layers else 0
+    return model.layers * saved_by_layer(model, texts, model.own_layers) - left_out
 
 
 def saved_by_layer(model: Model, texts: Texts, own: bool) -> int:
-    """What one layer saves, per token:
+    """What one layer saves: `saved_by_attention` and `saved_by_mlp`, and the input of adapters if it is a copy."""
+    copies = _adapter_inputs(model) * texts.tokens if model.lora else 0
+    return saved_by_attention(model, texts, own) + saved_by_mlp(model, texts.tokens, own) + copies
 
-    * our own layers: 2 states of H in float32; in c bytes 2 normed states of H, queries, keys and values repeated for
-      every head and the attention's output (4 h d), and 3 I of the MLP (gate, up, their product);
-    * transformers' modules: the norms save 2 H in float32 and 2 H in s bytes more, the MLP one I more.
 
-    And the sums of the attention, h float32 per token.
-    """
-    heads = 4 * model.heads * model.head_dim * model.compute + model.heads * WIDE
-    norms = 2 * model.hidden * (WIDE + model.compute)
-    if own:
-        return texts.tokens * (norms + heads + 3 * model.intermediate * model.compute)
-    norms += 2 * model.hidden * model.itemsize
-    return texts.tokens * (norms + heads + 4 * model.intermediate * model.compute)
+def saved_by_attention(model: Model, texts: Texts, own: bool) -> int:
+    """Per token: `saved_by_norm`; queries, keys and values repeated for every head, and the output, 4 h d in c bytes;
+    and h sums in float32. Eager attention saves its weights instead, twice: h per token and token of the row."""
+    sums = 2 * texts.width * WIDE if model.eager else WIDE
+    heads = model.heads * (4 * model.head_dim * model.compute + sums)
+    return texts.tokens * (saved_by_norm(model, own) + heads)
+
+
+def saved_by_mlp(model: Model, tokens: int, own: bool) -> int:
+    """Per token: `saved_by_norm`, and in c bytes 3 I (gate, up, their product) in our own layers, otherwise 4 I."""
+    return tokens * (saved_by_norm(model, own) + (3 if own else 4) * model.intermediate * model.compute)
+
+
+def saved_by_norm(model: Model, own: bool) -> int:
+    """Per token: its input of H in float32 and its output in c bytes; transformers' modules also save the normed input
+    before its scale, in s bytes."""
+    return model.hidden * (WIDE + model.compute + (0 if own else model.itemsize))
+
+
+def _adapter_inputs(model: Model) -> int:
+    """Bytes per token of the inputs that peft casts for each adapted matrix of a layer, 5 H + h d + I, less those that
+    frozen matrices then do not save; 0 if all is float32, because nothing is cast then."""
+    if model.compute == WIDE:
+        return 0
+    width = WIDE if model.compute == model.itemsize else model.compute
+    cast = (5 * model.hidden + model.heads * model.head_dim + model.intermediate) * width
+    return cast - (2 * model.hidden + model.intermediate) * model.compute
 
 
 def mask(texts: Texts, compute: int) -> int:
@@ -194,15 +217,19 @@ def mask(texts: Texts, compute: int) -> int:
     return texts.tokens * texts.width * compute
 
 
-def backward(model: Model, texts: Texts) -> int:
-    """Temporary gradients of a layer: 4 I in c bytes and 2 H in float32 per token."""
-    return texts.tokens * (4 * model.intermediate * model.compute + 2 * model.hidden * WIDE)
+def backward(model: Model, texts: Texts, checkpointing: bool) -> int:
+    """Temporary tensors of the last layer, whose backward pass comes first: gradients of 4 I in c bytes and 2 H in
+    float32 per token, in our own layers only for the replies; with gradient checkpointing also all that it saves."""
+    own = model.own_layers and not checkpointing
+    gradients = 4 * model.intermediate * model.compute + 2 * model.hidden * WIDE
+    again = saved_by_layer(model, texts, False) if checkpointing else 0
+    return again + (texts.replies if own else texts.tokens) * gradients
 
 
 def head(model: Model, texts: Texts) -> int:
     """The head over the replies' tokens M: 4 states of H in float32, CHUNK_COPIES of a chunk of logits, and, if the head
     is trained, its gradient before it is added, V H."""
-    tokens = texts.rows * texts.reply
+    tokens = texts.replies
     chunk = min(max(CHUNK, LEAST * tokens), tokens * model.vocabulary)
     own = 0 if model.lora else model.vocabulary * model.hidden * model.itemsize
     return 4 * tokens * model.hidden * WIDE + CHUNK_COPIES * chunk * WIDE + own

@@ -151,9 +151,10 @@ def updating(setup: Setup) -> Parts:
     passing = {
         "activations": parts.activations(learner, texts, setup.checkpointing),
         "mask of packed texts": parts.mask(texts, learner.compute),
-        "head": parts.head(learner, texts),
         "casts to compute_dtype": parts.casts(learner, setup.checkpointing),
-        "temporary": parts.backward(learner, texts),
+        "head, or backward pass of a layer": max(  # one after the other
+            parts.head(learner, texts), parts.backward(learner, texts, setup.checkpointing)
+        ),
     }
     if shards > 1:
         passing |= {"gathered weights": parts.units(learner), "unreduced gradients": parts.unreduced(learner)}
