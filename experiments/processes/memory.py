@@ -3,8 +3,8 @@
     python experiments/processes/memory.py [--processes 2] [-- OVERRIDES]     writes memory.json beside this file
 
 The learner is a Llama of 34 M parameters with random weights and the embedded model's tokenizer. Each side makes a run
-of two steps; hooks of the optimizer count the tensors at the second one, after the gradients have been summed. Bytes are
-those of the process's own tensors; the peak is the process's VmHWM.
+of two steps; hooks of the optimizer count the tensors at the second one, after the gradients have been summed. The
+bytes are those of the process's own tensors; the peak is its VmHWM.
 """
 
 import argparse
@@ -22,8 +22,8 @@ HERE = Path(__file__).parent
 SIDES = ("none", "ddp", "fsdp")
 SIZES = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8, "num_attention_heads": 8}
 RUN = (  # a short step of Language Self-Play
-    "player=tiny", "game.answers=4", "episodes=4", "steps=2", "eval=none", "player.max_tokens=24", "player.batch_size=16",
-    "update.micro_batch=10", "checkpoint.every=1000",
+    "player=tiny", "game.answers=2", "episodes=2", "steps=2", "eval=none", "player.max_tokens=12",
+    "player.batch_size=16", "update.micro_batch=10", "checkpoint.every=1000",
 )  # fmt: skip
 
 

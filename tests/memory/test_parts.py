@@ -1,4 +1,4 @@
-"""The calculated memory against real models: exact where tensors are counted, within a factor where it is an estimate."""
+"""The calculated memory against real models: exact where tensors are counted, else within a factor."""
 
 import gc
 from collections.abc import Callable
@@ -207,7 +207,7 @@ def test_the_sizes_of_a_llama_by_hand() -> None:
     [
         ({"parameters": 1e6, "layers": 4, "hidden": 256}, "the model's intermediate would be -"),
         ({"parameters": None, "layers": 4, "hidden": 256}, "the size of the MLP is unknown"),
-        ({"parameters": 1e9, "layers": 4, "hidden": 100, "heads": 3}, "do not divide"),
+        ({"parameters": 1e9, "layers": 4, "hidden": 100, "heads": 3}, "do not divide it"),
     ],
 )
 def test_sizes_that_contradict_one_another(given: dict[str, Any], words: str) -> None:

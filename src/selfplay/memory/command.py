@@ -107,9 +107,10 @@ def show(setup: Setup) -> None:
     table.add_row("sum", *(f"{total(found[phase]) / GIB:.3f}" for phase in PHASES))
     show_table(table)
     learner = setup.learner
+    trained = sum(weight.elements() for weight in learner.trained)
     say(
-        f"learner: {learner.parameters / 1e6:,.1f} M parameters, {sum(w.elements() for w in learner.trained) / 1e6:,.1f} "
-        f"M trained; prompts of {setup.prompt} tokens (--prompt), replies of {setup.reply}, {setup.group} to a prompt"
+        f"learner: {learner.parameters / 1e6:,.1f} M parameters, {trained / 1e6:,.1f} M trained; prompts of "
+        f"{setup.prompt} tokens (--prompt), replies of {setup.reply}, {setup.group} to a prompt"
     )
     phase = max(PHASES, key=lambda name: total(found[name]))
     part = max(found[phase], key=lambda name: found[phase][name])
@@ -143,7 +144,7 @@ def judge(setup: Setup, cfg: DictConfig, given: Given, memory: float | None) -> 
     for remedy in found:
         say(f"would fit with {remedy.text}: {needed(remedy.setup, memory is None) / GIB:.1f} GiB")
     if not found:
-        say("no change of micro_batch, batch_size, checkpointing, LoRA, fsdp or engine makes it fit; take a smaller model")
+        say("no change of micro_batch, batch_size, checkpointing, LoRA, fsdp or engine suffices; take a smaller model")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

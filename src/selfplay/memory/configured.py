@@ -8,7 +8,6 @@ from typing import Any
 
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch.optim import Optimizer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedConfig
 
 from selfplay.core import SelfplayError
@@ -30,6 +29,7 @@ from selfplay.referees.selfjudge import ExpectedScore, WrittenScore
 
 TEMPLATE = 128  # tokens of a prompt besides another role's reply: instructions, chat template
 ENGINES = {"EmbeddedEngine": "embedded", "TransformersEngine": "transformers", "ServerEngine": "server"}
+SCORED = ("reward", "quality", "probes", "eval", "extra_evals")  # where referees and evaluations are configured
 ALIKE = "reward model (as large as the learner)"
 
 
@@ -76,7 +76,7 @@ def setup_of(cfg: DictConfig, given: Given) -> Setup | None:
         return None
     player, update = _plain(cfg.player), _plain(cfg["update"])
     parallel = _parallel(cfg, given.processes)
-    parts = [part for key in ("reward", "quality", "probes", "eval", "extra_evals") for part in _nodes(_plain(cfg[key]))]
+    parts = [part for key in SCORED for part in _nodes(_plain(cfg[key]))]
     opponent, reply = _plain(cfg.opponent), int(player["max_tokens"])
     group = int(OmegaConf.select(cfg, "game.answers") or 1)
     prompt = given.prompt or reply + TEMPLATE
@@ -187,7 +187,7 @@ def _scorers(
 
 
 def _reward_model(node: Mapping[str, Any], given: Given, learner: Model, texts: Texts) -> Scorer:
-    """A reward model's sizes; where the learner's are given by hand and this one's cannot be read, they are the same."""
+    """A reward model's sizes; if the learner's are given by hand and this one's config cannot be read, the same."""
     try:
         config, _ = model_config(str(node["path"]))
     except SelfplayError:

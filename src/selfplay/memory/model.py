@@ -196,8 +196,8 @@ def llama_of(
     kv_heads = kv_heads or min(8, heads)
     if hidden % heads or heads % kv_heads:
         raise SelfplayError(
-            f"a hidden size of {hidden} has {heads} heads and {kv_heads} key and value heads, which do not divide; give "
-            "--heads and --kv-heads"
+            f"a hidden size of {hidden} has {heads} heads and {kv_heads} key and value heads, which do not divide it; "
+            "give --heads and --kv-heads"
         )
     if intermediate is None:
         if parameters is None:

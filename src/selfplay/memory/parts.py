@@ -1,7 +1,7 @@
 """The bytes of each part of a run, one function per part.
 
-Symbols: H hidden size, I intermediate size, h heads, k key and value heads, d size of a head, V vocabulary, L layers of a
-model; P tokens of a prompt, T of a reply; s bytes of an element of the weights, c of the matrix products. Weights,
+Symbols: H hidden size, I intermediate size, h heads, k key and value heads, d size of a head, V vocabulary, L layers of
+a model; P tokens of a prompt, T of a reply; s bytes of an element of the weights, c of the matrix products. Weights,
 gradients and optimizer states are exact. Activations, caches and temporary tensors are estimates, compared with
 measurements in `tests/memory/`.
 """
@@ -134,8 +134,8 @@ def key_values(model: Model, texts: Texts, on_cpu: bool, mixture: bool = False) 
     """Keys and values: 2 L k d per token.
 
     The decoder keeps one copy of each prompt's, in float32 on a CPU, otherwise in the precision of products; and two of
-    the replies' while the cache grows or rows leave it, with room for a multiple of COLUMNS tokens. transformers' modules
-    keep the prompt of every row, and those of a mixture of two models twice as much.
+    the replies' while the cache grows or rows leave it, with room for a multiple of COLUMNS tokens. transformers'
+    modules keep the prompt of every row, and those of a mixture of two models twice as much.
     """
     token = 2 * model.layers * model.kv_heads * model.head_dim
     if model.decoder is None or mixture:
@@ -227,8 +227,8 @@ def backward(model: Model, texts: Texts, checkpointing: bool) -> int:
 
 
 def head(model: Model, texts: Texts) -> int:
-    """The head over the replies' tokens M: 4 states of H in float32, CHUNK_COPIES of a chunk of logits, and, if the head
-    is trained, its gradient before it is added, V H."""
+    """The head over the replies' tokens M: 4 states of H in float32, CHUNK_COPIES of a chunk of logits, and, if the
+    head is trained, its gradient before it is added, V H."""
     tokens = texts.replies
     chunk = min(max(CHUNK, LEAST * tokens), tokens * model.vocabulary)
     own = 0 if model.lora else model.vocabulary * model.hidden * model.itemsize
