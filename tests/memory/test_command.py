@@ -52,6 +52,9 @@ def test_a_table_needs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (("player=hf", "--layers", "4"), "needs --layers and --hidden"),
         (("resume=outputs/x",), "leave out resume"),
+        (("gamma=lsp",), "Could not override 'gamma'"),
+        (("player.batch_size=0",), "player.batch_size is 0"),
+        (("player=hf",), "player.path"),
         (("--processes", "0"), "processes is 0"),
         (("player=nothing",), "player has no choice 'nothing'"),
     ],

@@ -57,7 +57,6 @@ def memory(args: argparse.Namespace) -> None:
     Raises:
         SelfplayError: an option is wrong, or a model's config cannot be read.
     """
-    from selfplay.api import compose
     from selfplay.console import say
     from selfplay.core import SelfplayError, at_least
     from selfplay.memory.configured import setup_of
@@ -65,13 +64,37 @@ def memory(args: argparse.Namespace) -> None:
     at_least(1, processes=args.processes, **({} if args.prompt is None else {"prompt": args.prompt}))
     if any(option.startswith("resume=") for option in args.options):
         raise SelfplayError("memory reads the options of a run, not a run's folder; leave out resume")
-    cfg, given = compose(*args.options), _given(args)
+    given = _given(args)
+    cfg = _composed(args.options, given)
     setup = setup_of(cfg, given)
     if setup is None:
         say(f"player={cfg.player._target_} is no language model: it needs no memory worth counting")
         return
     show(setup)
     judge(setup, cfg, given, args.memory)
+
+
+def _composed(options: Sequence[str], given: Given) -> DictConfig:
+    """The config of the run, whose options are checked as before a run.
+
+    Raises:
+        SelfplayError: an option is wrong.
+    """
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+
+    from selfplay.api import compose
+    from selfplay.config import check_config
+    from selfplay.core import SelfplayError
+
+    try:
+        cfg = compose(*options)
+    except HydraException as error:
+        raise SelfplayError(" ".join(str(error).split())) from error
+    if given.config is not None and OmegaConf.is_missing(cfg.player, "path"):
+        cfg.player.path = "by hand"
+    check_config(cfg)
+    return cfg
 
 
 def _given(args: argparse.Namespace) -> Given:
