@@ -94,7 +94,7 @@ def test_scorers() -> None:
 
 
 def test_a_reward_model_that_cannot_be_read() -> None:
-    """With the learner's sizes by hand it counts as large as the learner, and its name says so; otherwise it is an error."""
+    """With the learner's sizes by hand it counts as large as the learner, and says so; otherwise it is an error."""
     found = setup("reward.path=nobody/nothing")
     assert found.scorers[0].name == "reward model (as large as the learner)"
     assert parts.weights(found.scorers[0].model) == MODEL

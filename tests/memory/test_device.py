@@ -28,7 +28,7 @@ def test_a_control_group_limits_a_processor(limit: str, left: int | None, tmp_pa
 
 
 def test_a_system_that_does_not_say(tmp_path: Path) -> None:
-    with pytest.raises(SelfplayError, match="does not say how much memory is available; give device.memory"):
+    with pytest.raises(SelfplayError, match=r"does not say how much memory is available; give device\.memory"):
         processor_memory(str(tmp_path / "none"), [])
 
 

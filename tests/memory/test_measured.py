@@ -1,4 +1,4 @@
-"""The calculation against the processes of whole runs, as measured by experiments/processes/memory.py; docs/scale.md."""
+"""The calculation against whole runs, as measured by experiments/processes/memory.py; the table of docs/scale.md."""
 
 import json
 import re
