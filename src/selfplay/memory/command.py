@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from selfplay.commandline import run_command
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from selfplay.memory.configured import Given
+    from selfplay.memory.model import Model
     from selfplay.memory.phases import Setup
 
 GIB = 2**30
@@ -163,7 +165,14 @@ def judge(setup: Setup, cfg: DictConfig, given: Given, memory: float | None) -> 
         say(f"fits: it needs {need}, and leaves {HEADROOM:.0%} of {where}")
         return
     say(f"does not fit: it needs {need}, and {HEADROOM:.0%} of {where} must remain")
-    found = remedies(setup, None if setup.learner.lora else lambda: learner_of(cfg, given, LORA), fits)  # type: ignore[arg-type,return-value]
+
+    @cache
+    def adapted() -> Model:
+        found = learner_of(cfg, given, LORA)
+        assert found is not None
+        return found
+
+    found = remedies(setup, None if setup.learner.lora else adapted, fits)
     for remedy in found:
         say(f"would fit with {remedy.text}: {needed(remedy.setup, memory is None) / GIB:.1f} GiB")
     if not found:
