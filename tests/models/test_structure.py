@@ -160,7 +160,7 @@ def test_the_trial_sees_a_cap_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     model = of(LlamaConfig(**SIZES), Capped)
     with torch.no_grad():
         model.lm_head.weight *= 0.01
-    monkeypatch.setattr(trial, "_has_parts", lambda model: True)
+    monkeypatch.setattr(trial, "has_parts", lambda model: True)
     kept = model.model.norm.weight.detach().clone()
     assert not can_decode(model)
     assert torch.equal(model.model.norm.weight, kept)

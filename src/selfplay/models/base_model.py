@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -62,7 +61,7 @@ def model_config(name: str) -> tuple[PreTrainedConfig, LoraConfig | None]:
     Raises:
         SelfplayError: there is no such config.
     """
-    adapter = None if Path(name).is_file() else config_at(name)
+    adapter = config_at(name)
     place = name if adapter is None else _base_of(name, adapter)
     try:
         return AutoConfig.from_pretrained(resolve(place)), adapter
