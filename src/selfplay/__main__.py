@@ -13,6 +13,7 @@ COMMANDS = {  # name -> module with a `main` function
     "report": "selfplay.report.__main__",
     "crossplay": "selfplay.crossplay",
     "soup": "selfplay.soup",
+    "serve": "selfplay.serve",
     "reference": "selfplay.reference",
     "export-alpaca-eval": "selfplay.export_alpaca_eval",
     "memory": "selfplay.memory.command",
@@ -24,6 +25,7 @@ USAGE = """selfplay: train language models by self-play
     selfplay report FOLDERS         write an HTML report on finished runs
     selfplay crossplay FOLDERS      play every checkpoint against every other
     selfplay soup FOLDERS --out F   average the weights of several runs into one player
+    selfplay serve MODEL            start vLLM's servers, for engine=server
     selfplay reference              list every group, choice and option (with ./conf) in Markdown
     selfplay export-alpaca-eval     write a checkpoint's answers in AlpacaEval's format
     selfplay memory OPTIONS         the memory that a run with these options needs, and whether it fits

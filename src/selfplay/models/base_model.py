@@ -73,6 +73,16 @@ def model_config(name: str) -> tuple[PreTrainedConfig, LoraConfig | None]:
         ) from error
 
 
+def base_path(name: str) -> str:
+    """The folder or hub id of the model at a path; of the base model for an adapter.
+
+    Raises:
+        SelfplayError: there is no such model, or the adapter's config cannot be used.
+    """
+    config = config_at(name)
+    return resolve(name if config is None else _base_of(name, config))
+
+
 def load_base(
     auto: Any, name: str, dtype: str, device: str, attention: str, **options: Any
 ) -> tuple[PreTrainedModel, LoraConfig | None, set[str]]:

@@ -23,7 +23,9 @@ from selfplay.core import SelfplayError
 from selfplay.engines.engine import Completion
 
 GENERATE = "/inference/v1/generate"
-REMEDY = "look at what the server printed, start it again, then go on with resume=<this run's folder>"
+FRESH = "default"  # the label of the weights that a server was started with
+AGAIN = "start it again (selfplay serve), then go on with resume=<this run's folder>"
+REMEDY = f"look at what the server printed, {AGAIN}"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from weakref import finalize
 from selfplay.clients.transport import side_by_side
 from selfplay.core import SelfplayError, at_least
 from selfplay.engines.engine import Completion, Engine, Mixture, Prompt, Sampling, Weights
-from selfplay.engines.server.client import Client, Reply
+from selfplay.engines.server.client import AGAIN, FRESH, Client, Reply
 from selfplay.models import checkpoints
 from selfplay.models.structure import bare
 from selfplay.options import Count, Name, Positive
@@ -30,8 +30,8 @@ class ServerEngine(Engine):
     """Samples with vLLM's server, or any server with the same routes (`selfplay.engines.server.client`).
 
     Weights are sent at the first call that needs them: a model's through a folder that the server can read, a LoRA
-    adapter's by loading it under a name that is used once. Every completion of a model's weights must carry their
-    label. A prompt goes to the server that a hash of it names, so that replies to one prompt share its prefix there.
+    adapter's by loading it under a name that is used once. Every completion must carry the label of the model's
+    weights; below an adapter these are the ones that the server was started with. A prompt goes to the server that a hash of it names, so that replies to one prompt share its prefix there.
 
     Args:
         urls: the servers; each holds the same model.
@@ -84,12 +84,8 @@ class ServerEngine(Engine):
         for place, reply in side_by_side(calls, self.requests * len(self.clients)):
             if isinstance(reply, Exception):
                 raise reply
-            if name is None and reply.versions != {label}:
-                raise SelfplayError(
-                    f"the server {self._client(prompts[place]).url} sampled with the weights "
-                    f"{' and '.join(sorted(reply.versions)) or 'of no label'} instead of {label}; let no other run use "
-                    "it, then go on with resume=<this run's folder>"
-                )
+            if reply.versions != {label if name is None else FRESH}:
+                raise SelfplayError(_other_weights(self._client(prompts[place]).url, reply, label, name is not None))
             found[place] = reply
         return [_cut(found[place].completion, sampling.ended) for place in range(len(prompts))]
 
@@ -163,6 +159,20 @@ def _request(prompt: Prompt, key: str, sampling: Sampling, name: str | None) -> 
             "detokenize": False,
         },
     }
+
+
+def _other_weights(url: str, reply: Reply, label: str, adapter: bool) -> str:
+    """The error for a completion by other weights than those asked for."""
+    found = " and ".join(sorted(reply.versions)) or "of no label"
+    if not adapter:
+        return (
+            f"the server {url} sampled with the weights {found} instead of {label}; let no other run use it, then go "
+            "on with resume=<this run's folder>"
+        )
+    return (
+        f"the server {url} sampled with an adapter on top of the weights {found}, which a run sent, instead of the "
+        f"model that it was started with; {AGAIN}"
+    )
 
 
 def _number(text: str) -> int:
