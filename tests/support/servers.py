@@ -89,8 +89,8 @@ class Double:
 
 
 @contextmanager
-def serving(double: Double) -> Iterator[Double]:
-    """The double at `double.url`, for the duration of the block."""
+def serving(double: Double, port: int = 0) -> Iterator[Double]:
+    """The double at `double.url`, for the duration of the block; `port` 0: any free one."""
 
     class Handler(BaseHTTPRequestHandler):
         def _do(self) -> None:
@@ -114,7 +114,7 @@ def serving(double: Double) -> Iterator[Double]:
         def log_message(self, *_: object) -> None:
             return
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     double.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
