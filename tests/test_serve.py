@@ -140,14 +140,14 @@ OPTIONS = Options(Path("/env/bin/python"), "/models/m", "bfloat16")
 
 def test_the_command_line_of_a_server() -> None:
     """One slot more than adapters; what is given further wins, since it is last."""
-    options = Options(Path("/env/bin/python"), "m", "float32", 7, 3, 32, 2, ("--dtype", "auto"))
+    options = Options(Path("/env/bin/python"), "m", "float32", 7, 3, 32, 2, True, ("--dtype", "auto"))
     found = options.command(8003)
     assert found[:3] == ["/env/bin/python", "-I", str(SCRIPT)] and found[-2:] == ["--dtype", "auto"]
     flags = dict(pairwise(found))
     told = {"--model": "m", "--host": "127.0.0.1", "--port": "8003", "--seed": "7", "--max-lora-rank": "32"}
     told |= {"--logprobs-mode": "processed_logprobs", "--generation-config": "vllm", "--max-loras": "4"}
     assert told.items() <= flags.items() and flags["--tensor-parallel-size"] == "2"
-    assert {"--enable-scale-out", "--enable-lora"} <= set(found)
+    assert {"--enable-scale-out", "--enable-lora", "--enforce-eager"} <= set(found)
     assert json.loads(flags["--weight-transfer-config"]) == {"backend": "folder"}
 
 
@@ -204,7 +204,7 @@ def test_on_gpus_it_computes_in_bfloat16(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(SystemExit):
         command.main(["asset:tiny", *flags, "--python", str(stand_in_vllm.written(tmp_path, gpus=2)), "--", "--more"])
     read = [file.read_text() for file in logs.iterdir()]
-    assert all("--dtype bfloat16" in log and "--more\n" in log for log in read)
+    assert all("--dtype bfloat16" in log and "--more\n" in log and "--enforce-eager" not in log for log in read)
     assert sorted(log.split("CUDA_VISIBLE_DEVICES=")[1][0] for log in read) == ["0", "1"]
 
 

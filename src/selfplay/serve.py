@@ -68,11 +68,9 @@ def serve(args: argparse.Namespace, further: Sequence[str]) -> None:
     at_least(0, **{"--adapters": args.adapters, "--port": args.port})
     python = args.python or environment_of_vllm()
     gpus = dealt(gpus_at(python, os.environ), args.replicas, args.tensor_parallel)
-    model = base_path(args.model)
     dtype = args.dtype or ("float32" if gpus[0] is None else "bfloat16")
-    options = Options(
-        python, model, dtype, 0, args.adapters, args.rank, args.tensor_parallel, tuple(further)
-    )  # fmt: skip
+    limits = (args.adapters, args.rank, args.tensor_parallel)
+    options = Options(python, base_path(args.model), dtype, 0, *limits, eager=gpus[0] is None, further=tuple(further))
     logs, begun = _made(args.logs), time.monotonic()
     servers = Servers(
         [
@@ -82,7 +80,7 @@ def serve(args: argparse.Namespace, further: Sequence[str]) -> None:
     )
     with interrupts.leaving(servers.end):
         try:
-            say(f"starting vLLM for {model} in {dtype}, which takes minutes; what it prints: {logs}")
+            say(f"starting vLLM for {options.model} in {dtype}, which takes minutes; what it prints: {logs}")
             servers.wait()
             say(f"ready after {time.monotonic() - begun:.0f} s; Ctrl-C ends it. Use it with:")
             say(use([server.url for server in servers.servers], args.adapters))

@@ -274,7 +274,7 @@ def test_a_run_logs_its_mismatch_and_stale_weights_are_seen(tmp_path: Path) -> N
     fresh = cli.metrics(cli.finished(tmp_path / "fresh", *args))
     assert all(line["mismatch/ess"] > 0.999 and line["mismatch/max"] < 1e-3 for line in fresh)
     assert {"mismatch/mean", "mismatch/kl", "mismatch/clipped"} <= fresh[0].keys()
-    args = (*args, "engine._target_=test_engines.Stale", "update.most_mismatch=.inf")
+    args = (*args, "engine._target_=test_engines.Stale", "update.most_mismatch=inf")
     stale = cli.metrics(cli.finished(tmp_path / "stale", *args))
     assert stale[0]["mismatch/ess"] > 0.999, "nothing had moved yet"
     assert stale[-1]["mismatch/ess"] < 0.9 and stale[-1]["mismatch/max"] > 0.05

@@ -112,8 +112,21 @@ def test_an_adapter_needs_the_model_that_the_server_was_started_with(double: Dou
     whole.engine, adapter.engine = ServerEngine([double.url]), ServerEngine([double.url])
     adapter.act(ASKS)
     whole.act(ASKS)
-    with pytest.raises(SelfplayError, match=r"an adapter on top of the weights \w+/policy-\d+@\d+, which a run sent"):
+    with pytest.raises(SelfplayError, match=r"has the weights \w+/policy-\d+@\d+, which a run sent, below an adapter"):
         adapter.act(ASKS)
+    assert double.calls.count("/inference/v1/generate") == 2 * len(ASKS), "nothing was asked of it"
+
+
+def test_what_vllm_truncates_in_another_order_is_refused(double: Double) -> None:
+    """min_p before top_p; with top_k the order does not matter."""
+    policy = made(top_p=0.9, min_p=0.05)
+    policy.engine = ServerEngine([double.url])
+    with pytest.raises(SelfplayError, match=r"player\.top_p=0\.9 and player\.min_p=0\.05 cannot be combined"):
+        policy.act(ASKS)
+    for options in ({"top_k": 6, "top_p": 0.9}, {"top_k": 6, "min_p": 0.05}):
+        policy = made(**options)
+        policy.engine = ServerEngine([double.url])
+        assert policy.act(ASKS)
 
 
 def test_a_mixture_is_refused(double: Double) -> None:

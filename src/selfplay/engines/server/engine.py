@@ -70,6 +70,12 @@ class ServerEngine(Engine):
     ) -> list[Completion]:
         if isinstance(weights, Mixture):
             raise SelfplayError("engine=server cannot sample from a mixture of two models; take engine=embedded")
+        if sampling.truncation.top_p < 1 and sampling.truncation.min_p > 0:
+            raise SelfplayError(
+                f"player.top_p={sampling.truncation.top_p:g} and player.min_p={sampling.truncation.min_p:g} cannot be "
+                "combined with engine=server, since vLLM applies min_p before top_p and the learner after it; set "
+                "one of them"
+            )
         if not prompts:
             return []
         label = f"{self.run}/{weights.uid}"
@@ -86,7 +92,7 @@ class ServerEngine(Engine):
             if isinstance(reply, Exception):
                 raise reply
             if reply.versions != {label if name is None else FRESH}:
-                raise SelfplayError(_other_weights(self._client(prompts[place]).url, reply, label, name is not None))
+                raise SelfplayError(_other_weights(self._client(prompts[place]).url, reply.versions, label, name))
             found[place] = reply
         return [_cut(found[place].completion, sampling.ended) for place in range(len(prompts))]
 
@@ -122,6 +128,9 @@ class ServerEngine(Engine):
     def _adopt(self, label: str, weights: Weights) -> str:
         """Let every server load an adapter, if it has not, and unload the one that was used longest ago if there are
         too many; return its name, which is this process's own."""
+        for client in self.clients:  # before anything is asked of it
+            if (found := client.label()) != FRESH:
+                raise SelfplayError(_other_weights(client.url, frozenset({found}), label, label))
         name = f"{label}/{current().rank}".replace("/", "-").replace("@", "-")
         if name in self._adopted:
             self._adopted.move_to_end(name)
@@ -162,17 +171,17 @@ def _request(prompt: Prompt, key: str, sampling: Sampling, name: str | None) -> 
     }
 
 
-def _other_weights(url: str, reply: Reply, label: str, adapter: bool) -> str:
+def _other_weights(url: str, versions: frozenset[str], label: str, adapter: str | None) -> str:
     """The error for a completion by other weights than those asked for."""
-    found = " and ".join(sorted(reply.versions)) or "of no label"
-    if not adapter:
+    found = " and ".join(sorted(versions)) or "of no label"
+    if adapter is None:
         return (
             f"the server {url} sampled with the weights {found} instead of {label}; let no other run use it, then go "
             "on with resume=<this run's folder>"
         )
     return (
-        f"the server {url} sampled with an adapter on top of the weights {found}, which a run sent, instead of the "
-        f"model that it was started with; {AGAIN}"
+        f"the server {url} has the weights {found}, which a run sent, below an adapter, instead of the model that it "
+        f"was started with; {AGAIN}"
     )
 
 

@@ -46,6 +46,7 @@ class Options:
         adapters: how many adapters are kept loaded; 0: none can be.
         rank: the maximum rank of an adapter.
         tensor_parallel: GPUs per server.
+        eager: whether nothing is compiled, which on processors takes minutes and gains little.
         further: further arguments, which win over those before.
     """
 
@@ -56,6 +57,7 @@ class Options:
     adapters: int = 4
     rank: int = 16
     tensor_parallel: int = 1
+    eager: bool = False
     further: tuple[str, ...] = ()
 
     def command(self, port: int) -> list[str]:
@@ -68,6 +70,7 @@ class Options:
         found += ["--tensor-parallel-size", str(self.tensor_parallel)]
         if self.adapters:
             found += ["--enable-lora", "--max-loras", str(self.adapters + 1), "--max-lora-rank", str(self.rank)]
+        found += ["--enforce-eager"] * self.eager
         return [*found, *self.further]
 
 
