@@ -71,7 +71,7 @@ def urls(servers: list[str]) -> list[str]:
 
 
 def apart(policy: LanguageModel, replies: Sequence[Reply], temperature: float = 1.0) -> float:
-    """The largest difference from the log-probabilities of one plain forward pass per reply."""
+    """The largest difference from the log-probabilities of one plain forward pass per reply; pytest -rP shows it."""
     found = []
     with torch.no_grad():
         for reply in replies:
@@ -79,6 +79,7 @@ def apart(policy: LanguageModel, replies: Sequence[Reply], temperature: float = 
             rows = torch.log_softmax(logits[len(reply.prompt_ids) - 1 : -1] / temperature, -1)
             ours = rows.gather(-1, torch.tensor(reply.reply_ids)[:, None])[:, 0]
             found.append(float((ours - torch.tensor(reply.logprobs)).abs().max()))
+    print(f"apart by {max(found):.2g} nats on one of {sum(len(reply.reply_ids) for reply in replies)} tokens")
     return max(found)
 
 
@@ -94,7 +95,7 @@ def test_logprobs_are_those_of_the_model(temperature: float, urls: list[str]) ->
     replies = policy.act(ASKS)
     assert apart(policy, replies, temperature) < TINY
     assert policy.act(ASKS[5:6])[0].reply_ids == replies[5].reply_ids
-    free = at(urls[:1], made(max_tokens=8, temperature=3.0))
+    free = at(urls[:1], made(max_tokens=8, temperature=2.0))
     assert len({reply.reply_ids for reply in free.act([Ask("s", user("say"), key=str(i)) for i in range(8)])}) > 1
 
 
@@ -106,7 +107,7 @@ def test_truncated_distributions_are_the_learners(options: dict[str, float], url
     with torch.no_grad():
         found = policy.logprobs(batch)
     assert float((found - batch.logprobs).abs()[batch.mask].max()) < TINY
-    assert apart(policy, replies, 1.5) > 0.1, "nothing was truncated"
+    assert apart(policy, replies, 1.5) > 0.05, "nothing was truncated"
 
 
 def test_tied_heads_after_weights_were_sent(urls: list[str]) -> None:
@@ -161,6 +162,7 @@ def test_a_run_of_lsp(player: str, count: int, urls: list[str], tmp_path: Path) 
     where = ("engine=server", f"engine.urls=[{','.join(urls[:count])}]", "engine.adapters=2")
     run = cli.finished(tmp_path, *args, *where, "update.optimizer.lr=1e-3")
     found = cli.metrics(run)
+    print(*(line["mismatch/max"] for line in found))
     assert len(found) == 5 and all(line["mismatch/max"] < 1e-4 for line in found)
     assert all(Client(url, 60.0).label() != FRESH for url in urls[:count]) == (player == "tiny")
     assert cli.metrics(run)[-1]["solver/kl"] > 1e-6, "nothing was learnt"
