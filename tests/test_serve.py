@@ -18,7 +18,8 @@ import stand_in_vllm
 
 from selfplay import serve as command
 from selfplay.core import SelfplayError
-from selfplay.engines.server.launch import SCRIPT, Options, dealt, environment, gpus_at, ports
+from selfplay.engines.server import launch
+from selfplay.engines.server.launch import SCRIPT, Options, Server, Servers, dealt, environment, gpus_at, ports
 
 
 @contextmanager
@@ -206,6 +207,22 @@ def test_on_gpus_it_computes_in_bfloat16(tmp_path: Path, monkeypatch: pytest.Mon
     read = [file.read_text() for file in logs.iterdir()]
     assert all("--dtype bfloat16" in log and "--more\n" in log and "--enforce-eager" not in log for log in read)
     assert sorted(log.split("CUDA_VISIBLE_DEVICES=")[1][0] for log in read) == ["0", "1"]
+
+
+def test_a_server_that_does_not_want_to_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all processes that it started."""
+    monkeypatch.setattr(launch, "PATIENCE", 0.3)
+    log = tmp_path / "log"
+    server = Server(["sh", "-c", "trap '' TERM; sleep 60 & echo $!; wait; sleep 60"], os.environ, 1, log)
+    while not log.read_text().endswith("\n"):
+        time.sleep(0.01)
+    Servers([server]).end()
+    assert server.process.returncode == -signal.SIGKILL
+    child = Path("/proc") / log.read_text().strip() / "stat"
+    until = time.monotonic() + 5
+    while child.exists() and child.read_text().split()[2] != "Z" and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not child.exists() or child.read_text().split()[2] == "Z"
 
 
 def test_the_options_of_a_run_name_the_number_of_adapters() -> None:

@@ -96,6 +96,7 @@ def test_logprobs_are_those_of_the_model(temperature: float, urls: list[str]) ->
     assert apart(policy, replies, temperature) < TINY
     assert policy.act(ASKS[5:6])[0].reply_ids == replies[5].reply_ids
     free = at(urls[:1], made(max_tokens=8, temperature=2.0))
+    moved(free, 1)
     assert len({reply.reply_ids for reply in free.act([Ask("s", user("say"), key=str(i)) for i in range(8)])}) > 1
 
 
