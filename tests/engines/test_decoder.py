@@ -1,11 +1,15 @@
 """Fast sampling against plain transformers: every family that the decoder takes, and none that it must not."""
 
+import copy
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from language_models import adapted, batch_for, made, moved, perturb, plain_logprobs, reader, sampled
+from peft import LoraConfig, inject_adapter_in_model
 from scipy import stats
 from transformers import (
     AutoModelForCausalLM,
@@ -22,11 +26,12 @@ from transformers import (
     Qwen3Config,
 )
 
+from selfplay import devices
 from selfplay.core import Ask, user
 from selfplay.engines import sampling as samplers
 from selfplay.engines.embedded import EmbeddedEngine
 from selfplay.engines.engine import Completion
-from selfplay.engines.llama.decoder import Decoder, Product, _lays_out
+from selfplay.engines.llama.decoder import Decoder, Product, _lays_out, _product
 from selfplay.engines.llama.kv_sharing import PrefixShared
 from selfplay.engines.llama.layers import can_pack
 from selfplay.engines.llama.trial import can_decode
@@ -148,10 +153,12 @@ def test_families_that_are_left_to_transformers(name: str) -> None:
     right(model, texts, sampled(model, texts, ["a", "b"], 1.0, 6, [], 0, 64), 2e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("part", ["embed", "qkv", "after", "logits"])
-def test_a_decoder_that_is_off_is_not_taken(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The trial sees it, whatever is broken."""
-    model, plain = model_of(TAKEN["llama"]), getattr(Decoder, part)
+def test_a_decoder_that_is_off_is_not_taken(part: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trial sees it, whatever is broken, although in bfloat16 one per cent is within the rounding error."""
+    model, plain = model_of(TAKEN["llama"]).to(dtype), getattr(Decoder, part)
+    assert can_decode(copy.deepcopy(model))
     monkeypatch.setattr(Decoder, part, lambda self, *args: plain(self, *args) * 1.01)
     assert not can_decode(model)
 
@@ -175,12 +182,10 @@ def test_replies_take_the_places_of_those_that_ended(monkeypatch: pytest.MonkeyP
 
 
 def test_prompts_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    from selfplay.engines.llama import kv_sharing as threads
-
     model, texts = model_of(TAKEN["qwen 3"]), prompts(5, 17, 9, 30)
     args = (texts, list("abcd"), 1.0, 8, [], 0, 64)
     whole = sampled(reader(model, None), *args)
-    monkeypatch.setattr(threads, "READ", 40)
+    monkeypatch.setattr(devices, "PROCESSOR", replace(devices.PROCESSOR, prefill=40))
     assert [reply.ids for reply in sampled(reader(model, None), *args)] == [reply.ids for reply in whole]
 
 
@@ -256,6 +261,33 @@ def test_an_adapter_is_merged() -> None:
     with policy.model.disable_adapter(), torch.no_grad():
         bare = plain_logprobs(policy.model, texts[0], got[0].ids)
     assert float((bare - torch.tensor(got[0].logprobs)).abs().max()) > 1e-2, "the adapter does something"
+
+
+@pytest.mark.parametrize("wrong", ["none", "no scale", "another order"])
+def test_over_half_precision_an_adapter_stays_apart(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the adapter adds is less than half a unit in the last place of each weight, so a sum would lose it."""
+    signs = torch.tensor([1.0, -1.0] * 512, dtype=torch.bfloat16).expand(32, -1)
+    lora = LoraConfig(r=1, lora_alpha=2, target_modules=["0", "1", "2"], init_lora_weights=False)
+    modules = [torch.nn.Linear(1024, 32, bias=False).to(torch.bfloat16) for _ in range(3)]
+    inject_adapter_in_model(lora, model := torch.nn.Sequential(*modules))
+    up, order = torch.linspace(0.01, 0.03, 96)[:, None], torch.arange(96).flip(0)
+    for i, module in enumerate(model):
+        module.base_layer.weight.data = signs * (1 + i)
+        module.lora_A["default"].weight.data.fill_(0.05)
+        module.lora_B["default"].weight.data = up[32 * i : 32 * (i + 1)]
+    merged = _product(list(model), torch.float32, order).weight
+    assert not torch.equal(merged, merged.sign() * merged.abs().round())
+    assert torch.equal(merged.to(torch.bfloat16).float(), merged.sign() * merged.abs().round()), "all would be lost"
+    x = torch.linspace(0.5, 1.5, 5)[:, None].expand(-1, 1024).to(torch.bfloat16)  # W x = 0
+    added = 2 * 0.05 * x.float().sum(-1, keepdim=True) * up[order].t()
+    product = _product(list(model), torch.bfloat16, order)
+    assert product.factors is not None
+    if wrong == "no scale":
+        product.factors = product.factors[0], product.factors[1] / 2
+    if wrong == "another order":
+        product.factors = product.factors[0], product.factors[1].flip(1)
+    found = product(x).detach().float()
+    assert (float((found - added).norm() / added.norm()) < 0.01) == (wrong == "none")
 
 
 def test_adapters_that_are_more_than_a_product_are_left(tmp_path: object) -> None:

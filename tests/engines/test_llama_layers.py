@@ -209,7 +209,6 @@ def test_another_kernel_and_layers_that_run_again_are_left_to_the_modules(
 ) -> None:
     eager = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES), attn_implementation="eager").eval()
     assert not has_own_layers(eager)
-    assert not has_own_layers(copy.deepcopy(learner.model).to(torch.bfloat16))
     assert has_own_layers(learner.model)
     packed = pack(*replies_to([5, 5], 3))
     asked = []
@@ -219,9 +218,12 @@ def test_another_kernel_and_layers_that_run_again_are_left_to_the_modules(
     assert len(asked) == 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("broken", ["_rotated", "attend", "_norm", "_by_token"])
-def test_wrong_layers_are_not_taken(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = of(LlamaConfig(**SIZES), 0.3)
+def test_wrong_layers_are_not_taken(broken: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16, too, although there 2 % are within the rounding error."""
+    model = of(LlamaConfig(**SIZES), 0.3).to(dtype)
+    assert has_own_layers(copy.deepcopy(model)) and can_branch(copy.deepcopy(model))
     was = getattr(layers, broken)
     wrong: dict[str, Any] = {
         "_rotated": lambda x, cos, sin: was(x, cos, -sin),

@@ -1,6 +1,7 @@
 """Replies that share the reading of their prompt are what they are alone: layout by hand, values and gradients."""
 
 import copy
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -18,6 +19,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from selfplay import devices
 from selfplay.engines.llama.layers import can_pack, has_own_layers
 from selfplay.engines.logprobs import plain_logprobs, reply_logprobs
 from selfplay.engines.packing import Packed, _fill, pack
@@ -58,7 +60,7 @@ def test_trees_share_a_row_where_that_is_less_padding(monkeypatch: pytest.Monkey
     assert packed.roots.tolist() == [[0] * 6 + [3] * 6 + [5] * 4]
     assert packed.positions.tolist() == [[0, 1, 2, 3, 4, 3, 0, 1, 2, 3, 4, 5, 0, 1, 2, 3]]
     assert packed.columns[packed.mask].tolist() == [2, 3, 2, 12, 13, 14, 8, 9, 10]
-    monkeypatch.setattr("selfplay.engines.packing.EVEN", 10)  # now attention costs more than padding
+    monkeypatch.setattr(devices, "PROCESSOR", replace(devices.PROCESSOR, token_cost=10))  # now attention costs more than padding
     assert pack(*ragged(PROMPTS, REPLIES)).ids.shape == (3, 6)
 
 

@@ -1,6 +1,7 @@
 """Sampling and log-probabilities against plain transformers: no cache, no padding, one prompt at a time."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -10,6 +11,7 @@ from scipy import stats
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from selfplay import devices
 from selfplay.core import Ask, Batch, Episode, Reply, SelfplayError, Turn, user
 from selfplay.engines import logprobs as ours
 from selfplay.engines.llama.kv_sharing import PrefixShared
@@ -181,8 +183,8 @@ def test_parts_of_the_vocabulary_change_nothing(
     parts: list[list[slice]] = []
     plain = ours._parts
     monkeypatch.setattr(ours, "LEAST", part)
-    monkeypatch.setattr(ours, "CHUNK", 1)
-    monkeypatch.setattr(ours, "_parts", lambda rows, size: parts.append(plain(rows, size)) or parts[-1])
+    monkeypatch.setattr(devices, "PROCESSOR", replace(devices.PROCESSOR, logits=1))
+    monkeypatch.setattr(ours, "_parts", lambda states, size: parts.append(plain(states, size)) or parts[-1])
     got = reply_logprobs(learner.model, batch.prompts, batch.replies, batch.mask, 0.7)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
     close(gradient(learner.model, got), gradient(learner.model, expected))
@@ -199,7 +201,7 @@ def test_chunks_of_rows_change_nothing(learner: LanguageModel, monkeypatch: pyte
     torch.testing.assert_close(whole, by_row(learner.model, batch, 0.7), atol=1e-5, rtol=0)
     sizes: list[int] = []
     plain = ours._chosen
-    monkeypatch.setattr(ours, "CHUNK", entries)
+    monkeypatch.setattr(devices, "PROCESSOR", replace(devices.PROCESSOR, logits=entries))
     monkeypatch.setattr(ours, "_chosen", lambda head, part, *rest: sizes.append(len(part)) or plain(head, part, *rest))
     chunked = reply_logprobs(learner.model, batch.prompts, batch.replies, batch.mask, 0.7)
     assert max(sizes) == max(1, entries // 102)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from selfplay.devices import sent
 from selfplay.engines.llama.layers import can_pack, choose_layout, states_at
 from selfplay.models.structure import body_of
 
@@ -34,7 +35,7 @@ def last_states(model: PreTrainedModel, texts: Sequence[Text], rows: int) -> Ten
         parts.append((_packed if packs else _plain)(model, some))
     back = torch.empty(len(order), dtype=torch.int64)
     back[torch.tensor(order)] = torch.arange(len(order))
-    return torch.cat(parts)[back.to(model.device)]
+    return torch.cat(parts)[sent(back, model.device)]
 
 
 def _plain(model: PreTrainedModel, texts: Sequence[Text]) -> Tensor:
@@ -43,8 +44,8 @@ def _plain(model: PreTrainedModel, texts: Sequence[Text]) -> Tensor:
     ids = torch.zeros(len(texts), int(lengths.max()), dtype=torch.int64)
     for row, text in enumerate(texts):
         ids[row, : len(text)] = torch.tensor(text)
-    states: Tensor = body_of(model)(input_ids=ids.to(model.device), use_cache=False).last_hidden_state
-    return states[torch.arange(len(texts)), lengths - 1]
+    states: Tensor = body_of(model)(input_ids=sent(ids, model.device), use_cache=False).last_hidden_state
+    return states[torch.arange(len(texts), device=model.device), sent(lengths - 1, model.device)]
 
 
 def _packed(model: PreTrainedModel, texts: Sequence[Text]) -> Tensor:
@@ -59,7 +60,7 @@ def _packed(model: PreTrainedModel, texts: Sequence[Text]) -> Tensor:
     packed = choose_layout(model, prompts, replies, mask)
     ends = packed.mask.sum(1, keepdim=True) - 1
     columns = packed.columns.gather(1, ends)[:, 0] + 1  # one past the column that predicts the last token
-    return states_at(model, packed, packed.rows[:, 0], columns)[packed.owner]
+    return states_at(model, packed, packed.rows[:, 0], columns)[sent(packed.owner, model.device)]
 
 
 def shares_enough(texts: Sequence[Text]) -> bool:

@@ -9,13 +9,13 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from selfplay.devices import sent, sizes_of
 from selfplay.engines.last_hidden import last_states
 from selfplay.engines.llama.layers import can_pack, choose_layout, states_at
 from selfplay.engines.truncation import ALL, Truncation
 from selfplay.models.structure import body_of, is_plain
 
 Menu = tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]  # a prompt and its possible replies, as token ids
-CHUNK = 1 << 22  # maximum number of logits in memory, 16 MiB in float32
 LEAST = 512  # minimum vocabulary entries per chunk
 
 
@@ -45,9 +45,9 @@ def reply_logprobs(
 
     Args:
         model: a causal language model.
-        prompts: B int64 vectors of any length.
-        replies: [B, T] int64.
-        mask: [B, T] bool.
+        prompts: B int64 vectors of any length, on the CPU.
+        replies: [B, T] int64, on the CPU.
+        mask: [B, T] bool, on the CPU.
         temperature: divides the logits.
         truncation: the filter used for sampling; the tokens of the replies are always kept.
     """
@@ -56,9 +56,10 @@ def reply_logprobs(
     packed = choose_layout(model, prompts, replies, mask)
     there = packed.mask
     states = states_at(model, packed, packed.rows[there], packed.columns[there])
-    found = _of_states(model, states, packed.replies[there], temperature, truncation)
-    distinct = torch.zeros(there.shape, device=found.device).index_put(there.nonzero(as_tuple=True), found)
-    return distinct[packed.owner]
+    device = states.device
+    found = _of_states(model, states, sent(packed.replies[there], device), temperature, truncation)
+    places = tuple(sent(x, device) for x in there.nonzero(as_tuple=True))
+    return torch.zeros(there.shape, device=device).index_put(places, found)[sent(packed.owner, device)]
 
 
 def plain_logprobs(
@@ -71,12 +72,12 @@ def plain_logprobs(
 ) -> Tensor:
     """As `reply_logprobs`, with one row per reply. Padding is on the right, so causal attention needs no mask."""
     device = model.device
-    ids, starts = (x.to(device) for x in right_padded(prompts, replies, mask))
-    mask, replies = mask.to(device), replies.to(device)
-    hidden = body_of(model)(input_ids=ids, use_cache=False).last_hidden_state
-    rows, columns = mask.nonzero(as_tuple=True)
-    states = hidden[rows, starts[rows] + columns - 1]  # the state that predicts the token at this column
-    found = _of_states(model, states, replies[rows, columns], temperature, truncation)
+    ids, starts = right_padded(prompts, replies, mask)
+    there = mask.nonzero(as_tuple=True)
+    before = starts[there[0]] + there[1] - 1  # the column whose state predicts the token
+    rows, columns, before, targets = (sent(x, device) for x in (*there, before, replies[there]))
+    hidden = body_of(model)(input_ids=sent(ids, device), use_cache=False).last_hidden_state
+    found = _of_states(model, hidden[rows, before], targets, temperature, truncation)
     return torch.zeros(mask.shape, device=device).index_put((rows, columns), found)
 
 
@@ -87,7 +88,7 @@ def _of_states(
     head = model.get_output_embeddings()
     if is_plain(head, torch.nn.Linear) and head.bias is None and truncation.keeps_all:
         return head_logprobs(states, head.weight, targets, temperature)
-    size = max(1, CHUNK // head.weight.shape[0])
+    size = max(1, sizes_of(states.device).logits // head.weight.shape[0])
     parts = []
     for part, target in zip(torch.split(states, size), torch.split(targets, size), strict=True):
         if len(targets) > size and torch.is_grad_enabled():
@@ -122,7 +123,7 @@ class _Head(torch.autograd.Function):
         rows = states.to(dtype)
         found = torch.empty(len(states), dtype=torch.float32, device=states.device)
         sums = torch.full_like(found, -torch.inf)
-        for part in _parts(len(states), len(weight)):
+        for part in _parts(states, len(weight)):
             logits = torch.mm(rows, weight[part].to(dtype).t()).float().div_(temperature)
             inside = (targets >= part.start) & (targets < part.stop)
             there = (targets - part.start).clamp(0, part.stop - part.start - 1)
@@ -140,12 +141,13 @@ class _Head(torch.autograd.Function):
         rows, pull = states.to(ctx.dtype), slopes[0] / ctx.temperature
         by_states = torch.zeros_like(states, dtype=torch.float32) if ctx.needs_input_grad[0] else None
         by_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
-        for part in _parts(len(states), len(weight)):
+        for part in _parts(states, len(weight)):
             used = weight[part].to(ctx.dtype)
             logits = torch.mm(rows, used.t()).float().div_(ctx.temperature)
             by_logits = logits.sub_(sums[:, None]).exp_().mul_(-pull[:, None])  # pull x (one-hot target - softmax)
-            inside = ((targets >= part.start) & (targets < part.stop)).nonzero()[:, 0]
-            by_logits[inside, targets[inside] - part.start] += pull[inside]
+            inside = (targets >= part.start) & (targets < part.stop)
+            there = (targets - part.start).clamp(0, part.stop - part.start - 1)
+            by_logits.scatter_add_(1, there[:, None], torch.where(inside, pull, 0.0)[:, None])
             by_logits = by_logits.to(ctx.dtype)
             if by_states is not None:
                 by_states += torch.mm(by_logits, used)
@@ -154,8 +156,8 @@ class _Head(torch.autograd.Function):
         return None if by_states is None else by_states.to(states.dtype), by_weight, None, None, None
 
 
-def _parts(rows: int, vocabulary: int) -> list[slice]:
-    size = max(LEAST, CHUNK // max(1, rows))
+def _parts(states: Tensor, vocabulary: int) -> list[slice]:
+    size = max(LEAST, sizes_of(states.device).logits // max(1, len(states)))
     return [slice(start, min(start + size, vocabulary)) for start in range(0, vocabulary, size)]
 
 

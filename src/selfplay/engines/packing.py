@@ -7,6 +7,7 @@ row per reply (tests/test_packing).
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from inspect import signature
 from math import inf
@@ -18,13 +19,13 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from selfplay.devices import PROCESSOR, Sizes, sent, sizes_of
+from selfplay.models.finer import finer
 from selfplay.models.structure import body_of
-from selfplay.models.trial import alike, passes
+from selfplay.models.trial import alike, as_accurate, is_half, passes
 
 SHARE = 0.75  # quantile of the tree sizes that fits into one tree; larger trees are split
-CAP = 512  # maximum tokens of a tree, or twice the longest text if that is more: attention is quadratic
 WIDER = (1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.5, 3.0)  # candidate row lengths, in units of the longest tree
-EVEN = 1024  # cost of a token outside attention, in attended positions
 LONG = 400  # minimum row length for branch attention; shorter rows are as fast or faster under the mask
 WHOLE = 8192  # maximum tokens of a row with branch attention
 # Row lengths of the trial: longer than the local windows of older architectures; short enough for `_EagerAttention`.
@@ -33,7 +34,7 @@ PROBES = (320, 90)
 
 @dataclass(frozen=True)
 class Packed:
-    """Rows for one forward pass, and the position of each reply token in them.
+    """Rows for one forward pass, and the position of each reply token in them; all tensors are on the CPU.
 
     Attributes:
         ids: [R, L] int64, right-padded with 0.
@@ -66,9 +67,12 @@ class Packed:
         visible &= torch.ones(self.ids.shape[1], self.ids.shape[1], dtype=torch.bool, device=self.ids.device).tril()
         return torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
 
-    def to(self, device: torch.device) -> "Packed":
-        moved: dict[str, Any] = {name: x.to(device) for name, x in vars(self).items() if isinstance(x, Tensor)}
-        return replace(self, **moved)
+    def on(self, device: torch.device) -> "Packed":
+        """The same with the inputs of a forward pass (ids, positions, segments, roots) on a device."""
+        ids, positions, segments, roots = (
+            sent(x, device) for x in (self.ids, self.positions, self.segments, self.roots)
+        )
+        return replace(self, ids=ids, positions=positions, segments=segments, roots=roots)
 
 
 def obeys_masks(model: PreTrainedModel) -> bool:
@@ -91,13 +95,14 @@ def _takes_masks(model: PreTrainedModel) -> bool:
 
 def under_mask(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Tensor) -> Tensor:
     """[M, H] last hidden states at (rows, columns), computed by transformers' modules under a tree-shaped mask."""
+    packed = packed.on(model.device)
     states: Tensor = body_of(model)(
         input_ids=packed.ids,
         attention_mask=packed.attention(model.dtype),
         position_ids=packed.positions,
         use_cache=False,
     ).last_hidden_state
-    return states[rows, columns]
+    return states[sent(rows, model.device), sent(columns, model.device)]
 
 
 def trial(model: PreTrainedModel, states_at: Callable[..., Tensor], branched: bool = False) -> bool:
@@ -124,16 +129,21 @@ def _is_alone(model: PreTrainedModel, states_at: Callable[..., Tensor], most: in
     if not branched:
         trees = [tree for row in plan.rows for tree in row]
         plan = Plan([trees], sum(map(_size, trees)), branched=False)
-    packed = planner.packed(plan).to(model.device)
-    there = packed.mask
-    ours = states_at(model, packed, packed.rows[there], packed.columns[there]).split(list(map(len, texts)))
-    rows = [torch.cat([p, r]) for p, r in zip(prompts, texts, strict=True)]
-    plain = [body_of(model)(input_ids=row[None].to(model.device), use_cache=False) for row in rows]
-    alone = [
-        out.last_hidden_state[0, len(p) - 1 : len(p) + len(r) - 1]
-        for out, p, r in zip(plain, prompts, texts, strict=True)
-    ]
-    return all(alike(a, b, model.dtype) for a, b in zip(ours, alone, strict=True))
+    packed = planner.packed(plan)
+    there, sizes, body = packed.mask, list(map(len, texts)), body_of(model)
+
+    def together() -> tuple[Tensor, ...]:
+        return states_at(model, packed, packed.rows[there], packed.columns[there]).split(sizes)
+
+    def alone() -> list[Tensor]:
+        rows = [torch.cat([p, r]) for p, r in zip(prompts, texts, strict=True)]
+        plain = [body(input_ids=row[None].to(model.device), use_cache=False).last_hidden_state[0] for row in rows]
+        return [x[len(p) - 1 : len(p) + n - 1] for x, p, n in zip(plain, prompts, sizes, strict=True)]
+
+    with finer(body, torch.float32) if is_half(model) else nullcontext():
+        found, exact = together(), alone()
+    right = all(alike(a, b, torch.promote_types(model.dtype, torch.float32)) for a, b in zip(found, exact, strict=True))
+    return right and (not is_half(model) or all(map(as_accurate, together(), alone(), exact)))
 
 
 def full_attention(model: PreTrainedModel) -> bool:
@@ -169,9 +179,13 @@ class PackingPlanner:
     Args:
         prompts: B ragged int64 vectors.
         replies, mask: [B, T], as in `Batch`.
+        sizes: of the device that computes the rows.
     """
 
-    def __init__(self, prompts: Sequence[Tensor], replies: Tensor, mask: Tensor) -> None:
+    def __init__(
+        self, prompts: Sequence[Tensor], replies: Tensor, mask: Tensor, sizes: Sizes | None = None
+    ) -> None:
+        self.sizes = sizes or sizes_of(torch.device("cpu"))
         self.replies, self.lengths = replies.cpu(), mask.sum(1).cpu()
         self.owner: list[int] = []  # [B] index of the distinct reply
         self.first: list[int] = []  # [D] its first batch entry
@@ -189,11 +203,11 @@ class PackingPlanner:
     def close(self) -> Plan:
         """Several trees per row, with the row length in WIDER that costs least under a mask."""
         totals = sorted(map(_size, self.groups.items()))
-        trees = self._trees(min(max(CAP, 2 * self.longest), totals[int(SHARE * (len(totals) - 1))]))
+        trees = self._trees(min(max(self.sizes.tree, 2 * self.longest), totals[int(SHARE * (len(totals) - 1))]))
         sizes = list(map(_size, trees))
         tried = [_fill(sizes, int(wider * max(sizes))) for wider in WIDER]
         widths = [max(sum(sizes[i] for i in row) for row in rows) for rows in tried]
-        costs = [masked_cost(len(rows), width) for rows, width in zip(tried, widths, strict=True)]
+        costs = [masked_cost(len(rows), width, self.sizes.token_cost) for rows, width in zip(tried, widths, strict=True)]
         best = costs.index(min(costs))
         return Plan([[trees[i] for i in row] for row in tried[best]], widths[best], branched=False)
 
@@ -262,13 +276,13 @@ def _size(tree: Group) -> int:
     return len(prompt) + sum(n for _, n in members)
 
 
-def masked_cost(rows: int, width: int) -> float:
+def masked_cost(rows: int, width: int, token_cost: int = PROCESSOR.token_cost) -> float:
     """Cost of a forward pass over `rows` of `width` tokens under a mask, in attended token pairs."""
-    return rows * width * (width + EVEN)
+    return rows * width * (width + token_cost)
 
 
 def branched_cost(plan: Plan) -> float:
-    """Cost of branch attention with one row per prompt, in the unit of `masked_cost`.
+    """Cost of branch attention on the CPU with one row per prompt, in the unit of `masked_cost`.
 
     An upper estimate: every prompt and reply is counted at the maximum length, every row at the maximum number of
     replies, and every pair twice.
@@ -278,7 +292,7 @@ def branched_cost(plan: Plan) -> float:
         return inf  # the kernel needs a non-empty prompt
     prompt = max(len(prompt) for prompt, _ in trees)
     most, reply = max(len(members) for _, members in trees), max(n for _, members in trees for _, n in members)
-    return float(len(trees) * (plan.width * EVEN + 2 * (prompt**2 + most * reply * (prompt + reply))))
+    return float(len(trees) * (plan.width * PROCESSOR.token_cost + 2 * (prompt**2 + most * reply * (prompt + reply))))
 
 
 def _fill(sizes: Sequence[int], width: int) -> list[list[int]]:

@@ -8,17 +8,17 @@ at most twice the largest measured error; FACTOR doubles that for positions that
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Module, ModuleList
 from transformers import PreTrainedModel
 
-from selfplay.engines.logprobs import CHUNK, Menu, right_padded
+from selfplay.devices import exact_float32, sent, sizes_of
+from selfplay.engines.logprobs import Menu, right_padded
 from selfplay.engines.truncation import Truncation
+from selfplay.models.finer import finer
 from selfplay.models.structure import body_of
 
 FACTOR = 4.0
@@ -46,10 +46,9 @@ def of_replies(
         return found
     where = mask.nonzero(as_tuple=True)
     states, fine = _both(model, prompts, replies, mask)
-    head, tokens = model.get_output_embeddings(), replies.to(states.device)[mask.to(states.device)]
-    parts = list(
-        zip(*(torch.split(x, max(1, CHUNK // head.weight.shape[0])) for x in (states, fine, tokens)), strict=True)
-    )
+    head, tokens = model.get_output_embeddings(), sent(replies[mask], states.device)
+    size = max(1, sizes_of(states.device).logits // head.weight.shape[0])
+    parts = list(zip(*(torch.split(x, size) for x in (states, fine, tokens)), strict=True))
     rounded = [_apart(head, one, other, temperature) for one, other, _ in parts]
     most = FACTOR * float(torch.cat(rounded).max())
     found[where] = most
@@ -76,18 +75,19 @@ def of_menus(model: PreTrainedModel, menus: Sequence[Menu], temperature: float) 
 
 def _both(model: PreTrainedModel, prompts: Sequence[Tensor], replies: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """[M, H] the hidden states that predict the replies' tokens, in the current precision and in a higher one."""
-    ids, starts = (x.to(model.device) for x in right_padded(prompts, replies, mask))
-    rows, columns = mask.to(model.device).nonzero(as_tuple=True)
+    ids, starts = right_padded(prompts, replies, mask)
+    rows, columns = mask.nonzero(as_tuple=True)
+    ids, rows, before = (sent(x, model.device) for x in (ids, rows, starts[rows] + columns - 1))
     kind = model.device.type
     coarse = torch.is_autocast_enabled(kind) or model.dtype != torch.float32
     body = body_of(model)
 
     def states() -> Tensor:
         hidden: Tensor = body(input_ids=ids, use_cache=False).last_hidden_state
-        return hidden[rows, starts[rows] + columns - 1]
+        return hidden[rows, before]
 
     ours = states()
-    with torch.autocast(kind, enabled=False), finer(body, torch.float32 if coarse else torch.float64):
+    with torch.autocast(kind, enabled=False), exact_float32(), finer(body, torch.float32 if coarse else torch.float64):
         return ours, states()
 
 
@@ -99,51 +99,6 @@ def _logits(head: Any, states: Tensor, temperature: float) -> Tensor:
 def _apart(head: Any, states: Tensor, fine: Tensor, temperature: float) -> Tensor:
     """[M] the largest difference in log-probability over the vocabulary."""
     ours = torch.log_softmax(_logits(head, states, temperature), -1)
-    with torch.autocast(states.device.type, enabled=False), finer(head, fine.dtype):
+    with torch.autocast(states.device.type, enabled=False), exact_float32(), finer(head, fine.dtype):
         right = torch.log_softmax(head(fine) / temperature, -1)
     return (ours - right).abs().nan_to_num(0.0, 0.0).amax(-1).float()
-
-
-@contextmanager
-def finer(module: Module, dtype: torch.dtype) -> Iterator[None]:
-    """Run a module in another precision, converting the weights of each block only while it executes.
-
-    The weights are restored bit for bit. FlashAttention, which does not support it, is replaced by PyTorch's SDPA.
-    """
-    kept: dict[Any, Tensor] = {}
-
-    def convert(parameters: list[Any]) -> None:
-        for p in parameters:
-            if p.is_floating_point() and p not in kept:
-                kept[p] = p.data
-                p.data = p.data.to(dtype)
-
-    def restore(parameters: list[Any]) -> None:
-        for p in parameters:
-            if p in kept:
-                p.data = kept.pop(p)
-
-    config: Any = getattr(module, "config", None)
-    kernel = getattr(config, "_attn_implementation", None)
-    with ExitStack() as stack:
-        for block, parameters in _blocks(module):
-            begin = block.register_forward_pre_hook(lambda block, given, some=parameters: convert(some))
-            end = block.register_forward_hook(lambda block, given, out, some=parameters: restore(some))
-            stack.callback(begin.remove)
-            stack.callback(end.remove)
-        if kernel == "flash_attention_2":
-            config._attn_implementation = "sdpa"
-        try:
-            yield
-        finally:
-            restore(list(kept))
-            if kernel == "flash_attention_2":
-                config._attn_implementation = kernel
-
-
-def _blocks(module: Module) -> list[tuple[Module, list[Any]]]:
-    """The submodules that run one after another, each with its parameters, and the module itself with the rest."""
-    parts: list[Module] = []
-    for child in module.children():
-        parts += list(child) if isinstance(child, ModuleList) else [child]
-    return [(module, list(module.parameters(recurse=False))), *((part, list(part.parameters())) for part in parts)]

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from selfplay.core import SelfplayError
+from selfplay.devices import sent
 from selfplay.engines.engine import Completion, Prompt, Sampling
 from selfplay.engines.llama.decoder import Decoder
 from selfplay.engines.llama.kv_sharing import DecodeState, PrefixShared
@@ -45,22 +46,40 @@ def choose(logits: Tensor, uniforms: Tensor, temperature: float, truncation: Tru
     Raises:
         SelfplayError: a logit is NaN or +inf.
     """
+    token, logp = _chosen(logits, uniforms, temperature, truncation)
+    _check_finite(logp)
+    return token, logp
+
+
+def _chosen(logits: Tensor, uniforms: Tensor, temperature: float, truncation: Truncation) -> tuple[Tensor, Tensor]:
+    """As `choose`, without waiting for the device; the log-probability is not finite where a logit is NaN or +inf."""
     logits = truncation(logits.float() / (temperature or 1.0))
     most = logits.amax(-1, keepdim=True)
     weights = (logits - most).exp_()
     blocks = None if weights.shape[-1] <= BLOCK else _blocks(weights)
     sums = weights.cumsum(-1, dtype=torch.float64) if blocks is None else blocks.sum(-1, dtype=torch.float64).cumsum(-1)
-    if not bool(sums[:, -1].isfinite().all()):
+    if temperature == 0:
+        token = logits.argmax(-1)
+    else:
+        points = sent(uniforms, logits.device) * sums[:, -1]
+        token = _above(sums, points) if blocks is None else _invert(blocks, sums, points)
+    return token, ((logits.gather(-1, token[:, None]) - most).squeeze(-1) - sums[:, -1].log()).float()
+
+
+def _check_finite(logps: Tensor) -> None:
+    if not bool(logps.isfinite().all()):
         raise SelfplayError(
             "the model's logits are NaN or infinite, so no token can be sampled; resume from an earlier checkpoint, "
             "or start a new run with a lower update.optimizer.lr"
         )
-    if temperature == 0:
-        token = logits.argmax(-1)
-    else:
-        points = uniforms.to(logits.device) * sums[:, -1]
-        token = _above(sums, points) if blocks is None else _invert(blocks, sums, points)
-    return token, ((logits.gather(-1, token[:, None]) - most).squeeze(-1) - sums[:, -1].log()).float()
+
+
+def _fetched(tokens: Tensor, logps: Tensor) -> tuple[Tensor, Tensor]:
+    """Both on the CPU, by a single copy: the only wait for the device in a token step."""
+    if tokens.device.type == "cpu":
+        return tokens, logps
+    both = torch.stack([tokens.double(), logps.double()]).cpu()  # float64 holds either exactly
+    return both[0].long(), both[1].float()
 
 
 def _blocks(weights: Tensor) -> Tensor:
@@ -83,7 +102,8 @@ def _invert(blocks: Tensor, sums: Tensor, points: Tensor) -> Tensor:
 def _above(sums: Tensor, points: Tensor) -> Tensor:
     """[B] index of the first cumulative sum [B, K] above the point, or the last index for points beyond it."""
     points = torch.minimum(points, sums[:, -1] * (1 - 2.0**-50)).clamp_(min=0)
-    return torch.searchsorted(sums, points[:, None], right=True)[:, 0]
+    found = torch.searchsorted(sums, points[:, None], right=True)[:, 0]
+    return found.clamp_(max=sums.shape[-1] - 1)  # past the end where a sum is NaN, which is reported later
 
 
 def sample(
@@ -107,9 +127,9 @@ def sample(
         while (logits := decoding.logits()) is not None:
             active = decoding.active
             points = decoding.uniforms[active, decoding.lengths[active]]
-            chosen = choose(logits, points, sampling.temperature, sampling.truncation)
-            tokens = chosen[0].cpu()
-            decoding.append(tokens, chosen[1].cpu())
+            tokens, logps = _fetched(*_chosen(logits, points, sampling.temperature, sampling.truncation))
+            _check_finite(logps)
+            decoding.append(tokens, logps)
             stopped = torch.isin(tokens, stops)
             if sampling.ended is not None:
                 for i in (~stopped).nonzero()[:, 0].tolist():
@@ -146,7 +166,7 @@ class _DecodeBatch:
     def logits(self) -> Tensor | None:
         """[W, V] next-token logits, after a decoding step and admitting prompts from the queue; None at the end."""
         rows = len(self.tokens)
-        found = [self.state.step(self.tokens.to(self.device))] if rows else []
+        found = [self.state.step(sent(self.tokens, self.device))] if rows else []
         if self.queue and (not rows or self._has_room()):
             some = self._next()
             where: dict[Prompt, int] = {}
@@ -159,7 +179,7 @@ class _DecodeBatch:
             return None
         logits = torch.cat(found)
         identity = len(self.row) == len(logits) and bool((self.row == torch.arange(len(logits))).all())
-        return logits if identity else logits[self.row.to(self.device)]
+        return logits if identity else logits[sent(self.row, self.device)]
 
     def _next(self) -> list[int]:
         """The next replies to admit, shortest prompts first; of equal length if the model does not support padding."""
@@ -195,7 +215,7 @@ class _DecodeBatch:
         source, sampled = pairs // MANY, pairs % MANY
         rows, followed = len(self.tokens), len(source.unique_consecutive())
         if followed < len(source) or (followed < rows and (self._has_room() or LEAVE * (rows - followed) >= rows)):
-            self.state.keep(source.to(self.device))
+            self.state.keep(source)
             self.row, self.tokens = follows, sampled
         else:
             self.tokens = torch.zeros_like(self.tokens).index_copy_(0, source, sampled)

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from selfplay.core import SelfplayError
+from selfplay.devices import exact_float32, sent
 from selfplay.engines.last_hidden import last_states
 from selfplay.engines.transformers.decode import NEAR
 
@@ -52,6 +53,10 @@ class Scorer:
     @torch.no_grad()
     def _tried(self, some: Sequence[Text], long: Sequence[Text]) -> Callable[[Sequence[Text]], Tensor]:
         """The first batching method that passes the trial."""
+        with exact_float32():
+            return self._passing(some, long)
+
+    def _passing(self, some: Sequence[Text], long: Sequence[Text]) -> Callable[[Sequence[Text]], Tensor]:
         name = type(self.model).__name__
         try:
             alone = self._alone(some)
@@ -149,15 +154,15 @@ class Scorer:
 
     def _logits(self, ids: Tensor, **options: Tensor) -> Tensor:
         device = self.model.device
-        given = {name: value.to(device) for name, value in options.items()}
-        logits: Tensor = self.model(input_ids=ids.to(device), **given).logits
+        given = {name: sent(value, device) for name, value in options.items()}
+        logits: Tensor = self.model(input_ids=sent(ids, device), **given).logits
         return logits.squeeze(-1).float()
 
 
 def _in_order(sorted_scores: Tensor, order: Sequence[int]) -> Tensor:
     back = torch.empty(len(order), dtype=torch.int64)
     back[torch.tensor(order)] = torch.arange(len(order))
-    return sorted_scores[back.to(sorted_scores.device)]
+    return sorted_scores[sent(back, sorted_scores.device)]
 
 
 def context_of(model: PreTrainedModel) -> int | None:

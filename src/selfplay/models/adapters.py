@@ -67,8 +67,8 @@ class Adapter:
 
         config = LoraConfig(task_type=task, **lora) if lora is not None else to_go_on(path, task)
         check_kept(config, base)
-        with torch.random.fork_rng(), _without_hints():
-            torch.manual_seed(seed)
+        with torch.random.fork_rng(devices=[]), _without_hints():
+            torch.default_generator.manual_seed(seed)  # peft initialises on the CPU; accelerators are left alone
             try:
                 self.model: Any = get_peft_model(base, config).eval()
             except torch.OutOfMemoryError:

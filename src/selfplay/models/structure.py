@@ -164,11 +164,11 @@ def _wrappers(model: Any) -> list[Any]:
 
 
 def is_product(module: Any) -> bool:
-    """Whether a module computes x W^T + b, possibly with one plain LoRA adapter over a float32 weight."""
+    """Whether a module computes x W^T + b, possibly with one plain LoRA adapter."""
     if is_plain(module, Linear):
         return True
     base = base_of(module)
-    if not is_plain(base, Linear) or str(base.weight.dtype) != "torch.float32":
+    if not is_plain(base, Linear) or not base.weight.is_floating_point():
         return False
     from peft.tuners.lora.layer import Linear as Adapted
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from selfplay.core import Ask, Batch, Message, Reply, SelfplayError, at_least, option_index
+from selfplay.devices import sent
 from selfplay.engines.embedded import resolve
 from selfplay.engines.engine import Engine, Mixture, Sampling, Weights
 from selfplay.engines.logprobs import Menu, choice_logprobs, next_logprobs, reply_logprobs
@@ -198,7 +199,8 @@ class LanguageModel(TrainedModel):
     @torch.no_grad()
     def _menu_logprobs(self, menus: Sequence[Menu]) -> list[Tensor]:
         with self.forward_passes():
-            return [p.cpu() for p in choice_logprobs(self.model, menus, self.temperature or 1.0, self.batch_size)]
+            every = choice_logprobs(self.model, menus, self.temperature or 1.0, self.batch_size)
+        return list(torch.cat(every).cpu().split([len(p) for p in every]))  # one copy from the device
 
     def encode_reply(self, ask: Ask, text: str) -> Reply:
         prompt, ids = self.render(ask.messages), self.texts.option(text)
@@ -247,16 +249,17 @@ class LanguageModel(TrainedModel):
         chosen, how = torch.tensor([bool(c) for c in batch.choices]), (self.temperature, self.truncation)
         if not chosen.any():
             return reply_logprobs(self.model, batch.prompts, batch.replies, batch.mask, *how)
-        out = torch.zeros(batch.replies.shape, device=self.model.device)
+        device = self.model.device
+        out = torch.zeros(batch.replies.shape, device=device)
         picks, texts = chosen.nonzero()[:, 0], (~chosen).nonzero()[:, 0]
         menus = [(tuple(batch.prompts[i].tolist()), batch.choices[i]) for i in picks.tolist()]
         every = choice_logprobs(self.model, menus, self.temperature, self.batch_size)
         taken = [p[i] for p, i in zip(every, batch.replies[picks, 0].tolist(), strict=True)]
-        out[picks, 0] = torch.stack(taken)
+        out[sent(picks, device), 0] = torch.stack(taken)
         if len(texts):
             part = batch.rows(texts)
             written = reply_logprobs(self.model, part.prompts, part.replies, part.mask, *how)
-            out[texts, : written.shape[1]] = written
+            out[sent(texts, device), : written.shape[1]] = written
         return out
 
     def rounding(self, batch: Batch) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from selfplay.core import Batch, Policy, SelfplayError, Update, at_least
+from selfplay.devices import sent
 from selfplay.options import Range
 from selfplay.parallel import current
 from selfplay.updates.schedules import Schedule
@@ -246,19 +247,19 @@ def descend(
     read: list[tuple[Batch, Tensor]] = []
 
     def passes() -> float:
-        total = 0.0
+        found: list[Tensor] = []
         for rows, counts in processes.rounds(by_prompt(batch, _of_one(micro_batch, len(batch)))):
             part = batch.rows(rows)
             logprobs = policy.logprobs(part)
-            loss = counts * (weights[rows].to(logprobs.device) * losses(rows, logprobs)).sum()
+            loss = counts * (sent(weights[rows], logprobs.device) * losses(rows, logprobs)).sum()
             loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
-            read.append((part, logprobs.detach().cpu()))
-        return total
+            found.append(loss.detach())
+            read.append((part, logprobs.detach()))
+        return sum(torch.stack(found).tolist()) if found else 0.0  # one copy from the device
 
     def compared() -> float:
         mismatch = 0.0
-        for part, logprobs in read:
+        for part, logprobs in ((part, logprobs.cpu()) for part, logprobs in read):
             difference = (logprobs - part.logprobs)[part.on_policy].abs()
             mismatch = max(mismatch, float(difference.max()) if difference.numel() else 0.0)
             if compare is not None:

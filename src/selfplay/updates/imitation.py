@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from selfplay.core import Batch, Learnt, Policy
+from selfplay.devices import sent
 from selfplay.options import Count, NotNegative, Number
 from selfplay.updates.aggregations import Aggregation, per_token
 from selfplay.updates.gradient_step import ALIKE, GradientStep, GradientUpdate, GradNorm, MakeOptimizer, check_teachers
@@ -93,7 +94,7 @@ class Imitation(GradientUpdate):
         part = batch.rows(kept.nonzero()[:, 0])
 
         def losses(rows: Tensor, logprobs: Tensor) -> Tensor:
-            return likelihood(logprobs, part.mask[rows, : logprobs.shape[1]].to(logprobs.device))
+            return likelihood(logprobs, sent(part.mask[rows, : logprobs.shape[1]], logprobs.device))
 
         weights = self.gradient_step.weights(part) * self.aggregation(part)
         metrics = self.gradient_step.descend(part, weights, losses)

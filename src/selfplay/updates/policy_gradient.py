@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from selfplay.core import Batch, Learnt, Policy, SelfplayError, at_least
+from selfplay.devices import sent
 from selfplay.options import Count, NotNegative, OneOf, Range, Share, Steps
 from selfplay.parallel import current
 from selfplay.updates.advantages import Advantage, Remembering, centred
@@ -162,11 +163,11 @@ class PolicyGradient(GradientUpdate):
 
         def losses(rows: Tensor, logprobs: Tensor) -> Tensor:
             cut = slice(0, logprobs.shape[1])
-            old, ref, mask = (x[rows, cut].to(logprobs.device) for x in (batch.logprobs, reference, batch.mask))
+            old, ref, mask = (sent(x[rows, cut], logprobs.device) for x in (batch.logprobs, reference, batch.mask))
             if tokens is not None:
-                logprobs = weighed(logprobs, tokens[rows, cut].to(logprobs.device))
+                logprobs = weighed(logprobs, sent(tokens[rows, cut], logprobs.device))
             penalty = self.regularizer.loss(logprobs, ref)
-            return self.objective(logprobs, old, mask, advantages[rows].to(logprobs.device), penalty)
+            return self.objective(logprobs, old, mask, sent(advantages[rows], logprobs.device), penalty)
 
         return self.gradient_step.descend(batch, weights, losses)
 

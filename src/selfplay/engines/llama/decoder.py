@@ -3,8 +3,10 @@
 Optimised for sampling many replies to few prompts:
 
 * replies share one copy of their prompt's keys and values;
-* query, key and value projections are one matrix, adapters are merged, and large matrices are stored in oneDNN's
-  blocked layout (about twice as fast for sixteen rows on a CPU);
+* query, key and value projections are one matrix, and large matrices are stored in oneDNN's blocked layout (about
+  twice as fast for sixteen rows on a CPU);
+* adapters are merged in float32. In half precision they stay apart: rounding would remove from W + B A what is smaller
+  than half a unit in the last place of W, so the sampler would not see the first steps of training;
 * rotary embeddings are one complex product, so the two halves of a head are interleaved in the weights.
 
 `can_decode` in `selfplay.engines.llama.trial` identifies the family by the model's modules
@@ -14,8 +16,9 @@ memory as the weights.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,15 +32,19 @@ LARGE = 1 << 17  # minimum matrix entries for oneDNN's layout, whose call overhe
 
 
 class Product:
-    """A linear layer x W^T + b, with the weight in oneDNN's layout where that is faster.
+    """A linear layer x W^T + b + (x A^T) B^T, with the weight in oneDNN's layout where that is faster.
 
     Args:
         weight: [out, in].
         bias: [out] or None.
         dtype: compute precision.
+        factors: A [rank, in] and B [out, rank] of adapters that are not merged into the weight, or None.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, factors: tuple[Tensor, Tensor] | None = None
+    ) -> None:
+        self.factors = None if factors is None else (factors[0].to(dtype), factors[1].to(dtype).t())
         weight = weight.to(dtype)
         self.bias = None if bias is None else bias.to(dtype)
         large = weight.numel() >= LARGE and weight.device.type == "cpu"
@@ -45,19 +52,27 @@ class Product:
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 16) if self.laid_out else weight
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self._with(x, "none") if self.laid_out else F.linear(x, self.weight, self.bias)
+        out = self._with(x, "none") if self.laid_out else F.linear(x, self.weight, self.bias)
+        if self.factors is None:
+            return out
+        a, b = self.factors
+        return torch.addmm(out.flatten(0, -2), F.linear(x, a).flatten(0, -2), b).view_as(out)
 
     def silu(self, x: Tensor) -> Tensor:
-        """silu(x W^T + b)."""
-        return self._with(x, "swish") if self.laid_out else F.silu(self(x), inplace=True)
+        """silu of the output."""
+        return self._with(x, "swish") if self._fuses else F.silu(self(x), inplace=True)
 
     def times(self, x: Tensor, other: Tensor) -> Tensor:
-        """(x W^T + b) * other."""
-        return self._and(x, other, "mul") if self.laid_out else self(x).mul_(other)
+        """The output times `other`."""
+        return self._and(x, other, "mul") if self._fuses else self(x).mul_(other)
+
+    @property
+    def _fuses(self) -> bool:
+        return self.laid_out and self.factors is None
 
     def onto(self, x: Tensor, other: Tensor) -> Tensor:
-        """other + x W^T + b."""
-        if x.dtype != other.dtype:
+        """The output plus `other`."""
+        if x.dtype != other.dtype or self.factors is not None:
             return other + self(x)
         if self.laid_out:
             return self._and(x, other, "add")
@@ -98,15 +113,32 @@ class Layer:
     key_norm: Tensor | None
 
 
+class _Lazy(Collection[Layer]):
+    """Layers that are made when they are iterated over."""
+
+    def __init__(self, make: Sequence[Callable[[], Layer]]) -> None:
+        self.make = make
+
+    def __len__(self) -> int:
+        return len(self.make)
+
+    def __iter__(self) -> Iterator[Layer]:
+        return (make() for make in self.make)
+
+    def __contains__(self, layer: object) -> bool:
+        return False
+
+
 class Decoder:
     """A decoder with the model's current weights; build a new one when they change.
 
     Args:
         model: a model of the Llama family, see `can_decode`.
         dtype: precision of products and, on an accelerator, of keys and values; sums and norms are in float32.
+        lazily: whether a layer's weights are laid out anew whenever it is used, so that one layer takes memory.
     """
 
-    def __init__(self, model: PreTrainedModel, dtype: torch.dtype) -> None:
+    def __init__(self, model: PreTrainedModel, dtype: torch.dtype, lazily: bool = False) -> None:
         config: Any = model.config.get_text_config()
         body = body_of(model)
         first = body.layers[0].self_attn
@@ -116,11 +148,12 @@ class Decoder:
         sizes = (config.hidden_size, self.head_dim)
         self.least = {size: torch.tensor((size * config.rms_norm_eps) ** 0.5, device=self.device) for size in sizes}
         on_cpu = self.device.type == "cpu"  # small bfloat16 products are slow on a CPU
-        self.attention = torch.float32 if on_cpu else dtype
+        self.attention = torch.float32 if on_cpu else dtype  # of keys and values; scores are in float32 everywhere
         self.rotary, self.embedding, self.norm = body.rotary_emb, body.embed_tokens.weight, _times_root(body.norm)
         self.head = _product([model.get_output_embeddings()], dtype)
         order = torch.arange(self.head_dim).view(2, -1).t().reshape(-1)
-        self.layers = [self._layer(layer, order) for layer in body.layers]
+        lazy = _Lazy([partial(self._layer, layer, order) for layer in body.layers])
+        self.layers: Collection[Layer] = lazy if lazily else list(lazy)
 
     def _layer(self, layer: Any, order: Tensor) -> Layer:
         at, mlp = layer.self_attn, layer.mlp
@@ -188,23 +221,44 @@ def _times_root(norm: Any) -> Tensor:
 
 
 def _product(modules: Sequence[Any], dtype: torch.dtype, rows: Tensor | None = None) -> Product:
-    """The modules' matrices stacked, with adapters merged; `rows` selects and reorders the output rows."""
-    found = [_weights(module) for module in modules]
-    weight = torch.cat([weight for weight, _ in found]) if len(found) > 1 else found[0][0]
-    biases = [bias for _, bias in found if bias is not None]
+    """The modules' matrices stacked; `rows` selects and reorders the output rows."""
+    merge = torch.finfo(dtype).bits >= 32
+    found = [_merged(module) if merge else base_of(module).weight for module in modules]
+    weight = torch.cat(found) if len(found) > 1 else found[0]
+    biases = [bias for module in modules if (bias := base_of(module).bias) is not None]
     bias = torch.cat(biases) if biases else None
+    factors = None if merge else _factors(modules)
     if rows is not None:
         rows = rows.to(weight.device)
         weight, bias = weight[rows], None if bias is None else bias[rows]
-    return Product(weight, bias, dtype)
+        factors = None if factors is None else (factors[0], factors[1][rows])
+    return Product(weight, bias, dtype, factors)
 
 
-def _weights(module: Any) -> tuple[Tensor, Tensor | None]:
-    """The weight and bias of a linear module, with its adapter merged."""
-    base = base_of(module)
-    weight: Tensor = base.weight
-    if base is not module:
-        adapter = module.active_adapters[0]
-        a, b = module.lora_A[adapter].weight, module.lora_B[adapter].weight
-        weight = torch.addmm(weight.float(), b.float(), a.float(), alpha=module.scaling[adapter])
-    return weight, base.bias
+def _merged(module: Any) -> Tensor:
+    """The weight of a linear module, with its adapter added."""
+    weight: Tensor = base_of(module).weight
+    if base_of(module) is not module:
+        a, b, scale = _adapter(module)
+        weight = torch.addmm(weight.float(), b.float(), a.float(), alpha=scale)
+    return weight
+
+
+def _factors(modules: Sequence[Any]) -> tuple[Tensor, Tensor] | None:
+    """The adapters of stacked modules as one: A [sum of ranks, in] and a block-diagonal B; None if there is none."""
+    adapted = [module for module in modules if base_of(module) is not module]
+    if not adapted:
+        return None
+    first, blocks = [], []
+    for module in modules:
+        weight = base_of(module).weight
+        a, b, scale = _adapter(module) if module in adapted else (weight[:0], weight[:, :0], 1.0)
+        first.append(a.float())
+        blocks.append(b.float() * scale)
+    return torch.cat(first), torch.block_diag(*blocks)
+
+
+def _adapter(module: Any) -> tuple[Tensor, Tensor, float]:
+    """The factors A [rank, in] and B [out, rank] of a module's adapter, and its scale."""
+    name = module.active_adapters[0]
+    return module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name]

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfplay.devices import sent, sizes_of
 from selfplay.engines.engine import Prompt
 from selfplay.engines.llama.decoder import Decoder
 
-READ = 8192  # prompt tokens per forward pass
 LEAST, MOST = 4, 32  # bounds on the columns added at once; within them the cache doubles
 
 
@@ -35,16 +35,18 @@ class DecodeState(Protocol):
         ...
 
     def keep(self, rows: Tensor) -> None:
-        """Keep only these rows [B'] (int64, ascending, possibly repeated); keeping none resets the state."""
+        """Keep only these rows [B'] (int64 on the CPU, ascending, possibly repeated); none resets the state."""
         ...
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Append one token per row, [B]; return next-token logits [B, V]."""
+        """Append one token per row, [B] on the device; return next-token logits [B, V]."""
         ...
 
 
 class PrefixShared:
     """Decode state for the Llama family, with one copy of each prompt's keys and values.
+
+    Which row belongs to which prompt is kept on the CPU, so that no step waits for the device.
 
     Args:
         decoder: the model.
@@ -56,9 +58,9 @@ class PrefixShared:
     def __init__(self, decoder: Decoder, room: int) -> None:
         self.decoder, self.room = decoder, room
         device = decoder.device
-        self.owner = torch.zeros(0, dtype=torch.int64, device=device)  # [B] index of each row's prompt
-        self.begun = torch.zeros(0, dtype=torch.int64, device=device)  # [B] column of each row's first token
-        self.lengths = torch.zeros(0, dtype=torch.int64, device=device)  # [N] length of each prompt
+        self.owner = torch.zeros(0, dtype=torch.int64)  # [B] index of each row's prompt
+        self.begun = torch.zeros(0, dtype=torch.int64)  # [B] column of each row's first token
+        self.lengths = torch.zeros(0, dtype=torch.int64)  # [N] length of each prompt
         self.now = 0  # column of the next token
         self.none = torch.zeros(2 * len(decoder.layers), 0, decoder.kv_heads, 0, decoder.head_dim, device=device)
         self.old = self.none  # prompt keys and values of each layer: [2 * layers, N, kv_heads, P, D]
@@ -70,11 +72,11 @@ class PrefixShared:
 
     def admit(self, prompts: Sequence[Prompt]) -> Tensor:
         device = self.decoder.device
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
         longest = int(lengths.max())
         if longest + self.room > len(self.rotary_tables):
             self.rotary_tables = self.decoder.rotary_tables(torch.arange(longest + self.room, device=device))
-        size = max(1, READ // longest)
+        size = max(1, sizes_of(device).prefill // longest)
         shape = (len(self.old), len(prompts), self.decoder.kv_heads, longest, self.decoder.head_dim)
         read = torch.empty(shape, dtype=self.decoder.attention, device=device)
         states = [
@@ -90,8 +92,8 @@ class PrefixShared:
         ids = torch.zeros(len(prompts), width, dtype=torch.int64)
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = torch.tensor(prompt)
-        states, rotary_tables = decoder.embed(ids.to(decoder.device)), self.rotary_tables[:width]
-        ends = torch.tensor([len(prompt) - 1 for prompt in prompts], device=decoder.device)
+        states, rotary_tables = decoder.embed(sent(ids, decoder.device)), self.rotary_tables[:width]
+        ends = sent(torch.tensor([len(prompt) - 1 for prompt in prompts]), decoder.device)
         rows = torch.arange(len(prompts), device=decoder.device)
         for number, layer in enumerate(decoder.layers):
             every = decoder.qkv(layer, states, rotary_tables).to(decoder.attention).transpose(1, 2)
@@ -107,7 +109,7 @@ class PrefixShared:
 
     def _join(self, read: Tensor, lengths: Tensor) -> None:
         """Append prefilled prompts, with one row each."""
-        owner = torch.arange(len(lengths), device=lengths.device)
+        owner = torch.arange(len(lengths))
         if len(self.owner) == 0:
             self.old, self.lengths, self.owner, self.now = read, lengths, owner, 0
             self.begun = torch.zeros_like(owner)
@@ -141,18 +143,21 @@ class PrefixShared:
 
     def _arrange(self) -> None:
         """Assign rows to an [N, G] grid, grouped by prompt; prompts with fewer than G rows leave slots empty."""
+        device, width = self.decoder.device, self.old.shape[3]
         order = self.owner.argsort(stable=True)
         counts = self.owner.bincount(minlength=len(self.lengths))
-        within = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[self.owner[order]]
+        within = torch.arange(len(order)) - (counts.cumsum(0) - counts)[self.owner[order]]
         self.most = int(counts.max())
-        self.places = torch.empty_like(order)
-        self.places[order] = self.owner[order] * self.most + within
-        grouped = bool((self.places == torch.arange(len(order), device=order.device)).all())
-        self.in_order = grouped and len(order) == self.most * len(self.lengths)
-        short = torch.arange(self.old.shape[3], device=order.device) >= self.lengths[:, None]
-        self.hidden = torch.zeros(short.shape, device=order.device).masked_fill(short, -torch.inf)[:, None]
-        self.ragged = bool(short.any())
+        places = torch.empty_like(order)
+        places[order] = self.owner[order] * self.most + within
+        self.in_order = len(order) == self.most * len(self.lengths) and bool((places == torch.arange(len(order))).all())
+        self.places = sent(places, device)
+        self.ragged = bool((self.lengths < width).any())
+        short = torch.arange(width, device=device) >= sent(self.lengths, device)[:, None]
+        self.hidden = torch.zeros(short.shape, device=device).masked_fill(short, -torch.inf)[:, None]
         self.mixed = bool((self.begun != self.begun[0]).any())
+        self.first = sent(self.begun, device)
+        self.offsets = sent(self.lengths[self.owner] - self.begun, device)  # a token's position minus its column
         flat = [old.flatten(0, 1) for old in self.old]
         self.flat = [(keys.transpose(1, 2), values) for keys, values in zip(flat[::2], flat[1::2], strict=True)]
 
@@ -160,17 +165,17 @@ class PrefixShared:
         decoder = self.decoder
         if self.now == self.new.shape[3]:
             self.new = F.pad(self.new, (0, 0, 0, self._more()))
-        at = self.lengths[self.owner] + self.now - self.begun
-        rotary_tables = self.rotary_tables[at.clamp(max=len(self.rotary_tables) - 1)]  # clamped for finished rows
+        at = (self.offsets + self.now).clamp_(max=len(self.rotary_tables) - 1)  # clamped for finished rows
+        rotary_tables = self.rotary_tables[at]
         states = decoder.embed(tokens)
         unseen = None
         if self.mixed:
-            early = torch.arange(self.now + 1, device=tokens.device) < self.begun[:, None]
+            early = torch.arange(self.now + 1, device=tokens.device) < self.first[:, None]
             unseen = torch.zeros(early.shape, device=tokens.device).masked_fill(early, -torch.inf)[:, None]
         for layer, old, own in zip(decoder.layers, self.flat, self.new.unflatten(0, (-1, 2)), strict=True):
             every = decoder.qkv(layer, states, rotary_tables)
             own[:, :, :, self.now] = every[:, decoder.heads :].unflatten(1, (2, -1)).transpose(0, 1)
-            queries = every[:, : decoder.heads].to(decoder.attention)
+            queries = (every[:, : decoder.heads] * decoder.scale).to(decoder.attention)
             states = decoder.after(layer, states, self._attend(queries, *old, own[..., : self.now + 1, :], unseen))
         self.now += 1
         return decoder.logits(states)
@@ -178,17 +183,18 @@ class PrefixShared:
     def _attend(
         self, queries: Tensor, old_keys: Tensor, old_values: Tensor, own: Tensor, unseen: Tensor | None
     ) -> Tensor:
-        """[B, heads * D] attention of each row to its prompt and to its own generated tokens."""
+        """[B, heads * D] attention of each row, with scaled queries, to its prompt and to its own generated tokens."""
         rows, kv_heads, (width, size) = len(queries), own.shape[2], old_values.shape[1:]
-        queries = (queries * self.decoder.scale).view(rows, kv_heads, -1, size)
+        queries = queries.view(rows, kv_heads, -1, size)
         own_keys, own_values = own[0].flatten(0, 1), own[1].flatten(0, 1)
-        far = torch.bmm(self._by_prompt(queries), old_keys)  # [N * kv_heads, G * heads / kv_heads, P]
+        far = _scores(self._by_prompt(queries), old_keys)  # [N * kv_heads, G * heads / kv_heads, P]
         if self.ragged:
             far.view(len(self.lengths), -1, width).add_(self.hidden)
-        near = torch.bmm(queries.flatten(0, 1), own_keys.transpose(1, 2))  # [B * kv_heads, heads / kv_heads, C]
+        near = _scores(queries.flatten(0, 1), own_keys.transpose(1, 2))  # [B * kv_heads, heads / kv_heads, C]
         if unseen is not None:
             near.view(rows, -1, near.shape[-1]).add_(unseen)
         weights = torch.cat([self._by_row(far), near.view(rows, kv_heads, *near.shape[1:])], -1).softmax(-1)
+        weights = weights.to(old_values.dtype)
         seen = self._by_row(torch.bmm(self._by_prompt(weights[..., :width]), old_values))
         return (seen + torch.bmm(weights[..., width:].flatten(0, 1), own_values).view(seen.shape)).reshape(rows, -1)
 
@@ -205,9 +211,18 @@ class PrefixShared:
         return x if self.in_order else x[self.places]
 
 
+def _scores(queries: Tensor, keys: Tensor) -> Tensor:
+    """[K, M, N] float32 products of queries [K, M, D] and keys [K, D, N]: in bfloat16 a score of 16 is off by 0.06."""
+    if queries.dtype == torch.float32:
+        return torch.bmm(queries, keys)
+    if queries.is_cuda:
+        return torch.bmm(queries, keys, out_dtype=torch.float32)  # the products need no copies in float32
+    return torch.bmm(queries.float(), keys.float())
+
+
 def _of_rows(x: Tensor, rows: Tensor) -> Tensor:
     """[K, B', ...] equal to x[:, rows] for x [K, B, ...], in a fifth to a half of the time."""
-    places = torch.arange(len(x), device=x.device)[:, None] * x.shape[1] + rows
+    places = sent(torch.arange(len(x))[:, None] * x.shape[1] + rows, x.device)
     found: Tensor = x.flatten(0, 1).index_select(0, places.view(-1)).unflatten(0, places.shape)
     return found
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
+from selfplay.devices import sent, sizes_of
 from selfplay.engines.llama.tree_attention import Tree, attend
 from selfplay.engines.packing import (
     Packed,
@@ -34,20 +35,22 @@ from selfplay.models.structure import body_of, has_llama_body, through
 from selfplay.models.trial import passes
 
 SMALL = 1 << 23  # maximum bytes of a layer's attention weights for which eager attention is faster than the kernel
+PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
 SHORT = {torch.float32: 160, torch.bfloat16: 512}  # and the maximum row length, in tokens
 
 
 def choose_layout(model: PreTrainedModel, prompts: Sequence[Tensor], replies: Tensor, mask: Tensor) -> Packed:
-    """Pack replies for `states_at`, on the model's device, choosing the cheaper of masked and branch attention."""
-    planner = PackingPlanner(prompts, replies, mask)
+    """Pack replies for `states_at`, choosing the cheaper of masked and branch attention."""
+    planner = PackingPlanner(prompts, replies, mask, sizes_of(model.device))
     plan, other = planner.close(), planner.apart()
     if branched_cost(other) < masked_cost(len(plan.rows), plan.width) and _is_ours(model) and can_branch(model):
         plan = other
-    return planner.packed(plan).to(model.device)
+    return planner.packed(plan)
 
 
 def states_at(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Tensor) -> Tensor:
-    """[M, H] last hidden states at ([M] rows, [M] columns), by the fastest implementation that the model supports."""
+    """[M, H] last hidden states at ([M] rows, [M] columns), which are on the CPU, by the fastest implementation that
+    the model supports."""
     if not _is_ours(model):
         return under_mask(model, packed, rows, columns)
     return _states(model, packed, rows, columns, packed.branched and can_branch(model))
@@ -58,17 +61,13 @@ def _is_ours(model: PreTrainedModel) -> bool:
 
 
 def has_own_layers(model: PreTrainedModel) -> bool:
-    """Whether the layers here compute the same as the model's, by its modules and by a trial.
-
-    Models with bfloat16 weights use their own modules: these round at different points, and the sampler of such a
-    model with an adapter uses them too, which keeps sampler and learner closest.
-    """
+    """Whether the layers here compute the same as the model's, by its modules and by a trial."""
     return has_parts(model) and passes(model, "own layers", lambda m: trial(m, _masked))
 
 
 def has_parts(model: PreTrainedModel) -> bool:
     """Whether the layers here could be used, by the model's modules alone."""
-    plain = model.config.get_text_config()._attn_implementation == "sdpa" and model.dtype == torch.float32
+    plain = model.config.get_text_config()._attn_implementation == "sdpa" and model.dtype in PRECISIONS
     return plain and full_attention(model) and has_llama_body(model)
 
 
@@ -92,17 +91,19 @@ def _branched(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Ten
 
 
 def _states(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Tensor, branched: bool) -> Tensor:
-    body = body_of(model)
-    states = body.embed_tokens(packed.ids)
-    kind = states.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype  # of matrix products
+    body, device = body_of(model), model.device
+    places, where = (rows * packed.ids.shape[1] + columns).unique(return_inverse=True)
+    places, where, packed = sent(places, device), sent(where, device), packed.on(device)
+    embedded = body.embed_tokens(packed.ids)
+    kind = device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else embedded.dtype  # of matrix products
+    states = embedded.float()  # sums over layers are in float32, as in the sampler, also with half-precision weights
     cos, sin = (x[:, :, None, : x.shape[-1] // 2].float() for x in body.rotary_emb(states, packed.positions))
     mask = Tree.of(packed) if branched else packed.attention(dtype)
-    places, where = (rows * packed.ids.shape[1] + columns).unique(return_inverse=True)
     for layer in body.layers:
         kept = places if layer is body.layers[-1] else None
         states = through(layer, _layer, states, cos, sin, mask, dtype, kept)
-    return _norm(body.norm, states, states.dtype).index_select(0, where)
+    return _norm(body.norm, states, embedded.dtype).index_select(0, where)
 
 
 def _layer(

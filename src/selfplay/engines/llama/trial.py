@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from selfplay.engines.llama.decoder import Decoder
 from selfplay.engines.llama.kv_sharing import PrefixShared
 from selfplay.engines.packing import full_attention
-from selfplay.models.structure import base_of, body_of, is_llama, is_product
-from selfplay.models.trial import alike, passes
+from selfplay.models.finer import finer
+from selfplay.models.structure import bare, base_of, body_of, is_llama, is_product
+from selfplay.models.trial import alike, as_accurate, is_half, passes
 
 TRIAL = (12, 5, 9)  # token counts of the trial texts
 LOUD = 100.0  # standard deviation of the trial's logits, large enough to reveal a soft cap
@@ -49,14 +51,25 @@ def _agrees(model: PreTrainedModel) -> bool:
     ids = pad_sequence([torch.tensor(text) for text in texts], batch_first=True).to(model.device)
     norm = body_of(model).norm.weight
     kept = norm.data
-    try:
-        norm.data = kept * (LOUD / model(input_ids=ids, use_cache=False).logits.float().std())
-        state = PrefixShared(Decoder(model, model.dtype), 1)
+    rows = torch.arange(len(texts))
+
+    def ours(dtype: torch.dtype, lazily: bool) -> Tensor:
+        state = PrefixShared(Decoder(model, dtype, lazily), 1)
         begun = state.admit([text[:-1] for text in texts])
         after = state.step(torch.tensor([text[-1] for text in texts], device=model.device))
-        logits = model(input_ids=ids, use_cache=False).logits
+        return torch.cat([begun, after])
+
+    def theirs() -> Tensor:
+        logits: Tensor = model(input_ids=ids, use_cache=False).logits
+        return torch.cat([logits[rows, ends - 1], logits[rows, ends]])
+
+    try:
+        norm.data = kept * (LOUD / model(input_ids=ids, use_cache=False).logits.float().std())
+        if not is_half(model):
+            return alike(ours(model.dtype, False), theirs(), model.dtype)
+        with finer(bare(model), torch.float32):
+            exact = theirs()
+        right = alike(ours(torch.float32, True), exact, torch.float32)
+        return right and as_accurate(ours(model.dtype, False), theirs(), exact)
     finally:
         norm.data = kept
-    rows = torch.arange(len(texts))
-    theirs = torch.cat([logits[rows, ends - 1], logits[rows, ends]]).float()
-    return alike(torch.cat([begun, after]), theirs, model.dtype)

@@ -28,6 +28,7 @@ from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessorList
 
 from selfplay.core import SelfplayError, at_least
+from selfplay.devices import exact_float32
 from selfplay.engines.engine import Completion, Engine, Mixture, Prompt, Sampling, Weights
 from selfplay.engines.sampling import choose, uniforms
 from selfplay.models.structure import bare
@@ -109,7 +110,7 @@ class TransformersEngine(Engine):
         lengths = (*TRIAL, window + 1) if window <= LONG else TRIAL
         prompts = [tuple((7 + n + i) % vocabulary for i in range(n)) for n in lengths]
         try:
-            with moved_adapters(model), _plainly(model):
+            with moved_adapters(model), exact_float32(), _plainly(model):
                 found = self._generate(model, prompts, [str(n) for n in lengths], Sampling(GENERATED))
                 apart = max(_apart(model, prompt, one) for prompt, one in zip(prompts, found, strict=True))
         except torch.OutOfMemoryError:

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from selfplay.core import SelfplayError
+from selfplay.devices import exact_float32, sent
 from selfplay.engines.engine import Prompt
 from selfplay.engines.mixture import MixedModel
 from selfplay.engines.transformers.kv_cache import new_cache
@@ -56,13 +57,14 @@ class HFDecodeState:
         self.together = self.way.ragged
 
     def admit(self, prompts: Sequence[Prompt]) -> Tensor:
+        assert self.way.ragged or len(set(map(len, prompts))) == 1
         self.ids, self.mask = left_padded(prompts, self.pad, self.model.device)
-        assert self.way.ragged or bool(self.mask.all())
         if self.way.cached:
             self.cache = new_caches(self.model, self.room)
         return self._read(self.ids)
 
     def keep(self, rows: Tensor) -> None:
+        rows = sent(rows, self.model.device)
         self.ids, self.mask = self.ids[rows], self.mask[rows]
         if self.way.cached:
             self.cache.reorder_cache(rows)  # supported by all cache layers, unlike batch_select_indices
@@ -95,7 +97,7 @@ def left_padded(prompts: Sequence[Sequence[int]], pad: int, device: torch.device
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
-    return ids.to(device), mask.to(device)
+    return sent(ids, device), sent(mask, device)
 
 
 def new_caches(model: Any, room: int) -> Any:
@@ -123,7 +125,7 @@ def way_of(model: Any) -> Way:
         ways = [way_of(weights.model) for weights, _ in model.parts]
         return Way(all(way.ragged for way in ways), all(way.cached for way in ways))
     if model not in _ways:
-        with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(model.device.type, enabled=False), exact_float32():
             _ways[model] = _tried(model)
     return _ways[model]
 
@@ -162,7 +164,7 @@ def _is_right(model: PreTrainedModel, way: Way) -> bool:
     right = _same(model, texts, state.admit(texts))
     for rows, tokens in (([1, 0, 0], ids[9:12]), ([0, 2], ids[12:14]), ([0, 1], ids[14:16])):
         texts = [(*texts[row], token) for row, token in zip(rows, tokens, strict=True)]
-        state.keep(torch.tensor(rows, device=model.device))
+        state.keep(torch.tensor(rows))
         right = right and _same(model, texts, state.step(torch.tensor(tokens, device=model.device)))
     return right
 
