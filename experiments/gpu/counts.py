@@ -2,8 +2,8 @@
 
     python experiments/gpu/counts.py --column after     writes counts.json and the table in README.md
 
-The counts need no GPU: tests/support/pretend.py stands in for it. A wait is a point where the host cannot issue the next
-kernel before the device has caught up. The model is the embedded one; its sizes do not matter, its number of layers does.
+The counts need no GPU: tests/support/pretend.py stands in for it. A wait is a point where the host cannot issue the
+next kernel before the device has caught up. The model is the embedded one; only its number of layers matters here.
 """
 
 import argparse
@@ -60,7 +60,8 @@ def measured() -> dict[str, Counts]:
     from language_models import batch_for, made, reader
 
     from selfplay.core import Ask, user
-    from selfplay.updates.gradient_step import frozen_logprobs
+    from selfplay.out_of_memory import Rows
+    from selfplay.updates.descent import frozen_logprobs
     from selfplay.updates.policy_gradient import PolicyGradient
     from selfplay.updates.regularizers import InLoss
 
@@ -77,11 +78,11 @@ def measured() -> dict[str, Counts]:
         update = PolicyGradient(policy, policy.snapshot(), regularizer=InLoss(beta=0.0), measure_kl=False)
 
         def step(size: int, update: Any = update, batch: Any = batch) -> Counts:
-            update.gradient_step.micro_batch = size
+            update.gradient_step.micro_batch = Rows(size, "update.micro_batch")
             return counted(lambda: update.step(batch))
 
         def frozen(size: int, policy: Any = policy, batch: Any = batch) -> Counts:
-            return counted(lambda: frozen_logprobs(policy, batch, size))
+            return counted(lambda: frozen_logprobs(policy, batch, Rows(size, "update.micro_batch")))
 
         step(16)  # creates the optimizer's state
         out[f"micro-batch with gradient, {name}"] = between(step(16), step(4), 6)

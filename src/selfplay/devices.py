@@ -28,8 +28,8 @@ class Sizes:
 
 
 PROCESSOR = Sizes(logits=1 << 22, prefill=8192, tree=512, token_cost=1024)  # measured: experiments/bench/layouts.py
-# Estimated, not measured. A kernel should have at least 10^8 entries to write; a token of a model with hidden size H
-# needs 24 H^2 operations in a layer outside attention and 4 H per attended position, which run at a quarter of the rate.
+# Estimated, not measured. A kernel should have 10^8 entries to write. With hidden size H, a token needs 24 H^2
+# operations in a layer outside attention and 4 H per attended position, which run at about a quarter of the rate.
 ACCELERATOR = Sizes(logits=1 << 28, prefill=32768, tree=2048, token_cost=4096)
 
 
@@ -52,7 +52,7 @@ def computes_in_bfloat16(device: torch.device) -> bool:
     if device.type == "cpu":
         return False
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     supported = getattr(torch.get_device_module(device), "is_bf16_supported", None)
     return supported is not None and bool(supported())
 
@@ -67,6 +67,13 @@ def allow_tf32(device: torch.device) -> None:
         torch.set_float32_matmul_precision("high")
 
 
+def products_in(dtype: torch.dtype, kind: str) -> str:
+    """The precision of products of matrices with this type, on this kind of device."""
+    name = str(dtype).removeprefix("torch.")
+    rounds = kind == "cuda" and dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
+    return f"{name} with inputs in TF32" if rounds else name
+
+
 @contextmanager
 def exact_float32() -> Iterator[None]:
     """Within the block, products of float32 matrices keep 23 bits of mantissa, whatever `allow_tf32` set."""
@@ -76,3 +83,11 @@ def exact_float32() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def device_map_of(device: str) -> dict[str, torch.device] | None:
+    """The `device_map` with which transformers reads every weight straight into a device's memory; None for the CPU."""
+    where = torch.device(device)
+    if where.type == "cuda" and where.index is None:
+        where = torch.device("cuda", torch.cuda.current_device())
+    return None if where.type == "cpu" else {"": where}

@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from language_models import adapted, batch_for, made, moved, perturb, plain_logprobs, reader, sampled
 from peft import LoraConfig, inject_adapter_in_model
 from scipy import stats

@@ -16,6 +16,7 @@ from torch import Tensor, log_softmax
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from selfplay.core import Ask, Episode, Reply, SelfplayError, Turn, user
+from selfplay.engines import embedded
 from selfplay.engines.embedded import EmbeddedEngine
 from selfplay.engines.engine import Engine, Mixture, Sampling, Weights
 from selfplay.engines.server.engine import ServerEngine
@@ -309,3 +310,34 @@ def test_options_of_a_correction_are_checked(tmp_path: Path) -> None:
 def test_an_engine_beside_a_table_changes_nothing(tmp_path: Path) -> None:
     ended = cli.run(f"hydra.run.dir={tmp_path}", "game=kuhn", "player=tabular", "engine=transformers", "steps=1")
     assert ended.code == 1 and "'engine=transformers' has no effect" in ended.err
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 2, "target_modules": ["q_proj"]}], ids=["full", "LoRA"])
+def test_a_live_and_a_frozen_decoder_are_kept_until_the_gradient(
+    lora: dict[str, object] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_of: list[str] = []  # one entry for each decoder
+
+    def decoder(model: object, dtype: torch.dtype, plain: type = embedded.Decoder) -> object:
+        made_of.append("")
+        return plain(model, dtype)
+
+    policy = made(lora=lora)
+    ask, first, second = [Ask("solver", user("3 + 4"), key="k")], policy.snapshot(), policy.snapshot()
+    monkeypatch.setattr(embedded, "Decoder", decoder)
+    for player in (policy, first, policy, first, policy):
+        player.act(ask)
+    assert len(made_of) == 2
+    second.act(ask)
+    policy.act(ask)
+    assert len(made_of) == 3, "the live one stays"
+    first.act(ask)
+    assert len(made_of) == 4, "but only one of the frozen ones does"
+    policy.engine.rest()
+    assert not policy.engine._kept
+    with torch.no_grad():
+        for p in policy.parameters():
+            p += 0.05
+    policy.version.raise_by_one()
+    said = policy.act(ask), first.act(ask)
+    assert said == (policy.act(ask), first.act(ask)) and said[0] != said[1], "each has its own weights"

@@ -60,7 +60,9 @@ def test_trees_share_a_row_where_that_is_less_padding(monkeypatch: pytest.Monkey
     assert packed.roots.tolist() == [[0] * 6 + [3] * 6 + [5] * 4]
     assert packed.positions.tolist() == [[0, 1, 2, 3, 4, 3, 0, 1, 2, 3, 4, 5, 0, 1, 2, 3]]
     assert packed.columns[packed.mask].tolist() == [2, 3, 2, 12, 13, 14, 8, 9, 10]
-    monkeypatch.setattr(devices, "PROCESSOR", replace(devices.PROCESSOR, token_cost=10))  # now attention costs more than padding
+    monkeypatch.setattr(
+        devices, "PROCESSOR", replace(devices.PROCESSOR, token_cost=10)
+    )  # now attention costs more than padding
     assert pack(*ragged(PROMPTS, REPLIES)).ids.shape == (3, 6)
 
 

@@ -149,7 +149,7 @@ def test_a_checkpoint_is_an_opponent(trained: Path) -> None:
     cfg = config(*KUHN)
     OmegaConf.update(cfg, "players.other", {**cfg.player, "path": str(trained), "lora": None}, force_add=True)
     other = others_of(cfg)["other"]
-    policy = made(path=str(trained), batch_size=other.batch_size)  # type: ignore[attr-defined]
+    policy = made(path=str(trained), batch_size=other.rows.most)  # type: ignore[attr-defined]
     batch = batch_of(policy)
     assert same(logprobs(other, batch), logprobs(policy, batch))  # type: ignore[arg-type]
 

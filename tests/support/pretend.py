@@ -176,7 +176,11 @@ def _set_up() -> tuple[torch.library.Library, torch.library.Library]:
 
 def _patch_conversions() -> None:
     """Let `Module.to` keep weights tied, as on CUDA, and `copy.deepcopy` work without an allocator."""
-    to, clone, swap = torch.nn.Module.to, torch.UntypedStorage.clone, torch.__future__.set_swap_module_params_on_conversion
+    to, clone, swap = (
+        torch.nn.Module.to,
+        torch.UntypedStorage.clone,
+        torch.__future__.set_swap_module_params_on_conversion,
+    )
 
     def moved(module: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Module:
         swap(True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from selfplay.core import Ask, Batch, Player, Policy, Reply, SelfplayError
+from selfplay.out_of_memory import Rows
 from selfplay.updates.advantages import (
     RoleBaseline,
     centred,
@@ -24,7 +25,8 @@ from selfplay.updates.advantages import (
 )
 from selfplay.updates.aggregations import constant as constant_length
 from selfplay.updates.aggregations import per_reply, per_token, sequence_sum
-from selfplay.updates.gradient_step import by_prompt, descend, frozen_logprobs, role_weights
+from selfplay.updates.descent import by_prompt, descend, frozen_logprobs
+from selfplay.updates.gradient_step import role_weights
 from selfplay.updates.losses import clipped, likelihood, reinforce
 from selfplay.updates.policy_gradient import PolicyGradient
 from selfplay.updates.regularizers import Off
@@ -64,6 +66,10 @@ class Table(Policy):
 
     def load(self, folder: Path) -> None:
         raise NotImplementedError
+
+
+def at_once(turns: int) -> Rows:
+    return Rows(turns, "update.micro_batch")
 
 
 def sgd(policy: Policy, lr: float = 1.0) -> torch.optim.Optimizer:
@@ -293,7 +299,7 @@ def test_one_step_by_hand() -> None:
 
 def test_the_gradient_is_scaled_to_its_longest_norm() -> None:
     policy = Table([-1.0, -2.0, -3.0])
-    metrics = descend(policy, sgd(policy), batch(), torch.ones(3), lambda rows, lp: 3.0 * lp.sum(1), 9, 0.5)
+    metrics = descend(policy, sgd(policy), batch(), torch.ones(3), lambda rows, lp: 3.0 * lp.sum(1), at_once(9), 0.5)
     moved = policy.values.detach() - torch.tensor([-1.0, -2.0, -3.0])
     assert metrics["grad_norm"] == pytest.approx(3 * math.sqrt(4 + 9 + 1))  # tokens 0, 1, 2 stand there 2, 3, 1 times
     assert float(moved.norm()) == pytest.approx(0.5, rel=1e-5)
@@ -302,7 +308,7 @@ def test_the_gradient_is_scaled_to_its_longest_norm() -> None:
 
 def test_the_mismatch_is_of_the_farthest_token() -> None:
     policy = Table([-1.0, -2.25, -2.5])
-    metrics = descend(policy, sgd(policy), batch(), torch.ones(3), lambda rows, lp: 0.0 * lp.sum(1), 1, 9.0)
+    metrics = descend(policy, sgd(policy), batch(), torch.ones(3), lambda rows, lp: 0.0 * lp.sum(1), at_once(1), 9.0)
     assert metrics["logprob_mismatch"] == 0.5
 
 
@@ -311,7 +317,7 @@ def test_a_loss_that_is_no_number_leaves_the_weights(bad: float) -> None:
     policy = Table([-1.0, -2.0, -3.0])
     optimizer = sgd(policy)
     with pytest.raises(SelfplayError, match="the weights are unchanged"):
-        descend(policy, optimizer, batch(), torch.ones(3), lambda rows, lp: bad * lp.sum(1), 2, 1.0)
+        descend(policy, optimizer, batch(), torch.ones(3), lambda rows, lp: bad * lp.sum(1), at_once(2), 1.0)
     assert policy.values.tolist() == [-1.0, -2.0, -3.0]
     assert policy.values.grad is None
 
@@ -320,7 +326,9 @@ def test_a_gradient_that_is_no_number_leaves_the_weights() -> None:
     """sqrt at 0: the loss is 0, its gradient infinite."""
     policy = Table([0.0, -2.0, -3.0])
     with pytest.raises(SelfplayError, match=r"loss is 0\.0"):
-        descend(policy, sgd(policy), batch(), torch.ones(3), lambda rows, lp: (lp[:, 0] * 0).abs().sqrt(), 3, 1.0)
+        descend(
+            policy, sgd(policy), batch(), torch.ones(3), lambda rows, lp: (lp[:, 0] * 0).abs().sqrt(), at_once(3), 1.0
+        )
     assert policy.values.tolist() == [0.0, -2.0, -3.0]
 
 
@@ -344,7 +352,7 @@ def test_no_memory_is_told_in_one_sentence(error: Exception) -> None:
 
     policy = Table([-1.0, -2.0, -3.0], breaks)
     with pytest.raises(SelfplayError, match=r"^memory ran out in an update of 3 turns; .*micro_batch \(now 1\)"):
-        descend(policy, sgd(policy), batch(), torch.ones(3), lambda rows, lp: lp.sum(1), 1, 1.0)
+        descend(policy, sgd(policy), batch(), torch.ones(3), lambda rows, lp: lp.sum(1), at_once(1), 1.0)
     assert policy.values.tolist() == [-1.0, -2.0, -3.0]
     assert policy.values.grad is None
 
@@ -355,7 +363,7 @@ def test_another_error_is_not_called_no_memory() -> None:
 
     policy = Table([-1.0, -2.0, -3.0], breaks)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        descend(policy, sgd(policy), batch(), torch.ones(3), lambda rows, lp: lp.sum(1), 1, 1.0)
+        descend(policy, sgd(policy), batch(), torch.ones(3), lambda rows, lp: lp.sum(1), at_once(1), 1.0)
 
 
 def test_micro_batches_keep_prompts_together() -> None:
@@ -367,6 +375,6 @@ def test_micro_batches_keep_prompts_together() -> None:
 
 
 def test_frozen_logprobs_keep_rows_and_columns() -> None:
-    out = frozen_logprobs(Table([-0.1, -0.2, -0.3]), batch(), micro_batch=1)
+    out = frozen_logprobs(Table([-0.1, -0.2, -0.3]), batch(), at_once(1))
     torch.testing.assert_close(out, torch.tensor([[-0.1, -0.2, 0.0], [-0.3, 0.0, 0.0], [-0.2, -0.2, -0.1]]))
     assert not out.requires_grad

@@ -18,13 +18,14 @@ from selfplay.engines.sampling import sample
 class EmbeddedEngine(Engine):
     """Samples in this process, in the learner's precision; each prompt and shared prefix is computed once.
 
-    For the Llama family it caches the decoder of the last live weights, which takes as much memory as the weights.
+    For the Llama family it keeps at most two decoders until `rest`: of the last live weights, and of the last snapshot.
+    Each takes about as much memory as the weights.
     """
 
     exact = True
 
     def __init__(self) -> None:
-        self._kept: tuple[tuple[str, torch.dtype], Decoder] | None = None
+        self._kept: dict[bool, tuple[tuple[str, torch.dtype], Decoder]] = {}  # whether frozen -> its key and decoder
 
     def generate(
         self, weights: Weights | Mixture, prompts: Sequence[Prompt], keys: Sequence[str], sampling: Sampling
@@ -40,15 +41,15 @@ class EmbeddedEngine(Engine):
         if not can_decode(model):
             return model
         dtype = weights.compute_dtype or model.dtype
-        if not weights.live:
-            return Decoder(model, dtype)
-        if self._kept is None or self._kept[0] != (weights.uid, dtype):
-            self._kept = None  # free its memory before building the next one
-            self._kept = (weights.uid, dtype), Decoder(model, dtype)
-        return self._kept[1]
+        key, kept = (weights.uid, dtype), self._kept.pop(weights.frozen, None)
+        if kept is None or kept[0] != key:
+            kept = None  # free its memory before building the next one
+            kept = key, Decoder(model, dtype)
+        self._kept[weights.frozen] = kept
+        return kept[1]
 
     def rest(self) -> None:
-        self._kept = None
+        self._kept.clear()
 
 
 def resolve(engine: Engine | None) -> Engine:

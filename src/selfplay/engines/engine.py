@@ -66,6 +66,7 @@ class Weights:
         placed: returns a context in which `model` holds these weights (an adapter snapshot is swapped in).
         compute_dtype: precision of matrix products with float32 weights; None: the precision of the weights.
         live: whether `model` also holds these weights outside `placed`.
+        frozen: whether nothing changes these weights, as those of a snapshot.
     """
 
     uid: str
@@ -73,6 +74,7 @@ class Weights:
     placed: Callable[[], AbstractContextManager[None]]
     compute_dtype: torch.dtype | None = None
     live: bool = True
+    frozen: bool = False
 
 
 @dataclass(frozen=True)

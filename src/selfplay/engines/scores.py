@@ -17,6 +17,7 @@ from selfplay.core import SelfplayError
 from selfplay.devices import exact_float32, sent
 from selfplay.engines.last_hidden import last_states
 from selfplay.engines.transformers.decode import NEAR
+from selfplay.out_of_memory import Rows
 
 Text = tuple[int, ...]
 UNREADABLE = (AssertionError, AttributeError, LookupError, RuntimeError, SelfplayError, TypeError, ValueError)
@@ -28,7 +29,7 @@ class Scorer:
 
     Args:
         model: a sequence-classification model with one label.
-        rows: texts per forward pass.
+        rows: texts per forward pass; halved when memory runs out.
         pad: id of the padding token.
         some: short texts for the trial; two have equal length, the others differ.
         long: two longer texts, for architectures whose windows or blocks depend on the longest text of a batch.
@@ -38,7 +39,8 @@ class Scorer:
     """
 
     def __init__(self, model: PreTrainedModel, rows: int, pad: int, some: Sequence[Text], long: Sequence[Text]) -> None:
-        self.model, self.rows, self.pad = model, rows, pad
+        self.model, self.pad = model, pad
+        self.batch = Rows(rows, "the reward model's batch_size")
         config: Any = model.config.get_text_config()
         if isinstance(getattr(model, "score", None), torch.nn.Linear):
             config.pad_token_id = -1  # matches no token, so the head reads the last position
@@ -48,7 +50,11 @@ class Scorer:
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[Text]) -> Tensor:
-        return self.read(texts)
+        return self.batch.halving(lambda _: self.read(texts), len(texts))
+
+    @property
+    def rows(self) -> int:
+        return self.batch.most
 
     @torch.no_grad()
     def _tried(self, some: Sequence[Text], long: Sequence[Text]) -> Callable[[Sequence[Text]], Tensor]:

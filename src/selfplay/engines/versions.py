@@ -24,11 +24,13 @@ class Version:
         model: the model that owns the parameters; None for a copy that no optimizer updates.
 
     Attributes:
+        frozen: whether no optimizer changes the weights.
         uid: identifies the current weights, such as "policy-3@412"; it is never reused for other values.
     """
 
     def __init__(self, model: Module | None) -> None:
         self._number, self._count = next(_numbers), 0
+        self.frozen = model is None
         if model is not None:
             self._model = ref(model)
             _versions.add(self)

@@ -11,10 +11,10 @@ from transformers import PreTrainedModel
 from selfplay.core import SelfplayError
 from selfplay.models.structure import body_of
 from selfplay.models.trial import alike
+from selfplay.out_of_memory import is_out_of_memory
 
 READ, SEEN = 8, 5  # tokens of the test input and of its prefix, for the causality check
 LOUD = 100.0  # injected logits lie within +-LOUD, as large as a trained head's
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 REMEDY = "choose a decoder-only chat model (Llama, Qwen, Mistral, SmolLM and the like)"
 
 
@@ -73,7 +73,7 @@ def _check_gradient(model: PreTrainedModel, ids: Tensor, kind: str) -> None:
         if given:  # else the model does not call its embedding module
             torch.autograd.grad(logits.float().sum(), given[:1])
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        if any(words in str(error) for words in OUT_OF_MEMORY):
+        if is_out_of_memory(error):
             raise
         reason = str(error).strip().split("\n")[0].rstrip(".")
         raise SelfplayError(f"{kind} gives no gradient in eval mode ({reason}); {REMEDY}") from error
@@ -105,7 +105,7 @@ def _reading(kind: str, module: Any, ids: Tensor) -> Any:
     try:
         return module(input_ids=ids, use_cache=False)
     except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
-        if any(words in str(error) for words in OUT_OF_MEMORY):
+        if is_out_of_memory(error):
             raise
         reason = str(error).strip().split("\n")[0].rstrip(".")
         raise SelfplayError(f"{kind} cannot process a text of {ids.shape[1]} tokens ({reason}); {REMEDY}") from error

@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from selfplay import digests
 from selfplay.core import SelfplayError
+from selfplay.devices import allow_tf32, device_map_of
 from selfplay.models import smollm2
 
 ASSET, SMOLLM2 = "asset:", "cache:smollm2"
@@ -103,6 +104,7 @@ def load_incomplete(
                 place,
                 dtype=getattr(torch, dtype),
                 attn_implementation=attention,
+                device_map=device_map_of(device),
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
                 **options,
@@ -124,6 +126,7 @@ def load_incomplete(
         warnings.warn(
             f"the model '{name}' has weights that {type(model).__name__} does not use: {some(unused)}", stacklevel=3
         )
+    allow_tf32(model.device)
     return model.to(device).eval(), info
 
 

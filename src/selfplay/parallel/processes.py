@@ -24,10 +24,12 @@ class Processes:
     Attributes:
         rank: the number of this process, from 0; process 0 writes the run's files and prints.
         size: the number of processes.
+        repeats: whether a process may repeat its passes when memory runs out, as all others then do.
     """
 
     rank: int = 0
     size: int = 1
+    repeats: bool = True
 
     def share(self, items: Sequence[T]) -> list[T]:
         """This process's share of the items: every `size`-th, starting at index `rank`."""

@@ -35,6 +35,8 @@ class Sharded(Distributed):
         timeout: minutes that a process waits for the others before the run fails.
     """
 
+    repeats = False
+
     def __init__(self, timeout: float = 120.0) -> None:
         super().__init__(timeout)
         self._models: dict[int, weakref.ref[Any]] = {}  # number, equal in all processes -> model

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from selfplay.core import Ask, Batch, Message, Reply, SelfplayError, at_least, option_index
-from selfplay.devices import sent
+from selfplay.devices import products_in, sent
 from selfplay.engines.embedded import resolve
 from selfplay.engines.engine import Engine, Mixture, Sampling, Weights
 from selfplay.engines.logprobs import Menu, choice_logprobs, next_logprobs, reply_logprobs
@@ -27,8 +28,10 @@ from selfplay.models.base_model import load_base, tokenizer_at
 from selfplay.models.chat import Chat
 from selfplay.models.gradient_checkpointing import checkpointed, prepare
 from selfplay.models.lora_options import check_lora
+from selfplay.models.precision import compute_dtype_of
 from selfplay.models.structure import through
 from selfplay.options import Count, Dtype, Expression, Name, OneOf, Range, Seed, Temperature, Unlike, Whole, applies
+from selfplay.out_of_memory import Rows
 from selfplay.players.texts import Texts
 from selfplay.players.trained_model import TrainedModel
 
@@ -46,7 +49,7 @@ class LanguageModel(TrainedModel):
         top_k, top_p, min_p: truncated sampling, see `selfplay.engines.truncation`.
         stop: texts that end a reply; the game receives the text before the first of them.
         max_tokens: maximum length of a reply.
-        batch_size: replies sampled in parallel; lower it if memory runs out.
+        batch_size: replies sampled in parallel; halved, with the same replies, when memory runs out.
         lora: arguments of `peft.LoraConfig`, or None for full fine-tuning; if `path` is an adapter, None uses its own
             config. Adapter weights are float32, whatever the dtype of the model.
         choose: how asks with options are answered: "likelihood" samples an option by its likelihood after the prompt
@@ -60,8 +63,8 @@ class LanguageModel(TrainedModel):
             replies do not share their prompt's computation (see `selfplay.engines.packing`).
         gradient_checkpointing: whether to recompute layers in the backward pass, to save memory at the cost of time.
         dtype: of the weights, such as "float32".
-        compute_dtype: of matrix products with float32 weights, "bfloat16" if the hardware supports it; weights and
-            updates stay float32. None: as `dtype`.
+        compute_dtype: of matrix products with float32 weights: "bfloat16", "float32", or "auto" for bfloat16 on an
+            accelerator that supports it and float32 elsewhere. Weights and updates stay float32. None: as `dtype`.
         device: "cpu", "cuda", ...
         engine: generates replies, see `selfplay.engines.engine`; None: the embedded engine.
         seed: seed of the adapter's initial weights.
@@ -87,7 +90,7 @@ class LanguageModel(TrainedModel):
         attention: str = "sdpa",
         gradient_checkpointing: bool = False,
         dtype: Dtype = "float32",
-        compute_dtype: str | None = None,
+        compute_dtype: str | None = "auto",
         device: Name = "cpu",
         seed: Seed = 0,
         engine: Engine | None = None,
@@ -100,7 +103,7 @@ class LanguageModel(TrainedModel):
         self.choose, self.truncation, self.engine = choose, Truncation(top_k, top_p, min_p), resolve(engine)
         if lora is not None:
             check_lora(lora)
-        self.compute_dtype = _compute(compute_dtype, dtype)
+        self.compute_dtype = compute_dtype_of(compute_dtype, dtype, device)
         self.tokenizer: PreTrainedTokenizerBase = tokenizer_at(path)
         base, saved, missing = load_base(AutoModelForCausalLM, path, dtype, device, attention)
         self.model: PreTrainedModel = base
@@ -117,7 +120,8 @@ class LanguageModel(TrainedModel):
         else:
             checkpoints.check_kept(base, path)
         check_readable(self.model)
-        self.temperature, self.max_tokens, self.batch_size = temperature, max_tokens, batch_size
+        self.temperature, self.max_tokens = temperature, max_tokens
+        self.rows = Rows(batch_size, "player.batch_size")
         self.frozen_adapter: dict[str, Tensor] | None = None
         self.version = Version(self.model)
 
@@ -141,10 +145,15 @@ class LanguageModel(TrainedModel):
             self.truncation,
             self.stop_ids,
             texts.pad_id,
-            self.batch_size,
+            self.rows.most,
             texts.stopped if texts.stop else None,
         )
-        found = self.engine.generate(weights, prompts, [ask.key for ask in asks], sampling)
+        keys = [ask.key for ask in asks]
+        found = self.rows.halving(
+            lambda rows: self.engine.generate(weights, prompts, keys, replace(sampling, batch_size=rows)),
+            len(asks),
+            self.engine.rest,
+        )
         return [
             Reply(texts.reply(ask, one.ids), prompt, one.ids, one.logprobs)
             for ask, prompt, one in zip(asks, prompts, found, strict=True)
@@ -162,7 +171,7 @@ class LanguageModel(TrainedModel):
     def weights(self) -> Weights:
         """The current weights, for an engine."""
         live = self.frozen_adapter is None
-        return Weights(self.version.uid, self.model, self.forward_passes, self.compute_dtype, live)
+        return Weights(self.version.uid, self.model, self.forward_passes, self.compute_dtype, live, self.version.frozen)
 
     @property
     def samples_exactly(self) -> bool:  # type: ignore[override]
@@ -199,7 +208,10 @@ class LanguageModel(TrainedModel):
     @torch.no_grad()
     def _menu_logprobs(self, menus: Sequence[Menu]) -> list[Tensor]:
         with self.forward_passes():
-            every = choice_logprobs(self.model, menus, self.temperature or 1.0, self.batch_size)
+            every = self.rows.halving(
+                lambda rows: choice_logprobs(self.model, menus, self.temperature or 1.0, rows),
+                sum(len(choices) for _, choices in menus),
+            )
         return list(torch.cat(every).cpu().split([len(p) for p in every]))  # one copy from the device
 
     def encode_reply(self, ask: Ask, text: str) -> Reply:
@@ -226,7 +238,7 @@ class LanguageModel(TrainedModel):
     def next_token(self, prompts: Sequence[tuple[int, ...]]) -> Tensor:
         """[N, V] next-token log-probabilities after each prompt, at temperature 1."""
         with self.forward_passes():
-            return next_logprobs(self.model, prompts, self.batch_size)
+            return self.rows.halving(lambda rows: next_logprobs(self.model, prompts, rows), len(prompts))
 
     def with_temperature(self, temperature: float) -> "LanguageModel":
         twin = copy.copy(self)
@@ -253,7 +265,7 @@ class LanguageModel(TrainedModel):
         out = torch.zeros(batch.replies.shape, device=device)
         picks, texts = chosen.nonzero()[:, 0], (~chosen).nonzero()[:, 0]
         menus = [(tuple(batch.prompts[i].tolist()), batch.choices[i]) for i in picks.tolist()]
-        every = choice_logprobs(self.model, menus, self.temperature, self.batch_size)
+        every = choice_logprobs(self.model, menus, self.temperature, self.rows.most)
         taken = [p[i] for p, i in zip(every, batch.replies[picks, 0].tolist(), strict=True)]
         out[sent(picks, device), 0] = torch.stack(taken)
         if len(texts):
@@ -280,15 +292,6 @@ class LanguageModel(TrainedModel):
     def ways(self, again: bool = False) -> dict[str, str]:
         if again:
             self.engine.rest()
-        return ways_of(self.model, again, self.gradient_checkpointing)
-
-
-def _compute(name: str | None, dtype: str) -> torch.dtype | None:
-    if name is None or name == dtype:
-        return None
-    if (name, dtype) != ("bfloat16", "float32"):
-        raise SelfplayError(
-            f"player.compute_dtype is {name} over player.dtype={dtype}; take compute_dtype=bfloat16 over float32, or "
-            "leave it out"
-        )
-    return torch.bfloat16
+        kind = self.model.device.type
+        ways = ways_of(self.model, again, self.gradient_checkpointing)
+        return ways | {"matrix products": f"{products_in(self.compute_dtype or self.model.dtype, kind)} on {kind}"}

@@ -19,6 +19,7 @@ from selfplay.core import Episode, SelfplayError, Turn
 from selfplay.experiment import Experiment
 from selfplay.files import DiskError, to_disk
 from selfplay.loggers import Loggers
+from selfplay.out_of_memory import is_out_of_memory
 from selfplay.parallel import current
 from selfplay.plots.curves import draw_curves
 from selfplay.runs import checkpoint
@@ -27,7 +28,6 @@ from selfplay.runs.folder import RunFolder
 from selfplay.runs.progress import Progress, closing_figures, closing_table, only_figures
 from selfplay.runs.reading import numbers
 from selfplay.runs.restore import restored
-from selfplay.updates.gradient_step import OUT_OF_MEMORY
 
 
 class Session:
@@ -211,9 +211,7 @@ class Session:
             with suppress(DiskError):  # the disk may still be full
                 self._summarise("failed", str(error))
             say(f"stopped after step {self.done}; resume with: {program()} resume={self.folder.path}")
-        elif isinstance(error, MemoryError) or (
-            isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
-        ):
+        elif is_out_of_memory(error):
             reason = f"out of memory in step {self.done + 1}; lower player.batch_size, update.micro_batch or episodes"
             self._summarise("failed", reason)
             raise SelfplayError(reason) from error

@@ -1,7 +1,6 @@
 """Optimizer steps over a batch in micro-batches, shared by all updates."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated
 
@@ -10,14 +9,12 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from selfplay.core import Batch, Policy, SelfplayError, Update, at_least
-from selfplay.devices import sent
 from selfplay.options import Range
-from selfplay.parallel import current
+from selfplay.out_of_memory import Rows
+from selfplay.updates.descent import TurnLosses, descend, frozen_logprobs
 from selfplay.updates.schedules import Schedule
 
-TurnLosses = Callable[[Tensor, Tensor], Tensor]  # (row numbers [b], log-probs [b, t]) -> losses [b]
 MakeOptimizer = Callable[[Iterable[Parameter]], torch.optim.Optimizer]
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 GradNorm = Annotated[float, Range(0, above=True)]
 ALIKE: Mapping[str, float] = MappingProxyType({})  # role_weights: every role has weight 1
 
@@ -31,7 +28,7 @@ class GradientStep:
         optimizer: parameters -> optimizer.
         schedule: step number, from 1 -> factor on the optimizer's learning rate.
         role_weights: role -> weight of its mean loss; 1 by default.
-        micro_batch: turns per backward pass; affects memory and time, not the result.
+        micro_batch: turns per backward pass; affects memory and time, not the result. Halved when memory runs out.
         max_grad_norm: maximum gradient norm, for clipping; `.inf` disables it.
 
     Attributes:
@@ -67,7 +64,8 @@ class GradientStep:
         for rate in self.rates:
             if not 0 < float(rate) < float("inf"):
                 raise SelfplayError(f"the learning rate is {float(rate):g}, so nothing can be learnt; set lr above 0")
-        self.role_weights, self.micro_batch, self.max_grad_norm = dict(role_weights), micro_batch, max_grad_norm
+        self.role_weights, self.max_grad_norm = dict(role_weights), max_grad_norm
+        self.micro_batch = Rows(micro_batch, "update.micro_batch")
         self.steps = 0
         self.compare: Callable[[Batch, Tensor], None] | None = None
         self.unchanged = False
@@ -179,123 +177,3 @@ def shares(roles: Sequence[str], counts: Tensor, weights: Mapping[str, float]) -
     for role, count in zip(roles, counts.tolist(), strict=True):
         sums[role] += count
     return torch.tensor([weights.get(role, 1.0) / sums[role] for role in roles])
-
-
-@torch.no_grad()
-def frozen_logprobs(policy: Policy, batch: Batch, micro_batch: int) -> Tensor:
-    """[B, T] log-probabilities of the batch under a policy, without gradient."""
-    out, processes = torch.zeros_like(batch.logprobs), current()
-
-    def passes() -> None:
-        for rows, counts in processes.rounds(by_prompt(batch, _of_one(micro_batch, len(batch)))):
-            part = batch.rows(rows)
-            found = policy.logprobs(part).cpu()
-            if counts:
-                out[rows, : part.replies.shape[1]] = found
-
-    processes.in_step(passes)
-    processes.add([out])
-    return out
-
-
-def _of_one(micro_batch: int, turns: int) -> int:
-    """The micro-batch size, lowered to at most a process's share of the turns."""
-    return min(micro_batch, -(-turns // current().size))
-
-
-def by_prompt(batch: Batch, micro_batch: int) -> list[Tensor]:
-    """Split row numbers into micro-batches, sorted by prompt and length.
-
-    Replies to the same prompt can then share computation, and padding is small.
-    """
-    prompts, lengths = [p.tolist() for p in batch.prompts], batch.mask.sum(1).tolist()
-    order = sorted(range(len(batch)), key=lambda row: (len(prompts[row]), prompts[row], lengths[row]))
-    return list(torch.split(torch.tensor(order), micro_batch))
-
-
-def descend(
-    policy: Policy,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    weights: Tensor,
-    losses: TurnLosses,
-    micro_batch: int,
-    max_grad_norm: float,
-    compare: Callable[[Batch, Tensor], None] | None = None,
-) -> dict[str, float]:
-    """Take one optimizer step on the weighted sum of all turn losses; return loss, grad_norm and logprob_mismatch.
-
-    `logprob_mismatch` is the largest absolute difference between the policy's and the sampler's log-probability of a
-    token, in nats, over the learner's own turns. Before the step both are the same distribution, so a large value
-    reveals template, alignment or precision errors.
-
-    Args:
-        policy: the policy to train.
-        optimizer: its optimizer.
-        batch: the turns.
-        weights: [B] the weight of each turn.
-        losses: (row numbers [b], log-probs [b, t]) -> losses [b].
-        micro_batch: turns per backward pass.
-        max_grad_norm: maximum gradient norm, for clipping.
-        compare: called before the step with the turns of each micro-batch and the policy's log-probabilities of them.
-
-    Raises:
-        SelfplayError: `compare` raised it, memory ran out, or the loss or its gradient is not finite. The weights are
-            then unchanged.
-    """
-    processes, parameters = current(), list(policy.parameters())
-    read: list[tuple[Batch, Tensor]] = []
-
-    def passes() -> float:
-        found: list[Tensor] = []
-        for rows, counts in processes.rounds(by_prompt(batch, _of_one(micro_batch, len(batch)))):
-            part = batch.rows(rows)
-            logprobs = policy.logprobs(part)
-            loss = counts * (sent(weights[rows], logprobs.device) * losses(rows, logprobs)).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            found.append(loss.detach())
-            read.append((part, logprobs.detach()))
-        return sum(torch.stack(found).tolist()) if found else 0.0  # one copy from the device
-
-    def compared() -> float:
-        mismatch = 0.0
-        for part, logprobs in ((part, logprobs.cpu()) for part, logprobs in read):
-            difference = (logprobs - part.logprobs)[part.on_policy].abs()
-            mismatch = max(mismatch, float(difference.max()) if difference.numel() else 0.0)
-            if compare is not None:
-                compare(part, logprobs)
-        return mismatch
-
-    optimizer.zero_grad(set_to_none=True)
-    with _no_gradient_left_by_errors(optimizer, f"{len(batch)} turns", micro_batch):
-        mine = processes.in_step(passes)
-        total = sum(processes.collect(lambda: mine))
-        with processes.whole():
-            mismatch = max(processes.collect(compared))
-        processes.add_gradients(parameters)
-    length = processes.gathered(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
-    torch.nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, length)
-    norm = float(length)
-    if not (torch.isfinite(torch.tensor(total)) and torch.isfinite(torch.tensor(norm))):
-        optimizer.zero_grad(set_to_none=True)
-        raise SelfplayError(
-            f"the loss is {total} and the gradient norm {norm}; the weights are unchanged: start a new "
-            "run with a lower update.optimizer.lr"
-        )
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return {"loss": total, "grad_norm": norm, "logprob_mismatch": mismatch}
-
-
-@contextmanager
-def _no_gradient_left_by_errors(optimizer: torch.optim.Optimizer, what: str, micro_batch: int) -> Iterator[None]:
-    """Drop the gradients if the block raises; say what to lower if it ran out of memory."""
-    try:
-        yield
-    except (SelfplayError, RuntimeError, MemoryError) as error:
-        optimizer.zero_grad(set_to_none=True)
-        if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
-            raise
-        raise SelfplayError(
-            f"memory ran out in an update of {what}; lower update.micro_batch (now {micro_batch}) or episodes"
-        ) from error

@@ -255,7 +255,7 @@ def _factors(modules: Sequence[Any]) -> tuple[Tensor, Tensor] | None:
         a, b, scale = _adapter(module) if module in adapted else (weight[:0], weight[:, :0], 1.0)
         first.append(a.float())
         blocks.append(b.float() * scale)
-    return torch.cat(first), torch.block_diag(*blocks)
+    return torch.cat(first), torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
 
 
 def _adapter(module: Any) -> tuple[Tensor, Tensor, float]:

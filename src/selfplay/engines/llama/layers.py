@@ -20,16 +20,8 @@ from transformers import PreTrainedModel
 
 from selfplay.devices import sent, sizes_of
 from selfplay.engines.llama.tree_attention import Tree, attend
-from selfplay.engines.packing import (
-    Packed,
-    PackingPlanner,
-    branched_cost,
-    full_attention,
-    masked_cost,
-    obeys_masks,
-    trial,
-    under_mask,
-)
+from selfplay.engines.masked import full_attention, obeys_masks, trial, under_mask
+from selfplay.engines.packing import Packed, PackingPlanner, branched_cost, masked_cost
 from selfplay.models.gradient_checkpointing import runs_again
 from selfplay.models.structure import body_of, has_llama_body, through
 from selfplay.models.trial import passes

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from selfplay.engines.llama.decoder import Decoder
 from selfplay.engines.llama.kv_sharing import PrefixShared
-from selfplay.engines.packing import full_attention
+from selfplay.engines.masked import full_attention
 from selfplay.models.finer import finer
 from selfplay.models.structure import bare, base_of, body_of, is_llama, is_product
 from selfplay.models.trial import alike, as_accurate, is_half, passes
