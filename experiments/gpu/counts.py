@@ -66,13 +66,13 @@ def measured() -> dict[str, Counts]:
     from selfplay.updates.regularizers import InLoss
 
     out: dict[str, Counts] = {}
-    whole = made(device="pretend")
+    whole = made(device="pretend", compute_dtype="float32")
     decoder = reader(whole.model)
     out["token step, decoder, 8 rows"] = token_step(decoder, 1)
     out["token step, decoder, 64 rows that diverge and end"] = token_step(decoder, 8, tuple(range(30, 36)))
     out["token step, transformers' modules, 8 rows"] = token_step(whole.model, 1)
     asks = [Ask("solver", user(f"What is {a} + 4?"), key=f"{a}/{k}") for a in range(8) for k in range(4)]
-    for name, policy in (("full", whole), ("LoRA", made(device="pretend", lora=LORA))):
+    for name, policy in (("full", whole), ("LoRA", made(device="pretend", compute_dtype="float32", lora=LORA))):
         batch = batch_for(policy, asks)
         batch.payoffs.copy_(torch.arange(len(batch)))
         update = PolicyGradient(policy, policy.snapshot(), regularizer=InLoss(beta=0.0), measure_kl=False)

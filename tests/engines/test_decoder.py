@@ -316,7 +316,7 @@ def test_the_layout_follows_the_weights(fused: bool) -> None:
     first = engine.reader(policy.weights)
     assert engine.reader(policy.weights) is first
     policy.logprobs(batch).sum().backward()
-    assert engine._kept is None, "its memory is needed for the gradient"
+    assert not engine._kept, "its memory is needed for the gradient"
     policy.act([ask])
     optimizer.step()
     before, [reply] = batch.logprobs, policy.act([ask])
@@ -328,7 +328,7 @@ def test_the_layout_follows_the_weights(fused: bool) -> None:
     assert policy.act([ask])[0].logprobs == snapshot.act([ask])[0].logprobs
     assert reader(policy.model, torch.bfloat16).dtype == torch.bfloat16
     engine.rest()
-    assert engine._kept is None
+    assert not engine._kept
 
 
 def test_a_version_is_of_one_policy_and_its_twins() -> None:

@@ -34,7 +34,8 @@ from selfplay.engines.llama.layers import (
     states_at,
 )
 from selfplay.engines.logprobs import plain_logprobs, reply_logprobs
-from selfplay.engines.packing import pack, under_mask
+from selfplay.engines.masked import under_mask
+from selfplay.engines.packing import pack
 from selfplay.players.language_model import LanguageModel
 
 FAMILY = [

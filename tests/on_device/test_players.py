@@ -1,16 +1,19 @@
 """Every kind of language model on another device: the tokens, log-probabilities and gradients of the CPU."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from language_models import batch_for, made
+from language_models import batch_for
+from language_models import made as whole
 
 from selfplay.core import Ask, Turn, user
 from selfplay.engines.llama.layers import can_pack, has_own_layers
 from selfplay.engines.llama.trial import can_decode
+from selfplay.players.language_model import LanguageModel
 from selfplay.referees.reward_model import RewardModel
 from selfplay.referees.selfjudge import WrittenScore
 from selfplay.updates.optimizers import adamw
@@ -30,8 +33,16 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+Made = Callable[..., LanguageModel]
+
+
+@pytest.fixture
+def made(shallow: dict[str, Path]) -> Made:
+    return lambda **changes: whole(path=str(shallow["asset:tiny"]), **changes)
+
+
 @pytest.mark.parametrize("name", KINDS)
-def test_a_step_is_that_of_the_cpu(name: str) -> None:
+def test_a_step_is_that_of_the_cpu(name: str, made: Made) -> None:
     kind = KINDS[name]
     here, there = made(**kind), made(device=DEVICE, **kind)
     coarse = "bfloat16" in kind.values()
@@ -55,14 +66,14 @@ def test_a_step_is_that_of_the_cpu(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_no_fast_path_is_given_up(name: str) -> None:
+def test_no_fast_path_is_given_up(name: str, made: Made) -> None:
     """A trial answers "not equal" where a fast path mixes devices or precisions, and that would only be slow."""
     policy = made(device=DEVICE, **KINDS[name])
     assert can_pack(policy.model)
     assert can_decode(policy.model) and has_own_layers(policy.model)
 
 
-def test_referees_with_models() -> None:
+def test_referees_with_models(made: Made) -> None:
     policy = made()
     turns = [Turn(ask, reply, {}, 0.0) for ask, reply in zip(ASKS[:6], policy.act(ASKS[:6]), strict=True)]
     one, other = (RewardModel("asset:tiny-rm", device=device).score(turns, {}) for device in (DEVICE, "cpu"))
@@ -75,7 +86,7 @@ def test_referees_with_models() -> None:
 
 
 @pytest.mark.parametrize("name", ["full", "LoRA"])
-def test_a_checkpoint_is_read_on_either_device(name: str, tmp_path: Path) -> None:
+def test_a_checkpoint_is_read_on_either_device(name: str, made: Made, tmp_path: Path) -> None:
     there = made(device=DEVICE, **KINDS[name])
     with torch.no_grad():
         for p in there.parameters():
