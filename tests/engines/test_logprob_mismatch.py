@@ -98,6 +98,7 @@ def test_half_a_thousandth_is_let_pass_and_paths_are_told(tmp_path: Path) -> Non
         "sampling": "own layers",
         "log-probabilities": "own layers",
         "prompts": "computed once for all replies",
+        "matrix products": "float32 on cpu",
     }
     assert cli.summary(tmp_path)["ways"] == ways
     assert ended.out.count("learner implementation: sampling: own layers; log-probabilities: own layers; ") == 1

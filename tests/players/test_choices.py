@@ -15,6 +15,7 @@ from torch import Tensor
 
 from selfplay.core import Ask, Batch, Episode, Game, Play, SelfplayError, Turn, user
 from selfplay.games.matrix import MatrixGame
+from selfplay.out_of_memory import Rows
 from selfplay.players.language_model import LanguageModel
 from selfplay.rollout import collate, play, score_and_pay, turns_of
 from selfplay.updates.policy_gradient import PolicyGradient
@@ -62,7 +63,7 @@ def gradient(policy: LanguageModel, loss: Tensor) -> Tensor:
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 2.5])
 @pytest.mark.parametrize("rows", [512, 3, 1])
 def test_probabilities_are_the_plain_ones(learner: LanguageModel, temperature: float, rows: int) -> None:
-    learner.temperature, learner.rows = temperature, rows
+    learner.temperature, learner.rows = temperature, Rows(rows, "player.batch_size")
     lengths = [len(learner.tokenizer.encode(option, add_special_tokens=False)) for option in OPTIONS]
     assert len(set(lengths)) > 2
     found = learner.probabilities([PAIR, ASK, PAIR])
@@ -166,7 +167,7 @@ def test_the_gradient_is_the_plain_one(learner: LanguageModel, temperature: floa
     right = gradient(learner, expected)
     assert float(right.norm()) > 0.1
     for rows in (512, 2):
-        learner.rows = rows
+        learner.rows = Rows(rows, "player.batch_size")
         found = gradient(learner, (weights[:, None] * learner.logprobs(batch)).sum())
         assert float((found - right).norm() / right.norm()) < 1e-5
 

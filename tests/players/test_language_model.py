@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from selfplay.core import Ask, user
 from selfplay.models.load import resolve
+from selfplay.out_of_memory import Rows
 from selfplay.players.language_model import LanguageModel
 
 # --- the embedded model -----------------------------------------------------------------------------------------------
@@ -44,7 +45,7 @@ def test_replies_hold_their_own_tokens(learner: LanguageModel) -> None:
         learner.model.get_output_embeddings().weight[1] = 3 * hidden / hidden.norm()  # the end comes often
     asks = [Ask("solver", user("x" * n), key=str(n % 5)) for n in (9, 1, 30, 4, 4, 17)]
     replies = learner.act(asks)
-    learner.rows = 2
+    learner.rows = Rows(2, "player.batch_size")
     assert [r.reply_ids for r in learner.act(asks)] == [r.reply_ids for r in replies]
     for ask, reply in zip(asks, replies, strict=True):
         assert reply.prompt_ids == learner.render(ask.messages)

@@ -22,6 +22,7 @@ from selfplay.core import Ask, Episode, Policy, Referee, Reply, SelfplayError, T
 from selfplay.games.challenger_rewards import lsp
 from selfplay.games.lsp import LSP
 from selfplay.metrics import of_referees
+from selfplay.out_of_memory import Rows
 from selfplay.players.language_model import LanguageModel
 from selfplay.referees.deduplicate import Pair, score_deduplicated
 from selfplay.referees.reward_model import RewardModel
@@ -202,7 +203,7 @@ def test_expected_scores_are_the_expectation(learner: LanguageModel) -> None:
     """Weights with which the judge mostly writes a score; where it mostly does not, the verdict is unreadable."""
     with torch.no_grad():
         learner.model.get_output_embeddings().weight[6:14] *= 4
-    learner.rows = 3
+    learner.rows = Rows(3, "player.batch_size")
     pairs = [*PAIRS, *((f"sort {c}{d}", d) for c in "abcde" for d in "vwxyz")]
     referee = ExpectedScore(PROMPT, "", unreadable=-2.0)
     scores = referee.score(turns(pairs), {"reference": learner}).tolist()
