@@ -173,7 +173,7 @@ def test_a_trial_sees_what_is_wrong_with_an_adapter_alone(monkeypatch: pytest.Mo
     """The adapter is the identity still."""
     policy = adapted()
     forget(policy.model)  # made when the player was
-    monkeypatch.setattr(decoder, "_weights", lambda module: (decoder.base_of(module).weight, None))
+    monkeypatch.setattr(decoder, "_merged", lambda module: decoder.base_of(module).weight)
     assert not can_decode(policy.model)
 
 

@@ -81,7 +81,8 @@ def _is_alone(model: PreTrainedModel, states_at: Callable[..., Tensor], most: in
 
     def together() -> tuple[Tensor, ...]:
         states: Tensor = states_at(model, packed, packed.rows[there], packed.columns[there])
-        return states.split(sizes)
+        parts: tuple[Tensor, ...] = states.split(sizes)
+        return parts
 
     def alone() -> list[Tensor]:
         rows = [torch.cat([p, r]) for p, r in zip(prompts, texts, strict=True)]
