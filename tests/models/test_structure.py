@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from selfplay.core import SelfplayError
-from selfplay.engines import packing
+from selfplay.engines import masked
 from selfplay.engines.llama import decoder, layers, trial
 from selfplay.engines.llama.decoder import Decoder
 from selfplay.engines.llama.layers import can_branch, can_pack, has_own_layers
@@ -196,7 +196,7 @@ TRIALS = {
     "decoder": (can_decode, Decoder, "embed"),
     "own layers": (has_own_layers, layers, "_masked"),
     "branches": (can_branch, layers, "_branched"),
-    "packed": (obeys_masks, packing, "under_mask"),
+    "packed": (obeys_masks, masked, "under_mask"),
 }
 
 
@@ -237,7 +237,7 @@ def test_trials_can_be_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_who_makes_masks_of_its_own_is_given_none(config: PretrainedConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Known by its parts: no error has to be caught."""
-    monkeypatch.setattr(packing, "under_mask", lambda *given: pytest.fail("was tried"))
+    monkeypatch.setattr(masked, "under_mask", lambda *given: pytest.fail("was tried"))
     assert not can_pack(of(config))
 
 
