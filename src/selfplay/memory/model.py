@@ -121,7 +121,7 @@ def model_of(
             f"a model of the type {config.model_type} cannot be built from its config ({reason}); correct the config, "
             "player.attention or player.lora"
         ) from error
-    compute = getattr(torch, compute_dtype or dtype)
+    compute = getattr(torch, precision(compute_dtype, dtype, on_cpu))
     text = config.get_text_config()
     heads = _number(text, "num_attention_heads", 1)
     hidden = _number(text, "hidden_size", 0)
@@ -271,3 +271,10 @@ def optimizer_state(make: MakeOptimizer, weights: Iterable[Weight]) -> Optimizer
             for x in kept
         )
     return OptimizerState(found)
+
+
+def precision(compute_dtype: str | None, dtype: str, on_cpu: bool) -> str:
+    """The precision of products; accelerators are taken to compute in bfloat16."""
+    if compute_dtype == "auto":
+        return dtype if on_cpu or dtype != "float32" else "bfloat16"
+    return compute_dtype or dtype
