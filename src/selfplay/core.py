@@ -64,9 +64,11 @@ class Player(ABC):
 
     Attributes:
         stateful: whether acting changes the player; every process of a run then plays all episodes.
+        concurrent: whether several threads may call `act` at a time, see `selfplay.threads`.
     """
 
     stateful: bool = False
+    concurrent: bool = False
 
     @abstractmethod
     def act(self, asks: Sequence[Ask]) -> list[Reply]:
@@ -78,10 +80,7 @@ class Player(ABC):
         Raises:
             SelfplayError: the player has no such probabilities, or an ask has no options.
         """
-        raise SelfplayError(
-            f"{type(self).__name__} does not provide option probabilities, so exact quantities cannot be computed; "
-            "sample episodes instead"
-        )
+        raise SelfplayError(f"{type(self).__name__} gives no probabilities of options; sample episodes instead")
 
     def reply_with(self, asks: Sequence[Ask], places: Sequence[int]) -> list[Reply]:
         """The reply that `act` would return if it chose the option at the given index of each ask."""

@@ -48,11 +48,11 @@ def play(
     processes, indices = current(), list(episodes)
     with processes.whole():
         if any(player.stateful for player in players.values()):
-            return processes.together(lambda: _play(game, players, indices, key, seats))
-        return merged(processes.collect(lambda: _play(game, players, processes.share(indices), key, seats)))
+            return processes.together(lambda: play_here(game, players, indices, key, seats))
+        return merged(processes.collect(lambda: play_here(game, players, processes.share(indices), key, seats)))
 
 
-def _play(
+def play_here(
     game: Game,
     players: Mapping[str, Player],
     indices: Sequence[int],

@@ -41,10 +41,12 @@ class Double:
         self.calls: list[str] = []
         self.misbehaves: Misbehaviour = lambda *_: False
         self.lock, self.engine, self.version = Lock(), EmbeddedEngine(), 0
-        self.url = ""
+        self.url, self.closed = "", False
 
     def answer(self, route: str, body: dict[str, Any]) -> tuple[int, object]:
         with self.lock:
+            if self.closed:
+                return 503, {"error": {"message": "closed"}}
             if route == "/inference/v1/generate":
                 return self._generate(body)
             if route == "/update_weights":
@@ -125,3 +127,6 @@ def serving(double: Double, port: int = 0) -> Iterator[Double]:
         server.shutdown()
         server.server_close()
         thread.join()
+        double.closed = True
+        with double.lock:  # what it is generating ends first: a process that exits in between is aborted by torch
+            pass

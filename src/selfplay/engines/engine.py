@@ -99,9 +99,11 @@ class Engine(ABC):
     Attributes:
         exact: whether the engine's log-probabilities equal the learner's up to rounding. If not, updates correct for
             the mismatch, see `selfplay.updates.mismatch`.
+        concurrent: whether several threads may call `generate` at a time.
     """
 
     exact: bool
+    concurrent: bool = False
 
     @abstractmethod
     def generate(

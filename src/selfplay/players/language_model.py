@@ -32,7 +32,7 @@ from selfplay.models.precision import compute_dtype_of
 from selfplay.models.structure import through
 from selfplay.options import Count, Dtype, Expression, Name, OneOf, Range, Seed, Temperature, Unlike, Whole, applies
 from selfplay.out_of_memory import Rows
-from selfplay.players.texts import Texts
+from selfplay.players.texts import ONE_AT_A_TIME, Texts
 from selfplay.players.trained_model import TrainedModel
 
 CHOOSE = ("likelihood", "text")
@@ -177,6 +177,10 @@ class LanguageModel(TrainedModel):
     def samples_exactly(self) -> bool:  # type: ignore[override]
         return self.engine.exact
 
+    @property
+    def concurrent(self) -> bool:  # type: ignore[override]
+        return self.engine.concurrent
+
     def probabilities(self, asks: Sequence[Ask]) -> list[tuple[float, ...]]:
         if self.choose != "likelihood":
             raise SelfplayError(
@@ -207,7 +211,7 @@ class LanguageModel(TrainedModel):
 
     @torch.no_grad()
     def _menu_logprobs(self, menus: Sequence[Menu]) -> list[Tensor]:
-        with self.forward_passes():
+        with ONE_AT_A_TIME, self.forward_passes():
             every = self.rows.halving(
                 lambda rows: choice_logprobs(self.model, menus, self.temperature or 1.0, rows),
                 sum(len(choices) for _, choices in menus),

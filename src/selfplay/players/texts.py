@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from threading import RLock
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -11,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from selfplay.core import Ask, Message, SelfplayError
 from selfplay.models.chat import Chat
 
+ONE_AT_A_TIME = RLock()  # held by a thread that uses a tokenizer or a model of this process
 READ = 2000  # characters of a reply that `pattern` searches
 REMEMBERED = 8192  # prompts in the cache of token ids
 
@@ -52,33 +54,38 @@ class Texts:
             SelfplayError: the prompt and `max_tokens` exceed the model's context, or the template rejects the messages.
         """
         key = tuple((m["role"], m["content"]) for m in messages)
-        if key not in self._prompts:
-            if len(self._prompts) > REMEMBERED:
-                self._prompts.clear()
-            self._prompts[key] = self.chat.ids(messages, generate=True)
-        length = len(self._prompts[key])
+        with ONE_AT_A_TIME:
+            if key not in self._prompts:
+                if len(self._prompts) > REMEMBERED:
+                    self._prompts.clear()
+                self._prompts[key] = self.chat.ids(messages, generate=True)
+            found = self._prompts[key]
+        length = len(found)
         if self.context is not None and 0 < self.context < length + max_tokens:
             raise SelfplayError(
                 f"a prompt of {length} tokens and player.max_tokens={max_tokens} exceed the model's "
                 f"context of {self.context}; lower player.max_tokens or shorten the prompt"
             )
-        return self._prompts[key]
+        return found
 
     def option(self, text: str) -> tuple[int, ...]:
         """The token ids of a complete reply, with the end token."""
-        if text not in self._options:
-            self._options[text] = (*self.tokenizer.encode(text, add_special_tokens=False), self.end)
-        return self._options[text]
+        with ONE_AT_A_TIME:
+            if text not in self._options:
+                self._options[text] = (*self.tokenizer.encode(text, add_special_tokens=False), self.end)
+            return self._options[text]
 
     def stopped(self, ids: list[int]) -> bool:
         """Whether a stop text occurs in the last tokens; each token is at least one byte."""
         last = max(len(text.encode()) for text in self.stop) + 4
-        tail = str(self.tokenizer.decode(ids[-last:], skip_special_tokens=True))
+        with ONE_AT_A_TIME:
+            tail = str(self.tokenizer.decode(ids[-last:], skip_special_tokens=True))
         return any(text in tail for text in self.stop)
 
     def reply(self, ask: Ask, ids: Sequence[int]) -> str:
         """The text passed to the game: cut at the first stop text; if there are options, matched by `pattern`."""
-        text = str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        with ONE_AT_A_TIME:
+            text = str(self.tokenizer.decode(ids, skip_special_tokens=True))
         text = text[: min((text.find(stop) for stop in self.stop if stop in text), default=len(text))]
         found = self.pattern.search(text[:READ]) if ask.options and self.pattern else None
         if found is None:

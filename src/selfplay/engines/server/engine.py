@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from tempfile import mkdtemp
+from threading import BoundedSemaphore
 from typing import Any
 from weakref import finalize
 
@@ -18,6 +19,7 @@ from selfplay.clients.transport import side_by_side
 from selfplay.core import SelfplayError, at_least
 from selfplay.engines.engine import Completion, Engine, Mixture, Prompt, Sampling, Weights
 from selfplay.engines.server.client import AGAIN, FRESH, Client, Reply
+from selfplay.engines.server.residents import Residents
 from selfplay.models import checkpoints
 from selfplay.models.structure import bare
 from selfplay.options import Count, Name, Positive
@@ -43,6 +45,7 @@ class ServerEngine(Engine):
     """
 
     exact = False
+    concurrent = True
 
     def __init__(
         self,
@@ -61,9 +64,10 @@ class ServerEngine(Engine):
         self.folder = Path(current().lead(lambda: mkdtemp(prefix="selfplay-weights-", dir=folder)))
         if current().rank == 0:
             finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
-        self._label = ""
         self._begun = False
-        self._adopted: OrderedDict[str, None] = OrderedDict()  # the names of adapters, the last used at the end
+        self._models = Residents(1)
+        self._adapters = Residents(adapters)
+        self._slots = BoundedSemaphore(requests * len(urls))
 
     def generate(
         self, weights: Weights | Mixture, prompts: Sequence[Prompt], keys: Sequence[str], sampling: Sampling
@@ -79,22 +83,31 @@ class ServerEngine(Engine):
         if not prompts:
             return []
         label = f"{self.run}/{weights.uid}"
-        adapter = bare(weights.model) is not weights.model
-        name = self._adopt(label, weights) if adapter else None
-        if name is None and label != self._label:
-            self._send(label, weights)
-        calls = [
-            partial(self._client(prompt).generate, _request(prompt, key, sampling, name))
-            for prompt, key in zip(prompts, keys, strict=True)
-        ]
-        found: dict[int, Reply] = {}
-        for place, reply in side_by_side(calls, self.requests * len(self.clients)):
-            if isinstance(reply, Exception):
-                raise reply
-            if reply.versions != {label if name is None else FRESH}:
-                raise SelfplayError(_other_weights(self._client(prompts[place]).url, reply.versions, label, name))
-            found[place] = reply
+        name = None if bare(weights.model) is weights.model else _name(label)
+        with self._holding(label, name, weights):
+            calls = [
+                partial(self._complete, self._client(prompt), _request(prompt, key, sampling, name))
+                for prompt, key in zip(prompts, keys, strict=True)
+            ]
+            found: dict[int, Reply] = {}
+            for place, reply in side_by_side(calls, self.requests * len(self.clients)):
+                if isinstance(reply, Exception):
+                    raise reply
+                if reply.versions != {label if name is None else FRESH}:
+                    raise SelfplayError(_other_weights(self._client(prompts[place]).url, reply.versions, label, name))
+                found[place] = reply
         return [_cut(found[place].completion, sampling.ended) for place in range(len(prompts))]
+
+    def _holding(self, label: str, name: str | None, weights: Weights) -> AbstractContextManager[None]:
+        """A block in which every server holds the weights, of a model or of the adapter `name`."""
+        if name is None:
+            return self._models.using(label, lambda: self._send(label, weights), lambda _: None)
+        self._check_base(label)
+        return self._adapters.using(name, lambda: self._adopt(name, weights), self._drop)
+
+    def _complete(self, client: Client, request: dict[str, Any]) -> Reply:
+        with self._slots:
+            return client.generate(request)
 
     def _client(self, prompt: Prompt) -> Client:
         return self.clients[_number(str(prompt)) % len(self.clients)]
@@ -111,7 +124,6 @@ class ServerEngine(Engine):
             self._begun = True
         else:
             self._await(label)
-        self._label = label
 
     def _await(self, label: str) -> None:
         """Wait until every server has the weights that the first process sends."""
@@ -125,28 +137,30 @@ class ServerEngine(Engine):
                     )
                 time.sleep(POLL)
 
-    def _adopt(self, label: str, weights: Weights) -> str:
-        """Let every server load an adapter, if it has not, and unload the one that was used longest ago if there are
-        too many; return its name, which is this process's own."""
-        for client in self.clients:  # before anything is asked of it
+    def _check_base(self, label: str) -> None:
+        """Raise SelfplayError if a server has other weights than those it was started with, before it is asked."""
+        for client in self.clients:
             if (found := client.label()) != FRESH:
                 raise SelfplayError(_other_weights(client.url, frozenset({found}), label, label))
-        name = f"{label}/{current().rank}".replace("/", "-").replace("@", "-")
-        if name in self._adopted:
-            self._adopted.move_to_end(name)
-            return name
+
+    def _adopt(self, name: str, weights: Weights) -> None:
+        """Let every server load an adapter."""
         target = self.folder / name
         with weights.placed():
             weights.model.save_pretrained(target)
-        while len(self._adopted) >= self.adapters:
-            last, _ = self._adopted.popitem(last=False)
-            for client in self.clients:
-                client.drop(last)
-            shutil.rmtree(self.folder / last, ignore_errors=True)
         for client in self.clients:
             client.adopt(name, target)
-        self._adopted[name] = None
-        return name
+
+    def _drop(self, name: str) -> None:
+        """Let every server unload an adapter."""
+        for client in self.clients:
+            client.drop(name)
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+
+
+def _name(label: str) -> str:
+    """The name under which servers load an adapter, which is this process's own."""
+    return f"{label}/{current().rank}".replace("/", "-").replace("@", "-")
 
 
 def _request(prompt: Prompt, key: str, sampling: Sampling, name: str | None) -> dict[str, Any]:
