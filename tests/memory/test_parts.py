@@ -87,7 +87,7 @@ def test_half_precision_weights_under_a_float32_adapter(folder: Path) -> None:
     policy = made(path=str(folder), lora=LORA, dtype="bfloat16")
     model = sizes(policy, lora=LORA)
     assert parts.weights(model) == size(policy.model.parameters())
-    assert parts.adapter(model) == size(policy.parameters()) and model.decoder is None and not model.own_layers
+    assert parts.adapter(model) == size(policy.parameters()) and model.own_layers
 
 
 def test_tied_embeddings_count_once() -> None:
@@ -106,16 +106,19 @@ def test_a_process_s_part_is_rounded_up() -> None:
 
 
 @pytest.mark.parametrize("lora", [None, LORA, ATTENTION], ids=["full", "lora", "lora of attention"])
-@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
-def test_the_decoder_s_copies_are_exact(compute: str, lora: Any, folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "compute"), [("float32", "float32"), ("float32", "bfloat16"), ("bfloat16", "bfloat16")]
+)
+def test_the_decoder_s_copies_are_exact(dtype: str, compute: str, lora: Any, folder: Path) -> None:
     """On the meta device every matrix that is not the model's own; on a CPU the large ones too."""
-    policy = made(path=str(folder), lora=lora)
+    policy = made(path=str(folder), lora=lora, dtype=dtype, compute_dtype=compute)
     decoder = Decoder(policy.model, getattr(torch, compute))
     own = {p.data_ptr() for p in policy.model.parameters()}
     products = [getattr(layer, name) for layer in decoder.layers for name in ("read", "write", "gate", "up", "down")]
     products += [decoder.head]
     copies = [p.weight for p in products if p.laid_out or p.weight.data_ptr() not in own]
-    assert sizes(policy, lora=lora, compute_dtype=compute).decoder == size(copies)
+    copies += [factor for p in products for factor in p.factors or ()]
+    assert sizes(policy, lora=lora, dtype=dtype, compute_dtype=compute).decoder == size(copies)
     assert isinstance(EmbeddedEngine().reader(policy.weights), Decoder)
 
 

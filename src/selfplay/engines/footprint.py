@@ -45,4 +45,4 @@ def _matrices(decoder: Decoder) -> Iterator[Tensor]:
     products = [getattr(layer, name) for layer in decoder.layers for name in ("read", "write", "gate", "up", "down")]
     for product in (decoder.head, *products):
         assert isinstance(product, Product)
-        yield product.weight
+        yield from (product.weight, *(product.factors or ()))

@@ -173,6 +173,6 @@ def _generation(setup: Setup) -> dict[str, int]:
 
 
 def _decoders(setup: Setup, frozen: bool) -> dict[str, int]:
-    """The learner's decoder, and that of a snapshot while it generates; whole snapshots replace the learner's."""
+    """The learner's decoder, and that of a snapshot while it generates."""
     copies = setup.learner.decoder if setup.engine == "embedded" else None
-    return {} if copies is None else {"decoder": copies * (2 if frozen and setup.learner.lora else 1)}
+    return {} if copies is None else {"decoder": copies * (2 if frozen else 1)}

@@ -138,7 +138,7 @@ class LanguageModel(TrainedModel):
 
     def write(self, asks: Sequence[Ask], weights: Weights | Mixture) -> list[Reply]:
         """Generate one text per ask from the given weights, with this player's sampling options."""
-        prompts, texts = [self.render(ask.messages) for ask in asks], self.texts
+        prompts, keys, texts = [self.render(ask.messages) for ask in asks], [ask.key for ask in asks], self.texts
         sampling = Sampling(
             self.max_tokens,
             self.temperature,
@@ -148,7 +148,6 @@ class LanguageModel(TrainedModel):
             self.rows.most,
             texts.stopped if texts.stop else None,
         )
-        keys = [ask.key for ask in asks]
         found = self.rows.halving(
             lambda rows: self.engine.generate(weights, prompts, keys, replace(sampling, batch_size=rows)),
             len(asks),
