@@ -2,7 +2,7 @@
 
     python experiments/processes/steps.py [--pairs 4] [--steps 6]     writes steps.json beside this file
 
-The runs alternate; the first step of each is left out. Each run's own clock counts (time/play, time/score and
+The runs alternate; the first step of each is left out. Each run's own clock counts (time/play, time/score and time/update).
 """
 
 import argparse

@@ -30,7 +30,7 @@ from selfplay.core import Ask, user
 from selfplay.engines import sampling as samplers
 from selfplay.engines.embedded import EmbeddedEngine
 from selfplay.engines.engine import Completion
-from selfplay.engines.llama.decoder import Decoder, Product, _lays_out, _product
+from selfplay.engines.llama.decoder import Decoder, Product, lays_out, _product
 from selfplay.engines.llama.kv_sharing import PrefixShared
 from selfplay.engines.llama.layers import can_pack
 from selfplay.engines.llama.trial import can_decode
@@ -129,7 +129,7 @@ def test_products_and_what_follows_them(
     torch.manual_seed(0)
     weight, bias = torch.randn(24, 16).to(dtype), torch.randn(24).to(dtype) if biased else None
     product, tolerance = Product(weight, bias, dtype), 1e-5 if dtype == torch.float32 else 0.2
-    assert product.laid_out == (large == 1 and _lays_out(dtype))
+    assert product.laid_out == (large == 1 and lays_out(dtype))
     for shape in ((1,), (5,), (3, 4)):
         x, other = torch.randn(*shape, 16).to(dtype), torch.randn(*shape, 24)
         right = x.double() @ weight.double().t() + (0 if bias is None else bias.double())

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from selfplay.devices import PROCESSOR
 from selfplay.engines.llama import layers, trial
-from selfplay.engines.llama.decoder import LARGE, Decoder, Product
+from selfplay.engines.llama.decoder import LARGE, Decoder, Product, lays_out
 from selfplay.engines.llama.kv_sharing import MOST as COLUMNS
 from selfplay.engines.logprobs import LEAST
 
@@ -34,11 +34,11 @@ def decoder_bytes(model: PreTrainedModel, dtype: torch.dtype, on_cpu: bool) -> i
     Args:
         model: a model for which `decodes`, on any device, the meta device included.
         dtype: precision of the decoder's products.
-        on_cpu: whether the model will be on a CPU.
+        on_cpu: whether the model will be on a CPU like this one.
     """
     own = {id(p) for p in model.parameters()}
-    matrices = _matrices(Decoder(model, dtype))
-    return sum(x.numel() * x.element_size() for x in matrices if id(x) not in own or (on_cpu and x.numel() >= LARGE))
+    matrices, copies = _matrices(Decoder(model, dtype)), on_cpu and lays_out(dtype)
+    return sum(x.numel() * x.element_size() for x in matrices if id(x) not in own or (copies and x.numel() >= LARGE))
 
 
 def _matrices(decoder: Decoder) -> Iterator[Tensor]:

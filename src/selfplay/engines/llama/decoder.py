@@ -48,7 +48,7 @@ class Product:
         weight = weight.to(dtype)
         self.bias = None if bias is None else bias.to(dtype)
         large = weight.numel() >= LARGE and weight.device.type == "cpu"
-        self.laid_out = large and _lays_out(dtype)
+        self.laid_out = large and lays_out(dtype)
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 16) if self.laid_out else weight
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class Product:
         return out
 
 
-def _lays_out(dtype: torch.dtype) -> bool:
+def lays_out(dtype: torch.dtype) -> bool:
     """Whether oneDNN supports matrices of this precision on this CPU."""
     if not torch.backends.mkldnn.is_available():
         return False
