@@ -30,7 +30,7 @@ from selfplay.core import Ask, user
 from selfplay.engines import sampling as samplers
 from selfplay.engines.embedded import EmbeddedEngine
 from selfplay.engines.engine import Completion
-from selfplay.engines.llama.decoder import Decoder, Product, lays_out, _product
+from selfplay.engines.llama.decoder import Decoder, Product, _product, lays_out
 from selfplay.engines.llama.kv_sharing import PrefixShared
 from selfplay.engines.llama.layers import can_pack
 from selfplay.engines.llama.trial import can_decode
