@@ -2,7 +2,8 @@
 
     python experiments/processes/steps.py [--pairs 4] [--steps 6]     writes steps.json beside this file
 
-The runs alternate; the first step of each is left out. Each run's own clock counts (time/play, time/score and time/update).
+The runs alternate; the first step of each is left out. A step's seconds are time/play + time/score + time/update, by
+the run's own clock.
 """
 
 import argparse
