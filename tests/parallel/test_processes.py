@@ -11,6 +11,7 @@ import cli
 import pytest
 from ranks import Joint, Ranks, free_port
 from safetensors.torch import load_file
+from servers import Double, serving
 
 APART = 2e-5
 LSP = ("eval=none", "steps=3", "episodes=4", "game.answers=4", "player.max_tokens=24")
@@ -166,6 +167,39 @@ def test_gradients_that_are_not_summed_are_seen(ranks: Ranks, tmp_path: Path) ->
     """The processes' weights part after a step, so what one of them has sampled is not what the other one learns."""
     joint = ranks.run(*CASES["lsp"], "parallel=ddp", f"hydra.run.dir={tmp_path}", breaks=UNSUMMED)
     assert [ended.code for ended in joint.ended] == [1, 1] and "(logprob_mismatch)" in joint.ended[0].err
+
+
+SHORT_OF_MEMORY = """
+import torch
+from selfplay.players.language_model import LanguageModel
+plain = LanguageModel.logprobs
+def logprobs(self, batch):
+    if rank == 1 and len(batch) > 3:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    return plain(self, batch)
+LanguageModel.logprobs = logprobs
+undo.append(lambda: setattr(LanguageModel, "logprobs", plain))
+"""
+
+
+@pytest.mark.slow
+def test_all_halve_their_micro_batches_where_one_runs_out_of_memory(ranks: Ranks, alone: Any, tmp_path: Path) -> None:
+    joint = ranks.run(*CASES["lsp"], "parallel=ddp", f"hydra.run.dir={tmp_path}", breaks=SHORT_OF_MEMORY)
+    run = well(joint, tmp_path)
+    assert texts(run) == texts(alone("lsp")) and apart(run, alone("lsp")) < APART
+    assert "update.micro_batch is " in joint.ended[0].out and joint.facts[1]["asks"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["lsp", "lsp, lora"])
+def test_both_use_the_same_servers(case: str, ranks: Ranks, alone: Any, tmp_path: Path) -> None:
+    """Process 0 sends whole models for both; each loads its own adapters."""
+    with serving(Double()) as one, serving(Double()) as other:
+        on = ("engine=server", f"engine.urls=[{one.url},{other.url}]", "engine.seconds=60", "parallel=ddp")
+        run = well(ranks.run(*CASES[case], *on, f"hydra.run.dir={tmp_path}"), tmp_path)
+        sent = [double.calls.count("/finish_weight_update") for double in (one, other)]
+    assert texts(run) == texts(alone(case)) and apart(run, alone(case)) < APART
+    assert sent == ([3, 3] if case == "lsp" else [0, 0])
 
 
 # --- resume -----------------------------------------------------------------------------------------------------------
