@@ -35,7 +35,12 @@ ACCELERATOR = Sizes(logits=1 << 28, prefill=32768, tree=2048, token_cost=4096)
 
 def sizes_of(device: torch.device) -> Sizes:
     """The amounts of work for a device."""
-    return PROCESSOR if device.type == "cpu" else ACCELERATOR
+    return sizes_on(device.type == "cpu")
+
+
+def sizes_on(cpu: bool) -> Sizes:
+    """The amounts of work for the CPU, or for any accelerator."""
+    return PROCESSOR if cpu else ACCELERATOR
 
 
 def sent(x: Tensor, device: torch.device) -> Tensor:

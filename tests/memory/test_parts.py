@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from live_tensors import LiveTensors
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from selfplay.core import SelfplayError
+from selfplay.devices import ACCELERATOR, PROCESSOR
 from selfplay.engines.embedded import EmbeddedEngine
 from selfplay.engines.llama.decoder import Decoder
 from selfplay.engines.llama.kv_sharing import PrefixShared
@@ -216,3 +218,14 @@ def test_the_sizes_of_a_llama_by_hand() -> None:
 def test_sizes_that_contradict_one_another(given: dict[str, Any], words: str) -> None:
     with pytest.raises(SelfplayError, match=words):
         llama_of(**given)
+
+
+def test_an_accelerator_computes_more_at_once(folder: Path) -> None:
+    """Its chunks of logits are larger: 4,096 tokens x 102 words fit into one, on a CPU as well; of 10^6 they do not."""
+    model = sizes(made(path=str(folder)))
+    large = replace(model, vocabulary=1_000_000)
+    texts = {work: Texts(16, 64, 256, 4, work) for work in (PROCESSOR, ACCELERATOR)}
+    assert parts.head(model, texts[ACCELERATOR]) == parts.head(model, texts[PROCESSOR])
+    more = parts.head(large, texts[ACCELERATOR]) - parts.head(large, texts[PROCESSOR])
+    assert more == 3 * 4 * (ACCELERATOR.logits - PROCESSOR.logits)
+    assert texts[ACCELERATOR].width == 64 + 4 * 256 and texts[PROCESSOR].width == 2 * (64 + 256)

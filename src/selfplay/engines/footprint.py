@@ -8,14 +8,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from selfplay.devices import PROCESSOR
 from selfplay.engines.llama import layers, trial
 from selfplay.engines.llama.decoder import LARGE, Decoder, Product, lays_out
 from selfplay.engines.llama.kv_sharing import MOST as COLUMNS
 from selfplay.engines.logprobs import LEAST
 
-__all__ = ("CAP", "CHUNK", "COLUMNS", "LEAST", "READ", "decoder_bytes", "decodes", "runs_own_layers")
-CAP, CHUNK, READ = PROCESSOR.tree, PROCESSOR.logits, PROCESSOR.prefill
+__all__ = ("COLUMNS", "LEAST", "decoder_bytes", "decodes", "runs_own_layers")
 
 
 def decodes(model: PreTrainedModel) -> bool:

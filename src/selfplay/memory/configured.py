@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedConfig
 
 from selfplay.core import SelfplayError
+from selfplay.devices import sizes_on
 from selfplay.evaluations.versus import Versus
 from selfplay.evaluations.win_rate import WinRate
 from selfplay.memory.model import Model, model_of, optimizer_state
@@ -179,7 +180,8 @@ def _scorers(
     """Reward models, and further language models among the players."""
     for part in parts:
         if _is(part, RewardModel):
-            texts = Texts(int(part["batch_size"]), length - 1, 1)
+            work = sizes_on(str(part["device"]).startswith("cpu"))
+            texts = Texts(int(part["batch_size"]), length - 1, 1, 1, work)
             yield _reward_model(part, given, learner, texts)
     for name, node in _plain(cfg.players).items():
         if _is(node, LanguageModel):

@@ -12,7 +12,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from selfplay.engines.footprint import CAP, CHUNK, COLUMNS, LEAST, READ
+from selfplay.devices import PROCESSOR, Sizes
+from selfplay.engines.footprint import COLUMNS, LEAST
 from selfplay.memory.model import Model, OptimizerState, Weight
 from selfplay.parallel.distributed import BUCKET
 
@@ -30,12 +31,14 @@ class Texts:
         prompt: P, tokens of a prompt.
         reply: T, tokens of a reply.
         group: replies to the same prompt.
+        work: how much the device computes at once.
     """
 
     rows: int
     prompt: int
     reply: int
     group: int = 1
+    work: Sizes = PROCESSOR
 
     @property
     def prompts(self) -> int:
@@ -51,7 +54,7 @@ class Texts:
     def width(self) -> int:
         """Tokens of a packed row: a tree of a prompt with its replies, limited as in `selfplay.engines.packing`."""
         group = min(self.group, self.rows)
-        return min(self.prompt + group * self.reply, max(CAP, 2 * (self.prompt + self.reply)))
+        return min(self.prompt + group * self.reply, max(self.work.tree, 2 * (self.prompt + self.reply)))
 
     @property
     def tokens(self) -> int:
@@ -151,8 +154,8 @@ def logits(model: Model, rows: int) -> int:
 
 
 def prefill(model: Model, texts: Texts) -> int:
-    """Temporary tensors of a pass over at most READ tokens of prompts, see `forward`."""
-    return forward(model, min(READ, texts.rows * texts.prompt))
+    """Temporary tensors of a pass over as many tokens of prompts as the device reads at once, see `forward`."""
+    return forward(model, min(texts.work.prefill, texts.rows * texts.prompt))
 
 
 def forward(model: Model, tokens: int) -> int:
@@ -230,7 +233,7 @@ def head(model: Model, texts: Texts) -> int:
     """The head over the replies' tokens M: 4 states of H in float32, CHUNK_COPIES of a chunk of logits, and, if the
     head is trained, its gradient before it is added, V H."""
     tokens = texts.replies
-    chunk = min(max(CHUNK, LEAST * tokens), tokens * model.vocabulary)
+    chunk = min(max(texts.work.logits, LEAST * tokens), tokens * model.vocabulary)
     own = 0 if model.lora else model.vocabulary * model.hidden * model.itemsize
     return 4 * tokens * model.hidden * WIDE + CHUNK_COPIES * chunk * WIDE + own
 

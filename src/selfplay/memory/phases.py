@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from selfplay.devices import Sizes, sizes_on
 from selfplay.memory import parts
 from selfplay.memory.model import Model, OptimizerState
 from selfplay.memory.parts import Texts
@@ -79,12 +80,17 @@ class Setup:
         return self.processes if self.parallel == "fsdp" else 1
 
     @property
+    def work(self) -> Sizes:
+        """How much the device computes at once."""
+        return sizes_on(self.on_cpu)
+
+    @property
     def played(self) -> Texts:
-        return Texts(self.batch_size, self.prompt, self.reply, self.group)
+        return Texts(self.batch_size, self.prompt, self.reply, self.group, self.work)
 
     @property
     def trained(self) -> Texts:
-        return Texts(self.micro_batch, self.prompt, self.reply, self.group)
+        return Texts(self.micro_batch, self.prompt, self.reply, self.group, self.work)
 
 
 Parts = Mapping[str, int]  # name of a part -> bytes
@@ -139,7 +145,7 @@ def scoring(setup: Setup) -> Parts:
         found |= _generation(setup)
     read = [parts.forward(one.model, one.texts.tokens) for one in setup.scorers if one.texts is not None]
     if setup.judges:
-        judged = Texts(setup.batch_size, setup.prompt + setup.reply, 1)
+        judged = Texts(setup.batch_size, setup.prompt + setup.reply, 1, 1, setup.work)
         read.append(parts.forward(setup.learner, judged.tokens) + parts.logits(setup.learner, judged.rows))
     return found | {"temporary": max(found.get("temporary", 0), *read, 0)}
 
