@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import cli
+import configs
 import pytest
 from hydra.utils import get_object
 from omegaconf import OmegaConf
@@ -135,7 +136,7 @@ def is_default(value: Any, default: Any) -> bool:
 
 def departures(*args: str) -> set[str]:
     """The options of a composed config whose value is neither the default nor taken from elsewhere in the config."""
-    composed = cli.composed(*args)
+    composed = configs.config(*args)
     resolved = OmegaConf.to_container(composed, resolve=True)
     raw = dict(calls(OmegaConf.to_container(composed)))
     found = set()
@@ -156,7 +157,7 @@ def departures(*args: str) -> set[str]:
 
 @pytest.mark.parametrize("choice", cli.choices())
 def test_every_key_is_a_parameter_and_what_has_no_default_is_a_key(choice: str) -> None:
-    config = OmegaConf.to_container(cli.composed(*cli.needing(choice)), resolve=True)
+    config = OmegaConf.to_container(configs.config(*cli.needing(choice)), resolve=True)
     found = list(calls(config))
     assert len(found) > 5
     for where, node in found:
@@ -167,6 +168,11 @@ def test_every_key_is_a_parameter_and_what_has_no_default_is_a_key(choice: str) 
         if not node.get("_partial_") and node["_target_"].startswith("selfplay."):
             needed = {n for n in named if parameters[n].default is inspect.Parameter.empty}
             assert needed <= keys | given, f"{where} of {choice} leaves out {needed - keys}"
+
+
+def test_the_command_line_composes_the_same() -> None:
+    for args in ((), ("game=kuhn", "player=tabular"), ("experiment=rps_psro", "seed=3")):
+        assert cli.composed(*args) == OmegaConf.create(OmegaConf.to_yaml(configs.config(*args)))
 
 
 def test_a_yaml_gives_the_default_of_the_constructor_or_another_value_on_purpose() -> None:
