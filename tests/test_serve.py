@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -185,11 +186,10 @@ def test_gpus_are_those_of_vllms_environment(tmp_path: Path) -> None:
 def test_a_port_in_use_is_refused() -> None:
     [free] = ports(0, 1)
     assert ports(free, 1) == [free] and len(set(ports(0, 5))) == 5
-    from servers import Double, serving
-
-    double = Double.__new__(Double)
-    with serving(double):
-        used = int(double.url.rsplit(":", 1)[1])
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        used = listening.getsockname()[1]
         with pytest.raises(SelfplayError, match=f"port {used} cannot be used .* choose another first one with --port"):
             ports(used, 1)
     with pytest.raises(SelfplayError, match="port 70000 cannot be used"):
