@@ -25,6 +25,7 @@ COMPONENTS = (
     "selfplay.loggers",
     "selfplay.opponents",
     "selfplay.enumeration",
+    "selfplay.threads",
     "selfplay.parallel.distributed",
     "selfplay.parallel.sharded",
     "selfplay.players",
