@@ -1,10 +1,11 @@
 """Episodes in threads are those of waves, wait for nobody, and fail as those do."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import cli
 import pytest
@@ -34,6 +35,14 @@ class Talk(Game):
 
     def payoffs(self, episode: Episode) -> list[float]:
         return [0.0] * len(episode.turns)
+
+
+class Asking(Talk):
+    """Each episode has a prompt of its own."""
+
+    def play(self) -> Play:
+        self.count = getattr(self, "count", 0) + 1
+        yield [Ask("asker", ({"role": "user", "content": f"add {self.count} and 4"},))]
 
 
 def seated(players: dict[str, Player]) -> Matchmaker:
@@ -67,6 +76,47 @@ def test_players_of_this_process_take_turns() -> None:
     found = threaded(Talk(), table, 1, 6, "k", threads=4)
     assert texts(found) == texts(waves) and [e.index for e in found] == [e.index for e in waves]
     assert found[0].turns[0].reply.logprobs == pytest.approx(waves[0].turns[0].reply.logprobs, abs=1e-5)
+
+
+class Watched:
+    """A call that notes how many threads are in it at a time."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self.call, self.inside, self.most = call, 0, 0
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        time.sleep(0.01)
+        try:
+            return self.call(*given, **named)
+        finally:
+            self.inside -= 1
+
+
+class Echo(Player):
+    """Answers at once; two of them may share something."""
+
+    def act(self, asks: Sequence[Ask]) -> list[Reply]:
+        return [Reply("yes") for _ in asks]
+
+
+@pytest.mark.parametrize("concurrent", [False, True])
+def test_only_players_that_can_act_in_several_threads(concurrent: bool) -> None:
+    one, two = Echo(), Echo()
+    one.act = two.act = watched = Watched(one.act)  # type: ignore[method-assign]
+    one.concurrent = two.concurrent = concurrent
+    threaded(Talk(), seated({"one": one, "two": two}), 1, 6, "k", threads=6)
+    assert (watched.most > 1) == concurrent
+
+
+def test_a_tokenizer_serves_one_thread_at_a_time(double: Double) -> None:
+    policy = served(made(max_tokens=2), ServerEngine([double.url], seconds=30))
+    chat = policy.texts.chat
+    chat.ids = watched = Watched(chat.ids)  # type: ignore[method-assign]
+    policy.texts._prompts.clear()
+    threaded(Asking(), seated({"one": policy, "two": policy}), 1, 6, "k", threads=6)
+    assert watched.most == 1
 
 
 def test_models_of_one_server_take_turns_and_adapters_are_kept_while_they_are_used(double: Double) -> None:

@@ -1,5 +1,6 @@
 """The command: it takes a run's options, prints a table and a verdict, and loads nothing."""
 
+import os
 import re
 
 import pytest
@@ -63,3 +64,10 @@ def test_mistakes(args: tuple[str, ...], words: str, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit) as ended:
         command.main(args)
     assert ended.value.code != 0 and words in capsys.readouterr().err
+
+
+def test_hub_ids_are_looked_up_where_a_hub_may_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a run its model may not be in the local cache yet."""
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    command.main(["player=tiny", "reward=none"])
+    assert "HF_HUB_OFFLINE" not in os.environ

@@ -10,7 +10,6 @@ Prints the memory of each process in each phase of a step, and what would make a
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
@@ -187,7 +186,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pairs = [argument.partition("=") for argument in typed]
     typed = [f"{OWN[key]}={value}" if key in OWN else key + equals + value for key, equals, value in pairs]
     args = parser().parse_intermixed_args(typed)
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # for hub ids that the local cache has
     run_command(lambda: memory(args))
 
 
