@@ -116,8 +116,11 @@ def serving(double: Double, port: int = 0) -> Iterator[Double]:
         def log_message(self, *_: object) -> None:
             return
 
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    server.daemon_threads = True
+    class Listener(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 128  # connections beyond it are reset: a client opens as many as it has requests
+
+    server = Listener(("127.0.0.1", port), Handler)
     double.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()

@@ -17,6 +17,8 @@ from selfplay.core import SelfplayError
 from selfplay.devices import exact_float32, sent
 from selfplay.engines.last_hidden import last_states
 from selfplay.engines.transformers.decode import NEAR
+from selfplay.models.finer import finer
+from selfplay.models.trial import is_half
 from selfplay.out_of_memory import Rows
 
 Text = tuple[int, ...]
@@ -39,7 +41,7 @@ class Scorer:
     """
 
     def __init__(self, model: PreTrainedModel, rows: int, pad: int, some: Sequence[Text], long: Sequence[Text]) -> None:
-        self.model, self.pad = model, pad
+        self.model, self.pad, self.precision = model, pad, model.dtype
         self.batch = Rows(rows, "the reward model's batch_size")
         config: Any = model.config.get_text_config()
         if isinstance(getattr(model, "score", None), torch.nn.Linear):
@@ -60,7 +62,14 @@ class Scorer:
     def _tried(self, some: Sequence[Text], long: Sequence[Text]) -> Callable[[Sequence[Text]], Tensor]:
         """The first batching method that passes the trial."""
         with exact_float32():
-            return self._passing(some, long)
+            if not is_half(self.model):
+                return self._passing(some, long)
+            try:
+                return self._passing(some, long)
+            except SelfplayError:  # rounding may exceed the tolerance of half precision
+                with finer(self.model, torch.float32):
+                    self.precision = torch.float32
+                    return self._passing(some, long)
 
     def _passing(self, some: Sequence[Text], long: Sequence[Text]) -> Callable[[Sequence[Text]], Tensor]:
         name = type(self.model).__name__
@@ -97,7 +106,7 @@ class Scorer:
 
     @property
     def _rounding(self) -> float:
-        return float(min(0.1, NEAR * torch.finfo(self.model.dtype).eps ** 0.75))
+        return float(min(0.1, NEAR * torch.finfo(self.precision).eps ** 0.75))
 
     def _unmoved(self, texts: Sequence[Text]) -> bool:
         """Whether padding changes no layer's hidden states of a text's own tokens.

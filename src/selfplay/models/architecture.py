@@ -9,8 +9,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from selfplay.core import SelfplayError
+from selfplay.devices import exact_float32
+from selfplay.models.finer import finer
 from selfplay.models.structure import body_of
-from selfplay.models.trial import alike
+from selfplay.models.trial import alike, is_half
 from selfplay.out_of_memory import is_out_of_memory
 
 READ, SEEN = 8, 5  # tokens of the test input and of its prefix, for the causality check
@@ -50,9 +52,17 @@ def check_architecture(model: PreTrainedModel, path: str) -> None:
         raise SelfplayError(
             f"{kind} scales or caps its logits after the head, which this policy would ignore; {REMEDY}"
         )
-    if not alike(whole[:, :SEEN], first, whole.dtype):
+    if not alike(whole[:, :SEEN], first, whole.dtype) and not (is_half(model) and _is_causal(body, ids, kind)):
         raise SelfplayError(f"{kind} lets a token attend to later ones, so it cannot generate token by token; {REMEDY}")
     _check_gradient(model, ids, kind)
+
+
+def _is_causal(body: Any, ids: Tensor, kind: str) -> bool:
+    """Whether a prefix has the same states alone, in float32: in bfloat16 SmolLM2's differ by a third through rounding,
+    since kernels depend on the length of a text."""
+    with exact_float32(), finer(body, torch.float32):
+        whole, first = (_reading(kind, body, ids[:, :n]).last_hidden_state for n in (READ, SEEN))
+    return alike(whole[:, :SEEN], first, torch.float32)
 
 
 @torch.enable_grad()

@@ -74,8 +74,13 @@ def _computed_through(
 
 
 def _blocks(module: Module) -> list[tuple[Module, list[Any]]]:
-    """The submodules that run one after another, each with its parameters, and the module itself with the rest."""
-    parts: list[Module] = []
+    """The submodules that run one after another, each with its parameters, and the modules around them with the rest.
+
+    The members of a ModuleList, such as a decoder's layers, are the smallest blocks.
+    """
+    found = [(module, list(module.parameters(recurse=False)))]
     for child in module.children():
-        parts += list(child) if isinstance(child, ModuleList) else [child]
-    return [(module, list(module.parameters(recurse=False))), *((part, list(part.parameters())) for part in parts)]
+        for part in child if isinstance(child, ModuleList) else [child]:
+            inside = not isinstance(child, ModuleList) and any(isinstance(m, ModuleList) for m in child.modules())
+            found += _blocks(part) if inside else [(part, list(part.parameters()))]
+    return found

@@ -22,7 +22,9 @@ from selfplay.devices import exact_float32, sent
 from selfplay.engines.engine import Prompt
 from selfplay.engines.mixture import MixedModel
 from selfplay.engines.transformers.kv_cache import new_cache
+from selfplay.models.finer import finer
 from selfplay.models.structure import bare
+from selfplay.models.trial import is_half
 
 KNOWN = {"full_attention", "sliding_attention", "linear_attention", "conv", "hybrid", "hybrid_sliding", "moe", "mlp"}
 NEAR = 4  # tolerance / eps^(3/4): 3e-5 of the logits' norm in float32, 0.1 in bfloat16
@@ -134,7 +136,7 @@ def _tried(model: PreTrainedModel) -> Way:
     reason: Exception | None = None
     for way in WAYS[_by_config(model) :]:
         try:
-            if _is_right(model, way):
+            if _is_right(model, way, model.dtype) or (is_half(model) and _is_right_in_float32(model, way)):
                 return way
         except torch.OutOfMemoryError:
             raise
@@ -155,23 +157,29 @@ def _by_config(model: PreTrainedModel) -> int:
     return 0 if kinds <= KNOWN and blocks is None else 1
 
 
-def _is_right(model: PreTrainedModel, way: Way) -> bool:
+def _is_right_in_float32(model: PreTrainedModel, way: Way) -> bool:
+    """As `_is_right`, where rounding in half precision may exceed its tolerance."""
+    with finer(bare(model), torch.float32):
+        return _is_right(model, way, torch.float32)
+
+
+def _is_right(model: PreTrainedModel, way: Way, dtype: torch.dtype) -> bool:
     """Whether rows that are admitted, repeated, dropped and extended have the logits that each text gets alone."""
     vocabulary = model.get_output_embeddings().weight.shape[0]
     ids = [i % vocabulary for i in range(7, 27)]
     texts = [tuple(ids[:9]), tuple(ids[5:9] if way.ragged else ids[5:14]), tuple(ids[2:11])]
     state = HFDecodeState(model, 4, ids[0], way)
-    right = _same(model, texts, state.admit(texts))
+    right = _same(model, texts, state.admit(texts), dtype)
     for rows, tokens in (([1, 0, 0], ids[9:12]), ([0, 2], ids[12:14]), ([0, 1], ids[14:16])):
         texts = [(*texts[row], token) for row, token in zip(rows, tokens, strict=True)]
         state.keep(torch.tensor(rows))
-        right = right and _same(model, texts, state.step(torch.tensor(tokens, device=model.device)))
+        right = right and _same(model, texts, state.step(torch.tensor(tokens, device=model.device)), dtype)
     return right
 
 
-def _same(model: PreTrainedModel, texts: Sequence[Prompt], logits: Tensor) -> bool:
+def _same(model: PreTrainedModel, texts: Sequence[Prompt], logits: Tensor, dtype: torch.dtype) -> bool:
     alone = [
         model(input_ids=torch.tensor([text], device=model.device), use_cache=False).logits[0, -1] for text in texts
     ]
-    apart = min(0.1, NEAR * torch.finfo(model.dtype).eps ** 0.75)
+    apart = min(0.1, NEAR * torch.finfo(dtype).eps ** 0.75)
     return all(float((a - b).norm()) <= apart * float(b.norm()) for a, b in zip(logits.float(), alone, strict=True))
