@@ -14,7 +14,7 @@ from selfplay.runs.trust import check_targets
 
 GROUPS = (
     "game", "experiment", "player", "prompts", "update", "regularizer", "challenger", "quality", "reward", "eval",
-    "opponent", "meta_solver", "schedule", "rollout", "logger", "task",
+    "opponent", "meta_solver", "schedule", "rollout", "logger", "task", "data",
 )  # fmt: skip
 TIMES = {"time/play", "time/score", "time/update"}
 

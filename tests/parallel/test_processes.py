@@ -23,6 +23,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "ppo in minibatches": (*LSP, "update=ppo", "update.minibatches=2", "update.epochs=2"),
     "dpo": (*LSP, "update=dpo"),
     "kto": (*LSP, "update=kto"),
+    "stages": (*LSP, "update=stages", "update.hoard=2", "update.room=3", "update.fits=1"),
     "kuhn by likelihood": KUHN,
     "kuhn, every outcome": (*KUHN, "rollout=exact"),
     "pfsp, lora": (*KUHN, "player=tiny_lora", "opponent=pfsp", "opponent.every=1"),
@@ -30,7 +31,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "an episode for one of two": (*LSP, "episodes=1", "game.answers=3", "update.role_weights.challenger=0"),
     "unequal shares": (*LSP, "episodes=3", "game.answers=3", "update.micro_batch=2"),
 }
-SHARDED = ("lsp", "lsp, lora", "dpo", "kuhn by likelihood", "pfsp, lora", "unequal shares")
+SHARDED = ("lsp", "lsp, lora", "dpo", "stages", "kuhn by likelihood", "pfsp, lora", "unequal shares")
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ COMPONENTS = (
     "selfplay.parallel.distributed",
     "selfplay.parallel.sharded",
     "selfplay.players",
+    "selfplay.selection",
     "selfplay.referees",
     "selfplay.sandbox.sandbox",
     "selfplay.tasks",
