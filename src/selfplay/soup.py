@@ -3,7 +3,7 @@
     python -m selfplay.soup multirun/2026-01-01/12-00-00 --out soup            the last checkpoints of a sweep's runs
     python -m selfplay.soup RUN RUN --weights 3 1 --out soup                   three quarters, one quarter
     python -m selfplay.soup RUN/checkpoints/step-000040 RUN --out soup         two checkpoints of a run
-    python -m selfplay.soup SWEEP --greedy 500 --out soup                      those that raise accuracy on 500 questions
+    python -m selfplay.soup SWEEP --greedy 500 --out soup                      those that help on 500 questions
 
 The result is a player: player=hf player.path=soup.
 """

@@ -56,7 +56,7 @@ def known() -> Tabular:
 
 def staged(policy: Tabular, rule: str = "dpo", **options: Any) -> Stages:
     make = options.pop("parts", {rule: RULES[rule]})
-    return Stages(policy, policy.snapshot(), None, make, **options)
+    return Stages(policy, policy.snapshot(), None, make, **{"hoard": 1, "room": 1, "fits": 1, **options})
 
 
 @pytest.mark.parametrize("rule", RULES)

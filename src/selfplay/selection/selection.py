@@ -45,7 +45,7 @@ class Selection(Nature, Adaptive):
         every: Steps = 0,
         measure: Name = "truth",
         teacher: Name = "teacher",
-        batch_size: Count = 64,
+        batch_size: Count = 256,
         seed: Seed = 0,
     ) -> None:
         if draw is None:

@@ -60,9 +60,9 @@ class Stages(Update):
         reference: Policy,
         roles: Sequence[str] | None = None,
         parts: Mapping[Name, MakeUpdate | None] = {},
-        hoard: Count = 1,
-        room: Count = 1,
-        fits: Count = 1,
+        hoard: Count = 4,
+        room: Count = 4,
+        fits: Count = 4,
         groups: Whole = 0,
         restart: bool = False,
         rebase: bool = False,
@@ -134,12 +134,14 @@ class Stages(Update):
     def _named(self, name: str, found: Mapping[str, float], others: Mapping[str, float]) -> dict[str, float]:
         """The metrics of a part's last update; of several parts, those of the rule under the part's name.
 
-        What is measured of a role's turns keeps its name, and the first part's value.
+        What is measured of a role's turns keeps its name and the first part's value; loss and learning rate are also
+        given without a name, as those of the last part.
         """
+        both = {key: found[key] for key in ("loss", "learning_rate") if key in found}
         if len(self.parts) == 1:
             return {key: value for key, value in found.items() if key != MISMATCH}
         rule = {f"{name}/{key}": value for key, value in found.items() if "/" not in key and key != MISMATCH}
-        return rule | {key: value for key, value in found.items() if "/" in key and key not in others}
+        return rule | both | {key: value for key, value in found.items() if "/" in key and key not in others}
 
     @property
     def _bare(self) -> bool:
