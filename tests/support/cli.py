@@ -152,6 +152,9 @@ def _behind(choice: str) -> list[str]:
     if group == "data":
         small = [] if choice == "data=none" else ["players.nature.size=8"]
         return ["game=demonstrations", choice, *small]  # some strategies read demonstrations
+    if choice == "rollout=replayed":
+        log = [f"rollout.run={stored.log()}", "seats.solver=logged"]
+        return ["game=dataset", "reward=verifier", "update=dpo", choice, *log]
     if group == "endpoint":
         return ["reward=judge", f"endpoint@reward.endpoint={choice.split('=')[1]}"]
     if choice in ("reward=code", "task=programs"):  # a Challenger does not ask for programs

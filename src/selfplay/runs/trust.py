@@ -26,6 +26,7 @@ COMPONENTS = (
     "selfplay.opponents",
     "selfplay.enumeration",
     "selfplay.threads",
+    "selfplay.replay",
     "selfplay.parallel.distributed",
     "selfplay.parallel.sharded",
     "selfplay.players",
