@@ -385,11 +385,11 @@ def test_what_exceeds_the_context_is_an_error_or_cut(tmp_path: Path) -> None:
     assert torch.isfinite(cutting.score(turns(long), {})).all()
     assert of_referees({"reward": cutting}) == {"reward/truncated": 0.75}
     for pair in long:
-        ids, cut = cutting.conversation(pair)
+        ids, cut = cutting.conversations.fitted(pair)
         assert cut == (pair != long[-1]) and (150 if cut else 0) < len(ids) <= 200
-        assert ids[-2:] == cutting._ids("", "")[-2:]  # the end of the conversation is never cut
-    told = cutting.tokenizer.decode(cutting.conversation(long[0])[0])
+        assert ids[-2:] == cutting.conversations.ids("", "")[-2:]  # the end of the conversation is never cut
+    told = cutting.tokenizer.decode(cutting.conversations.fitted(long[0])[0])
     assert "What is 7?" in told and "Yes, 7. 1" in told  # the end of the answer goes first
-    cutting.context = 5
+    cutting.conversations.context = 5
     with pytest.raises(SelfplayError, match="chat template alone takes"):
-        cutting.conversation(("a", "b"))
+        cutting.conversations.fitted(("a", "b"))
