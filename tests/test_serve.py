@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from urllib.request import urlopen
@@ -20,7 +21,7 @@ import stand_in_vllm
 from selfplay import serve as command
 from selfplay.core import SelfplayError
 from selfplay.engines.server import launch
-from selfplay.engines.server.launch import SCRIPT, Options, Server, Servers, dealt, environment, gpus_at, ports
+from selfplay.engines.server.launch import SCRIPT, Options, Server, Servers, dealt, gpus_at, ports
 
 
 @contextmanager
@@ -125,6 +126,9 @@ def test_a_server_that_does_not_start(tmp_path: Path) -> None:
         (("asset:huge",), "there is no embedded model 'asset:huge'"),
         (("asset:tiny", "--replicas", "0"), "--replicas is 0"),
         (("asset:tiny", "--adapters", "-1"), "--adapters is -1"),
+        (("asset:tiny", "--reward"), "the reward model 'asset:tiny' has 2 labels; use a model with one label"),
+        (("asset:tiny-rm", "--reward", "--adapters", "2"), "--adapters does not apply to --reward"),
+        (("asset:tiny-rm", "--reward", "--replicas", "2"), "--replicas does not apply to --reward"),
         (("asset:tiny", "--python", "/no/python"), "cannot be run (No such file or directory); install it"),
         (("asset:tiny", "--python", sys.executable), "(there is no module vllm); install it with: make vllm"),
     ],
@@ -144,7 +148,7 @@ OPTIONS = Options(Path("/env/bin/python"), "/models/m", "bfloat16")
 
 def test_the_command_line_of_a_server() -> None:
     """One slot more than adapters; what is given further wins, since it is last."""
-    options = Options(Path("/env/bin/python"), "m", "float32", 7, 3, 32, 2, True, ("--dtype", "auto"))
+    options = Options(Path("/env/bin/python"), "m", "float32", 7, 3, 32, 2, True, further=("--dtype", "auto"))
     found = options.command(8003)
     assert found[:3] == ["/env/bin/python", "-I", str(SCRIPT)] and found[-2:] == ["--dtype", "auto"]
     flags = dict(pairwise(found))
@@ -161,13 +165,21 @@ def test_without_adapters_there_is_no_place_for_them() -> None:
 
 def test_the_environment_of_a_server() -> None:
     given = {"PATH": "/bin", "VLLM_CPU_KVCACHE_SPACE": "8", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "4,5"}
-    found = environment(Path("/env/bin/python"), given, None)
+    found = OPTIONS.variables(given, None)
     assert found["VLLM_SERVER_DEV_MODE"] == found["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
     assert found["PATH"] == "/env/bin:/bin" and found["HF_HUB_OFFLINE"] == "1"
     assert found["VLLM_CPU_KVCACHE_SPACE"] == "8", "what the user sets is kept"
-    assert environment(Path("p"), {}, None)["VLLM_CPU_KVCACHE_SPACE"] == "1"
-    on_gpu = environment(Path("p"), given, ["5"])
+    assert OPTIONS.variables({}, None)["VLLM_CPU_KVCACHE_SPACE"] == "1"
+    on_gpu = OPTIONS.variables(given, ["5"])
     assert on_gpu["CUDA_VISIBLE_DEVICES"] == "5" and "VLLM_CPU_OMP_THREADS_BIND" not in on_gpu
+
+
+def test_a_reward_model_s_server_scores_and_nobody_replaces_its_weights() -> None:
+    options = replace(OPTIONS, reward=True)
+    flags = options.command(8001)
+    assert flags[flags.index("--runner") + 1] == "pooling" and "bfloat16" in flags and "--host" in flags
+    assert not [flag for flag in flags if flag.startswith(("--enable", "--weight", "--generation", "--logprobs"))]
+    assert not {"VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_RUNTIME_LORA_UPDATING"} & set(options.variables({}, None))
 
 
 def test_gpus_are_dealt() -> None:
