@@ -43,7 +43,7 @@ def printed(process: "subprocess.Popen[str]") -> str:
     lines = []
     for line in process.stdout:
         lines.append(line)
-        if line.startswith("engine=server"):
+        if line.startswith(("engine=server", "reward=rm_server")):
             return line.strip()
     pytest.fail(f"no options: {lines}, {process.stderr.read() if process.stderr else ''}")
 
@@ -87,6 +87,19 @@ def test_a_run_with_the_options_that_it_prints(tmp_path: Path) -> None:
     assert [log.split("--port ")[1].split()[0] for log in logs] == sorted(url.rsplit(":", 1)[1] for url in urls(line))
 
 
+def test_a_reward_model_and_a_run_with_the_options_that_it_prints(tmp_path: Path) -> None:
+    flags = ("--reward", "--port", "0", "--logs", str(tmp_path / "logs"))
+    python = stand_in_vllm.written(tmp_path)
+    with started("asset:tiny-rm", *flags, python=python, STAND_IN="double", PYTHONPATH=os.pathsep.join(sys.path)) as it:
+        args = printed(it).split()
+        assert args[:2] == ["reward=rm_server", "reward.path=asset:tiny-rm"]
+        cli.finished(tmp_path / "run", *cli.SMALL, *args)
+        it.send_signal(signal.SIGINT)
+        assert it.wait(30) == 130 and gone([args[2].removeprefix("reward.url=")])
+    [log] = [file.read_text() for file in (tmp_path / "logs").iterdir()]
+    assert "--runner pooling" in log and "VLLM_SERVER_DEV_MODE" not in log
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_servers_end_with_the_command(number: int, tmp_path: Path) -> None:
     """Even if it is killed: they read the end of their input."""
@@ -126,8 +139,9 @@ def test_a_server_that_does_not_start(tmp_path: Path) -> None:
         (("asset:huge",), "there is no embedded model 'asset:huge'"),
         (("asset:tiny", "--replicas", "0"), "--replicas is 0"),
         (("asset:tiny", "--adapters", "-1"), "--adapters is -1"),
+        (("asset:tiny", "--rank", "0"), "--rank is 0"),
         (("asset:tiny", "--reward"), "the reward model 'asset:tiny' has 2 labels; use a model with one label"),
-        (("asset:tiny-rm", "--reward", "--adapters", "2"), "--adapters does not apply to --reward"),
+        (("asset:tiny-rm", "--reward", "--adapters", "0"), "--adapters does not apply to --reward"),
         (("asset:tiny-rm", "--reward", "--replicas", "2"), "--replicas does not apply to --reward"),
         (("asset:tiny", "--python", "/no/python"), "cannot be run (No such file or directory); install it"),
         (("asset:tiny", "--python", sys.executable), "(there is no module vllm); install it with: make vllm"),
@@ -242,6 +256,19 @@ def test_a_server_that_does_not_want_to_end_is_killed(tmp_path: Path, monkeypatc
 def test_the_options_of_a_run_name_the_number_of_adapters() -> None:
     assert command.use(["http://a:1", "http://a:2"], 4) == "engine=server 'engine.urls=[http://a:1,http://a:2]'"
     assert command.use(["http://a:1"], 9).endswith("' engine.adapters=9")
+
+
+def test_each_kind_of_server_has_its_own_port() -> None:
+    both = [
+        command._completed(command.parser().parse_args(args))
+        for args in (["asset:tiny"], ["asset:tiny-rm", "--reward"])
+    ]
+    assert [(found.port, found.replicas, found.adapters, found.rank) for found in both] == [
+        (8000, 1, 4, 16),
+        (8001, 1, 4, 16),
+    ]
+    config = (cli.CONF / "reward" / "rm_server.yaml").read_text()
+    assert "http://127.0.0.1:8001\n" in config
 
 
 def test_an_adapter_is_served_by_its_base_model(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from chat_models import saved
 from configs import config
-from language_models import perturb
+from language_models import saved_reward_model
 from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
@@ -258,22 +258,6 @@ def test_the_written_judge_is_greedy_where_its_yaml_says_so(learner: LanguageMod
 
 
 # --- the reward model -------------------------------------------------------------------------------------------------
-
-
-def saved_reward_model(
-    tiny: LanguageModel, folder: Path, labels: int = 1, **changes: object
-) -> LlamaForSequenceClassification:
-    """A reward model of the embedded model's sizes with weights of chance, in a folder."""
-    sizes = type(tiny.model.config)(
-        **{**tiny.model.config.to_dict(), "id2label": dict.fromkeys(range(labels), ""), **changes}
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = LlamaForSequenceClassification(sizes).eval()
-    perturb(model, 0.1)
-    model.save_pretrained(folder)
-    tiny.tokenizer.save_pretrained(folder)
-    return model
 
 
 def one_by_one(tiny: LanguageModel, model: LlamaForSequenceClassification) -> list[float]:
