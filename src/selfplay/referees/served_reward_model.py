@@ -101,7 +101,11 @@ class ServedRewardModel(Referee):
 
     def _scores(self, texts: Sequence[Ids], stop: Event) -> list[float]:
         """The scores of one request, which is not sent once another one has failed."""
-        return [] if stop.is_set() else self.classifier.scores(self.served, texts)
+        try:
+            return [] if stop.is_set() else self.classifier.scores(self.served, texts)
+        except SelfplayError:
+            stop.set()
+            raise
 
     def _tried(self, path: str, name: str | None) -> Served:
         """The model on the server, after a trial.
