@@ -166,7 +166,7 @@ def test_a_key_is_sent_and_never_told(spoilt: RewardServer, monkeypatch: pytest.
     monkeypatch.setenv("RM_KEY", KEY)
     at(spoilt, key="RM_KEY").logits(PAIRS)
     assert set(seen) == {f"Bearer {KEY}"} and len(seen) >= 5
-    with pytest.raises(SelfplayError, match=r"refused /v1/models \(status 401: Unauthorized\); give the NAME of the"):
+    with pytest.raises(SelfplayError, match=r"refused /v1/models \(status 401: Unauthorized\); name the variable"):
         at(spoilt)
     spoilt.misbehaves = refuses(400, f"no, {KEY}")
     with pytest.raises(SelfplayError, match=r"status 400: no, \*\*\*"):

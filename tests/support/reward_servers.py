@@ -1,5 +1,7 @@
 """A double of vLLM's server of a reward model: its routes, and `reward=rm`'s own model and batches behind them."""
 
+import atexit
+from contextlib import ExitStack
 from functools import cache
 from typing import Any
 
@@ -76,10 +78,6 @@ class RewardServer(Routes):
 @cache
 def stand_in() -> str:
     """The url of a server of the embedded reward model that serves until the tests end."""
-    server = RewardServer()
-    _serving.append(serving(server))
-    _serving[-1].__enter__()
-    return server.url
-
-
-_serving: list[Any] = []
+    stack = ExitStack()
+    atexit.register(stack.close)  # later, at the end of the interpreter, its thread would not answer any more
+    return stack.enter_context(serving(RewardServer())).url

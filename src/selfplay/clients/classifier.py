@@ -120,7 +120,7 @@ class Classifier:
         answer = self._sent(method, path, body)
         if answer.status != 200:
             message = one_line(message_of(answer.body), self._key) or "no reason given"
-            remedy = "give the NAME of the variable that holds its key" if answer.status in (401, 403) else AGAIN
+            remedy = "name the variable that holds its key with reward.key" if answer.status in (401, 403) else AGAIN
             raise SelfplayError(f"the server {self.url} refused {path} (status {answer.status}: {message}); {remedy}")
         return answer
 

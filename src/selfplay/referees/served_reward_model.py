@@ -54,7 +54,7 @@ class ServedRewardModel(Referee):
     def __init__(
         self,
         path: Name,
-        url: Name = "http://127.0.0.1:8001",
+        url: Name,
         model: Name | None = None,
         key: str | None = None,
         context: Count | None = None,
