@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from urllib.request import urlopen
@@ -20,7 +21,7 @@ import stand_in_vllm
 from selfplay import serve as command
 from selfplay.core import SelfplayError
 from selfplay.engines.server import launch
-from selfplay.engines.server.launch import SCRIPT, Options, Server, Servers, dealt, environment, gpus_at, ports
+from selfplay.engines.server.launch import SCRIPT, Options, Server, Servers, dealt, gpus_at, ports
 
 
 @contextmanager
@@ -42,7 +43,7 @@ def printed(process: "subprocess.Popen[str]") -> str:
     lines = []
     for line in process.stdout:
         lines.append(line)
-        if line.startswith("engine=server"):
+        if line.startswith(("engine=server", "reward=rm_server")):
             return line.strip()
     pytest.fail(f"no options: {lines}, {process.stderr.read() if process.stderr else ''}")
 
@@ -86,6 +87,19 @@ def test_a_run_with_the_options_that_it_prints(tmp_path: Path) -> None:
     assert [log.split("--port ")[1].split()[0] for log in logs] == sorted(url.rsplit(":", 1)[1] for url in urls(line))
 
 
+def test_a_reward_model_and_a_run_with_the_options_that_it_prints(tmp_path: Path) -> None:
+    flags = ("--reward", "--port", "0", "--logs", str(tmp_path / "logs"))
+    python = stand_in_vllm.written(tmp_path)
+    with started("asset:tiny-rm", *flags, python=python, STAND_IN="double", PYTHONPATH=os.pathsep.join(sys.path)) as it:
+        args = printed(it).split()
+        assert args[:2] == ["reward=rm_server", "reward.path=asset:tiny-rm"]
+        cli.finished(tmp_path / "run", *cli.SMALL, *args)
+        it.send_signal(signal.SIGINT)
+        assert it.wait(30) == 130 and gone([args[2].removeprefix("reward.url=")])
+    [log] = [file.read_text() for file in (tmp_path / "logs").iterdir()]
+    assert "--runner pooling" in log and "VLLM_SERVER_DEV_MODE" not in log
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_servers_end_with_the_command(number: int, tmp_path: Path) -> None:
     """Even if it is killed: they read the end of their input."""
@@ -125,6 +139,10 @@ def test_a_server_that_does_not_start(tmp_path: Path) -> None:
         (("asset:huge",), "there is no embedded model 'asset:huge'"),
         (("asset:tiny", "--replicas", "0"), "--replicas is 0"),
         (("asset:tiny", "--adapters", "-1"), "--adapters is -1"),
+        (("asset:tiny", "--rank", "0"), "--rank is 0"),
+        (("asset:tiny", "--reward"), "the reward model 'asset:tiny' has 2 labels; use a model with one label"),
+        (("asset:tiny-rm", "--reward", "--adapters", "0"), "--adapters does not apply to --reward"),
+        (("asset:tiny-rm", "--reward", "--replicas", "2"), "--replicas does not apply to --reward"),
         (("asset:tiny", "--python", "/no/python"), "cannot be run (No such file or directory); install it"),
         (("asset:tiny", "--python", sys.executable), "(there is no module vllm); install it with: make vllm"),
     ],
@@ -144,7 +162,7 @@ OPTIONS = Options(Path("/env/bin/python"), "/models/m", "bfloat16")
 
 def test_the_command_line_of_a_server() -> None:
     """One slot more than adapters; what is given further wins, since it is last."""
-    options = Options(Path("/env/bin/python"), "m", "float32", 7, 3, 32, 2, True, ("--dtype", "auto"))
+    options = Options(Path("/env/bin/python"), "m", "float32", 7, 3, 32, 2, True, further=("--dtype", "auto"))
     found = options.command(8003)
     assert found[:3] == ["/env/bin/python", "-I", str(SCRIPT)] and found[-2:] == ["--dtype", "auto"]
     flags = dict(pairwise(found))
@@ -161,13 +179,21 @@ def test_without_adapters_there_is_no_place_for_them() -> None:
 
 def test_the_environment_of_a_server() -> None:
     given = {"PATH": "/bin", "VLLM_CPU_KVCACHE_SPACE": "8", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "4,5"}
-    found = environment(Path("/env/bin/python"), given, None)
+    found = OPTIONS.variables(given, None)
     assert found["VLLM_SERVER_DEV_MODE"] == found["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
     assert found["PATH"] == "/env/bin:/bin" and found["HF_HUB_OFFLINE"] == "1"
     assert found["VLLM_CPU_KVCACHE_SPACE"] == "8", "what the user sets is kept"
-    assert environment(Path("p"), {}, None)["VLLM_CPU_KVCACHE_SPACE"] == "1"
-    on_gpu = environment(Path("p"), given, ["5"])
+    assert OPTIONS.variables({}, None)["VLLM_CPU_KVCACHE_SPACE"] == "1"
+    on_gpu = OPTIONS.variables(given, ["5"])
     assert on_gpu["CUDA_VISIBLE_DEVICES"] == "5" and "VLLM_CPU_OMP_THREADS_BIND" not in on_gpu
+
+
+def test_a_reward_model_s_server_scores_and_nobody_replaces_its_weights() -> None:
+    options = replace(OPTIONS, reward=True)
+    flags = options.command(8001)
+    assert flags[flags.index("--runner") + 1] == "pooling" and "bfloat16" in flags and "--host" in flags
+    assert not [flag for flag in flags if flag.startswith(("--enable", "--weight", "--generation", "--logprobs"))]
+    assert not {"VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_RUNTIME_LORA_UPDATING"} & set(options.variables({}, None))
 
 
 def test_gpus_are_dealt() -> None:
@@ -230,6 +256,19 @@ def test_a_server_that_does_not_want_to_end_is_killed(tmp_path: Path, monkeypatc
 def test_the_options_of_a_run_name_the_number_of_adapters() -> None:
     assert command.use(["http://a:1", "http://a:2"], 4) == "engine=server 'engine.urls=[http://a:1,http://a:2]'"
     assert command.use(["http://a:1"], 9).endswith("' engine.adapters=9")
+
+
+def test_each_kind_of_server_has_its_own_port() -> None:
+    both = [
+        command._completed(command.parser().parse_args(args))
+        for args in (["asset:tiny"], ["asset:tiny-rm", "--reward"])
+    ]
+    assert [(found.port, found.replicas, found.adapters, found.rank) for found in both] == [
+        (8000, 1, 4, 16),
+        (8001, 1, 4, 16),
+    ]
+    config = (cli.CONF / "reward" / "rm_server.yaml").read_text()
+    assert "http://127.0.0.1:8001\n" in config
 
 
 def test_an_adapter_is_served_by_its_base_model(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-"""vLLM's servers for engine=server: started, watched and ended together.
+"""vLLM's servers for engine=server and reward=rm_server: started, watched and ended together.
 
     selfplay serve asset:tiny                                   one server, at http://127.0.0.1:8000
     selfplay serve outputs/run/checkpoints/step-000060 --replicas 2
     selfplay serve cache:smollm2 --dtype bfloat16 -- --max-model-len 2048       vLLM's own flags after --
+    selfplay serve asset:tiny-rm --reward                       a reward model, at http://127.0.0.1:8001
 
 vLLM runs in an environment of its own (make vllm). Prints the options of a run that uses the servers.
 """
@@ -22,6 +23,8 @@ from selfplay.commandline import run_command
 from selfplay.errors import SelfplayError, at_least
 
 FOLDER = ".venv-vllm"  # where `make vllm` installs it
+ADAPTERS, RANK = 4, 16  # defaults
+PORT, REWARD_PORT = 8000, 8001
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,22 +32,24 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         prog="selfplay serve",
         usage="%(prog)s MODEL [options] [-- FLAGS OF VLLM]",
-        description="Start vLLM's servers for engine=server, print the options of a run that uses them, and end them "
-        "when interrupted or when one of them ends.",
-        epilog="Whoever can reach a server can replace its weights, so it listens on 127.0.0.1 only. On GPUs each "
-        "server gets GPUs of its own; CUDA_VISIBLE_DEVICES leaves some to the learner.",
+        description="Start vLLM's servers for engine=server, or one for reward=rm_server, print the options of a run "
+        "that uses them, and end them when interrupted or when one of them ends.",
+        epilog="Whoever can reach a server of engine=server can replace its weights, so it listens on 127.0.0.1 only. "
+        "On GPUs each server gets GPUs of its own; CUDA_VISIBLE_DEVICES leaves some to the learner.",
     )
     add = found.add_argument
     add("model", metavar="MODEL", help="as player.path: a folder, a hub id, asset:tiny or cache:smollm2; for an "
         "adapter its base model")  # fmt: skip
-    add("--replicas", type=int, default=1, metavar="N", help="number of servers (%(default)s)")
+    add("--reward", action="store_true", help="MODEL is a reward model, as reward.path")
+    add("--replicas", type=int, metavar="N", help="number of servers (1)")
     add("--tensor-parallel", type=int, default=1, metavar="N", help="GPUs per server (%(default)s)")
-    add("--port", type=int, default=8000, metavar="P", help="port of the first server; 0: any free (%(default)s)")
+    add("--port", type=int, metavar="P", help=f"port of the first server; 0: any free ({PORT}, with --reward "
+        f"{REWARD_PORT})")  # fmt: skip
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="of weights and computation (default: float32 on "
         "processors, bfloat16 on GPUs)")  # fmt: skip
-    add("--adapters", type=int, default=4, metavar="N", help="LoRA adapters kept loaded, as engine.adapters; 0: whole "
-        "models only (%(default)s)")  # fmt: skip
-    add("--rank", type=int, default=16, metavar="R", help="maximum rank of an adapter (%(default)s)")
+    add("--adapters", type=int, metavar="N", help="LoRA adapters kept loaded, as engine.adapters; 0: whole models only "
+        f"({ADAPTERS})")  # fmt: skip
+    add("--rank", type=int, metavar="R", help=f"maximum rank of an adapter ({RANK})")
     add("--python", type=Path, metavar="FILE", help=f"Python of an environment with vLLM (default: that of {FOLDER})")
     add("--logs", type=Path, metavar="FOLDER", help="folder for what the servers print (default: a temporary one)")
     return found
@@ -61,38 +66,80 @@ def serve(args: argparse.Namespace, further: Sequence[str]) -> None:
         SelfplayError: vLLM or the model is not there, or a server has ended.
     """
     from selfplay.console import say
-    from selfplay.engines.server.launch import Options, Server, Servers, dealt, environment, gpus_at, ports
+    from selfplay.engines.server.launch import Options, Server, Servers, dealt, gpus_at, ports
     from selfplay.models.base_model import base_path
 
-    at_least(1, **{"--replicas": args.replicas, "--tensor-parallel": args.tensor_parallel, "--rank": args.rank})
-    at_least(0, **{"--adapters": args.adapters, "--port": args.port})
+    args = _completed(args)
     python = args.python or environment_of_vllm()
     gpus = dealt(gpus_at(python, os.environ), args.replicas, args.tensor_parallel)
-    dtype = args.dtype or ("float32" if gpus[0] is None else "bfloat16")
-    limits = (args.adapters, args.rank, args.tensor_parallel)
-    options = Options(python, base_path(args.model), dtype, 0, *limits, eager=gpus[0] is None, further=tuple(further))
+    on_cpu = gpus[0] is None
+    options = Options(
+        python,
+        base_path(args.model),
+        args.dtype or ("float32" if on_cpu else "bfloat16"),
+        adapters=args.adapters,
+        rank=args.rank,
+        tensor_parallel=args.tensor_parallel,
+        eager=on_cpu,
+        reward=args.reward,
+        further=tuple(further),
+    )
     logs, begun = _made(args.logs), time.monotonic()
     servers = Servers(
         [
-            Server(options.command(port), environment(python, os.environ, mine), port, logs / f"vllm-{port}.log")
-            for port, mine in zip(ports(args.port, args.replicas), gpus, strict=True)
+            Server(options.command(at), options.variables(os.environ, mine), at, logs / f"vllm-{at}.log")
+            for at, mine in zip(ports(args.port, args.replicas), gpus, strict=True)
         ]
     )
     with interrupts.leaving(servers.end):
         try:
-            say(f"starting vLLM for {options.model} in {dtype}, which takes minutes; what it prints: {logs}")
+            say(f"starting vLLM for {options.model} in {options.dtype}, which takes minutes; what it prints: {logs}")
             servers.wait()
             say(f"ready after {time.monotonic() - begun:.0f} s; Ctrl-C ends it. Use it with:")
-            say(use([server.url for server in servers.servers], args.adapters))
+            urls = [server.url for server in servers.servers]
+            say(use_reward(urls[0], args.model) if args.reward else use(urls, args.adapters))
             servers.watch()
         finally:
             servers.end()
+
+
+def _completed(args: argparse.Namespace) -> argparse.Namespace:
+    """The command line with its defaults.
+
+    Raises:
+        SelfplayError: an option is out of range or does not apply, or MODEL is no reward model with --reward.
+    """
+    defaults = {"replicas": 1, "adapters": ADAPTERS, "rank": RANK, "port": REWARD_PORT if args.reward else PORT}
+    if args.reward:
+        for name in ("replicas", "adapters", "rank"):
+            if getattr(args, name) is not None:
+                raise SelfplayError(f"--{name} does not apply to --reward, which starts one whole model; leave it out")
+        _check_reward_model(args.model)
+    full = vars(args) | {name: value for name, value in defaults.items() if getattr(args, name) is None}
+    at_least(1, **{f"--{name.replace('_', '-')}": full[name] for name in ("replicas", "tensor_parallel", "rank")})
+    at_least(0, **{f"--{name}": full[name] for name in ("adapters", "port")})
+    return argparse.Namespace(**full)
+
+
+def _check_reward_model(path: str) -> None:
+    from selfplay.models.base_model import model_config
+    from selfplay.referees.reward_model import check_labels
+
+    config, adapter = model_config(path)
+    if adapter is not None:
+        raise SelfplayError(f"the reward model '{path}' is an adapter; merge it into its base model with peft")
+    check_labels(path, config.num_labels)
 
 
 def use(urls: Sequence[str], adapters: int) -> str:
     """The options of a run that uses the servers."""
     more = f" engine.adapters={adapters}" if adapters not in (0, 4) else ""
     return f"engine=server 'engine.urls=[{','.join(urls)}]'{more}"
+
+
+def use_reward(url: str, path: str) -> str:
+    """The options of a run that uses a reward model's server."""
+    return f"reward=rm_server reward.path={path} reward.url={url}"
 
 
 def environment_of_vllm() -> Path:

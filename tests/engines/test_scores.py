@@ -16,7 +16,7 @@ PAIRS = [("add 3 and 4", "7"), ("", "x"), ("reverse abcd", "it is dcba"), ("add 
 
 
 def alone(referee: RewardModel) -> Tensor:
-    ids = [referee.conversation(pair)[0] for pair in PAIRS]
+    ids = [referee.conversations.fitted(pair)[0] for pair in PAIRS]
     with torch.no_grad():
         return torch.cat([referee.model(input_ids=torch.tensor([text])).logits[:, 0] for text in ids])
 

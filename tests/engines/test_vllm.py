@@ -1,6 +1,7 @@
 """engine=server against vLLM itself, on processors: `make vllm` installs it, and these tests are skipped without it."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -43,9 +44,9 @@ def served(model: str, *flags: str) -> Iterator[list[str]]:
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
         try:
-            line = next((line for line in process.stdout if line.startswith("engine=server")), "")
+            line = next((line for line in process.stdout if line.startswith(("engine=server", "reward=rm_server"))), "")
             assert line, process.stderr.read()
-            urls = line.split("[")[1].split("]")[0].split(",")
+            urls = re.findall(r"http://[\d.:]+", line)
             yield urls
         finally:
             process.send_signal(signal.SIGINT)

@@ -82,11 +82,12 @@ def test_the_adapter_is_not_split() -> None:
 
 
 def test_scorers() -> None:
-    """A reward model is held whole by every process; an endpoint's judge needs nothing; a self-judge reads."""
+    """A reward model is held whole by every process; what is on a server needs nothing; a self-judge reads."""
     learnt = setup("reward=rm", "quality=none", "parallel=fsdp", processes=2)
     assert [scorer.name for scorer in learnt.scorers] == ["reward model"]
     size = parts.weights(learnt.scorers[0].model)
     assert all(found["reward model"] == size for found in phases(learnt).values())
+    assert setup("reward=rm_server").scorers == () and not setup("reward=rm_server", "quality=none").judges
     assert setup("reward=judge").scorers == () and not setup("reward=judge", "quality=none").judges
     assert setup("quality=selfjudge").judges and setup("quality=selfjudge_written").frozen_scoring
     ensemble = setup("reward=ensemble", "quality=none")

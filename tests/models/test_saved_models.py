@@ -218,7 +218,7 @@ def test_a_reward_adapter_is_read(tmp_path: Path) -> None:
     stir(torch.nn.ParameterList(p for p in adapter.model.parameters() if p.requires_grad), 1)
     adapter.save(tmp_path / "adapter")
     referee = judge(tmp_path / "adapter")
-    ids = [referee.conversation(pair)[0] for pair in PAIRS]
+    ids = [referee.conversations.fitted(pair)[0] for pair in PAIRS]
     adapter.model.config.get_text_config().pad_token_id = -1
     right = torch.stack([adapter.model(input_ids=torch.tensor([i])).logits[0, 0] for i in ids]).detach()
     torch.testing.assert_close(referee.logits(PAIRS), right, atol=1e-5, rtol=1e-5)

@@ -4,12 +4,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import cli
 import pytest
 from ranks import Joint, Ranks, free_port
+from reward_servers import RewardServer
 from safetensors.torch import load_file
 from servers import Double, serving
 
@@ -201,6 +203,27 @@ def test_both_use_the_same_servers(case: str, ranks: Ranks, alone: Any, tmp_path
         sent = [double.calls.count("/finish_weight_update") for double in (one, other)]
     assert texts(run) == texts(alone(case)) and apart(run, alone(case)) < APART
     assert sent == ([3, 3] if case == "lsp" else [0, 0])
+
+
+@pytest.mark.slow
+def test_both_use_the_same_reward_model_s_server(ranks: Ranks, alone: Any, tmp_path: Path) -> None:
+    """Process 0 tries it for both, each scores its share; a failure in one of them is told once."""
+    with serving(RewardServer()) as server:
+        args = (*CASES["lsp"], "parallel=ddp", "reward=rm_server", f"reward.url={server.url}")
+        run = well(ranks.run(*args, f"hydra.run.dir={tmp_path / 'run'}"), tmp_path / "run")
+        assert server.calls.count("/v1/models") == 1 and server.calls.count("/classify") == 2 + 2 * 3
+        assert texts(run) == texts(alone("lsp")) and apart(run, alone("lsp")) < APART
+        number = count()
+
+        def dies_once(server: RewardServer, handler: Any, route: str) -> bool:
+            """For one process, in the second step: two requests try the server, two score the first step."""
+            return route == "/classify" and next(number) == 4 and handler.connection.close() is None
+
+        server.misbehaves = dies_once
+        joint = ranks.run(*args, f"hydra.run.dir={tmp_path / 'ends'}")
+    told = f"error: the server {server.url} does not answer /classify"
+    assert [ended.code for ended in joint.ended] == [1, 1] and joint.ended[1].err == "", joint.ended
+    assert joint.ended[0].err.startswith(told) and joint.ended[0].err.count("\n") == 1
 
 
 # --- resume -----------------------------------------------------------------------------------------------------------

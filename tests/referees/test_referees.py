@@ -8,7 +8,7 @@ import pytest
 import torch
 from chat_models import saved
 from configs import config
-from language_models import perturb
+from language_models import saved_reward_model
 from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
@@ -260,22 +260,6 @@ def test_the_written_judge_is_greedy_where_its_yaml_says_so(learner: LanguageMod
 # --- the reward model -------------------------------------------------------------------------------------------------
 
 
-def saved_reward_model(
-    tiny: LanguageModel, folder: Path, labels: int = 1, **changes: object
-) -> LlamaForSequenceClassification:
-    """A reward model of the embedded model's sizes with weights of chance, in a folder."""
-    sizes = type(tiny.model.config)(
-        **{**tiny.model.config.to_dict(), "id2label": dict.fromkeys(range(labels), ""), **changes}
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = LlamaForSequenceClassification(sizes).eval()
-    perturb(model, 0.1)
-    model.save_pretrained(folder)
-    tiny.tokenizer.save_pretrained(folder)
-    return model
-
-
 def one_by_one(tiny: LanguageModel, model: LlamaForSequenceClassification) -> list[float]:
     """The state after the last token of <|user|>question<|end|><|assistant|>answer<|end|>, without any padding."""
     out = []
@@ -385,11 +369,11 @@ def test_what_exceeds_the_context_is_an_error_or_cut(tmp_path: Path) -> None:
     assert torch.isfinite(cutting.score(turns(long), {})).all()
     assert of_referees({"reward": cutting}) == {"reward/truncated": 0.75}
     for pair in long:
-        ids, cut = cutting.conversation(pair)
+        ids, cut = cutting.conversations.fitted(pair)
         assert cut == (pair != long[-1]) and (150 if cut else 0) < len(ids) <= 200
-        assert ids[-2:] == cutting._ids("", "")[-2:]  # the end of the conversation is never cut
-    told = cutting.tokenizer.decode(cutting.conversation(long[0])[0])
+        assert ids[-2:] == cutting.conversations.ids("", "")[-2:]  # the end of the conversation is never cut
+    told = cutting.tokenizer.decode(cutting.conversations.fitted(long[0])[0])
     assert "What is 7?" in told and "Yes, 7. 1" in told  # the end of the answer goes first
-    cutting.context = 5
+    cutting.conversations.context = 5
     with pytest.raises(SelfplayError, match="chat template alone takes"):
-        cutting.conversation(("a", "b"))
+        cutting.conversations.fitted(("a", "b"))

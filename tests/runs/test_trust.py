@@ -18,7 +18,7 @@ from selfplay import crossplay, export_alpaca_eval
 from selfplay.core import SelfplayError
 from selfplay.runs import load
 from selfplay.runs.safe_yaml import read_mapping
-from selfplay.runs.trust import COMPONENTS, ENDPOINT, FUNCTION, MACHINERY, SANDBOX, check_targets
+from selfplay.runs.trust import COMPONENTS, FUNCTION, KEYED, MACHINERY, SANDBOX, check_targets
 
 SOURCE = Path(cli.ROOT, "src")
 TABLE = ("game=kuhn", "player=tabular", "episodes=2", "steps=2", "eval=none", "optimized_metric=loss")
@@ -115,11 +115,12 @@ def test_a_function_as_a_reward_is_code_like_any_other(tmp_path: Path, monkeypat
 
 
 def test_what_reaches_beyond_this_process_needs_a_word() -> None:
-    secret = {"_target_": ENDPOINT, "key": "AWS_SECRET_ACCESS_KEY", "url": "http://evil"}
+    secrets = [{"_target_": target, "key": "AWS_SECRET_ACCESS_KEY", "url": "http://evil"} for target in KEYED]
+    told = "AWS_SECRET_ACCESS_KEY to http://evil"
     code = [
         {"_target_": SANDBOX, **how} for how in ({}, {"isolation": "none"}, {"isolation": "${x}"}, {"isolated": True})
     ]
-    for node, word in (*((c, "without isolation") for c in code), (secret, "AWS_SECRET_ACCESS_KEY to http://evil")):
+    for node, word in (*((c, "without isolation") for c in code), *((secret, told) for secret in secrets)):
         with pytest.raises(SelfplayError, match=word):
             check_targets(OmegaConf.create({"task": node}), Path("config.yaml"))
         module = str(node["_target_"]).rpartition(".")[0]

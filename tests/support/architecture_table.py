@@ -143,7 +143,7 @@ def check_reward(kind: str) -> None:
         saved(kind, Path(place), reward=True)
         referee = reward_of(Path(place))
         with torch.no_grad():
-            texts = [referee.conversation(pair)[0] for pair in PAIRS]
+            texts = [referee.conversations.fitted(pair)[0] for pair in PAIRS]
             alone = torch.cat([referee.model(input_ids=torch.tensor([text])).logits[:, 0] for text in texts])
         _same(f"{kind} as a reward model", referee.logits(PAIRS), alone)
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import configs
 import judges
+import reward_servers
 import stored
 from chat_models import stand_in
 from omegaconf import DictConfig, OmegaConf
@@ -163,6 +164,8 @@ def _behind(choice: str) -> list[str]:
         return ["game=dataset", "task=programs", reward, f"{where}.isolation={isolation()}"]
     if choice == "reward=function":
         return [choice, "reward.function=stored.by_length"]
+    if choice == "reward=rm_server":
+        return [choice, f"reward.url={reward_servers.stand_in()}"]
     if choice.startswith("reward=judge"):  # somebody must be there to judge
         return [choice, f"reward.endpoint.url={judges.stand_in()}", "reward.endpoint.cache=null"]
     if group == "task":

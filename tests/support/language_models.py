@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import LlamaForSequenceClassification, PreTrainedModel
 
 from selfplay.core import Ask, Batch, Episode, Turn, user
 from selfplay.engines.embedded import EmbeddedEngine
@@ -98,3 +99,19 @@ def perturb(model: PreTrainedModel, scale: float, seed: int = 0) -> None:
     with torch.no_grad():
         for p in model.parameters():
             p += scale * torch.randn(p.shape, generator=generator)
+
+
+def saved_reward_model(
+    tiny: LanguageModel, folder: Path, labels: int = 1, **changes: object
+) -> LlamaForSequenceClassification:
+    """A reward model of the embedded model's sizes with weights of chance, in a folder."""
+    sizes = type(tiny.model.config)(
+        **{**tiny.model.config.to_dict(), "id2label": dict.fromkeys(range(labels), ""), **changes}
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlamaForSequenceClassification(sizes).eval()
+    perturb(model, 0.1)
+    model.save_pretrained(folder)
+    tiny.tokenizer.save_pretrained(folder)
+    return model

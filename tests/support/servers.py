@@ -1,6 +1,7 @@
-"""A double of vLLM's server: its routes over a socket of the standard library, and our own sampler behind them.
+"""Doubles of vLLM's server: its routes over a socket of the standard library, and our own sampler behind them.
 
 The key of a completion is the `request_id`, so its replies are those of the embedded engine.
+tests/support/reward_servers.py has the double of a reward model's server.
 """
 
 import copy
@@ -10,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock, Thread
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import torch
@@ -22,26 +23,36 @@ from selfplay.engines.engine import Sampling, Weights
 from selfplay.engines.truncation import Truncation
 from selfplay.models.load import resolve
 
-Misbehaviour = Callable[["Double", BaseHTTPRequestHandler, str], bool]
+Misbehaviour = Callable[[Any, BaseHTTPRequestHandler, str], bool]
 
 
-class Double:
-    """The server's state, and what it does wrong.
+class Routes:
+    """A server's state, and what it does wrong.
 
     Attributes:
-        label: of its weights.
         calls: the routes that were called, in order.
-        misbehaves: (double, handler, route) -> whether it has dealt with the request.
+        misbehaves: (server, handler, route) -> whether it has dealt with the request.
     """
 
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.misbehaves: Misbehaviour = lambda *_: False
+        self.lock, self.url, self.closed = Lock(), "", False
+
+    def answer(self, route: str, body: dict[str, Any]) -> tuple[int, object]:
+        """Status and content of a response."""
+        raise NotImplementedError
+
+
+class Double(Routes):
+    """A server that generates; `label` is that of its weights."""
+
     def __init__(self, path: str = "asset:tiny") -> None:
+        super().__init__()
         self.model: Any = AutoModelForCausalLM.from_pretrained(resolve(path), dtype=torch.float32).eval()
         self.label, self.drafted = "default", ""
         self.adapters: dict[str, Any] = {}
-        self.calls: list[str] = []
-        self.misbehaves: Misbehaviour = lambda *_: False
-        self.lock, self.engine, self.version = Lock(), EmbeddedEngine(), 0
-        self.url, self.closed = "", False
+        self.engine, self.version = EmbeddedEngine(), 0
 
     def answer(self, route: str, body: dict[str, Any]) -> tuple[int, object]:
         with self.lock:
@@ -90,18 +101,22 @@ class Double:
         return 200, {"request_id": body["request_id"], "choices": [choice]}
 
 
+Served = TypeVar("Served", bound=Routes)
+
+
 @contextmanager
-def serving(double: Double, port: int = 0) -> Iterator[Double]:
+def serving(double: Served, port: int = 0) -> Iterator[Served]:
     """The double at `double.url`, for the duration of the block; `port` 0: any free one."""
 
     class Handler(BaseHTTPRequestHandler):
         def _do(self) -> None:
             route = urlsplit(self.path).path
             data = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            self.body = json.loads(data or b"{}")
             double.calls.append(route)
             if double.misbehaves(double, self, route):
                 return
-            status, found = double.answer(route, json.loads(data or b"{}"))
+            status, found = double.answer(route, self.body)
             self.reply(status, found)
 
         def reply(self, status: int, found: object) -> None:

@@ -1,7 +1,8 @@
 """A stand-in for the Python of an environment with vLLM: `python -I -c PROBE` and `python -I vllm_process.py FLAGS`.
 
 It prints its flags and the variables that were set for it, then answers every GET until its standard input is closed.
-STAND_IN in its environment changes that: with "double" it answers as `servers.Double`, with "fails" it ends at once.
+STAND_IN in its environment changes that: with "double" it answers as `servers.Double` or
+`reward_servers.RewardServer`, with "fails" it ends at once.
 """
 
 import os
@@ -44,9 +45,10 @@ def main() -> None:
         Thread(target=ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever, daemon=True).start()
         until_input_ends()
         return
+    from reward_servers import RewardServer
     from servers import Double, serving
 
-    with serving(Double(), port):
+    with serving(RewardServer() if "pooling" in sys.argv else Double(), port):
         until_input_ends()
 
 

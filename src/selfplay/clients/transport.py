@@ -53,7 +53,7 @@ def address(url: str) -> SplitResult:
     if parts.username or parts.password or parts.query or parts.fragment:
         raise SelfplayError(
             "the endpoint's url has more than a host and a path; put a key into an environment variable, and name the "
-            "variable with endpoint.key"
+            "variable with the option `key` beside the url"
         )
     return parts
 

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -15,6 +13,7 @@ from typing import Annotated, Any
 
 from omegaconf import OmegaConf
 
+from selfplay.clients.keys import headers, key_of, message_of, one_line, redacted
 from selfplay.clients.transport import Answer, address, post, side_by_side
 from selfplay.core import SelfplayError, at_least, user
 from selfplay.options import Name, Range, Seed
@@ -81,7 +80,7 @@ class Endpoint:
         for name, value in (("timeout", timeout), ("wait", wait), ("longest_wait", longest_wait)):
             if not 0 < value < 86400:
                 raise SelfplayError(f"endpoint.{name} is {value}; give a number of seconds above 0 and below one day")
-        self.url, self.model, self._key = address(url), model, key_of(key)
+        self.url, self.model, self._key = address(url), model, key_of(key, "endpoint.key")
         plain = OmegaConf.to_container(OmegaConf.create(dict(parameters)), resolve=True)
         assert isinstance(plain, dict)
         self.parameters: dict[Any, Any] = plain
@@ -164,16 +163,13 @@ class Endpoint:
         return min(max(self.wait * 2.0**attempt * jitter, after), self.longest_wait)
 
     def _send(self, body: bytes) -> str:
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
         try:
-            answer = post(self.url, "/chat/completions", headers, body, self.timeout)
+            answer = post(self.url, "/chat/completions", headers(self._key), body, self.timeout)
         except (OSError, HTTPException) as error:
-            raise Passing(self._one_line(str(error) or type(error).__name__)) from None
+            raise Passing(one_line(str(error) or type(error).__name__, self._key)) from None
         if answer.status == 200:
             return self._content(answer)
-        reason = f"status {answer.status}: {self._one_line(_message(answer.body))}"
+        reason = f"status {answer.status}: {one_line(message_of(answer.body), self._key)}"
         if answer.status in AGAIN or answer.status >= 500:
             raise Passing(reason, seconds_of(answer.retry_after))
         raise SelfplayError(f"the judge at {self.url.geturl()} refused a request ({reason}); check reward.endpoint")
@@ -186,38 +182,8 @@ class Endpoint:
         if content is None:
             content = ""  # the model refused, or used up its tokens while thinking
         if not isinstance(content, str):
-            raise Passing(f"not a chat completion: {self._one_line(_message(answer.body))}")
-        return self._redacted(content).encode(errors="replace").decode()
-
-    def _one_line(self, text: str) -> str:
-        """A server's message for an error message: one line, shortened, without the key."""
-        printable = "".join(c if c.isprintable() else " " for c in self._redacted(text))
-        return " ".join(printable.split())[:200].rstrip(". ")
-
-    def _redacted(self, text: str) -> str:
-        return text.replace(self._key, "***") if self._key else text
-
-
-def key_of(name: str | None) -> str:
-    """The value of the environment variable; "" for None.
-
-    Raises:
-        SelfplayError: `name` is not a valid name (it may be a key, so the message omits it), or the variable does not
-            hold a key.
-    """
-    if name is None:
-        return ""
-    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name):
-        raise SelfplayError(
-            "endpoint.key must be the name of an environment variable in capital letters, never the key itself; set "
-            "an environment variable, for example JUDGE_API_KEY, and pass endpoint.key=JUDGE_API_KEY"
-        )
-    value = os.environ.get(name, "").strip()
-    if not re.fullmatch(r"[!-~]+", value):
-        raise SelfplayError(
-            f"the environment variable {name}, named by endpoint.key, holds no key; set it, or use endpoint.key=null"
-        )
-    return value
+            raise Passing(f"not a chat completion: {one_line(message_of(answer.body), self._key)}")
+        return redacted(content, self._key).encode(errors="replace").decode()
 
 
 def seconds_of(retry_after: str) -> float:
@@ -230,13 +196,3 @@ def seconds_of(retry_after: str) -> float:
         return max(0.0, (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds())
     except (ValueError, TypeError):
         return 0.0
-
-
-def _message(body: bytes) -> str:
-    """The message of an error body in OpenAI's format, else the beginning of the body."""
-    text = body[:20000].decode(errors="replace")
-    try:
-        error = json.loads(text)["error"]
-        return str(error["message"] if isinstance(error, dict) else error)
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return text

@@ -41,7 +41,8 @@ MACHINERY = (  # modules in COMPONENTS whose contents are not components, such a
     "selfplay.loggers.logger",
     "selfplay.referees.cache",
 )
-SANDBOX, ENDPOINT = "selfplay.sandbox.sandbox.Sandbox", "selfplay.referees.endpoint.Endpoint"
+SANDBOX = "selfplay.sandbox.sandbox.Sandbox"
+KEYED = ("selfplay.referees.endpoint.Endpoint", "selfplay.referees.served_reward_model.ServedRewardModel")
 FUNCTION = "selfplay.referees.function.Function"  # its option `function` is called like a `_target_`
 
 
@@ -118,7 +119,7 @@ def _forbidden(target: object, node: Mapping[Any, Any], trusted: Sequence[str]) 
         return "which is not a component of selfplay"
     if target == SANDBOX and node.get("isolation") not in ("auto", "bubblewrap", "namespaces"):
         return "which would run code without isolation"
-    if target == ENDPOINT and node.get("key") is not None:
+    if target in KEYED and node.get("key") is not None:
         return f"which would send the value of the environment variable {node['key']} to {node.get('url')}"
     return ""
 

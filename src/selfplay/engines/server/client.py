@@ -18,6 +18,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+from selfplay.clients.keys import message_of, one_line
 from selfplay.clients.transport import address, send
 from selfplay.core import SelfplayError
 from selfplay.engines.engine import Completion
@@ -83,26 +84,13 @@ class Client:
             reason = str(error) or type(error).__name__
             raise SelfplayError(f"the server {self.url} does not answer {path} ({reason}); {REMEDY}") from error
         if answer.status != 200:
-            raise SelfplayError(
-                f"the server {self.url} refused {path} (status {answer.status}: {_message(answer.body)}); {REMEDY}"
-            )
+            message = one_line(message_of(answer.body), "") or "no reason given"
+            raise SelfplayError(f"the server {self.url} refused {path} (status {answer.status}: {message}); {REMEDY}")
         try:
             found = json.loads(answer.body)
         except ValueError:
             found = {"message": answer.body.decode(errors="replace")}  # adapters are answered in plain text
         return found if isinstance(found, dict) else {"found": found}
-
-
-def _message(body: bytes) -> str:
-    """The server's reason, on one line."""
-    text = body.decode(errors="replace")
-    try:
-        found = json.loads(text)
-        error = found.get("error", found.get("detail", text))
-        text = error["message"] if isinstance(error, dict) and "message" in error else str(error)
-    except (ValueError, AttributeError):
-        pass
-    return " ".join(str(text).split())[:300] or "no reason given"
 
 
 def _reply(found: dict[str, Any], url: str) -> Reply:

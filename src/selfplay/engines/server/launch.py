@@ -47,6 +47,7 @@ class Options:
         rank: the maximum rank of an adapter.
         tensor_parallel: GPUs per server.
         eager: whether nothing is compiled, which on processors takes minutes and gains little.
+        reward: whether the model is a reward model, which scores texts instead of writing them.
         further: further arguments, which win over those before.
     """
 
@@ -58,38 +59,40 @@ class Options:
     rank: int = 16
     tensor_parallel: int = 1
     eager: bool = False
+    reward: bool = False
     further: tuple[str, ...] = ()
 
     def command(self, port: int) -> list[str]:
         """The command line of a server."""
         found = [str(self.python), "-I", str(SCRIPT), "--model", self.model, "--host", HOST, "--port", str(port)]
-        found += ["--dtype", self.dtype, "--seed", str(self.seed), "--enable-scale-out"]
-        found += ["--logprobs-mode", "processed_logprobs"]  # those of the distribution that is sampled from
-        found += ["--generation-config", "vllm"]  # no sampling parameters from the model's folder
-        found += ["--weight-transfer-config", json.dumps({"backend": "folder"})]
-        found += ["--tensor-parallel-size", str(self.tensor_parallel)]
-        if self.adapters:
-            found += ["--enable-lora", "--max-loras", str(self.adapters + 1), "--max-lora-rank", str(self.rank)]
+        found += ["--dtype", self.dtype, "--seed", str(self.seed), "--tensor-parallel-size", str(self.tensor_parallel)]
+        found += ["--runner", "pooling"] if self.reward else self._generating()
         found += ["--enforce-eager"] * self.eager
         return [*found, *self.further]
 
+    def _generating(self) -> list[str]:
+        found = ["--enable-scale-out", "--generation-config", "vllm"]  # no sampling parameters from the model's folder
+        found += ["--logprobs-mode", "processed_logprobs"]  # those of the distribution that is sampled from
+        found += ["--weight-transfer-config", json.dumps({"backend": "folder"})]
+        if self.adapters:
+            found += ["--enable-lora", "--max-loras", str(self.adapters + 1), "--max-lora-rank", str(self.rank)]
+        return found
 
-def environment(python: Path, given: Mapping[str, str], gpus: Sequence[str] | None) -> dict[str, str]:
-    """The environment variables of a server.
+    def variables(self, given: Mapping[str, str], gpus: Sequence[str] | None) -> dict[str, str]:
+        """The environment variables of a server.
 
-    Args:
-        python: the Python that runs it; programs beside it are found first.
-        given: the variables of this process.
-        gpus: the server's own; None: it computes on processors.
-    """
-    found = {
-        **given,
-        "PATH": os.pathsep.join([str(python.parent), given.get("PATH", "")]),
-        "VLLM_SERVER_DEV_MODE": "1",
-        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
-        "VLLM_NO_USAGE_STATS": given.get("VLLM_NO_USAGE_STATS", "1"),
-    }
-    return {**ON_CPU, **found} if gpus is None else {**found, "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
+        Args:
+            given: the variables of this process.
+            gpus: the server's own; None: it computes on processors.
+        """
+        found = {
+            **given,
+            "PATH": os.pathsep.join([str(self.python.parent), given.get("PATH", "")]),  # programs beside it come first
+            "VLLM_NO_USAGE_STATS": given.get("VLLM_NO_USAGE_STATS", "1"),
+        }
+        if not self.reward:  # whose weights a run may replace
+            found |= {"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+        return {**ON_CPU, **found} if gpus is None else {**found, "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
 
 
 def gpus_at(python: Path, given: Mapping[str, str]) -> list[str]:
