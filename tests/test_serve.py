@@ -125,6 +125,7 @@ def test_a_server_that_does_not_start(tmp_path: Path) -> None:
         (("asset:huge",), "there is no embedded model 'asset:huge'"),
         (("asset:tiny", "--replicas", "0"), "--replicas is 0"),
         (("asset:tiny", "--adapters", "-1"), "--adapters is -1"),
+        (("asset:tiny", "--transfer", "nccl"), "sees none; take --transfer folder"),
         (("asset:tiny", "--python", "/no/python"), "cannot be run (No such file or directory); install it"),
         (("asset:tiny", "--python", sys.executable), "(there is no module vllm); install it with: make vllm"),
     ],
@@ -199,15 +200,16 @@ def test_a_port_in_use_is_refused() -> None:
 
 
 def test_on_gpus_it_computes_in_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And each server has its own."""
+    """And each server has its own, between which weights can be sent."""
     logs = tmp_path / "logs"
-    flags = ("--replicas", "2", "--port", "0", "--logs", str(logs))
+    flags = ("--replicas", "2", "--port", "0", "--logs", str(logs), "--transfer", "nccl")
     monkeypatch.setenv("STAND_IN", "fails")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with pytest.raises(SystemExit):
         command.main(["asset:tiny", *flags, "--python", str(stand_in_vllm.written(tmp_path, gpus=2)), "--", "--more"])
     read = [file.read_text() for file in logs.iterdir()]
     assert all("--dtype bfloat16" in log and "--more\n" in log and "--enforce-eager" not in log for log in read)
+    assert all('--weight-transfer-config {"backend": "nccl"}' in log for log in read)
     assert sorted(log.split("CUDA_VISIBLE_DEVICES=")[1][0] for log in read) == ["0", "1"]
 
 
@@ -227,9 +229,11 @@ def test_a_server_that_does_not_want_to_end_is_killed(tmp_path: Path, monkeypatc
     assert not child.exists() or child.read_text().split()[2] == "Z"
 
 
-def test_the_options_of_a_run_name_the_number_of_adapters() -> None:
-    assert command.use(["http://a:1", "http://a:2"], 4) == "engine=server 'engine.urls=[http://a:1,http://a:2]'"
-    assert command.use(["http://a:1"], 9).endswith("' engine.adapters=9")
+def test_the_options_of_a_run_name_adapters_and_transfer() -> None:
+    assert (
+        command.use(["http://a:1", "http://a:2"], 4, "folder") == "engine=server 'engine.urls=[http://a:1,http://a:2]'"
+    )
+    assert command.use(["http://a:1"], 9, "nccl").endswith("' engine.adapters=9 engine.transfer=nccl")
 
 
 def test_an_adapter_is_served_by_its_base_model(tmp_path: Path) -> None:

@@ -45,6 +45,8 @@ def parser() -> argparse.ArgumentParser:
     add("--adapters", type=int, default=4, metavar="N", help="LoRA adapters kept loaded, as engine.adapters; 0: whole "
         "models only (%(default)s)")  # fmt: skip
     add("--rank", type=int, default=16, metavar="R", help="maximum rank of an adapter (%(default)s)")
+    add("--transfer", choices=("folder", "nccl"), default="folder", help="how whole models come, as engine.transfer; "
+        "nccl: between GPUs (%(default)s)")  # fmt: skip
     add("--python", type=Path, metavar="FILE", help=f"Python of an environment with vLLM (default: that of {FOLDER})")
     add("--logs", type=Path, metavar="FOLDER", help="folder for what the servers print (default: a temporary one)")
     return found
@@ -68,9 +70,11 @@ def serve(args: argparse.Namespace, further: Sequence[str]) -> None:
     at_least(0, **{"--adapters": args.adapters, "--port": args.port})
     python = args.python or environment_of_vllm()
     gpus = dealt(gpus_at(python, os.environ), args.replicas, args.tensor_parallel)
+    if args.transfer == "nccl" and gpus[0] is None:
+        raise SelfplayError(f"--transfer nccl needs GPUs, but {python} sees none; take --transfer folder")
     dtype = args.dtype or ("float32" if gpus[0] is None else "bfloat16")
     limits = (args.adapters, args.rank, args.tensor_parallel)
-    options = Options(python, base_path(args.model), dtype, 0, *limits, eager=gpus[0] is None, further=tuple(further))
+    options = Options(python, base_path(args.model), dtype, 0, *limits, gpus[0] is None, tuple(further), args.transfer)
     logs, begun = _made(args.logs), time.monotonic()
     servers = Servers(
         [
@@ -83,15 +87,16 @@ def serve(args: argparse.Namespace, further: Sequence[str]) -> None:
             say(f"starting vLLM for {options.model} in {dtype}, which takes minutes; what it prints: {logs}")
             servers.wait()
             say(f"ready after {time.monotonic() - begun:.0f} s; Ctrl-C ends it. Use it with:")
-            say(use([server.url for server in servers.servers], args.adapters))
+            say(use([server.url for server in servers.servers], args.adapters, args.transfer))
             servers.watch()
         finally:
             servers.end()
 
 
-def use(urls: Sequence[str], adapters: int) -> str:
+def use(urls: Sequence[str], adapters: int, transfer: str) -> str:
     """The options of a run that uses the servers."""
     more = f" engine.adapters={adapters}" if adapters not in (0, 4) else ""
+    more += f" engine.transfer={transfer}" if transfer != "folder" else ""
     return f"engine=server 'engine.urls=[{','.join(urls)}]'{more}"
 
 

@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Lock, Thread
 from typing import Any
 from urllib.parse import urlsplit
 
 import torch
+import wires
 from peft import PeftModel
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from selfplay.engines.embedded import EmbeddedEngine
@@ -22,6 +25,7 @@ from selfplay.engines.engine import Sampling, Weights
 from selfplay.engines.truncation import Truncation
 from selfplay.models.load import resolve
 
+LOADING = Lock()  # transformers loads one model at a time
 Misbehaviour = Callable[["Double", BaseHTTPRequestHandler, str], bool]
 
 
@@ -31,10 +35,12 @@ class Double:
     Attributes:
         label: of its weights.
         calls: the routes that were called, in order.
+        link: its workers' side of NCCL, in memory; None: it takes weights from folders.
         misbehaves: (double, handler, route) -> whether it has dealt with the request.
     """
 
-    def __init__(self, path: str = "asset:tiny") -> None:
+    def __init__(self, path: str = "asset:tiny", link: wires.Link | None = None) -> None:
+        self.link = link
         self.model: Any = AutoModelForCausalLM.from_pretrained(resolve(path), dtype=torch.float32).eval()
         self.label, self.drafted = "default", ""
         self.adapters: dict[str, Any] = {}
@@ -49,9 +55,14 @@ class Double:
                 return 503, {"error": {"message": "closed"}}
             if route == "/inference/v1/generate":
                 return self._generate(body)
+            if route == "/get_world_size":
+                return 200, {"world_size": 1 if self.link is None else self.link.workers}
+            if route == "/init_weight_transfer_engine" and (self.link is not None or body["init_info"]):
+                if self.link is None or not body["init_info"]:
+                    return 500, {"error": {"message": "Invalid init_info"}}
+                self.link.join(body["init_info"])
             if route == "/update_weights":
-                folder = Path(body["update_info"]["folder"])
-                self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+                self.model = self._updated(body["update_info"])
             if route == "/finish_weight_update":
                 self.label, self.version = body["weight_version"], self.version + 1
             if route == "/weight_info":
@@ -64,6 +75,16 @@ class Double:
             if route == "/v1/unload_lora_adapter":
                 del self.adapters[body["lora_name"]]
         return 200, {"message": "done"}
+
+    def _updated(self, info: dict[str, Any]) -> Any:
+        """The model with the weights of a folder, or those that the workers receive."""
+        received = None if self.link is None else self.link.receive(info)
+        with LOADING, TemporaryDirectory() as own:
+            folder = info["folder"] if received is None else own
+            if received is not None:
+                self.model.config.save_pretrained(own)
+                save_file(received, Path(own) / "model.safetensors", {"format": "pt"})
+            return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
     def _generate(self, body: dict[str, Any]) -> tuple[int, object]:
         name, how = body.get("model"), body["sampling_params"]
@@ -101,7 +122,10 @@ def serving(double: Double, port: int = 0) -> Iterator[Double]:
             double.calls.append(route)
             if double.misbehaves(double, self, route):
                 return
-            status, found = double.answer(route, json.loads(data or b"{}"))
+            try:
+                status, found = double.answer(route, json.loads(data or b"{}"))
+            except wires.GIVEN_UP:
+                status, found = 500, {"error": {"message": "the other ranks are not there"}}
             self.reply(status, found)
 
         def reply(self, status: int, found: object) -> None:

@@ -12,17 +12,18 @@ from hashlib import blake2b
 from pathlib import Path
 from tempfile import mkdtemp
 from threading import BoundedSemaphore
-from typing import Any
+from typing import Annotated, Any
 from weakref import finalize
 
 from selfplay.clients.transport import side_by_side
 from selfplay.core import SelfplayError, at_least
 from selfplay.engines.engine import Completion, Engine, Mixture, Prompt, Sampling, Weights
 from selfplay.engines.server.client import AGAIN, FRESH, Client, Reply
+from selfplay.engines.server.nccl import Nccl
 from selfplay.engines.server.residents import Residents
-from selfplay.models import checkpoints
+from selfplay.engines.server.transfer import FOLDER, NCCL, Folder, Transfer
 from selfplay.models.structure import bare
-from selfplay.options import Count, Name, Positive
+from selfplay.options import Count, Name, OneOf, Positive
 from selfplay.parallel import current
 
 POLL = 0.05  # seconds between two looks at a server whose weights another process sends
@@ -31,8 +32,8 @@ POLL = 0.05  # seconds between two looks at a server whose weights another proce
 class ServerEngine(Engine):
     """Samples with vLLM's server, or any server with the same routes (`selfplay.engines.server.client`).
 
-    Weights are sent at the first call that needs them: a model's through a folder that the server can read, a LoRA
-    adapter's by loading it under a name that is used once. Every completion must carry the label of the model's
+    Weights are sent at the first call that needs them: a model's as `transfer` says, a LoRA adapter's
+    by loading it under a name that is used once. Every completion must carry the label of the model's
     weights; below an adapter these are the ones that the server was started with. A prompt goes to the server that a
     hash of it names, so that replies to one prompt share its prefix there.
 
@@ -42,6 +43,8 @@ class ServerEngine(Engine):
         seconds: deadline of each request.
         folder: where weights are passed on, readable by every server; None: a temporary folder.
         adapters: how many adapters a server keeps loaded (its --max-loras).
+        transfer: how whole models reach the servers, as `selfplay serve --transfer`: "folder", or "nccl" between GPUs
+            (not tried on GPUs). Adapters always go through the folder.
     """
 
     exact = False
@@ -54,6 +57,7 @@ class ServerEngine(Engine):
         seconds: Positive = 600.0,
         folder: str | None = None,
         adapters: Count = 4,
+        transfer: Annotated[str, OneOf(FOLDER, NCCL)] = FOLDER,
     ) -> None:
         at_least(1, **{"engine.requests": requests, "engine.adapters": adapters})
         if not urls:
@@ -64,7 +68,7 @@ class ServerEngine(Engine):
         self.folder = Path(current().lead(lambda: mkdtemp(prefix="selfplay-weights-", dir=folder)))
         if current().rank == 0:
             finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
-        self._begun = False
+        self._transfer: Transfer = Nccl(seconds) if transfer == NCCL else Folder(self.folder / "weights")
         self._models = Residents(1)
         self._adapters = Residents(adapters)
         self._slots = BoundedSemaphore(requests * len(urls))
@@ -115,13 +119,7 @@ class ServerEngine(Engine):
     def _send(self, label: str, weights: Weights) -> None:
         """Let every server load the weights of a model; the first process of the run sends them for all."""
         if current().rank == 0:
-            target = self.folder / "weights"
-            with weights.placed():
-                shutil.rmtree(target, ignore_errors=True)
-                checkpoints.save(weights.model, target)
-            for client in self.clients:
-                client.take(target, label, self._begun)
-            self._begun = True
+            self._transfer.send(weights, label, self.clients)
         else:
             self._await(label)
 

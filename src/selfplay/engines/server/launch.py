@@ -48,6 +48,7 @@ class Options:
         tensor_parallel: GPUs per server.
         eager: whether nothing is compiled, which on processors takes minutes and gains little.
         further: further arguments, which win over those before.
+        transfer: how the weights of whole models come, as engine.transfer.
     """
 
     python: Path
@@ -59,6 +60,7 @@ class Options:
     tensor_parallel: int = 1
     eager: bool = False
     further: tuple[str, ...] = ()
+    transfer: str = "folder"
 
     def command(self, port: int) -> list[str]:
         """The command line of a server."""
@@ -66,7 +68,7 @@ class Options:
         found += ["--dtype", self.dtype, "--seed", str(self.seed), "--enable-scale-out"]
         found += ["--logprobs-mode", "processed_logprobs"]  # those of the distribution that is sampled from
         found += ["--generation-config", "vllm"]  # no sampling parameters from the model's folder
-        found += ["--weight-transfer-config", json.dumps({"backend": "folder"})]
+        found += ["--weight-transfer-config", json.dumps({"backend": self.transfer})]
         found += ["--tensor-parallel-size", str(self.tensor_parallel)]
         if self.adapters:
             found += ["--enable-lora", "--max-loras", str(self.adapters + 1), "--max-lora-rank", str(self.rank)]
