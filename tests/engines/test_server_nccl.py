@@ -193,7 +193,7 @@ def test_nccl_itself_fails(doubles: list[Double], monkeypatch: pytest.MonkeyPatc
         raise RuntimeError("NCCL Error 6:\nremote process exited")
 
     policy = made()
-    policy.engine = engine(doubles)
+    policy.engine = ServerEngine([double.url for double in doubles], seconds=4 * wires.PATIENCE, transfer="nccl")
     with monkeypatch.context() as patch:
         patch.setattr(wires.Communicator, "broadcast", fail)
         with pytest.raises(
