@@ -154,6 +154,31 @@ def test_weights_in_two_halves_equal_whole_ones(case: str, ranks: Ranks, alone: 
         assert held["state"] == pytest.approx(held["trained"] * (1 if "lora" in case else 0.5), rel=0.02)
 
 
+PUBLISHED = """
+import torch
+from safetensors.torch import load_file
+from selfplay.models import checkpoints
+plain = checkpoints.save
+def save(model, folder):
+    plain(model, folder)
+    [file] = folder.glob("*.safetensors")
+    found, written = checkpoints.published(model), load_file(file)
+    same = found.keys() == written.keys() and all(torch.equal(found[name], written[name]) for name in written)
+    facts.setdefault("published", []).append(same)
+checkpoints.save = save
+undo.append(lambda: setattr(checkpoints, "save", plain))
+"""
+
+
+@pytest.mark.slow
+def test_weights_in_two_halves_are_published_whole(ranks: Ranks, tmp_path: Path) -> None:
+    """As engine.transfer=nccl sends them: what process 0 would write to a file."""
+    args = (*CASES["lsp"], "steps=2", "parallel=fsdp", f"hydra.run.dir={tmp_path}")
+    joint = ranks.run(*args, breaks=PUBLISHED)
+    well(joint, tmp_path)
+    assert joint.facts[0]["published"] and all(joint.facts[0]["published"])
+
+
 UNSUMMED = """
 from selfplay.parallel.distributed import Distributed
 plain = Distributed.add_gradients
