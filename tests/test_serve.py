@@ -130,7 +130,14 @@ def test_a_server_that_does_not_start(tmp_path: Path) -> None:
         (("asset:tiny", "--python", sys.executable), "(there is no module vllm); install it with: make vllm"),
     ],
 )  # fmt: skip
-def test_mistakes(args: tuple[str, ...], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes(
+    args: tuple[str, ...],
+    told: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("STAND_IN", "fails")  # a server that is started after all ends at once
     python = () if "--python" in args else ("--python", str(stand_in_vllm.written(tmp_path)))
     with pytest.raises(SystemExit) as ended:
         command.main([*args, *python])
