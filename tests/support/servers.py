@@ -34,6 +34,7 @@ class Double:
 
     Attributes:
         label: of its weights.
+        paused: whether it refuses to generate.
         calls: the routes that were called, in order.
         link: its workers' side of NCCL, in memory; None: it takes weights from folders.
         misbehaves: (double, handler, route) -> whether it has dealt with the request.
@@ -47,14 +48,20 @@ class Double:
         self.calls: list[str] = []
         self.misbehaves: Misbehaviour = lambda *_: False
         self.lock, self.engine, self.version = Lock(), EmbeddedEngine(), 0
-        self.url, self.closed = "", False
+        self.url, self.closed, self.paused = "", False, False
 
     def answer(self, route: str, body: dict[str, Any]) -> tuple[int, object]:
         with self.lock:
             if self.closed:
                 return 503, {"error": {"message": "closed"}}
+            if route == "/inference/v1/generate" and self.paused:  # as vLLM 0.33; 0.32 lets it wait
+                return 503, {"error": {"message": "Generation is paused. Please retry after it resumes."}}
             if route == "/inference/v1/generate":
                 return self._generate(body)
+            if route in ("/pause", "/resume"):
+                self.paused = route == "/pause"
+            if route == "/is_paused":
+                return 200, {"is_paused": self.paused}
             if route == "/get_world_size":
                 return 200, {"world_size": 1 if self.link is None else self.link.workers}
             if route == "/init_weight_transfer_engine" and (self.link is not None or body["init_info"]):
@@ -124,7 +131,7 @@ def serving(double: Double, port: int = 0) -> Iterator[Double]:
                 return
             try:
                 status, found = double.answer(route, json.loads(data or b"{}"))
-            except wires.GIVEN_UP:
+            except wires.GivenUp:
                 status, found = 500, {"error": {"message": "the other ranks are not there"}}
             self.reply(status, found)
 

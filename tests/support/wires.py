@@ -1,41 +1,82 @@
 """A double of NCCL in memory: groups that are entered by all ranks at once, and broadcasts from rank 0.
 
 `Communicator` replaces `selfplay.engines.server.nccl.Communicator`; `Link` is what vLLM's workers do at the other end,
-whose buckets are cut as `packed_nccl_broadcast_consumer` of vLLM 0.32 cuts them.
+whose buckets are cut as `packed_nccl_broadcast_consumer` of vLLM cuts them. As with NCCL, a rank waits for the
+others for as long as it takes; `give_up` ends that, so that no thread of a test is left behind.
 """
 
 import math
 import os
 from base64 import b64decode
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from queue import Empty, Queue
-from threading import Barrier, BrokenBarrierError, Lock
+from threading import Condition
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-PATIENCE = 6.0  # seconds until a rank gives up, so that no thread of a test is left behind
-GIVEN_UP = (BrokenBarrierError, Empty)
+PATIENCE = 120.0  # seconds until a rank gives up by itself; no test should come to that
+
+
+class GivenUp(Exception):
+    """The other ranks are not there."""
 
 
 class Group:
     """The ranks that have entered it, and what each has not received yet; a broadcast waits for every receiver."""
 
     def __init__(self) -> None:
-        self.lock = Lock()
-        self.barrier: Barrier | None = None
-        self.inbox: dict[int, Queue[Tensor]] = {}
+        self.changed = Condition()
+        self.size = 0
+        self.ranks: set[int] = set()
+        self.unread: dict[int, Tensor] = {}
+        self.waiting: set[int] = set()
+        self.over = False
 
     def enter(self, size: int, rank: int) -> None:
-        with self.lock:
-            self.barrier = self.barrier or Barrier(size)
-            assert self.barrier.parties == size and rank not in self.inbox and 0 <= rank < size
-            self.inbox[rank] = Queue(maxsize=1)
-        self.barrier.wait(PATIENCE)
+        with self.changed:
+            assert rank not in self.ranks and 0 <= rank < size and self.size in (0, size)
+            self.size = size
+            self.ranks.add(rank)
+            self.changed.notify_all()
+            self._wait(rank, lambda: len(self.ranks) == size)
+
+    def send(self, values: Tensor) -> None:
+        with self.changed:
+            self.unread = {rank: values.clone() for rank in self.ranks if rank}
+            self.changed.notify_all()
+            self._wait(0, lambda: not self.unread)
+
+    def receive(self, rank: int) -> Tensor:
+        with self.changed:
+            self._wait(rank, lambda: rank in self.unread)
+            values = self.unread.pop(rank)
+            self.changed.notify_all()
+            return values
+
+    def give_up(self) -> None:
+        with self.changed:
+            self.over = True
+            self.changed.notify_all()
+
+    def _wait(self, rank: int, until: Callable[[], bool]) -> None:
+        self.waiting.add(rank)
+        self.changed.notify_all()
+        self.changed.wait_for(lambda: self.over or until(), PATIENCE)
+        self.waiting.remove(rank)
+        if self.over or not until():
+            raise GivenUp
 
 
 GROUPS: dict[bytes, Group] = {}
+
+
+def give_up() -> None:
+    """Let every rank of every group that waits for others fail."""
+    for group in GROUPS.values():
+        group.give_up()
+    GROUPS.clear()
 
 
 class Communicator:
@@ -47,12 +88,11 @@ class Communicator:
         self.group = GROUPS[unique_id]
         self.group.enter(size, 0)
 
-    def broadcast(self, values: Tensor) -> None:
-        assert values.dtype == torch.uint8 and values.dim() == 1
-        self.sent.append(len(values))
-        for rank, inbox in self.group.inbox.items():
-            if rank:
-                inbox.put(values.clone(), timeout=PATIENCE)
+    def send(self, buckets: Iterable[Tensor]) -> None:
+        for values in buckets:
+            assert values.dtype == torch.uint8 and values.dim() == 1
+            self.sent.append(len(values))
+            self.group.send(values)
 
     @staticmethod
     def unique_id() -> bytes:
@@ -80,6 +120,12 @@ class Link:
         self.workers, self.missing = workers, missing
         self.ranks: range = range(0)
         self.size = 0
+        self.group = Group()
+
+    def waits(self) -> bool:
+        """Whether a worker comes to wait for the other ranks."""
+        with self.group.changed:
+            return self.group.changed.wait_for(lambda: not self.group.waiting.isdisjoint(self.ranks), PATIENCE)
 
     def join(self, info: dict[str, Any]) -> None:
         """What every worker does with an init_info."""
@@ -106,7 +152,7 @@ class Link:
             dtype = getattr(torch, dtype_name)
             bucket.append((name, dtype, shape, math.prod(shape) * dtype.itemsize))
             if sum(size for *_, size in bucket) > self.size or place == len(told):
-                received = self.group.inbox[rank].get(timeout=PATIENCE)
+                received = self.group.receive(rank)
                 parts = received.split([size for *_, size in bucket])  # raises unless the sizes add up
                 for (tensor, kind, form, _), part in zip(bucket, parts, strict=True):
                     found[tensor] = part.clone().view(kind).view(form)

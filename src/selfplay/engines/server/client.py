@@ -2,7 +2,7 @@
 
     /inference/v1/generate                     tokens and log-probabilities (started with --enable-scale-out)
     /pause, /init_weight_transfer_engine, /start_weight_update, /update_weights, /finish_weight_update, /resume,
-    /weight_info, /get_world_size, /shutdown_weight_transfer_engine
+    /weight_info, /is_paused, /get_world_size, /shutdown_weight_transfer_engine
                                                new weights (VLLM_SERVER_DEV_MODE=1)
     /v1/load_lora_adapter, /v1/unload_lora_adapter (VLLM_ALLOW_RUNTIME_LORA_UPDATING=1)
 
@@ -56,6 +56,10 @@ class Client:
     def pause(self) -> None:
         """Let it finish what it generates, and begin nothing until `finish`."""
         self._call("POST", "/pause?mode=wait", {})
+
+    def paused(self) -> bool:
+        """Whether it generates nothing, from `pause` to the end of `finish`."""
+        return bool(self._call("GET", "/is_paused", None).get("is_paused"))
 
     def workers(self) -> int:
         """The number of its processes that hold weights."""

@@ -124,10 +124,10 @@ class ServerEngine(Engine):
             self._await(label)
 
     def _await(self, label: str) -> None:
-        """Wait until every server has the weights that the first process sends."""
+        """Wait until every server generates with the weights that the first process sends."""
         end = time.monotonic() + self.seconds
         for client in self.clients:
-            while client.label() != label:
+            while client.label() != label or client.paused():  # its label is new before it goes on
                 if time.monotonic() > end:
                     raise SelfplayError(
                         f"the server {client.url} has not got the weights {label} within {self.seconds:g} s; look at "

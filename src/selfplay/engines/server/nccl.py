@@ -1,7 +1,7 @@
 """Weights over NCCL, from the GPU of the first process to those of all servers' workers.
 
 The other side is vLLM's own weight-transfer engine "nccl", which servers of `selfplay serve --transfer nccl` have.
-The form is that of vLLM 0.32 (`vllm.distributed.weight_transfer`):
+The form is that of vLLM 0.32 and 0.33 (`vllm.distributed.weight_transfer`):
 
     group      rank 0 is this process; the workers of the first server follow from rank 1, then those of the second.
                It is made from an NCCL id that this process draws and sends (`nccl_unique_id_b64`), not through a
@@ -56,14 +56,15 @@ class Communicator:
             nccl.all_reduce([one], comms=[self._group])  # type: ignore[no-untyped-call]  # each worker begins with it
             torch.cuda.current_stream().synchronize()
 
-    def broadcast(self, values: Tensor) -> None:
-        """Send bytes to all other ranks, and wait until they have them."""
+    def send(self, buckets: Iterable[Tensor]) -> None:
+        """Send bytes to all other ranks, one bucket after the other, and wait until they have them."""
         from torch.cuda import nccl
 
         with torch.cuda.device(self.device):
-            torch.cuda.synchronize()  # the values may have been written on another stream
-            nccl.broadcast([values], comms=[self._group])
-            torch.cuda.current_stream().synchronize()
+            torch.cuda.synchronize()  # the weights may have been written on another stream
+            for bucket in buckets:
+                nccl.broadcast([bucket], comms=[self._group])
+                torch.cuda.current_stream().synchronize()
 
     @staticmethod
     def unique_id() -> bytes:
@@ -104,7 +105,7 @@ class Nccl(Transfer):
             state = checkpoints.published(weights.model)
             info = update_info(state)
             receiving = [partial(client.receive, info) for client in clients]
-            self._together("get the weights", partial(broadcast, group, state.values()), receiving)
+            self._together("get the weights", partial(group.send, buckets(state.values(), BUCKET)), receiving)
         self._group = group
         for client in clients:
             client.finish(label)
@@ -169,13 +170,6 @@ def update_info(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "dtype_names": [str(value.dtype).removeprefix("torch.") for value in state.values()],
         "shapes": [list(value.shape) for value in state.values()],
     }
-
-
-@torch.no_grad()
-def broadcast(group: Communicator, values: Iterable[Tensor]) -> None:
-    """Send tensors bucket by bucket."""
-    for bucket in buckets(values, BUCKET):
-        group.broadcast(bucket)
 
 
 def buckets(values: Iterable[Tensor], size: int) -> Iterator[Tensor]:
