@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -215,11 +216,20 @@ def test_all_halve_their_micro_batches_where_one_runs_out_of_memory(ranks: Ranks
     assert "update.micro_batch is " in joint.ended[0].out and joint.facts[1]["asks"] > 0
 
 
+def resumes_late(double: Double, handler: BaseHTTPRequestHandler, route: str) -> bool:
+    """Not before the other process has seen the label of the new weights and asked something else."""
+    begun, end = len(double.calls), time.monotonic() + 30
+    while route == "/resume" and {*double.calls[begun:]} <= {"/weight_info"} and time.monotonic() < end:
+        time.sleep(0.02)
+    return False
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["lsp", "lsp, lora"])
 def test_both_use_the_same_servers(case: str, ranks: Ranks, alone: Any, tmp_path: Path) -> None:
-    """Process 0 sends whole models for both; each loads its own adapters."""
+    """Process 0 sends whole models for both, and the other waits until it may ask; each loads its own adapters."""
     with serving(Double()) as one, serving(Double()) as other:
+        other.misbehaves = resumes_late
         on = ("engine=server", f"engine.urls=[{one.url},{other.url}]", "engine.seconds=60", "parallel=ddp")
         run = well(ranks.run(*CASES[case], *on, f"hydra.run.dir={tmp_path}"), tmp_path)
         sent = [double.calls.count("/finish_weight_update") for double in (one, other)]

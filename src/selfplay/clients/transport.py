@@ -101,8 +101,9 @@ def send(method: str, url: SplitResult, path: str, headers: dict[str, str], body
         if late.is_set():
             raise TimeoutError
         return Answer(response.status, response.getheader("Retry-After", ""), read)
-    except (OSError, HTTPException, ValueError, AttributeError):
-        if late.is_set():
+    except (OSError, HTTPException, ValueError, AttributeError) as error:
+        timed_out = isinstance(error, TimeoutError) and error.errno is None  # by the socket, before `cut` had its turn
+        if late.is_set() or timed_out:
             raise TimeoutError(f"no complete response within {seconds:g} s") from None
         raise
     finally:
