@@ -117,6 +117,26 @@ def test_an_adapter_needs_the_model_that_the_server_was_started_with(double: Dou
     assert double.calls.count("/inference/v1/generate") == 2 * len(ASKS), "nothing was asked of it"
 
 
+def test_weights_are_passed_on_where_one_says(double: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder that is made, under a path that means the same to a server elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    seen: list[str] = []
+
+    def looks(double: Double, handler: BaseHTTPRequestHandler, route: str) -> bool:
+        seen.extend(str(path) for path in (tmp_path / "on" / "all nodes").rglob("*.safetensors"))
+        return False
+
+    double.misbehaves = looks
+    policy = made()
+    policy.engine = ServerEngine([double.url], folder="on/all nodes")
+    monkeypatch.chdir(tmp_path.parent)
+    policy.act(ASKS)
+    assert seen and policy.engine.folder.is_absolute()
+    (tmp_path / "file").touch()
+    with pytest.raises(SelfplayError, match=r"file/below cannot be written \(Not a directory\)"):
+        ServerEngine([double.url], folder=str(tmp_path / "file" / "below"))
+
+
 def test_what_vllm_truncates_in_another_order_is_refused(double: Double) -> None:
     """min_p before top_p; with top_k the order does not matter."""
     policy = made(top_p=0.9, min_p=0.05)

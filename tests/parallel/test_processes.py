@@ -237,6 +237,17 @@ def test_both_use_the_same_servers(case: str, ranks: Ranks, alone: Any, tmp_path
     assert sent == ([3, 3] if case == "lsp" else [0, 0])
 
 
+@pytest.mark.slow
+def test_both_at_servers_sample_from_one_whole_model(ranks: Ranks, tmp_path: Path) -> None:
+    """Of a past self there would be two, and each process would go on to the next when it gets there."""
+    with serving(Double()) as double:
+        on = ("engine=server", f"engine.urls=[{double.url}]", "engine.seconds=60", "parallel=ddp")
+        past = ("opponent=pfsp", "opponent.every=1", "player.choose=text")
+        joint = ranks.run(*KUHN, *past, *on, f"hydra.run.dir={tmp_path}")
+    assert [ended.code for ended in joint.ended] == [1, 1]
+    assert joint.ended[0].err.startswith("error: with several processes, engine=server samples from one whole model")
+
+
 # --- resume -----------------------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,9 @@ from pathlib import Path
 from tempfile import mkdtemp
 from threading import BoundedSemaphore
 from typing import Annotated, Any
-from weakref import finalize
+from weakref import finalize, ref
+
+from torch.nn import Module
 
 from selfplay.clients.transport import side_by_side
 from selfplay.core import SelfplayError, at_least
@@ -22,6 +24,7 @@ from selfplay.engines.server.client import AGAIN, FRESH, Client, Reply
 from selfplay.engines.server.nccl import Nccl
 from selfplay.engines.server.residents import Residents
 from selfplay.engines.server.transfer import FOLDER, NCCL, Folder, Transfer
+from selfplay.files import to_disk
 from selfplay.models.structure import bare
 from selfplay.options import Count, Name, OneOf, Positive
 from selfplay.parallel import current
@@ -41,7 +44,8 @@ class ServerEngine(Engine):
         urls: the servers; each holds the same model.
         requests: maximum number of requests per server at a time.
         seconds: deadline of each request.
-        folder: where weights are passed on, readable by every server; None: a temporary folder.
+        folder: where weights are passed on, readable by every server; created if it is missing. None: a temporary
+            folder.
         adapters: how many adapters a server keeps loaded (its --max-loras).
         transfer: how whole models reach the servers, as `selfplay serve --transfer`: "folder", or "nccl" between GPUs
             (not tried on GPUs). Adapters always go through the folder.
@@ -65,13 +69,14 @@ class ServerEngine(Engine):
         self.clients = [Client(url, seconds) for url in urls]
         self.requests, self.seconds, self.adapters = requests, seconds, adapters
         self.run = current().lead(lambda: uuid.uuid4().hex[:12])  # labels of another run never mean this one's weights
-        self.folder = Path(current().lead(lambda: mkdtemp(prefix="selfplay-weights-", dir=folder)))
+        self.folder = Path(current().lead(lambda: _inside(folder)))
         if current().rank == 0:
             finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self._transfer: Transfer = Nccl(seconds) if transfer == NCCL else Folder(self.folder / "weights")
         self._models = Residents(1)
         self._adapters = Residents(adapters)
         self._slots = BoundedSemaphore(requests * len(urls))
+        self._model: ref[Module] | None = None
 
     def generate(
         self, weights: Weights | Mixture, prompts: Sequence[Prompt], keys: Sequence[str], sampling: Sampling
@@ -105,6 +110,7 @@ class ServerEngine(Engine):
     def _holding(self, label: str, name: str | None, weights: Weights) -> AbstractContextManager[None]:
         """A block in which every server holds the weights, of a model or of the adapter `name`."""
         if name is None:
+            self._check_single(weights.model)
             return self._models.using(label, lambda: self._send(label, weights), lambda _: None)
         self._check_base(label)
         return self._adapters.using(name, lambda: self._adopt(name, weights), self._drop)
@@ -135,6 +141,16 @@ class ServerEngine(Engine):
                     )
                 time.sleep(POLL)
 
+    def _check_single(self, model: Module) -> None:
+        """Raise SelfplayError if several processes sample from more than one whole model, which they would not do in
+        step."""
+        self._model = self._model or ref(model)
+        if current().size > 1 and self._model() is not model:
+            raise SelfplayError(
+                "with several processes, engine=server samples from one whole model, but this run has a second one "
+                "(such as a past self); train an adapter (player.lora), take engine=embedded, or one process"
+            )
+
     def _check_base(self, label: str) -> None:
         """Raise SelfplayError if a server has other weights than those it was started with, before it is asked."""
         for client in self.clients:
@@ -154,6 +170,16 @@ class ServerEngine(Engine):
         for client in self.clients:
             client.drop(name)
         shutil.rmtree(self.folder / name, ignore_errors=True)
+
+
+def _inside(folder: str | None) -> str:
+    """A new folder for the weights of this run."""
+    if folder is None:
+        return mkdtemp(prefix="selfplay-weights-")
+    place = Path(folder).absolute()  # servers have their own working directories
+    with to_disk(place):
+        place.mkdir(parents=True, exist_ok=True)
+        return mkdtemp(prefix="selfplay-weights-", dir=place)
 
 
 def _name(label: str) -> str:
