@@ -143,11 +143,19 @@ def test_a_server_that_does_not_start(tmp_path: Path) -> None:
         (("asset:tiny", "--reward"), "the reward model 'asset:tiny' has 2 labels; use a model with one label"),
         (("asset:tiny-rm", "--reward", "--adapters", "0"), "--adapters does not apply to --reward"),
         (("asset:tiny-rm", "--reward", "--replicas", "2"), "--replicas does not apply to --reward"),
+        (("asset:tiny", "--transfer", "nccl"), "sees none; take --transfer folder"),
         (("asset:tiny", "--python", "/no/python"), "cannot be run (No such file or directory); install it"),
         (("asset:tiny", "--python", sys.executable), "(there is no module vllm); install it with: make vllm"),
     ],
 )  # fmt: skip
-def test_mistakes(args: tuple[str, ...], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes(
+    args: tuple[str, ...],
+    told: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("STAND_IN", "fails")  # a server that is started after all ends at once
     python = () if "--python" in args else ("--python", str(stand_in_vllm.written(tmp_path)))
     with pytest.raises(SystemExit) as ended:
         command.main([*args, *python])
@@ -225,15 +233,16 @@ def test_a_port_in_use_is_refused() -> None:
 
 
 def test_on_gpus_it_computes_in_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And each server has its own."""
+    """And each server has its own, between which weights can be sent."""
     logs = tmp_path / "logs"
-    flags = ("--replicas", "2", "--port", "0", "--logs", str(logs))
+    flags = ("--replicas", "2", "--port", "0", "--logs", str(logs), "--transfer", "nccl")
     monkeypatch.setenv("STAND_IN", "fails")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with pytest.raises(SystemExit):
         command.main(["asset:tiny", *flags, "--python", str(stand_in_vllm.written(tmp_path, gpus=2)), "--", "--more"])
     read = [file.read_text() for file in logs.iterdir()]
     assert all("--dtype bfloat16" in log and "--more\n" in log and "--enforce-eager" not in log for log in read)
+    assert all('--weight-transfer-config {"backend": "nccl"}' in log for log in read)
     assert sorted(log.split("CUDA_VISIBLE_DEVICES=")[1][0] for log in read) == ["0", "1"]
 
 
@@ -253,9 +262,11 @@ def test_a_server_that_does_not_want_to_end_is_killed(tmp_path: Path, monkeypatc
     assert not child.exists() or child.read_text().split()[2] == "Z"
 
 
-def test_the_options_of_a_run_name_the_number_of_adapters() -> None:
-    assert command.use(["http://a:1", "http://a:2"], 4) == "engine=server 'engine.urls=[http://a:1,http://a:2]'"
-    assert command.use(["http://a:1"], 9).endswith("' engine.adapters=9")
+def test_the_options_of_a_run_name_adapters_and_transfer() -> None:
+    assert (
+        command.use(["http://a:1", "http://a:2"], 4, "folder") == "engine=server 'engine.urls=[http://a:1,http://a:2]'"
+    )
+    assert command.use(["http://a:1"], 9, "nccl").endswith("' engine.adapters=9 engine.transfer=nccl")
 
 
 def test_each_kind_of_server_has_its_own_port() -> None:

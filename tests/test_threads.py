@@ -201,7 +201,7 @@ def test_a_server_that_fails_ends_the_run(double: Double, tmp_path: Path) -> Non
         return False
 
     double.misbehaves = refuses
-    on = ("engine=server", f"engine.urls=[{double.url}]", "engine.seconds=5", "rollout=threads")
+    on = ("engine=server", f"engine.urls=[{double.url}]", "engine.seconds=60", "rollout=threads")
     ended = cli.run(*LSP, *on, f"hydra.run.dir={tmp_path}")
     assert ended.code == 1 and "(status 500: no memory)" in ended.err and "Traceback" not in ended.err
 

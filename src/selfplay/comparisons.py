@@ -34,6 +34,8 @@ def check_answers(game: Game, update: Update, roles: Sequence[str]) -> None:
         update: the learning rule.
         roles: the learner's roles.
     """
+    for part in update.parts.values():
+        check_answers(game, part, roles)
     answering = [role for role in roles if role in game.judged and _weight(update, role) > 0]
     if answering and getattr(game, "answers", None) == 1 and compares(update) and _by_group(update):
         raise SelfplayError(_alone(answering[0], "game.answers is 1", "game.answers=2 or more", update))
@@ -47,6 +49,8 @@ def check_batch(episodes: Sequence[Episode], turns: Sequence[tuple[Episode, Turn
         turns: the learner's turns, with their episodes.
         update: the learning rule.
     """
+    for part in update.parts.values():
+        check_batch(episodes, turns, part)
     if not compares(update) or not all(episode.sampled for episode in episodes):
         return
     for role in dict.fromkeys(turn.ask.role for _, turn in turns):

@@ -13,6 +13,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +25,7 @@ from selfplay.errors import SelfplayError, at_least
 from selfplay.records import Ask, Batch, Episode, Learnt, Message, Reply, Turn, option_index, score, user
 
 __all__ = (
-    "Ask", "Batch", "Episode", "Game", "Learnt", "Message", "Play", "Player", "Policy", "Referee", "Reply",
+    "Adaptive", "Ask", "Batch", "Episode", "Game", "Learnt", "Message", "Play", "Player", "Policy", "Referee", "Reply",
     "SelfplayError", "Turn", "Update", "at_least", "option_index", "score", "user",
 )  # fmt: skip
 Play = Generator[list[Ask], list[Reply], dict[str, float] | None]
@@ -85,6 +87,32 @@ class Player(ABC):
     def reply_with(self, asks: Sequence[Ask], places: Sequence[int]) -> list[Reply]:
         """The reply that `act` would return if it chose the option at the given index of each ask."""
         return [Reply(ask.options[place]) for ask, place in zip(asks, places, strict=True)]
+
+
+class Adaptive(Player):
+    """A player that changes between steps but is not trained by an update, such as Nature with a strategy.
+
+    It is saved in checkpoints. Within a step it must act like any player, as a function of the ask and its key.
+    """
+
+    def before(self, step: int, players: Mapping[str, Player]) -> None:
+        """Prepare a step, which is counted from 1. Every process of a run calls it.
+
+        Args:
+            players: all players by name, including "learner" and "reference".
+        """
+
+    def after(self, step: int, episodes: Sequence[Episode]) -> dict[str, float]:
+        """Learn from a step's scored episodes; return metrics."""
+        return {}
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, object]:
+        """All state that the player keeps between steps, as tensors and plain values."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state that `state_dict` returned."""
 
 
 class Policy(Player):
@@ -180,11 +208,15 @@ class Update(ABC):
         optimizer: the optimizer of the policy's parameters.
         frozen: policies that the rule keeps between steps, by name; saved in checkpoints with the learner.
         teachers: names of other players whose turns are also in the batch, marked `off_policy`.
+        replays: whether the rule may learn from turns that an earlier policy sampled.
+        parts: the rules that this rule applies, by name, each with its own optimizer of the same parameters.
     """
 
     optimizer: Optimizer
     frozen: Mapping[str, Policy] = {}
     teachers: tuple[str, ...] = ()
+    replays: bool = False
+    parts: Mapping[str, Update] = MappingProxyType({})
 
     @abstractmethod
     def step(self, batch: Batch) -> Learnt:
@@ -197,3 +229,12 @@ class Update(ABC):
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Restore the state that `state_dict` returned."""
         self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
+
+    def rebase(self) -> None:  # noqa: B027, optional
+        """Make the current policy the reference of the rule, if it has one."""
+
+    def store(self, folder: Path) -> None:  # noqa: B027, optional
+        """Save what `state_dict` only refers to, in files that do not change; called before each checkpoint."""
+
+    def fetch(self, folder: Path) -> None:  # noqa: B027, optional
+        """Load what the state of `load_state_dict` refers to, from the folder that `store` wrote to."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selfplay.core import Episode, Game, Policy, Referee, Update
+from selfplay.core import Adaptive, Episode, Game, Policy, Referee, Update
 from selfplay.opponents.matchmaker import Matchmaker
 from selfplay.trainee import Trainee
 
@@ -35,18 +35,30 @@ class Experiment:
     trainee: Trainee
 
     def before(self, step: int) -> None:
-        """Prepare a step: restart or swap the learner if the opponent rule says so."""
+        """Prepare a step: restart or swap the learner if the opponent rule says so, then let adaptive players adapt."""
         self.trainee.follow(self.opponent.before(step), self.opponent.main)
+        for player in self.adaptive.values():
+            player.before(step, self.opponent.players)
 
     def play(self, step: int, episodes: int, key: str) -> list[Episode]:
         """The episodes of a step; see `rollout`."""
         return self.rollout(self.game, self.opponent, step, episodes, key)
 
     def after(self, step: int, episodes: Sequence[Episode]) -> dict[str, Any]:
-        """Finish a step: give the results to the opponent rule, and change the learner as it says; return metrics."""
+        """Finish a step: give the results to the opponent rule and to adaptive players; return their metrics.
+
+        The learner is changed as the opponent rule says.
+        """
         metrics = self.opponent.after(step, episodes)
+        for player in self.adaptive.values():
+            metrics |= player.after(step, episodes)
         self.trainee.follow(self.opponent.then(step))
         return metrics
+
+    @property
+    def adaptive(self) -> dict[str, Adaptive]:
+        """The players that change between steps, by name."""
+        return {name: player for name, player in self.opponent.players.items() if isinstance(player, Adaptive)}
 
     @property
     def learner(self) -> Policy:

@@ -6,11 +6,12 @@ An update returns `Learnt` for a batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from selfplay.errors import SelfplayError
 
@@ -140,6 +141,30 @@ class Batch:
     def on_policy(self) -> Tensor:
         """[B] bool: the learner's own turns."""
         return ~torch.tensor(self.off_policy or (False,) * len(self), dtype=torch.bool)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Batch]) -> Batch:
+        """The turns of several batches, in order; turns of different batches are in different groups."""
+        width, counts = max(part.mask.shape[1] for part in parts), [int(part.groups.max()) + 1 for part in parts]
+        firsts = [sum(counts[:i]) for i in range(len(parts))]
+
+        def columns(name: str) -> Tensor:
+            return torch.cat([pad(getattr(part, name), (0, width - part.mask.shape[1])) for part in parts])
+
+        flags = [part.off_policy or (False,) * len(part) for part in parts]
+        return cls(
+            tuple(prompt for part in parts for prompt in part.prompts),
+            columns("replies"),
+            columns("mask"),
+            columns("logprobs"),
+            torch.cat([part.payoffs for part in parts]),
+            torch.cat([part.groups + first for part, first in zip(parts, firsts, strict=True)]),
+            torch.cat([part.weights for part in parts]),
+            tuple(role for part in parts for role in part.roles),
+            tuple(choices for part in parts for choices in part.choices),
+            all(part.sampled for part in parts),
+            tuple(flag for some in flags for flag in some) if any(map(any, flags)) else (),
+        )
 
     def rows(self, index: Tensor) -> Batch:
         """The turns at `index` (int64), with columns truncated to their longest reply."""

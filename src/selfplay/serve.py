@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from tempfile import mkdtemp
 
 from selfplay import interrupts
@@ -50,6 +51,8 @@ def parser() -> argparse.ArgumentParser:
     add("--adapters", type=int, metavar="N", help="LoRA adapters kept loaded, as engine.adapters; 0: whole models only "
         f"({ADAPTERS})")  # fmt: skip
     add("--rank", type=int, metavar="R", help=f"maximum rank of an adapter ({RANK})")
+    add("--transfer", choices=("folder", "nccl"), help="how whole models come, as engine.transfer; nccl: between GPUs "
+        "(folder)")  # fmt: skip
     add("--python", type=Path, metavar="FILE", help=f"Python of an environment with vLLM (default: that of {FOLDER})")
     add("--logs", type=Path, metavar="FOLDER", help="folder for what the servers print (default: a temporary one)")
     return found
@@ -73,6 +76,8 @@ def serve(args: argparse.Namespace, further: Sequence[str]) -> None:
     python = args.python or environment_of_vllm()
     gpus = dealt(gpus_at(python, os.environ), args.replicas, args.tensor_parallel)
     on_cpu = gpus[0] is None
+    if args.transfer == "nccl" and on_cpu:
+        raise SelfplayError(f"--transfer nccl needs GPUs, but {python} sees none; take --transfer folder")
     options = Options(
         python,
         base_path(args.model),
@@ -83,6 +88,7 @@ def serve(args: argparse.Namespace, further: Sequence[str]) -> None:
         eager=on_cpu,
         reward=args.reward,
         further=tuple(further),
+        transfer=args.transfer,
     )
     logs, begun = _made(args.logs), time.monotonic()
     servers = Servers(
@@ -97,7 +103,7 @@ def serve(args: argparse.Namespace, further: Sequence[str]) -> None:
             servers.wait()
             say(f"ready after {time.monotonic() - begun:.0f} s; Ctrl-C ends it. Use it with:")
             urls = [server.url for server in servers.servers]
-            say(use_reward(urls[0], args.model) if args.reward else use(urls, args.adapters))
+            say(use_reward(urls[0], args.model) if args.reward else use(urls, args.adapters, args.transfer))
             servers.watch()
         finally:
             servers.end()
@@ -109,9 +115,10 @@ def _completed(args: argparse.Namespace) -> argparse.Namespace:
     Raises:
         SelfplayError: an option is out of range or does not apply, or MODEL is no reward model with --reward.
     """
-    defaults = {"replicas": 1, "adapters": ADAPTERS, "rank": RANK, "port": REWARD_PORT if args.reward else PORT}
+    defaults: dict[str, Any] = {"replicas": 1, "adapters": ADAPTERS, "rank": RANK, "transfer": "folder"}
+    defaults["port"] = REWARD_PORT if args.reward else PORT
     if args.reward:
-        for name in ("replicas", "adapters", "rank"):
+        for name in ("replicas", "adapters", "rank", "transfer"):
             if getattr(args, name) is not None:
                 raise SelfplayError(f"--{name} does not apply to --reward, which starts one whole model; leave it out")
         _check_reward_model(args.model)
@@ -131,9 +138,10 @@ def _check_reward_model(path: str) -> None:
     check_labels(path, config.num_labels)
 
 
-def use(urls: Sequence[str], adapters: int) -> str:
+def use(urls: Sequence[str], adapters: int, transfer: str) -> str:
     """The options of a run that uses the servers."""
     more = f" engine.adapters={adapters}" if adapters not in (0, 4) else ""
+    more += f" engine.transfer={transfer}" if transfer != "folder" else ""
     return f"engine=server 'engine.urls=[{','.join(urls)}]'{more}"
 
 

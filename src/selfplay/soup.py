@@ -3,6 +3,7 @@
     python -m selfplay.soup multirun/2026-01-01/12-00-00 --out soup            the last checkpoints of a sweep's runs
     python -m selfplay.soup RUN RUN --weights 3 1 --out soup                   three quarters, one quarter
     python -m selfplay.soup RUN/checkpoints/step-000040 RUN --out soup         two checkpoints of a run
+    python -m selfplay.soup SWEEP --greedy 500 --out soup                      those that help on 500 questions
 
 The result is a player: player=hf player.path=soup.
 """
@@ -36,6 +37,14 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--out", required=True, type=Path, metavar="FOLDER", help="output folder; must not exist yet")
     add("--weights", nargs="+", type=float, metavar="W", help="one per model, divided by their sum (default: equal)")
+    add(
+        "--greedy",
+        type=int,
+        metavar="N",
+        help="start with the best model and add another only if accuracy on N training questions of the first run's "
+        "task does not fall; equal weights",
+    )
+    add("--trust", nargs="*", default=[], metavar="PACKAGE", help="with --greedy: packages that the run's config calls")
     return found
 
 
@@ -94,6 +103,28 @@ def normalised(weights: Sequence[float] | None, count: int) -> list[float]:
     return [weight / sum(weights) for weight in weights]
 
 
+def _greedy(args: argparse.Namespace, folders: list[Path]) -> list[Path]:
+    """The folders that the greedy rule chooses."""
+    from selfplay.core import SelfplayError
+    from selfplay.greedy_soup import ingredients
+    from selfplay.models.averages import check_alike
+    from selfplay.runs.folder import RunFolder
+    from selfplay.runs.players import runs_below
+
+    if args.weights is not None:
+        raise SelfplayError("--greedy gives equal weights, so --weights would have no effect; remove one of them")
+    if args.greedy < 1:
+        raise SelfplayError(f"--greedy is {args.greedy}; give the number of validation questions, such as 500")
+    source = Path(args.sources[0])
+    run = source if RunFolder(source).holds_run else next(iter(runs_below(source)), None) if source.is_dir() else None
+    if run is None:
+        raise SelfplayError(
+            f"--greedy reads player and task of a run, but {source} is not a run or a sweep; name one first"
+        )
+    check_alike(folders)
+    return ingredients(folders, run, args.greedy, args.trust)
+
+
 def soup(args: argparse.Namespace) -> None:
     """Average the weights of the sources, and write the output folder atomically.
 
@@ -111,6 +142,8 @@ def soup(args: argparse.Namespace) -> None:
     if args.out.exists():
         raise SelfplayError(f"{args.out} already exists; choose another --out")
     folders = [folder for source in args.sources for folder in folders_of(source)]
+    if args.greedy is not None:
+        folders = _greedy(args, folders)
     weights = normalised(args.weights, len(folders))
     for folder in folders:
         digests.check(folder, "give another checkpoint")

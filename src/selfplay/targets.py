@@ -33,7 +33,8 @@ def check_made(made: Made, hint: Any) -> None:
         call = vars(wanted).get("__call__")
         if call is not None:
             hints = hints_of(call)
-            taken = [hints.get(n, Any) for n in list(inspect.signature(call).parameters)[1:]]
+            _, *parameters = inspect.signature(call).parameters.values()
+            taken = [hints.get(p.name, Any) for p in parameters if p.kind is not p.VAR_KEYWORD]
             _check_called(made, taken, type_name(hint))
         elif made.partial or (made.kind and not all(hasattr(made.kind, n) for n in _methods(wanted))):
             raise Fault(f"a {type_name(hint)}, which has {' and '.join(_methods(wanted))}")

@@ -47,15 +47,20 @@ class Trainee:
         if change in ("restart", "set_aside"):
             self.learner.restore(self.base)
             self.update.load_state_dict(copy.deepcopy(self._fresh))
-            current().scatter(self.update.optimizer)
+            self.scatter()
             self.update.frozen = {}
         if change == "bring_back":
             assert self._aside is not None
             self.learner.restore(self._aside[0])
             self.update.load_state_dict(self._aside[1])
-            current().scatter(self.update.optimizer)
+            self.scatter()
             self.update.frozen = {name.removeprefix(ASIDE): policy for name, policy in self.frozen.items()}
             self._aside, self.frozen = None, {}
+
+    def scatter(self) -> None:
+        """Give each process its part of the optimizers' state, which was loaded whole."""
+        for update in (self.update, *self.update.parts.values()):
+            current().scatter(update.optimizer)
 
     def read(self, folder: Path) -> Policy:
         """Load a frozen policy of the learner's class from a folder that `save` wrote; the learner is unchanged."""

@@ -21,6 +21,7 @@ from selfplay.core import Ask, Reply, SelfplayError, user
 from selfplay.engines.engine import Sampling
 from selfplay.engines.server.client import FRESH, Client
 from selfplay.engines.server.engine import ServerEngine, _request
+from selfplay.engines.server.transfer import load
 from selfplay.models import smollm2
 from selfplay.models.load import resolve
 from selfplay.players.language_model import LanguageModel
@@ -67,7 +68,7 @@ def servers() -> Iterator[list[str]]:
 def urls(servers: list[str]) -> list[str]:
     """The same, with the weights that they were started with."""
     for url in servers:
-        Client(url, 60.0).take(Path(resolve("asset:tiny")), FRESH, begun=False)
+        load(Client(url, 60.0), Path(resolve("asset:tiny")), FRESH, begun=False)
     return servers
 
 

@@ -16,6 +16,7 @@ from language_models import made, same
 from servers import Double, serving
 
 from selfplay.engines.server.client import Client
+from selfplay.engines.server.transfer import load
 from selfplay.models.load import resolve
 
 SCRIPT = "selfplay.engines.server.vllm_process"
@@ -60,7 +61,7 @@ def test_it_registers_the_engine_that_the_client_speaks_to(script: Any) -> None:
             return super().answer(route, body)
 
     with serving(Recording()) as double:
-        Client(double.url, 30.0).take(Path(resolve("asset:tiny")), "label", begun=False)
+        load(Client(double.url, 30.0), Path(resolve("asset:tiny")), "label", begun=False)
     [info] = sent
     assert engine.update_info_cls(**info).folder == resolve("asset:tiny")
 

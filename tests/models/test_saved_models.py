@@ -82,6 +82,35 @@ def test_converted_weights_are_read_back(kind: str, tmp_path: Path) -> None:
     assert all(same(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
 
 
+@pytest.mark.parametrize("kind", MIXTURES)
+def test_published_tensors_are_those_of_a_file(kind: str, tmp_path: Path) -> None:
+    """In name, dtype and value: experts that transformers stacks are taken apart."""
+    model = model_of(kind)
+    checkpoints.save(model, tmp_path)
+    assert_written(model, tmp_path)
+
+
+def test_published_tensors_of_tied_heads(tmp_path: Path) -> None:
+    """Each value once; a buffer is among them unless it is not persistent, and nothing that the model leaves out."""
+    model = made().model
+    model.model.norm.register_buffer("shift", torch.ones(3))
+    model.model.norm.register_buffer("passing", torch.ones(3), persistent=False)
+    model.model.norm.register_buffer("unsaved", torch.ones(3))
+    model._keys_to_ignore_on_save = ["model.norm.unsaved"]
+    checkpoints.save(model, tmp_path)
+    assert_written(model, tmp_path)
+    found = checkpoints.published(model)
+    assert "model.norm.shift" in found and not {"model.norm.passing", "model.norm.unsaved", "lm_head.weight"} & {*found}
+
+
+def assert_written(model: PreTrainedModel, folder: Path) -> None:
+    """The published tensors are those in the only file of a folder."""
+    [file] = folder.glob("*.safetensors")
+    found, written = checkpoints.published(model), load_file(file)
+    assert found.keys() == written.keys()
+    assert all(found[name].dtype == written[name].dtype and same(found[name], written[name]) for name in written)
+
+
 def test_a_mixture_is_a_player(tmp_path: Path) -> None:
     saved("llama3", tmp_path)  # for its tokenizer
     model_of("olmoe").save_pretrained(tmp_path)

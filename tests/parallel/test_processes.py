@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "ppo in minibatches": (*LSP, "update=ppo", "update.minibatches=2", "update.epochs=2"),
     "dpo": (*LSP, "update=dpo"),
     "kto": (*LSP, "update=kto"),
+    "stages": (*LSP, "update=stages", "update.hoard=2", "update.room=3", "update.fits=1"),
     "kuhn by likelihood": KUHN,
     "kuhn, every outcome": (*KUHN, "rollout=exact"),
     "pfsp, lora": (*KUHN, "player=tiny_lora", "opponent=pfsp", "opponent.every=1"),
@@ -32,7 +34,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "an episode for one of two": (*LSP, "episodes=1", "game.answers=3", "update.role_weights.challenger=0"),
     "unequal shares": (*LSP, "episodes=3", "game.answers=3", "update.micro_batch=2"),
 }
-SHARDED = ("lsp", "lsp, lora", "dpo", "kuhn by likelihood", "pfsp, lora", "unequal shares")
+SHARDED = ("lsp", "lsp, lora", "dpo", "stages", "kuhn by likelihood", "pfsp, lora", "unequal shares")
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +158,31 @@ def test_weights_in_two_halves_equal_whole_ones(case: str, ranks: Ranks, alone: 
         assert held["state"] == pytest.approx(held["trained"] * (1 if "lora" in case else 0.5), rel=0.02)
 
 
+PUBLISHED = """
+import torch
+from safetensors.torch import load_file
+from selfplay.models import checkpoints
+plain = checkpoints.save
+def save(model, folder):
+    plain(model, folder)
+    [file] = folder.glob("*.safetensors")
+    found, written = checkpoints.published(model), load_file(file)
+    same = found.keys() == written.keys() and all(torch.equal(found[name], written[name]) for name in written)
+    facts.setdefault("published", []).append(same)
+checkpoints.save = save
+undo.append(lambda: setattr(checkpoints, "save", plain))
+"""
+
+
+@pytest.mark.slow
+def test_weights_in_two_halves_are_published_whole(ranks: Ranks, tmp_path: Path) -> None:
+    """As engine.transfer=nccl sends them: what process 0 would write to a file."""
+    args = (*CASES["lsp"], "steps=2", "parallel=fsdp", f"hydra.run.dir={tmp_path}")
+    joint = ranks.run(*args, breaks=PUBLISHED)
+    well(joint, tmp_path)
+    assert joint.facts[0]["published"] and all(joint.facts[0]["published"])
+
+
 UNSUMMED = """
 from selfplay.parallel.distributed import Distributed
 plain = Distributed.add_gradients
@@ -192,11 +219,20 @@ def test_all_halve_their_micro_batches_where_one_runs_out_of_memory(ranks: Ranks
     assert "update.micro_batch is " in joint.ended[0].out and joint.facts[1]["asks"] > 0
 
 
+def resumes_late(double: Double, handler: BaseHTTPRequestHandler, route: str) -> bool:
+    """Not before the other process has seen the label of the new weights and asked something else."""
+    begun, end = len(double.calls), time.monotonic() + 30
+    while route == "/resume" and {*double.calls[begun:]} <= {"/weight_info"} and time.monotonic() < end:
+        time.sleep(0.02)
+    return False
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["lsp", "lsp, lora"])
 def test_both_use_the_same_servers(case: str, ranks: Ranks, alone: Any, tmp_path: Path) -> None:
-    """Process 0 sends whole models for both; each loads its own adapters."""
+    """Process 0 sends whole models for both, and the other waits until it may ask; each loads its own adapters."""
     with serving(Double()) as one, serving(Double()) as other:
+        other.misbehaves = resumes_late
         on = ("engine=server", f"engine.urls=[{one.url},{other.url}]", "engine.seconds=60", "parallel=ddp")
         run = well(ranks.run(*CASES[case], *on, f"hydra.run.dir={tmp_path}"), tmp_path)
         sent = [double.calls.count("/finish_weight_update") for double in (one, other)]
@@ -223,6 +259,17 @@ def test_both_use_the_same_reward_model_s_server(ranks: Ranks, alone: Any, tmp_p
     told = f"error: the server {server.url} does not answer /classify"
     assert [ended.code for ended in joint.ended] == [1, 1] and joint.ended[1].err == "", joint.ended
     assert joint.ended[0].err.startswith(told) and joint.ended[0].err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_both_at_servers_sample_from_one_whole_model(ranks: Ranks, tmp_path: Path) -> None:
+    """Of a past self there would be two, and each process would go on to the next when it gets there."""
+    with serving(Double()) as double:
+        on = ("engine=server", f"engine.urls=[{double.url}]", "engine.seconds=60", "parallel=ddp")
+        past = ("opponent=pfsp", "opponent.every=1", "player.choose=text")
+        joint = ranks.run(*KUHN, *past, *on, f"hydra.run.dir={tmp_path}")
+    assert [ended.code for ended in joint.ended] == [1, 1]
+    assert joint.ended[0].err.startswith("error: with several processes, engine=server samples from one whole model")
 
 
 # --- resume -----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import selfplay.enumeration
+from selfplay.runs.start import SERVER
 
 ARGS = ("reward=verifier", "episodes=2", "game.answers=2", "steps=4", "player.max_tokens=12")
 EVAL = ("eval=heldout", "task.per_cell=1", "eval.every=2")
@@ -159,7 +160,24 @@ def test_the_device_may_change_and_players_follow(copy: Path) -> None:
     assert cli.metrics(copy)[-1]["step"] == 5
 
 
+def test_where_the_servers_are_may_change_and_players_follow(copy: Path) -> None:
+    """`engine=server` is typed so that its options can be; everything else of the run stays."""
+    config = OmegaConf.load(copy / "config.yaml")
+    engine = {"_target_": SERVER, "urls": ["http://127.0.0.1:9"], "adapters": 4, "seconds": 600.0}
+    config.engine, config.player.engine = engine, engine
+    OmegaConf.save(config, copy / "config.yaml")
+    moved = ("engine=server", "engine.urls=[http://127.0.0.1:8,http://127.0.0.1:7]", "engine.transfer=nccl")
+    assert "has already done 4" in cli.run(f"resume={copy}", *moved, "steps=3").err
+    ended = cli.run(f"resume={copy}", *moved, "steps=5")
+    assert "the learner's are on 'cpu'" in ended.err, "the transfer is the new one"
+    found = OmegaConf.load(copy / "config.yaml")
+    urls = ["http://127.0.0.1:8", "http://127.0.0.1:7"]
+    assert found.engine == found.player.engine == {**engine, "urls": urls, "transfer": "nccl"}
+
+
 REFUSED = {
+    "engine=server": "'engine=server' would change it",
+    "+engine.urls=[http://a:1]": "engine.urls=[http://a:1]' would change it",
     "reward=selfjudge": "'reward=selfjudge' would change it",
     "game.answers=3": "'game.answers=3' would change it",
     "seed=1": "'seed=1' would change it",

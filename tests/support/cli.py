@@ -150,6 +150,12 @@ def _behind(choice: str) -> list[str]:
         return ["game=demonstrations", choice]
     if group == "logger":
         return ["game=kuhn", "player=tabular", choice]  # the quickest run there is
+    if group == "data":
+        small = [] if choice == "data=none" else ["players.nature.size=8"]
+        return ["game=demonstrations", choice, *small]  # some strategies read demonstrations
+    if choice == "rollout=replayed":
+        log = [f"rollout.run={stored.log()}", "seats.solver=logged"]
+        return ["game=dataset", "reward=verifier", "update=dpo", choice, *log]
     if group == "endpoint":
         return ["reward=judge", f"endpoint@reward.endpoint={choice.split('=')[1]}"]
     if choice in ("reward=code", "task=programs"):  # a Challenger does not ask for programs
@@ -183,8 +189,10 @@ def shrunk(choice: str) -> list[str]:
     args = needing(choice, *more)
     config = configs.filled(*args)
     args += ["steps=1", "episodes=2"]
-    args += ["player.max_tokens=12"] if "max_tokens" in config.player else []
+    longest = 32 if choice.startswith("data=") else 12  # strategies read demonstrations
+    args += [f"player.max_tokens={longest}"] if "max_tokens" in config.player else []
     args += ["game.answers=2"] if "answers" in config.game else []
+    args += ["update.hoard=1", "update.room=1"] if "hoard" in config["update"] else []  # a round is one step
     args += ["quality.max_tokens=12"] if config.quality is not None and "max_tokens" in config.quality else []
     if choice == "opponent=league":
         args.append("opponent.exploit=0")  # one step is no whole period of a league with an exploiter

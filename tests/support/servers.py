@@ -10,12 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Lock, Thread
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import torch
+import wires
 from peft import PeftModel
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from selfplay.engines.embedded import EmbeddedEngine
@@ -23,6 +26,7 @@ from selfplay.engines.engine import Sampling, Weights
 from selfplay.engines.truncation import Truncation
 from selfplay.models.load import resolve
 
+LOADING = Lock()  # transformers loads one model at a time
 Misbehaviour = Callable[[Any, BaseHTTPRequestHandler, str], bool]
 
 
@@ -45,24 +49,42 @@ class Routes:
 
 
 class Double(Routes):
-    """A server that generates; `label` is that of its weights."""
+    """A server that generates.
 
-    def __init__(self, path: str = "asset:tiny") -> None:
+    Attributes:
+        label: of its weights.
+        paused: whether it refuses to generate.
+        link: its workers' side of NCCL, in memory; None: it takes weights from folders.
+    """
+
+    def __init__(self, path: str = "asset:tiny", link: wires.Link | None = None) -> None:
         super().__init__()
+        self.link = link
         self.model: Any = AutoModelForCausalLM.from_pretrained(resolve(path), dtype=torch.float32).eval()
         self.label, self.drafted = "default", ""
         self.adapters: dict[str, Any] = {}
-        self.engine, self.version = EmbeddedEngine(), 0
+        self.engine, self.version, self.paused = EmbeddedEngine(), 0, False
 
     def answer(self, route: str, body: dict[str, Any]) -> tuple[int, object]:
         with self.lock:
             if self.closed:
                 return 503, {"error": {"message": "closed"}}
+            if route == "/inference/v1/generate" and self.paused:  # as vLLM 0.33; 0.32 lets it wait
+                return 503, {"error": {"message": "Generation is paused. Please retry after it resumes."}}
             if route == "/inference/v1/generate":
                 return self._generate(body)
+            if route in ("/pause", "/resume"):
+                self.paused = route == "/pause"
+            if route == "/is_paused":
+                return 200, {"is_paused": self.paused}
+            if route == "/get_world_size":
+                return 200, {"world_size": 1 if self.link is None else self.link.workers}
+            if route == "/init_weight_transfer_engine" and (self.link is not None or body["init_info"]):
+                if self.link is None or not body["init_info"]:
+                    return 500, {"error": {"message": "Invalid init_info"}}
+                self.link.join(body["init_info"])
             if route == "/update_weights":
-                folder = Path(body["update_info"]["folder"])
-                self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+                self.model = self._updated(body["update_info"])
             if route == "/finish_weight_update":
                 self.label, self.version = body["weight_version"], self.version + 1
             if route == "/weight_info":
@@ -75,6 +97,16 @@ class Double(Routes):
             if route == "/v1/unload_lora_adapter":
                 del self.adapters[body["lora_name"]]
         return 200, {"message": "done"}
+
+    def _updated(self, info: dict[str, Any]) -> Any:
+        """The model with the weights of a folder, or those that the workers receive."""
+        received = None if self.link is None else self.link.receive(info)
+        with LOADING, TemporaryDirectory() as own:
+            folder = info["folder"] if received is None else own
+            if received is not None:
+                self.model.config.save_pretrained(own)
+                save_file(received, Path(own) / "model.safetensors", {"format": "pt"})
+            return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
     def _generate(self, body: dict[str, Any]) -> tuple[int, object]:
         name, how = body.get("model"), body["sampling_params"]
@@ -116,7 +148,10 @@ def serving(double: Served, port: int = 0) -> Iterator[Served]:
             double.calls.append(route)
             if double.misbehaves(double, self, route):
                 return
-            status, found = double.answer(route, self.body)
+            try:
+                status, found = double.answer(route, self.body)
+            except wires.GivenUp:
+                status, found = 500, {"error": {"message": "the other ranks are not there"}}
             self.reply(status, found)
 
         def reply(self, status: int, found: object) -> None:

@@ -53,6 +53,19 @@ def path(name: str) -> str:
     return str(_folder() / name)
 
 
+@cache
+def log() -> str:
+    """The folder of a run of `game=dataset game.answers=2`, with the transcript of two episodes."""
+    said = [("chance", "", "add 3 and 4"), ("solver", "add 3 and 4", "7"), ("solver", "add 3 and 4", "8")]
+    turns = [
+        {"step": 1, "episode": episode, "role": role, "prompt": prompt, "reply": reply}
+        for episode in range(2)
+        for role, prompt, reply in said
+    ]
+    (_folder() / "episodes.jsonl").write_text("".join(json.dumps(turn) + "\n" for turn in turns))
+    return str(_folder())
+
+
 def needed(name: str) -> list[str]:
     """What `task=<name>` needs on the command line of a test."""
     if name == "alpaca":

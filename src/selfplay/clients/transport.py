@@ -1,8 +1,10 @@
 """HTTP requests with a hard deadline and a size limit; redirects are not followed."""
 
+import math
 import re
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -99,8 +101,9 @@ def send(method: str, url: SplitResult, path: str, headers: dict[str, str], body
         if late.is_set():
             raise TimeoutError
         return Answer(response.status, response.getheader("Retry-After", ""), read)
-    except (OSError, HTTPException, ValueError, AttributeError):
-        if late.is_set():
+    except (OSError, HTTPException, ValueError, AttributeError) as error:
+        timed_out = isinstance(error, TimeoutError) and error.errno is None  # by the socket, before `cut` had its turn
+        if late.is_set() or timed_out:
             raise TimeoutError(f"no complete response within {seconds:g} s") from None
         raise
     finally:
@@ -108,7 +111,9 @@ def send(method: str, url: SplitResult, path: str, headers: dict[str, str], body
         connection.close()
 
 
-def side_by_side(calls: Sequence[Callable[[], T]], parallel: int) -> Iterator[tuple[int, T | Exception]]:
+def side_by_side(
+    calls: Sequence[Callable[[], T]], parallel: int, end: float = math.inf
+) -> Iterator[tuple[int, T | Exception]]:
     """Run calls concurrently; yield the index and the result or exception of each as it completes.
 
     A consumer that stops early abandons the remaining calls. Their threads are daemons, so an interrupted process does
@@ -117,6 +122,10 @@ def side_by_side(calls: Sequence[Callable[[], T]], parallel: int) -> Iterator[tu
     Args:
         calls: the calls, started in order.
         parallel: maximum number of concurrent calls.
+        end: when to give up, on the monotonic clock.
+
+    Raises:
+        TimeoutError: a call has not ended by then.
     """
     todo: SimpleQueue[int] = SimpleQueue()
     done: SimpleQueue[tuple[int, T | Exception]] = SimpleQueue()
@@ -135,7 +144,10 @@ def side_by_side(calls: Sequence[Callable[[], T]], parallel: int) -> Iterator[tu
     for _ in range(min(parallel, len(calls))):
         Thread(target=work, daemon=True).start()
     for _ in calls:
-        yield done.get()
+        try:
+            yield done.get(timeout=None if end == math.inf else max(0.0, end - time.monotonic()))
+        except Empty:
+            raise TimeoutError from None
 
 
 def _connection(url: SplitResult, seconds: float) -> tuple[HTTPConnection, str]:

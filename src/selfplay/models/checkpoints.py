@@ -12,7 +12,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import Module, ModuleDict, ModuleList, Sequential
 from transformers import PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 from transformers.initialization import guard_torch_init_functions
+from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
 from selfplay.core import SelfplayError
 from selfplay.models.load import lacking, quiet, some
@@ -74,6 +76,16 @@ def save(model: PreTrainedModel, folder: Path) -> None:
     """Write a folder that `from_pretrained` can load."""
     sharded = class_of(model) is not type(model)
     model.save_pretrained(folder, state_dict=_gathered(model) if sharded else None)
+
+
+def published(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The tensors that `save` would write, by name; most are the model's own, not copies."""
+    sharded = class_of(model) is not type(model)
+    state = _gathered(model) if sharded else dict(model.state_dict())
+    left_out = set(model._keys_to_ignore_on_save or ())
+    state = {name: value for name, value in state.items() if name not in left_out}
+    with torch.no_grad():
+        return dict(revert_weight_conversion(model, remove_tied_weights_from_state_dict(state, model)))
 
 
 def _gathered(model: Module) -> dict[str, Tensor]:

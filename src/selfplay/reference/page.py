@@ -23,6 +23,7 @@ from selfplay.reference.words import escaped, hint_within, plain, type_name, yam
 GROUPS = {
     "game": "The rules: which roles are asked, in which order, and what each of them is paid.",
     "task": "Questions and the check of their answers. See [tasks.md](tasks.md).",
+    "data": "Which questions of the task Nature asks. See [tasks.md](tasks.md#which-questions-are-asked).",
     "reward": "The score that the game pays. See [referees.md](referees.md).",
     "quality": "A second score that the game adds to the reward, such as the quality self-reward of LSP.",
     "probes": "Scores that are logged and not paid.",

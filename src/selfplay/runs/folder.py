@@ -94,6 +94,11 @@ class RunFolder:
         return self.path / "population"
 
     @property
+    def buffer(self) -> Path:
+        """The folder with the turns of earlier steps, for updates that learn from them again."""
+        return self.path / "buffer"
+
+    @property
     def curves(self) -> Path:
         """Path of the plot of the run's metrics."""
         return self.path / "curves.png"

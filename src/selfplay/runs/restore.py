@@ -24,7 +24,7 @@ def restored(folder: RunFolder, cfg: DictConfig, experiment: Experiment) -> int:
     found = current().lead(lambda: _latest(folder, cfg.steps))
     if found is not None:
         current().together(lambda: _load(found[1], folder, experiment))
-        current().scatter(experiment.update.optimizer)
+        experiment.trainee.scatter()
     current().lead(lambda: _rewind(folder, cfg, None if found is None else found[0]))
     return 0 if found is None else found[0]
 
@@ -50,9 +50,12 @@ def _load(path: Path, folder: RunFolder, experiment: Experiment) -> None:
     try:
         state, frozen = checkpoint.load(path, experiment.learner)
         experiment.update.load_state_dict(state["update"])  # type: ignore[arg-type]
+        experiment.update.fetch(folder.buffer)
         opponent, trainee, named = experiment.opponent, experiment.trainee, renamed.translated_state(state)
         opponent.load_state_dict(named["opponent"], folder.population, trainee.read)
         trainee.load_state_dict(named["trainee"], opponent.main, frozen)
+        for name, player in experiment.adaptive.items():
+            player.load_state_dict(named["players"][name])
         torch.set_rng_state(state["rng"])  # type: ignore[arg-type]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0]

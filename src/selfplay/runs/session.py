@@ -137,6 +137,7 @@ class Session:
                 "update": self.experiment.update.state_dict(),
                 "opponent": opponent.state_dict(),
                 "trainee": trainee.state_dict(),
+                "players": {name: player.state_dict() for name, player in self.experiment.adaptive.items()},
                 "rng": torch.get_rng_state(),
             }
         )
@@ -145,6 +146,7 @@ class Session:
         def write() -> None:
             with to_disk(self.folder.checkpoints):
                 opponent.store(self.folder.population)
+                self.experiment.update.store(self.folder.buffer)
                 checkpoint.save(self.folder, step, self.experiment.learner, state, kept.keep, kept.keep_every, frozen)
 
         with self.processes.whole():

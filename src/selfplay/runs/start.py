@@ -23,6 +23,8 @@ from selfplay.runs.claim import Claim
 from selfplay.runs.folder import RunFolder, difference, resolved
 from selfplay.runs.trust import check_targets, trusted_of
 
+SERVER = "selfplay.engines.server.engine.ServerEngine"
+OF_SERVERS = tuple(f"engine.{name}" for name in ("urls", "folder", "transfer", "adapters", "requests", "seconds"))
 RESUMABLE = (
     "steps",
     "device",
@@ -31,6 +33,7 @@ RESUMABLE = (
     "checkpoint.keep_every",
     "player.batch_size",
     "update.micro_batch",
+    *OF_SERVERS,
 )
 FOLLOWERS: dict[str, tuple[str, ...] | None] = {  # key -> components whose option of that name refers to it; None: all
     "steps": (
@@ -39,6 +42,7 @@ FOLLOWERS: dict[str, tuple[str, ...] | None] = {  # key -> components whose opti
         "selfplay.opponents.league.League",
     ),
     "device": None,  # users' own players and referees, too
+    **dict.fromkeys(OF_SERVERS, (SERVER,)),
 }
 NO_PART = ("resume", "sweep", "trust", "overrides", "parallel")  # keys that do not affect what a run computes
 PARTS = (  # required keys of a config
@@ -128,12 +132,13 @@ def _resumed(cfg: DictConfig, folder: RunFolder, overrides: list[str]) -> DictCo
         )
     for override in overrides:
         key = override.split("=")[0].lstrip("+~")
-        if key in ("resume", "trust", "parallel"):
+        if key in ("resume", "trust", "parallel") or (key == "engine" and _kind(cfg) == _kind(config)):
             continue
-        if key not in RESUMABLE:
+        if key not in RESUMABLE or (key in OF_SERVERS and _kind(config) != SERVER):
+            may = ", ".join(name for name in RESUMABLE if name not in OF_SERVERS)
             raise SelfplayError(
-                f"a resumed run keeps its config, but '{override}' would change it; drop it (only "
-                f"{', '.join(RESUMABLE)} may change), or start a new run"
+                f"a resumed run keeps its config, but '{override}' would change it; drop it (only {may} and the "
+                "options of engine=server may change), or start a new run"
             )
         _change(config, key, cfg)
     for key, kind in (("seats", DictConfig), ("checkpoint", DictConfig), ("overrides", ListConfig)):
@@ -157,7 +162,8 @@ def _again(cfg: DictConfig, folder: RunFolder) -> Start:
         return Start(cfg, folder.path, goes_on=True)
     there, now = folder.config, resolved(cfg)
     for key in RESUMABLE:
-        _change(there, key, now)
+        if key not in OF_SERVERS or _kind(there) == _kind(now) == SERVER:
+            _change(there, key, now)
     for config in (there, now):
         for key in NO_PART:
             config.pop(key, None)
@@ -197,16 +203,20 @@ def _change(config: DictConfig, key: str, source: DictConfig) -> None:
     OmegaConf.update(config, key, new)
 
 
-def _move(node: DictConfig, name: str, old: object, new: object) -> None:
-    """Update options of the components in FOLLOWERS that referred to `name` when the config was composed.
+def _move(node: DictConfig, key: str, old: object, new: object) -> None:
+    """Update options of the components in FOLLOWERS that referred to `key` when the config was composed.
 
     The reference is resolved by now, so an option with the old value counts as one.
     """
     for value in node.values():
         if isinstance(value, DictConfig):
-            _move(value, name, old, new)
-    followers = FOLLOWERS[name]
-    if "_target_" not in node or name not in node or node[name] != old:
-        return
-    if followers is None or node["_target_"] in followers:
+            _move(value, key, old, new)
+    followers, name = FOLLOWERS[key], key.rpartition(".")[2]
+    refers = "_target_" in node and (name in node if followers is None else node["_target_"] in followers)
+    if refers and node.get(name) == old:
         node[name] = new
+
+
+def _kind(config: DictConfig) -> Any:
+    """The class of the engine."""
+    return OmegaConf.select(config, "engine._target_")

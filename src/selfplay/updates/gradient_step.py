@@ -121,7 +121,10 @@ class GradientUpdate(Update):
     def move_magnet(self, every: int) -> None:
         """Call at the end of a step: every `every` steps, set the magnet to the current policy; 0 for never."""
         if every and self.gradient_step.steps % every == 0:
-            self.frozen = {"magnet": self.policy.snapshot()}
+            self.rebase()
+
+    def rebase(self) -> None:
+        self.frozen = {"magnet": self.policy.snapshot()}
 
     def state_dict(self) -> dict[str, object]:
         return {**super().state_dict(), "steps": self.gradient_step.steps}

@@ -66,6 +66,8 @@ class Imitation(GradientUpdate):
         schedule, role_weights, micro_batch, max_grad_norm: see `selfplay.updates.gradient_step.GradientStep`.
     """
 
+    replays = True
+
     def __init__(
         self,
         policy: Policy,

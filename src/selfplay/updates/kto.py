@@ -76,6 +76,8 @@ class KTO(GradientUpdate):
         schedule, role_weights, micro_batch, max_grad_norm: see `selfplay.updates.gradient_step.GradientStep`.
     """
 
+    replays = True
+
     def __init__(
         self,
         policy: Policy,

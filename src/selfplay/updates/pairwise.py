@@ -46,6 +46,8 @@ class Pairwise(GradientUpdate):
         schedule, role_weights, micro_batch, max_grad_norm: see `selfplay.updates.gradient_step.GradientStep`.
     """
 
+    replays = True
+
     def __init__(
         self,
         policy: Policy,

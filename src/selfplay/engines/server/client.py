@@ -2,7 +2,8 @@
 
     /inference/v1/generate                     tokens and log-probabilities (started with --enable-scale-out)
     /pause, /init_weight_transfer_engine, /start_weight_update, /update_weights, /finish_weight_update, /resume,
-    /weight_info                               new weights (VLLM_SERVER_DEV_MODE=1)
+    /weight_info, /is_paused, /get_world_size, /shutdown_weight_transfer_engine
+                                               new weights (VLLM_SERVER_DEV_MODE=1)
     /v1/load_lora_adapter, /v1/unload_lora_adapter (VLLM_ALLOW_RUNTIME_LORA_UPDATING=1)
 
 Any failure is a SelfplayError with the server, the route and the reason; nothing is retried, since a run resumes from
@@ -53,13 +54,46 @@ class Client:
         """One completion; `request` is the body of vLLM's GenerateRequest."""
         return _reply(self._call("POST", GENERATE, request), self.url)
 
-    def take(self, folder: Path, label: str, begun: bool) -> None:
-        """Load the weights in the files of a folder, under a label; `begun`: it is not the first time."""
+    def pause(self) -> None:
+        """Let it finish what it generates, and begin nothing until `finish`."""
         self._call("POST", "/pause?mode=wait", {})
-        if not begun:
-            self._call("POST", "/init_weight_transfer_engine", {"init_info": {}})
+
+    def paused(self) -> bool:
+        """Whether it generates nothing, from `pause` to the end of `finish`."""
+        return bool(self._call("GET", "/is_paused", None).get("is_paused"))
+
+    def workers(self) -> int:
+        """The number of its processes that hold weights."""
+        found = self._call("GET", "/get_world_size", None).get("world_size")
+        if not isinstance(found, int) or found < 1:
+            raise SelfplayError(f"the server {self.url} has a world size of {found!r}; {REMEDY}")
+        return found
+
+    def prepare(self, transfer: str, info: dict[str, Any]) -> None:
+        """Get ready for weights.
+
+        Args:
+            transfer: how they will come, as engine.transfer.
+            info: what its weight-transfer engine has to know.
+        """
+        try:
+            self._call("POST", "/init_weight_transfer_engine", {"init_info": info})
+        except SelfplayError as error:
+            raise SelfplayError(
+                f"{error}; engine.transfer={transfer} needs servers of selfplay serve --transfer {transfer}"
+            ) from error
+
+    def leave(self) -> None:
+        """Give up what a run before prepared, if any."""
+        self._call("POST", "/shutdown_weight_transfer_engine", {})
+
+    def receive(self, info: dict[str, Any]) -> None:
+        """Load weights; `info`: what its weight-transfer engine has to know about them."""
         self._call("POST", "/start_weight_update", {})
-        self._call("POST", "/update_weights", {"update_info": {"folder": str(folder)}})
+        self._call("POST", "/update_weights", {"update_info": info})
+
+    def finish(self, label: str) -> None:
+        """Generate with the weights that were loaded, under a label."""
         self._call("POST", "/finish_weight_update", {"weight_version": label})
         self._call("POST", "/resume", {})
 

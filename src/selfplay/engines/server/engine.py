@@ -12,17 +12,21 @@ from hashlib import blake2b
 from pathlib import Path
 from tempfile import mkdtemp
 from threading import BoundedSemaphore
-from typing import Any
-from weakref import finalize
+from typing import Annotated, Any
+from weakref import finalize, ref
+
+from torch.nn import Module
 
 from selfplay.clients.transport import side_by_side
 from selfplay.core import SelfplayError, at_least
 from selfplay.engines.engine import Completion, Engine, Mixture, Prompt, Sampling, Weights
 from selfplay.engines.server.client import AGAIN, FRESH, Client, Reply
+from selfplay.engines.server.nccl import Nccl
 from selfplay.engines.server.residents import Residents
-from selfplay.models import checkpoints
+from selfplay.engines.server.transfer import FOLDER, NCCL, Folder, Transfer
+from selfplay.files import to_disk
 from selfplay.models.structure import bare
-from selfplay.options import Count, Name, Positive
+from selfplay.options import Count, Name, OneOf, Positive
 from selfplay.parallel import current
 
 POLL = 0.05  # seconds between two looks at a server whose weights another process sends
@@ -31,8 +35,8 @@ POLL = 0.05  # seconds between two looks at a server whose weights another proce
 class ServerEngine(Engine):
     """Samples with vLLM's server, or any server with the same routes (`selfplay.engines.server.client`).
 
-    Weights are sent at the first call that needs them: a model's through a folder that the server can read, a LoRA
-    adapter's by loading it under a name that is used once. Every completion must carry the label of the model's
+    Weights are sent at the first call that needs them: a model's as `transfer` says, a LoRA adapter's
+    by loading it under a name that is used once. Every completion must carry the label of the model's
     weights; below an adapter these are the ones that the server was started with. A prompt goes to the server that a
     hash of it names, so that replies to one prompt share its prefix there.
 
@@ -40,8 +44,11 @@ class ServerEngine(Engine):
         urls: the servers; each holds the same model.
         requests: maximum number of requests per server at a time.
         seconds: deadline of each request.
-        folder: where weights are passed on, readable by every server; None: a temporary folder.
+        folder: where weights are passed on, readable by every server; created if it is missing. None: a temporary
+            folder.
         adapters: how many adapters a server keeps loaded (its --max-loras).
+        transfer: how whole models reach the servers, as `selfplay serve --transfer`: "folder", or "nccl" between GPUs
+            (not tried on GPUs). Adapters always go through the folder.
     """
 
     exact = False
@@ -54,6 +61,7 @@ class ServerEngine(Engine):
         seconds: Positive = 600.0,
         folder: str | None = None,
         adapters: Count = 4,
+        transfer: Annotated[str, OneOf(FOLDER, NCCL)] = FOLDER,
     ) -> None:
         at_least(1, **{"engine.requests": requests, "engine.adapters": adapters})
         if not urls:
@@ -61,13 +69,14 @@ class ServerEngine(Engine):
         self.clients = [Client(url, seconds) for url in urls]
         self.requests, self.seconds, self.adapters = requests, seconds, adapters
         self.run = current().lead(lambda: uuid.uuid4().hex[:12])  # labels of another run never mean this one's weights
-        self.folder = Path(current().lead(lambda: mkdtemp(prefix="selfplay-weights-", dir=folder)))
+        self.folder = Path(current().lead(lambda: _inside(folder)))
         if current().rank == 0:
             finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
-        self._begun = False
+        self._transfer: Transfer = Nccl(seconds) if transfer == NCCL else Folder(self.folder / "weights")
         self._models = Residents(1)
         self._adapters = Residents(adapters)
         self._slots = BoundedSemaphore(requests * len(urls))
+        self._model: ref[Module] | None = None
 
     def generate(
         self, weights: Weights | Mixture, prompts: Sequence[Prompt], keys: Sequence[str], sampling: Sampling
@@ -101,6 +110,7 @@ class ServerEngine(Engine):
     def _holding(self, label: str, name: str | None, weights: Weights) -> AbstractContextManager[None]:
         """A block in which every server holds the weights, of a model or of the adapter `name`."""
         if name is None:
+            self._check_single(weights.model)
             return self._models.using(label, lambda: self._send(label, weights), lambda _: None)
         self._check_base(label)
         return self._adapters.using(name, lambda: self._adopt(name, weights), self._drop)
@@ -115,27 +125,31 @@ class ServerEngine(Engine):
     def _send(self, label: str, weights: Weights) -> None:
         """Let every server load the weights of a model; the first process of the run sends them for all."""
         if current().rank == 0:
-            target = self.folder / "weights"
-            with weights.placed():
-                shutil.rmtree(target, ignore_errors=True)
-                checkpoints.save(weights.model, target)
-            for client in self.clients:
-                client.take(target, label, self._begun)
-            self._begun = True
+            self._transfer.send(weights, label, self.clients)
         else:
             self._await(label)
 
     def _await(self, label: str) -> None:
-        """Wait until every server has the weights that the first process sends."""
+        """Wait until every server generates with the weights that the first process sends."""
         end = time.monotonic() + self.seconds
         for client in self.clients:
-            while client.label() != label:
+            while client.label() != label or client.paused():  # its label is new before it goes on
                 if time.monotonic() > end:
                     raise SelfplayError(
                         f"the server {client.url} has not got the weights {label} within {self.seconds:g} s; look at "
                         "the first process of the run, or raise engine.seconds"
                     )
                 time.sleep(POLL)
+
+    def _check_single(self, model: Module) -> None:
+        """Raise SelfplayError if several processes sample from more than one whole model, which they would not do in
+        step."""
+        self._model = self._model or ref(model)
+        if current().size > 1 and self._model() is not model:
+            raise SelfplayError(
+                "with several processes, engine=server samples from one whole model, but this run has a second one "
+                "(such as a past self); train an adapter (player.lora), take engine=embedded, or one process"
+            )
 
     def _check_base(self, label: str) -> None:
         """Raise SelfplayError if a server has other weights than those it was started with, before it is asked."""
@@ -156,6 +170,16 @@ class ServerEngine(Engine):
         for client in self.clients:
             client.drop(name)
         shutil.rmtree(self.folder / name, ignore_errors=True)
+
+
+def _inside(folder: str | None) -> str:
+    """A new folder for the weights of this run."""
+    if folder is None:
+        return mkdtemp(prefix="selfplay-weights-")
+    place = Path(folder).absolute()  # servers have their own working directories
+    with to_disk(place):
+        place.mkdir(parents=True, exist_ok=True)
+        return mkdtemp(prefix="selfplay-weights-", dir=place)
 
 
 def _name(label: str) -> str:

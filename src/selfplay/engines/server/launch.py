@@ -49,6 +49,7 @@ class Options:
         eager: whether nothing is compiled, which on processors takes minutes and gains little.
         reward: whether the model is a reward model, which scores texts instead of writing them.
         further: further arguments, which win over those before.
+        transfer: how the weights of whole models come, as engine.transfer.
     """
 
     python: Path
@@ -61,6 +62,7 @@ class Options:
     eager: bool = False
     reward: bool = False
     further: tuple[str, ...] = ()
+    transfer: str = "folder"
 
     def command(self, port: int) -> list[str]:
         """The command line of a server."""
@@ -73,7 +75,7 @@ class Options:
     def _generating(self) -> list[str]:
         found = ["--enable-scale-out", "--generation-config", "vllm"]  # no sampling parameters from the model's folder
         found += ["--logprobs-mode", "processed_logprobs"]  # those of the distribution that is sampled from
-        found += ["--weight-transfer-config", json.dumps({"backend": "folder"})]
+        found += ["--weight-transfer-config", json.dumps({"backend": self.transfer})]
         if self.adapters:
             found += ["--enable-lora", "--max-loras", str(self.adapters + 1), "--max-lora-rank", str(self.rank)]
         return found

@@ -1,0 +1,1 @@
+"""Data selection as a strategy: which questions Nature asks."""
