@@ -16,8 +16,8 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from tempfile import mkdtemp
+from typing import Any
 
 from selfplay import interrupts
 from selfplay.commandline import run_command
