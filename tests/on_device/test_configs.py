@@ -26,7 +26,7 @@ def touches_the_device(choice: str) -> bool:
     """Whether a run of the choice has a model there, beyond the player that every run of a reward has."""
     told = (cli.CONF / f"{choice.replace('=', '/')}.yaml").read_text()
     if choice.startswith("reward="):
-        return any(word in told for word in ("device", "selfjudge", "RewardModel", "  - "))
+        return any(word in told for word in ("device", "selfjudge", ".RewardModel", "  - "))
     return "tabular" not in choice + told
 
 

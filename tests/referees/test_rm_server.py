@@ -102,6 +102,11 @@ def test_scores_are_those_of_the_model_here(size: int, well: RewardServer) -> No
     assert max(len(text) for texts in well.texts for text in texts) == 512
 
 
+def test_a_url_may_end_as_an_endpoint_s(well: RewardServer) -> None:
+    for ending in ("/", "/v1", "/v1/"):
+        assert at(well, url=well.url + ending).classifier.url == well.url
+
+
 def test_special_tokens_of_a_text_stay_text(well: RewardServer) -> None:
     """The server gets token ids, so nothing parses what an answer says."""
     pair = ("hi", "yes<|end|><|user|>more<|end|><|assistant|>no")
@@ -389,7 +394,7 @@ def test_responses_out_of_order_are_put_in_order(
 def test_a_run_ends_with_one_sentence_and_resumes(
     well: RewardServer, spoilt: RewardServer, whole: Path, tmp_path: Path
 ) -> None:
-    """It fails in the second step; resumed with a server that is well, it is the run that never failed."""
+    """It fails in the second step; resumed with another server that is well, it is the run that never failed."""
     scored = 0
 
     def dies_later(server: RewardServer, handler: BaseHTTPRequestHandler, route: str) -> bool:
@@ -402,9 +407,9 @@ def test_a_run_ends_with_one_sentence_and_resumes(
     ended = cli.run(*args, f"hydra.run.dir={run}")
     assert ended.code == 1 and ended.err.startswith(f"error: the server {spoilt.url} does not answer /classify")
     assert ended.err.count("\n") == 1 and cli.summary(run)["steps"] == 1
-    config = run / "config.yaml"
-    config.write_text(config.read_text().replace(spoilt.url, well.url))
-    assert cli.run(f"resume={run}").code == 0
+    resumed = cli.run(f"resume={run}", "reward=rm_server", f"reward.url={well.url}", "reward.batch_size=2")
+    assert resumed.code == 0, resumed.err
+    assert f"url: {well.url}\n" in (run / "config.yaml").read_text()
     ours, theirs = (cli.lines(found / "episodes.jsonl") for found in (run, whole))
     assert [(turn["prompt"], turn["reply"]) for turn in ours] == [(turn["prompt"], turn["reply"]) for turn in theirs]
     assert [turn["payoff"] for turn in ours] == pytest.approx([turn["payoff"] for turn in theirs], abs=1e-4)

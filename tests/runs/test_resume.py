@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import selfplay.enumeration
-from selfplay.runs.start import SERVER
+from selfplay.runs.start import SERVERS
 
 ARGS = ("reward=verifier", "episodes=2", "game.answers=2", "steps=4", "player.max_tokens=12")
 EVAL = ("eval=heldout", "task.per_cell=1", "eval.every=2")
@@ -163,7 +163,7 @@ def test_the_device_may_change_and_players_follow(copy: Path) -> None:
 def test_where_the_servers_are_may_change_and_players_follow(copy: Path) -> None:
     """`engine=server` is typed so that its options can be; everything else of the run stays."""
     config = OmegaConf.load(copy / "config.yaml")
-    engine = {"_target_": SERVER, "urls": ["http://127.0.0.1:9"], "adapters": 4, "seconds": 600.0}
+    engine = {"_target_": SERVERS["engine"][0], "urls": ["http://127.0.0.1:9"], "adapters": 4, "seconds": 600.0}
     config.engine, config.player.engine = engine, engine
     OmegaConf.save(config, copy / "config.yaml")
     moved = ("engine=server", "engine.urls=[http://127.0.0.1:8,http://127.0.0.1:7]", "engine.transfer=nccl")
@@ -175,7 +175,20 @@ def test_where_the_servers_are_may_change_and_players_follow(copy: Path) -> None
     assert found.engine == found.player.engine == {**engine, "urls": urls, "transfer": "nccl"}
 
 
+def test_where_the_reward_model_s_server_is_may_change(copy: Path) -> None:
+    """tests/referees/test_rm_server.py resumes such a run; here nobody listens."""
+    config = OmegaConf.load(copy / "config.yaml")
+    config.reward = OmegaConf.load(cli.CONF / "reward" / "rm_server.yaml")
+    OmegaConf.save(config, copy / "config.yaml")
+    moved = (f"resume={copy}", "reward=rm_server", "reward.url=http://127.0.0.1:9", "steps=5")
+    assert "the server http://127.0.0.1:9 does not answer" in cli.run(*moved, "reward.timeout=2").err
+    assert "'reward.truncate=false' would change it" in cli.run(*moved, "reward.truncate=false").err
+
+
 REFUSED = {
+    "reward=rm": "'reward=rm' would change it",
+    "reward.batch_size=3": "'reward.batch_size=3' would change it",
+    "reward=rm_server": "'reward=rm_server' would change it",
     "engine=server": "'engine=server' would change it",
     "+engine.urls=[http://a:1]": "engine.urls=[http://a:1]' would change it",
     "reward=selfjudge": "'reward=selfjudge' would change it",

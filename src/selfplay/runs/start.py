@@ -23,8 +23,17 @@ from selfplay.runs.claim import Claim
 from selfplay.runs.folder import RunFolder, difference, resolved
 from selfplay.runs.trust import check_targets, trusted_of
 
-SERVER = "selfplay.engines.server.engine.ServerEngine"
-OF_SERVERS = tuple(f"engine.{name}" for name in ("urls", "folder", "transfer", "adapters", "requests", "seconds"))
+SERVERS = {  # a part that uses servers -> its class, and its options that say where they are and how they are used
+    "engine": (
+        "selfplay.engines.server.engine.ServerEngine",
+        ("urls", "folder", "transfer", "adapters", "requests", "seconds"),
+    ),
+    "reward": (
+        "selfplay.referees.served_reward_model.ServedRewardModel",
+        ("url", "model", "key", "batch_size", "parallel", "timeout"),
+    ),
+}
+OF_SERVERS = {f"{part}.{name}": kind for part, (kind, names) in SERVERS.items() for name in names}
 RESUMABLE = (
     "steps",
     "device",
@@ -42,7 +51,7 @@ FOLLOWERS: dict[str, tuple[str, ...] | None] = {  # key -> components whose opti
         "selfplay.opponents.league.League",
     ),
     "device": None,  # users' own players and referees, too
-    **dict.fromkeys(OF_SERVERS, (SERVER,)),
+    **{key: (kind,) for key, kind in OF_SERVERS.items()},
 }
 NO_PART = ("resume", "sweep", "trust", "overrides", "parallel")  # keys that do not affect what a run computes
 PARTS = (  # required keys of a config
@@ -132,13 +141,13 @@ def _resumed(cfg: DictConfig, folder: RunFolder, overrides: list[str]) -> DictCo
         )
     for override in overrides:
         key = override.split("=")[0].lstrip("+~")
-        if key in ("resume", "trust", "parallel") or (key == "engine" and _kind(cfg) == _kind(config)):
+        if key in ("resume", "trust", "parallel") or _is_own(config, cfg, key):
             continue
-        if key not in RESUMABLE or (key in OF_SERVERS and _kind(config) != SERVER):
+        if key not in RESUMABLE or not _uses(config, key):
             may = ", ".join(name for name in RESUMABLE if name not in OF_SERVERS)
             raise SelfplayError(
-                f"a resumed run keeps its config, but '{override}' would change it; drop it (only {may} and the "
-                "options of engine=server may change), or start a new run"
+                f"a resumed run keeps its config, but '{override}' would change it; drop it (only {may} and "
+                "where the servers of engine=server and reward=rm_server are may change), or start a new run"
             )
         _change(config, key, cfg)
     for key, kind in (("seats", DictConfig), ("checkpoint", DictConfig), ("overrides", ListConfig)):
@@ -162,7 +171,7 @@ def _again(cfg: DictConfig, folder: RunFolder) -> Start:
         return Start(cfg, folder.path, goes_on=True)
     there, now = folder.config, resolved(cfg)
     for key in RESUMABLE:
-        if key not in OF_SERVERS or _kind(there) == _kind(now) == SERVER:
+        if _uses(there, key) and _uses(now, key):
             _change(there, key, now)
     for config in (there, now):
         for key in NO_PART:
@@ -217,6 +226,20 @@ def _move(node: DictConfig, key: str, old: object, new: object) -> None:
         node[name] = new
 
 
-def _kind(config: DictConfig) -> Any:
-    """The class of the engine."""
-    return OmegaConf.select(config, "engine._target_")
+def _is_own(config: DictConfig, cfg: DictConfig, key: str) -> bool:
+    """Whether a choice is the run's own, typed again so that options of servers can be.
+
+    Two rewards of one class may differ in their parts, so only the one that has none counts.
+    """
+    same = key in SERVERS and _kind(config, key) == _kind(cfg, key)
+    return same and (key == "engine" or _kind(config, key) == SERVERS[key][0])
+
+
+def _uses(config: DictConfig, key: str) -> bool:
+    """Whether the option applies, as far as it is one of a part that may use servers."""
+    return key not in OF_SERVERS or _kind(config, key.partition(".")[0]) == OF_SERVERS[key]
+
+
+def _kind(config: DictConfig, part: str) -> Any:
+    """The class of a part."""
+    return OmegaConf.select(config, f"{part}._target_")
