@@ -83,6 +83,7 @@ def test_the_right_answer_is_right_and_others_are_not(task: Task) -> None:
     for item in known:
         assert task.correct(item, item.answer) == 1.0
         assert task.correct(item, "I do not know") < 1.0
+        assert task.answer_in(item.answer) not in ("", task.answer_in("I do not know"))
 
 
 @pytest.mark.parametrize("reply", HOSTILE.values(), ids=HOSTILE)
@@ -90,6 +91,7 @@ def test_a_hostile_reply_breaks_nothing_and_is_not_right(task: Task, reply: str)
     if task.judges and task.held_out()[0].answer:  # IFBench has none: some constraints are kept by any text
         for item in task.held_out()[:1]:
             assert 0.0 <= task.correct(item, reply) < 1.0
+    assert isinstance(task.answer_in(reply), str)
 
 
 def test_a_task_that_judges_serves_as_reward_and_evaluation() -> None:

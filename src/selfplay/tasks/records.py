@@ -9,7 +9,7 @@ from typing import Annotated
 
 from selfplay.core import SelfplayError
 from selfplay.options import Count, Expression, Name, NotEmpty, Share
-from selfplay.tasks.match import exact
+from selfplay.tasks.match import answer_in, exact
 from selfplay.tasks.sources import Row
 from selfplay.tasks.split import check_share, is_held_out
 from selfplay.tasks.task import Item, Task
@@ -95,6 +95,9 @@ class Records(Task):
                 "reward=rm or another referee, eval=win_rate or none, and probes.truth=null"
             )
         return self.match(reply, item.answer)
+
+    def answer_in(self, reply: str) -> str:
+        return answer_in(self.match, reply)
 
     def _items(self, rows: Iterable[Row]) -> dict[str, Item]:
         """Question -> item, in the order of the rows, without duplicates."""

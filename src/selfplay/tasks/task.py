@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
+from selfplay.thoughts import said
+
 
 @dataclass(frozen=True)
 class Item:
@@ -53,6 +55,10 @@ class Task(ABC):
         Raises:
             SelfplayError: the answers are unknown (`judges` is False).
         """
+
+    def answer_in(self, reply: str) -> str:
+        """The answer in a reply, in a form that is equal for equal answers; "" if there is none. Used for votes."""
+        return " ".join(said(reply).split())
 
 
 def drawing(task: Task) -> Callable[[Random], str]:

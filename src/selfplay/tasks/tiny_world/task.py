@@ -37,6 +37,9 @@ class TinyWorld(Task):
     def correct(self, item: Item, reply: str) -> float:
         return float(reply == item.answer)
 
+    def answer_in(self, reply: str) -> str:
+        return reply
+
 
 def _item(question: Question) -> Item:
     return Item(question.text, question.answer, {"families": question.family, "levels": str(question.level)})
