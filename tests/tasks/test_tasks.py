@@ -75,6 +75,11 @@ def test_no_text_of_somebody_else_is_a_question(task: Task) -> None:
     assert [name for name, text in HOSTILE.items() if task.item(text) is not None] == []
 
 
+def test_whoever_asks_a_held_out_question_it_is_held_out(task: Task) -> None:
+    assert all(task.holds_out(item.question) for item in task.held_out()[:20])
+    assert not any(task.holds_out(question) for question in [*drawn(task), "", *HOSTILE.values()])
+
+
 def test_the_right_answer_is_right_and_others_are_not(task: Task) -> None:
     known = [item for item in task.held_out() if item.answer]
     if not task.judges:

@@ -63,6 +63,10 @@ class Arithmetic(Task):
     def held_out(self) -> Sequence[Item]:
         return self._held_out
 
+    def holds_out(self, question: str) -> bool:
+        expression = find(question)
+        return expression is not None and is_held_out(expression.text, self.share)
+
     def item(self, question: str) -> Item | None:
         return known(question)
 

@@ -72,7 +72,7 @@ class Records(Task):
         if not fitting:
             raise SelfplayError(f"task.longest is {longest}, but every demonstration is longer; raise it")
         self._training = [q for q in fitting if q not in held]
-        self._held_out = list(held.values())[:most]
+        self._held, self._held_out = frozenset(held), list(held.values())[:most]
         if not self._training:
             raise SelfplayError(
                 f"all {len(fitting)} questions of the task are held out, so none is left for training; add more, or "
@@ -84,6 +84,9 @@ class Records(Task):
 
     def held_out(self) -> Sequence[Item]:
         return self._held_out
+
+    def holds_out(self, question: str) -> bool:
+        return question in self._held
 
     def item(self, question: str) -> Item | None:
         return self._known.get(question)

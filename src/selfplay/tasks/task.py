@@ -44,6 +44,10 @@ class Task(ABC):
     def held_out(self) -> Sequence[Item]:
         """The held-out questions, always the same."""
 
+    def holds_out(self, question: str) -> bool:
+        """Whether a question, whoever asked it, must not be trained on: it is held out, or another wording of one."""
+        return any(item.question == question for item in self.held_out())
+
     @abstractmethod
     def item(self, question: str) -> Item | None:
         """Look up a question; None if it is unknown to the task, so that no answer can be judged."""
