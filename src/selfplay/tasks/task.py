@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
+from selfplay.errors import SelfplayError
 from selfplay.thoughts import said
 
 
@@ -63,6 +64,22 @@ class Task(ABC):
     def answer_in(self, reply: str) -> str:
         """The answer in a reply, in a form that is equal for equal answers; "" if there is none. Used for votes."""
         return " ".join(said(reply).split())
+
+
+def demonstration(question: str, task: Task) -> str:
+    """The answer to a task's question: its demonstration if there is one, else its correct answer.
+
+    Raises:
+        SelfplayError: the task does not have the question, or the question has no answer as a text.
+    """
+    item = task.item(question)
+    if item is None or not (item.demonstration or item.answer):
+        what = "not a question of" if item is None else "a question without an answer in"
+        raise SelfplayError(
+            f"'{question[:80]}' is {what} task {type(task).__name__}, "
+            "so a teacher cannot answer it; take a task with answers"
+        )
+    return item.demonstration or item.answer
 
 
 def drawing(task: Task) -> Callable[[Random], str]:
