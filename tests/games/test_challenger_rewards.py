@@ -3,6 +3,8 @@
 import math
 
 import pytest
+import torch
+from bandit import ASK, said, table, updated
 from configs import CONF, config
 
 from selfplay.building import make
@@ -73,14 +75,55 @@ def test_spice(rewards: list[float], sigma: float, earned: float) -> None:
     assert pay.spice(rewards, NONE, FOUR, True, sigma) == -0.1
 
 
-@pytest.mark.parametrize("name", ["absolute_zero", "spice"])
+@pytest.mark.parametrize(
+    ("rewards", "passing", "earned"),
+    [
+        ([0.0], 0.5, 1.0),
+        ([1.0], 0.5, 0.0),
+        ([1.0, 0.0, 0.0], 0.5, 1.0),
+        ([1.0, 0.0], 0.5, 0.0),  # the target passes from 1/2 on
+        ([1.0, 0.0, 0.0, 0.0], 0.25, 0.0),
+        ([1.0, 1.0, 1.0, 0.0], 1.0, 1.0),
+    ],
+)
+def test_reverse_gen(rewards: list[float], passing: float, earned: float) -> None:
+    args = (rewards, NONE[: len(rewards)], FOUR[: len(rewards)])
+    assert pay.reverse_gen(*args, False, passing) == earned
+    assert pay.reverse_gen(*args, True, passing) == -1.0
+
+
+def test_reverse_gens_optimum_under_dpo() -> None:
+    """Arm i fails with probability f_i: all failing over all passing questions end at ref (f / (1 - f))^(1 / beta).
+
+    The judge of Bradley and Terry that these pairs are is sigmoid(logit f_i - logit f_j).
+    """
+    fails, beta = (0.9, 0.5, 0.2, 0.6), 1.5
+    policy = table()
+    before = torch.tensor(policy.probabilities([ASK])[0])
+    paid = [pay.reverse_gen([reward], [0.0], [""], False) for reward in (0.0, 1.0)]
+    weights = [share for f in fails for share in (f, 1 - f)]
+    batch = said(policy, [i for i in range(4) for _ in paid], paid * 4, weights)
+    update = updated(
+        policy, "dpo", "update.pairs._target_=selfplay.updates.pairs.winners_and_losers", f"update.beta={beta}",
+        "update.compare=group", "update.optimizer.lr=4", "update.max_grad_norm=inf",
+    )  # fmt: skip
+    for _ in range(150):
+        update.step(batch)
+    found = torch.tensor(policy.probabilities([ASK])[0])
+    odds = torch.tensor([f / (1 - f) for f in fails])
+    expected = before * odds ** (1 / beta)
+    torch.testing.assert_close(found, expected / expected.sum(), atol=1e-4, rtol=0)
+    assert float((found - before).abs().max()) > 0.1
+
+
+@pytest.mark.parametrize("name", ["absolute_zero", "reverse_gen", "spice"])
 @pytest.mark.parametrize(("bad", "told"), [(-0.01, "-0.01"), (1.5, "1.5"), (math.nan, "nan")])
 def test_success_needs_rewards_between_0_and_1(name: str, bad: float, told: str) -> None:
     with pytest.raises(SelfplayError, match=f"challenger={name} needs rewards between 0 and 1, but one is {told};"):
         getattr(pay, name)([1.0, 0.0, bad], NONE[:3], FOUR[:3], False)
 
 
-@pytest.mark.parametrize("name", ["absolute_zero", "spice"])
+@pytest.mark.parametrize("name", ["absolute_zero", "reverse_gen", "spice"])
 def test_the_bounds_themselves_are_fine(name: str) -> None:
     assert math.isfinite(getattr(pay, name)([1.0, 0.0], NONE[:2], FOUR[:2], False))
 

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from selfplay.core import Batch
+from selfplay.updates.preferences import PairedReplies
 
 
 def batch(roles: tuple[str, ...] = ("a", "b", "b"), payoffs: Sequence[float] = (1.0, 2.0, 6.0)) -> Batch:
@@ -23,4 +25,18 @@ def batch(roles: tuple[str, ...] = ("a", "b", "b"), payoffs: Sequence[float] = (
         torch.ones(3),
         roles,
         ((),) * 3,
+    )
+
+
+def paired(
+    chosen: Tensor,
+    rejected: Tensor,
+    wins: tuple[float, float] = (0.5, 0.5),
+    lengths: tuple[Tensor, Tensor] | None = None,
+    weights: Tensor | None = None,
+) -> PairedReplies:
+    """Pairs with these log-ratios; all alike in what is not given."""
+    one = torch.ones(len(chosen))
+    return PairedReplies(
+        chosen, rejected, wins[0] * one, wins[1] * one, *(lengths or (one, one)), one if weights is None else weights
     )

@@ -5,8 +5,11 @@ import json
 import shutil
 from functools import cache, lru_cache
 from pathlib import Path
+from random import Random
 from tempfile import mkdtemp
 from typing import Any
+
+from selfplay.tasks.tiny_world import draw_text
 
 COUNT = 40  # questions; of some share, so that a hash holds out a few and leaves most
 
@@ -66,12 +69,26 @@ def log() -> str:
     return str(_folder())
 
 
+@cache
+def asked() -> str:
+    """A finished run in which a Challenger asked."""
+    folder = _folder() / "asked"
+    folder.mkdir()
+    (folder / "summary.json").write_text('{"status": "finished"}')
+    rng = Random(0)
+    turns = [{"step": 1 + i // 8, "role": "challenger", "reply": draw_text(rng), "payoff": i % 2} for i in range(COUNT)]
+    (folder / "episodes.jsonl").write_text("".join(json.dumps(turn) + "\n" for turn in turns))
+    return str(folder)
+
+
 def needed(name: str) -> list[str]:
     """What `task=<name>` needs on the command line of a test."""
     if name == "alpaca":
         return [f"task.source.path={path(name)}", "task.held_out_share=0.2", "eval=none"]
     if name in ("records", "huggingface", "gsm8k", "math"):
         return [f"task.source.path={path(name)}"]
+    if name == "transcripts":
+        return [f"task.path={asked()}"]
     return {"ifbench": ["task.longest=200"], "reasoning_gym": ["task.size=8", "task.held_out=2"]}.get(name, [])
 
 

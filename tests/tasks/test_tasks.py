@@ -75,6 +75,11 @@ def test_no_text_of_somebody_else_is_a_question(task: Task) -> None:
     assert [name for name, text in HOSTILE.items() if task.item(text) is not None] == []
 
 
+def test_whoever_asks_a_held_out_question_it_is_held_out(task: Task) -> None:
+    assert all(task.holds_out(item.question) for item in task.held_out()[:20])
+    assert not any(task.holds_out(question) for question in [*drawn(task), "", *HOSTILE.values()])
+
+
 def test_the_right_answer_is_right_and_others_are_not(task: Task) -> None:
     known = [item for item in task.held_out() if item.answer]
     if not task.judges:
@@ -83,6 +88,7 @@ def test_the_right_answer_is_right_and_others_are_not(task: Task) -> None:
     for item in known:
         assert task.correct(item, item.answer) == 1.0
         assert task.correct(item, "I do not know") < 1.0
+        assert task.answer_in(item.answer) not in ("", task.answer_in("I do not know"))
 
 
 @pytest.mark.parametrize("reply", HOSTILE.values(), ids=HOSTILE)
@@ -90,6 +96,7 @@ def test_a_hostile_reply_breaks_nothing_and_is_not_right(task: Task, reply: str)
     if task.judges and task.held_out()[0].answer:  # IFBench has none: some constraints are kept by any text
         for item in task.held_out()[:1]:
             assert 0.0 <= task.correct(item, reply) < 1.0
+    assert isinstance(task.answer_in(reply), str)
 
 
 def test_a_task_that_judges_serves_as_reward_and_evaluation() -> None:

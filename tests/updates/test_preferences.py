@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from batches import batch
+from batches import batch, paired
 from torch import Tensor
 
 from selfplay.core import Batch
 from selfplay.updates import imitation
 from selfplay.updates.kto import above, above_mean, mismatched
 from selfplay.updates.pairs import best_and_worst, bradley_terry, demonstrated, winners_and_losers
-from selfplay.updates.preferences import dpo, kl_baseline, kto, sppo, win_probabilities
+from selfplay.updates.preferences import PairedReplies, dpo, kl_baseline, kto, sppo, win_probabilities
 
 LN3 = math.log(3)
 
@@ -38,7 +38,7 @@ def five(payoffs: tuple[float, ...] = (1.0, 3.0, 3.0, 2.0, 2.0)) -> Batch:
 def test_dpo_by_hand() -> None:
     """beta = 1/2 and a margin of 2 log 3: sigmoid = 3/4, the loss log 4/3, its slopes -1/8 and 1/8."""
     chosen, rejected = torch.tensor([LN3], requires_grad=True), torch.tensor([-LN3], requires_grad=True)
-    loss = dpo(chosen, rejected, torch.zeros(1), torch.zeros(1), beta=0.5)
+    loss = dpo(paired(chosen, rejected), beta=0.5)
     assert loss.tolist() == pytest.approx([math.log(4 / 3)])
     loss.sum().backward()
     assert (chosen.grad.item(), rejected.grad.item()) == pytest.approx((-0.125, 0.125))
@@ -48,13 +48,13 @@ def test_spin_by_hand() -> None:
     """The teacher's reply went from 1/4 to 1/2, the learner's own from 1/2 to 1/3: a ratio of 3, beta = 1."""
     teacher = torch.tensor([0.5]).log() - torch.tensor([0.25]).log()
     own = torch.tensor([1 / 3]).log() - torch.tensor([0.5]).log()
-    loss = dpo(teacher, own, torch.zeros(1), torch.zeros(1), beta=1.0)
+    loss = dpo(paired(teacher, own), beta=1.0)
     assert loss.item() == pytest.approx(math.log(4 / 3), abs=1e-6)
 
 
 def test_sppo_by_hand() -> None:
     """eta = 2: what wins 3/4 is to rise by 1/2, what wins 1/4 to fall by 1/2; they moved by 2 and 0."""
-    loss = sppo(torch.tensor([2.0]), torch.tensor([0.0]), torch.tensor([0.75]), torch.tensor([0.25]), beta=0.5)
+    loss = sppo(paired(torch.tensor([2.0]), torch.tensor([0.0]), (0.75, 0.25)), beta=0.5)
     assert loss.tolist() == pytest.approx([(1.5**2 + 0.5**2) / 2])
 
 
@@ -82,12 +82,15 @@ def test_win_probabilities_by_hand() -> None:
     assert wins.tolist() == pytest.approx([2 / 3, (0.25 + 0.5 + 0.5) / 3, 0.5, (0.25 + 0.5 + 0.5) / 3])
 
 
-@pytest.mark.parametrize("loss", [dpo, sppo])
-def test_wrong_shapes_are_refused(loss: object) -> None:
+def test_wrong_shapes_are_refused() -> None:
     x = torch.zeros(3)
-    for columns in ((x, x[:2], x, x), (x, x, x, x[None]), (x[None],) * 4):
+    for place in range(7):
+        columns = [x] * 7
+        columns[place] = x[:2]
         with pytest.raises(AssertionError, match=r"\[P\] each"):
-            loss(*columns, beta=1.0)  # type: ignore[operator]
+            PairedReplies(*columns)
+    with pytest.raises(AssertionError, match=r"\[P\] each"):
+        PairedReplies(*[x[None]] * 7)
     with pytest.raises(AssertionError, match=r"\[N\] each"):
         kto(x, x > 0, x[:1], 1.0)
 

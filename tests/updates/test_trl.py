@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from batches import paired
 from configs import config
 from language_models import perturb
 from torch import Tensor
@@ -23,7 +24,7 @@ from selfplay.core import Batch
 from selfplay.models.load import load_tokenizer, resolve
 from selfplay.players.language_model import LanguageModel
 from selfplay.updates.losses import clipped, reinforce
-from selfplay.updates.preferences import dpo, kl_baseline, kto, sppo
+from selfplay.updates.preferences import dpo, ipo, kl_baseline, kto, sppo
 from selfplay.updates.regularizers import k3
 
 if TYPE_CHECKING:
@@ -217,8 +218,10 @@ def test_grpos_losses_are_trls(kind: str, high: float) -> None:
     assert float(one.abs().max()) > 1e-3
 
 
-def dpo_of_trl(kind: str, logp: Tensor, ref: Tensor, beta: float) -> tuple[Tensor, dict[str, list[float]]]:
-    """DPOTrainer._compute_loss, [2P, T] log-probs: P chosen replies, then P rejected ones."""
+def dpo_of_trl(
+    kind: str, logp: Tensor, ref: Tensor, beta: float, lengths: Tensor | None = None
+) -> tuple[Tensor, dict[str, list[float]]]:
+    """DPOTrainer._compute_loss, [2P, T] log-probs: P chosen replies, then P rejected ones; [2P] lengths, T if None."""
     from trl import DPOConfig, DPOTrainer
 
     count, width = logp.shape
@@ -231,7 +234,10 @@ def dpo_of_trl(kind: str, logp: Tensor, ref: Tensor, beta: float) -> tuple[Tenso
         _metrics=defaultdict(lambda: defaultdict(list)),
     )  # fmt: skip
     ids = torch.ones(count, width + 1, dtype=torch.int64)
-    inputs = {"input_ids": ids, "attention_mask": ids, "completion_mask": ids}
+    ends = torch.full((count,), width) if lengths is None else lengths
+    columns = torch.arange(width + 1)[None]
+    said = ((columns > 0) & (columns <= ends[:, None])).long()  # the first token is the prompt
+    inputs = {"input_ids": ids, "attention_mask": ids, "completion_mask": said}
 
     def model(**_: Any) -> SimpleNamespace:
         return SimpleNamespace(log_probs=logp, **outputs)
@@ -245,19 +251,36 @@ def test_dpo_is_trls(beta: float) -> None:
     logp.requires_grad_()
     theirs, metrics = dpo_of_trl("sigmoid", logp, ref, beta)
     chosen, rejected = (logp - ref).sum(-1).chunk(2)
-    nothing = torch.zeros(5)
-    ours = dpo(chosen, rejected, nothing, nothing, beta).mean()
+    ours = dpo(paired(chosen, rejected), beta).mean()
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
     one, two = (torch.autograd.grad(loss, logp, retain_graph=True)[0] for loss in (ours, theirs))
     torch.testing.assert_close(one, two, atol=1e-6, rtol=0)
     assert metrics["rewards/margins"] == pytest.approx([float((beta * (chosen - rejected)).mean())], abs=1e-5)
 
 
+def test_ipo_is_trls() -> None:
+    """Replies of different lengths: TRL, too, divides by them; without `average`, a length of 1 is the same."""
+    lengths = torch.tensor([7, 1, 3, 2, 5, 1, 6, 4, 2, 7])
+    mask = torch.arange(7)[None] < lengths[:, None]
+    logp, ref = (-some(seed, 10, 7).abs() * mask for seed in (0, 1))
+    logp.requires_grad_()
+    theirs, _ = dpo_of_trl("ipo", logp, ref, 0.3, lengths)
+    pairs = paired(*(logp - ref).sum(-1).chunk(2), lengths=lengths.chunk(2))
+    ours = ipo(pairs, 0.3).mean()
+    assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
+    one, two = (torch.autograd.grad(loss, logp, retain_graph=True)[0] for loss in (ours, theirs))
+    torch.testing.assert_close(one * mask, two * mask, atol=1e-6, rtol=0)
+    assert ipo(pairs, 0.3, average=False).mean().item() != pytest.approx(theirs.item(), rel=0.1)
+    single, _ = dpo_of_trl("ipo", logp[:, :1] * 1.0, ref[:, :1], 0.3)
+    whole = ipo(paired(*(logp - ref)[:, 0].chunk(2)), 0.3, average=False).mean()
+    assert whole.item() == pytest.approx(single.item(), abs=1e-5)
+
+
 def test_sppo_is_trls_where_the_winner_is_sure() -> None:
     """TRL's sppo_hard has P = 1 and 0, and the sum of the squares where the paper has half of it."""
     logp, ref = (-some(seed, 10, 7).abs() for seed in (0, 1))
     theirs, _ = dpo_of_trl("sppo_hard", logp, ref, 0.3)
-    ours = sppo(*(logp - ref).sum(-1).chunk(2), torch.ones(5), torch.zeros(5), 0.3)
+    ours = sppo(paired(*(logp - ref).sum(-1).chunk(2), wins=(1.0, 0.0)), 0.3)
     assert 2 * ours.mean().item() == pytest.approx(theirs.item(), abs=1e-5)
 
 

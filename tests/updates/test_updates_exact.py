@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bandit import ARMS, ASK, PAYS, table
+from bandit import ASK, PAYS, said, table, updated
 from configs import config
 from scipy.optimize import brentq
 from torch import Tensor
 
-from selfplay.building import build, make_later
-from selfplay.core import Ask, Batch, Episode, SelfplayError, Turn, Update, user
+from selfplay.building import build
+from selfplay.core import Ask, Batch, Episode, SelfplayError, Turn, user
 from selfplay.players.tabular import Tabular
 from selfplay.rollout import collate, encode_replies, score_and_pay, turns_of
 from selfplay.theory.quantal import quantal_response
@@ -21,27 +21,6 @@ from selfplay.theory.strategies import strategy_of
 from selfplay.theory.tree import enumerate_game
 from selfplay.updates.advantages import centred, leave_one_out
 from selfplay.updates.losses import reinforce
-
-
-def updated(policy: Tabular, name: str, *overrides: str) -> Update:
-    """The configured update with plain gradient descent; its reference is the policy as it is."""
-    cfg = config("game=demonstrations", "player=tabular", f"update={name}", *overrides)
-    update: Update = make_later(cfg["update"], "update")(policy=policy, reference=policy.snapshot(), roles=("solver",))
-    return update
-
-
-def said(policy: Tabular, places: Sequence[int], pays: Sequence[float], weights: Sequence[float] | None) -> Batch:
-    """Turns that took the arms at these places, all in one group; weighed, or drawn where there are no weights."""
-    ask = Ask("solver", user("pull"), ARMS[: len(policy.probabilities([ASK])[0])])
-    likely = weights or (1.0,) * len(places)
-    return collate(
-        [
-            (Episode(i, [], weight=w, sampled=weights is None), Turn(ask, reply, payoff=pay))
-            for i, (reply, pay, w) in enumerate(
-                zip(policy.reply_with([ask] * len(places), places), pays, likely, strict=True)
-            )
-        ]
-    )
 
 
 def every(policy: Tabular) -> Batch:

@@ -78,6 +78,29 @@ def spice(
     return -0.1 if invalid else math.exp(-((p - 0.5) ** 2) / (2.0 * sigma**2))
 
 
+def reverse_gen(
+    rewards: Sequence[float],
+    qualities: Sequence[float],
+    answers: Sequence[str],
+    invalid: bool,
+    passing: Annotated[float, Range(0, 1, above=True)] = 0.5,
+) -> float:
+    """1 for a question that the target fails, with a mean reward below `passing`; 0 if it passes, -1 if it is invalid.
+
+    After ReverseGen (2410.16736), where DPO prefers failing questions to passing ones. Ranking invalid questions below
+    both is our choice; there they are filtered out.
+
+    Args:
+        rewards: [G] rewards of the answers, from 0 to 1.
+        qualities: unused.
+        answers: unused.
+        invalid: whether the question is invalid.
+        passing: the mean reward from which on the target passes.
+    """
+    p = _success(rewards, "reverse_gen")
+    return -1.0 if invalid else float(p < passing)
+
+
 def _success(rewards: Sequence[float], name: str) -> float:
     for reward in rewards:
         if not 0.0 <= reward <= 1.0:

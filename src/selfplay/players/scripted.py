@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from selfplay.core import Ask, Player, Reply, SelfplayError, option_index
-from selfplay.tasks.task import Task
+from selfplay.tasks.task import Task, demonstration
 
 
 class Scripted(Player):
@@ -49,16 +49,9 @@ def known(question: str, answers: Mapping[str, str]) -> str:
 
 
 def right(question: str, task: Task) -> str:
-    """The answer to a task's question: its demonstration if there is one, else its correct answer.
+    """The answer to a task's question, see `selfplay.tasks.task.demonstration`.
 
     Raises:
         SelfplayError: the task does not have the question, or the question has no answer as a text.
     """
-    item = task.item(question)
-    if item is None or not (item.demonstration or item.answer):
-        what = "not a question of" if item is None else "a question without an answer in"
-        raise SelfplayError(
-            f"'{question[:80]}' is {what} task {type(task).__name__}, "
-            "so a teacher cannot answer it; take a task with answers"
-        )
-    return item.demonstration or item.answer
+    return demonstration(question, task)

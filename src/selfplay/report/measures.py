@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 SHARES = {
     "accuracy", "truth", "invalid", "distinct", "win_rate", "frac_reward_zero_std", "valid", "unique",
-    "ties", "order", "longer", "prompt_loose", "instruction_strict", "instruction_loose",
+    "ties", "order", "longer", "mean_accuracy", "agreement", "prompt_loose", "instruction_strict", "instruction_loose",
 }  # fmt: skip
 UNITS = {"kl": "nats per token", "entropy": "nats per token", "length": "tokens per reply", "tokens": "tokens"}
 WORDS = {
     "accuracy": "held-out accuracy",
+    "mean_accuracy": "accuracy of single answers",
+    "agreement": "agreement with the majority",
     "truth": "right answers",
     "invalid": "invalid questions",
     "distinct": "distinct replies",
@@ -24,7 +26,15 @@ WORDS = {
     "frac_reward_zero_std": "groups with equal rewards (no signal)",
     "length": "length",
 }
-LESS_IS_BETTER = {"nash_conv", "mixture_nash_conv", "exploitability", "loss", "invalid", "logprob_mismatch"}
+LESS_IS_BETTER = {
+    "nash_conv",
+    "mixture_nash_conv",
+    "exploitability",
+    "loss",
+    "invalid",
+    "logprob_mismatch",
+    "calibration_error",
+}
 FIRST = ("truth", "reward", "invalid", "payoff")  # curves of every role that come first
 THEN = ("kl", "entropy", "length", "distinct")
 MOST = 16  # metrics with learning curves

@@ -8,7 +8,7 @@ from typing import Annotated
 from selfplay.core import SelfplayError, at_least
 from selfplay.options import Count, NotEmpty, Range, Seed
 from selfplay.tasks.expression import Expression, find
-from selfplay.tasks.match import number
+from selfplay.tasks.match import answer_in, number
 from selfplay.tasks.split import check_share, is_held_out
 from selfplay.tasks.task import Item, Task
 
@@ -63,11 +63,18 @@ class Arithmetic(Task):
     def held_out(self) -> Sequence[Item]:
         return self._held_out
 
+    def holds_out(self, question: str) -> bool:
+        expression = find(question)
+        return expression is not None and is_held_out(expression.text, self.share)
+
     def item(self, question: str) -> Item | None:
         return known(question)
 
     def correct(self, item: Item, reply: str) -> float:
         return number(reply, item.answer)
+
+    def answer_in(self, reply: str) -> str:
+        return answer_in(number, reply)
 
     def _sample(self, rng: Random, level: int, held_out: bool) -> str:
         for _ in range(TRIES):

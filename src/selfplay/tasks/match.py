@@ -5,6 +5,7 @@ The thinking of a reply (`selfplay.thoughts`) is ignored.
 
 import re
 from collections import deque
+from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from importlib.util import find_spec
@@ -20,6 +21,7 @@ NUMBER = re.compile(
     r"(?:[eE]([-+−]?[0-9]+)(?![0-9A-Za-z_])"
     r"|[ ]{0,2}(?:×|\\times|\\cdot|[x*·])[ ]{0,2}10[ ]{0,2}(?:\^|\*\*)[ ]{0,2}[{(]?([-+−]?[0-9]+)[)}]?)?"
 )
+BOXED = "\\boxed{"
 MATHEMATICS = Bounded("selfplay.tasks.scorers")
 LAST = 2000  # `mathematics` reads this many characters at the end of a reply, since its parser is slow on long texts
 
@@ -82,6 +84,44 @@ def mathematics(reply: str, answer: str) -> float:
         return float(MATHEMATICS.call("mathematics_score", said(reply)[-LAST:], answer))
     except Exceeded:
         return 0.0
+
+
+def answer_in(match: Callable[[str, str], float], reply: str) -> str:
+    """The answer in a reply, in a form that is equal for equal answers; "" if there is none.
+
+    That is the last number for `number`; the content of the last \\boxed{} for `mathematics`, where there is one (equal
+    formulas in different notations remain different); else the text, without what `exact` ignores.
+    """
+    kind, text = getattr(match, "func", match), said(reply)
+    if kind is number:
+        value = last_number(text)
+        return "" if value is None else _canonical(value)
+    if kind is mathematics and (boxed := _boxed(text[-LAST:])) is not None:
+        return "".join(boxed.split())
+    return _plain(text)
+
+
+def _canonical(value: Decimal) -> str:
+    """A number without zeros at its end, so that equal numbers are equal texts."""
+    _, digits, exponent = value.as_tuple()
+    assert isinstance(exponent, int)
+    zeros = next((i for i, digit in enumerate(reversed(digits)) if digit), None)
+    if zeros is None:
+        return "0"
+    return str(Decimal((int(value < 0), digits[: len(digits) - zeros], exponent + zeros)))
+
+
+def _boxed(text: str) -> str | None:
+    """The content of the last \\boxed{...} with matching braces; None if there is none."""
+    start = text.rfind(BOXED)
+    if start < 0:
+        return None
+    depth, begin = 1, start + len(BOXED)
+    for end in range(begin, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[end], 0)
+        if depth == 0:
+            return text[begin:end]
+    return None
 
 
 @lru_cache(maxsize=4096)

@@ -106,6 +106,9 @@ class ReasoningGym(Task):
             return 0.0
         return min(max(score, 0.0), 1.0)
 
+    def answer_in(self, reply: str) -> str:
+        return " ".join(_answer(reply).split())
+
     def _asked(self, entries: "tuple[_Entry, ...]") -> "dict[str, _Entry]":
         asked: dict[str, _Entry] = {}
         for entry in entries:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from selfplay.core import SelfplayError
 from selfplay.options import Count, Expression, Name, NotEmpty, Share
-from selfplay.tasks.match import exact
+from selfplay.tasks.match import answer_in, exact
 from selfplay.tasks.sources import Row
 from selfplay.tasks.split import check_share, is_held_out
 from selfplay.tasks.task import Item, Task
@@ -72,7 +72,7 @@ class Records(Task):
         if not fitting:
             raise SelfplayError(f"task.longest is {longest}, but every demonstration is longer; raise it")
         self._training = [q for q in fitting if q not in held]
-        self._held_out = list(held.values())[:most]
+        self._held, self._held_out = frozenset(held), list(held.values())[:most]
         if not self._training:
             raise SelfplayError(
                 f"all {len(fitting)} questions of the task are held out, so none is left for training; add more, or "
@@ -85,6 +85,9 @@ class Records(Task):
     def held_out(self) -> Sequence[Item]:
         return self._held_out
 
+    def holds_out(self, question: str) -> bool:
+        return question in self._held
+
     def item(self, question: str) -> Item | None:
         return self._known.get(question)
 
@@ -95,6 +98,9 @@ class Records(Task):
                 "reward=rm or another referee, eval=win_rate or none, and probes.truth=null"
             )
         return self.match(reply, item.answer)
+
+    def answer_in(self, reply: str) -> str:
+        return answer_in(self.match, reply)
 
     def _items(self, rows: Iterable[Row]) -> dict[str, Item]:
         """Question -> item, in the order of the rows, without duplicates."""

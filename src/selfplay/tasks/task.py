@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
+from selfplay.errors import SelfplayError
+from selfplay.thoughts import said
+
 
 @dataclass(frozen=True)
 class Item:
@@ -42,6 +45,10 @@ class Task(ABC):
     def held_out(self) -> Sequence[Item]:
         """The held-out questions, always the same."""
 
+    def holds_out(self, question: str) -> bool:
+        """Whether a question, whoever asked it, must not be trained on: it is held out, or another wording of one."""
+        return any(item.question == question for item in self.held_out())
+
     @abstractmethod
     def item(self, question: str) -> Item | None:
         """Look up a question; None if it is unknown to the task, so that no answer can be judged."""
@@ -53,6 +60,26 @@ class Task(ABC):
         Raises:
             SelfplayError: the answers are unknown (`judges` is False).
         """
+
+    def answer_in(self, reply: str) -> str:
+        """The answer in a reply, in a form that is equal for equal answers; "" if there is none. Used for votes."""
+        return " ".join(said(reply).split())
+
+
+def demonstration(question: str, task: Task) -> str:
+    """The answer to a task's question: its demonstration if there is one, else its correct answer.
+
+    Raises:
+        SelfplayError: the task does not have the question, or the question has no answer as a text.
+    """
+    item = task.item(question)
+    if item is None or not (item.demonstration or item.answer):
+        what = "not a question of" if item is None else "a question without an answer in"
+        raise SelfplayError(
+            f"'{question[:80]}' is {what} task {type(task).__name__}, "
+            "so a teacher cannot answer it; take a task with answers"
+        )
+    return item.demonstration or item.answer
 
 
 def drawing(task: Task) -> Callable[[Random], str]:

@@ -10,6 +10,7 @@ from selfplay.core import Batch, SelfplayError
 from selfplay.options import OneOf
 
 COMPARE = ("group", "prompt")
+ROUNDING = 2.0**-22  # relative to a group's largest payoff: four times the unit roundoff of float32
 Compare = Annotated[str, OneOf(*COMPARE)]
 
 

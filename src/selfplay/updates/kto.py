@@ -19,15 +19,13 @@ from selfplay.updates.gradient_step import (
     check_weights,
     not_negative,
 )
-from selfplay.updates.groups import Compare, check_compare, groups_of, same_prompts
+from selfplay.updates.groups import ROUNDING, Compare, check_compare, groups_of, same_prompts
 from selfplay.updates.measures import by_role, roles_of
 from selfplay.updates.optimizers import adamw
 from selfplay.updates.pairwise import check_beta
 from selfplay.updates.preferences import kl_baseline, kto
 from selfplay.updates.schedules import Schedule, constant
 from selfplay.updates.sequence_loss import descend_on_ratios, log_ratios
-
-ROUNDING = 2.0**-22  # relative to a group's largest payoff: four times the unit roundoff of float32
 
 
 class Label(Protocol):

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import lcm
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from selfplay.core import Batch
-from selfplay.updates.groups import same_prompts
+from selfplay.options import Count, Number, Positive
+from selfplay.updates.groups import ROUNDING, same_prompts
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Pairs:
     Attributes:
         chosen, rejected: [P] int64 row numbers.
         weights: [P] float32 weights of the pairs.
-        ties: number of pairs left out because of equal payoffs.
+        ties: number of pairs (or of groups, see the pairing) left out because payoffs are equal or differ too little.
     """
 
     chosen: Tensor
@@ -60,6 +62,49 @@ def winners_and_losers(batch: Batch, groups: Tensor) -> Pairs:
         won = (paid[:, None] > paid[None]).nonzero()
         found += [(int(rows[i]), int(rows[j])) for i, j in won.tolist()]
         ties += len(rows) * (len(rows) - 1) // 2 - len(won)
+    return _pairs(batch, found, ties)
+
+
+def apart(batch: Batch, groups: Tensor, gap: Positive = 2.0) -> Pairs:
+    """Each turn of a group with each turn whose payoff is lower by at least `gap`; all others count as ties (LANCE).
+
+    Args:
+        gap: the least difference; one that falls short by rounding of float32 counts. LANCE (2412.15151) has 2 of 10.
+    """
+    found, ties = [], 0
+    for rows in _groups(groups):
+        paid = batch.payoffs[rows].double()
+        margin = paid[:, None] - paid[None]
+        won = ((margin >= gap - ROUNDING * paid.abs().max()) & (margin > 0)).nonzero()
+        found += [(int(rows[i]), int(rows[j])) for i, j in won.tolist()]
+        ties += len(rows) * (len(rows) - 1) // 2 - len(won)
+    return _pairs(batch, found, ties)
+
+
+def balanced(batch: Batch, groups: Tensor, most: Count = 32, reuse: Count = 4, threshold: Number = 0.5) -> Pairs:
+    """Right turns of a group, each with up to `reuse` wrong ones: up to `most` pairs, which use all turns alike.
+
+    A group of R right turns gives min(most, R x reuse) pairs. Numbers of uses differ by at most 1 among its right
+    turns, and by at most 1 among its wrong ones. A pair occurs twice only if all pairs occur. A group without right or
+    without wrong turns counts as a tie. After "Self-training Language Models for Arithmetic Reasoning" (2407.08400),
+    which chooses at random and does not balance the wrong turns.
+
+    Args:
+        most: maximum number of pairs of a group.
+        reuse: maximum number of pairs with the same right turn.
+        threshold: a turn is right if its payoff is higher, else wrong.
+    """
+    found, ties = [], 0
+    for rows in _groups(groups):
+        is_right = batch.payoffs[rows] > threshold
+        right, wrong = rows[is_right].tolist(), rows[~is_right].tolist()
+        if not right or not wrong:
+            ties += 1
+            continue
+        cycle = lcm(len(right), len(wrong))  # pairs (k mod R, k mod W) repeat after so many, so each cycle is shifted
+        found += [
+            (right[k % len(right)], wrong[(k + k // cycle) % len(wrong)]) for k in range(min(most, reuse * len(right)))
+        ]
     return _pairs(batch, found, ties)
 
 

@@ -1,4 +1,4 @@
-"""Learning from pairs of a better and a worse reply: online DPO, SPIN, SPPO."""
+"""Learning from pairs of a better and a worse reply: online DPO, IPO, paired KTO, SPIN, SPPO."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,7 +21,7 @@ from selfplay.updates.groups import Compare, check_compare, groups_of
 from selfplay.updates.measures import by_role
 from selfplay.updates.optimizers import adamw
 from selfplay.updates.pairs import Pairing, Pairs, best_and_worst, demonstrated
-from selfplay.updates.preferences import PairLoss, dpo, win_probabilities
+from selfplay.updates.preferences import PairedReplies, PairLoss, dpo, win_probabilities
 from selfplay.updates.schedules import Schedule, constant
 from selfplay.updates.sequence_loss import descend_on_ratios
 
@@ -39,8 +39,8 @@ class Pairwise(GradientUpdate):
         teachers: names of other players whose turns are part of the batch.
         pairs: selects pairs of turns, see `selfplay.updates.pairs`.
         compare: the turns that are paired: "group" (of the game) or "prompt" (same role and prompt).
-        objective: loss of a pair, see `selfplay.updates.preferences`.
-        beta: reward per nat of log-ratio; smaller values let the policy move further from the reference.
+        objective: loss of the pairs of a role, see `selfplay.updates.preferences`.
+        beta: reward per nat of log-ratio (IPO's tau); smaller values let the policy move further from the reference.
         refresh: steps between updates of the reference to the current policy, the previous iterate of self-play; 0
             keeps the initial one.
         schedule, role_weights, micro_batch, max_grad_norm: see `selfplay.updates.gradient_step.GradientStep`.
@@ -84,13 +84,25 @@ class Pairwise(GradientUpdate):
         wins = win_probabilities(batch.payoffs, groups, None if batch.sampled else batch.weights)
         used, position = torch.unique(torch.cat([pairs.chosen, pairs.rejected]), return_inverse=True)
         chosen, rejected = position[: len(pairs)], position[len(pairs) :]
-        weights = pairs.weights * shares(
-            [batch.roles[row] for row in pairs.rejected.tolist()], pairs.weights, self.gradient_step.role_weights
-        )
+        roles = [batch.roles[row] for row in pairs.rejected.tolist()]
+        weights = pairs.weights * shares(roles, pairs.weights, self.gradient_step.role_weights)
+        lengths = batch.mask.sum(1)
 
         def losses(ratios: Tensor) -> tuple[Tensor, Tensor]:
-            both = ratios[chosen], ratios[rejected]
-            return self.objective(*both, wins[pairs.chosen], wins[pairs.rejected], self.beta), weights
+            compared = PairedReplies(
+                ratios[chosen],
+                ratios[rejected],
+                wins[pairs.chosen],
+                wins[pairs.rejected],
+                lengths[pairs.chosen],
+                lengths[pairs.rejected],
+                pairs.weights,
+            )
+            each = torch.zeros_like(ratios[chosen])
+            for role in sorted(set(roles)):
+                mine = torch.tensor([i for i, name in enumerate(roles) if name == role])
+                each[mine] = self.objective(compared.rows(mine), self.beta)
+            return each, weights
 
         metrics, ratios, pull = descend_on_ratios(self.gradient_step, batch.rows(used), reference[used], losses)
         self.move_magnet(self.refresh)

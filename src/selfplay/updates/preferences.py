@@ -4,6 +4,7 @@ beta x log-ratio is the implicit reward of a policy (DPO, section 4). Win probab
 Bradley-Terry model: P(y > y') = sigmoid(r(y) - r(y')).
 """
 
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import torch
@@ -11,33 +12,87 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 
+@dataclass(frozen=True)
+class PairedReplies:
+    """What a loss may use of P pairs of replies, all [P].
+
+    Attributes:
+        chosen, rejected: log-ratios of whole replies.
+        chosen_wins, rejected_wins: the replies' win probabilities.
+        chosen_length, rejected_length: the replies' numbers of tokens.
+        weights: how many times each pair counts in averages over pairs.
+    """
+
+    chosen: Tensor
+    rejected: Tensor
+    chosen_wins: Tensor
+    rejected_wins: Tensor
+    chosen_length: Tensor
+    rejected_length: Tensor
+    weights: Tensor
+
+    def __post_init__(self) -> None:
+        shapes = [tuple(getattr(self, field.name).shape) for field in fields(self)]
+        assert self.chosen.ndim == 1 and len(set(shapes)) == 1, f"[P] each, got {shapes}"
+
+    def rows(self, index: Tensor) -> "PairedReplies":
+        """The pairs at `index` (int64)."""
+        return PairedReplies(*(getattr(self, field.name)[index] for field in fields(self)))
+
+
 class PairLoss(Protocol):
-    """(log-ratios of chosen and rejected, win probabilities of both, all [P]; beta) -> [P]."""
+    """(pairs of one role, beta) -> [P]."""
 
-    def __call__(
-        self, chosen: Tensor, rejected: Tensor, chosen_wins: Tensor, rejected_wins: Tensor, beta: float
-    ) -> Tensor: ...
+    def __call__(self, pairs: PairedReplies, beta: float) -> Tensor: ...
 
 
-def dpo(chosen: Tensor, rejected: Tensor, chosen_wins: Tensor, rejected_wins: Tensor, beta: float) -> Tensor:
-    """-log sigmoid(beta (chosen - rejected)); win probabilities are unused. [P]
+def dpo(pairs: PairedReplies, beta: float) -> Tensor:
+    """-log sigmoid(beta (chosen - rejected)). [P]
 
     DPO (2305.18290), equation 7. With the teacher's reply as chosen, the learner's as rejected and the previous
     iterate as reference, this is the loss of SPIN (2401.01335), Algorithm 1, with logistic l.
     """
-    _check(chosen, rejected, chosen_wins, rejected_wins)
-    return -logsigmoid(beta * (chosen - rejected))
+    return -logsigmoid(beta * (pairs.chosen - pairs.rejected))
 
 
-def sppo(chosen: Tensor, rejected: Tensor, chosen_wins: Tensor, rejected_wins: Tensor, beta: float) -> Tensor:
+def ipo(pairs: PairedReplies, beta: float, average: bool = True) -> Tensor:
+    """(chosen - rejected - 1 / (2 beta))^2, by default with log-ratios divided by the replies' lengths. [P]
+
+    IPO (2310.12036), equation 17, where beta is called tau. The equation has the log-ratios of whole replies; the
+    authors' experiments divided them by the number of tokens, as TRL's `ipo` does.
+
+    Args:
+        pairs: the pairs.
+        beta: the inverse of twice the gap between the two log-ratios at which the loss is 0.
+        average: whether to divide a reply's log-ratio by its length; if false, the loss is equation 17 to the letter.
+    """
+    up, down = pairs.chosen, pairs.rejected
+    if average:
+        up, down = up / pairs.chosen_length, down / pairs.rejected_length
+    return (up - down - 1 / (2 * beta)) ** 2
+
+
+def kto_pair(pairs: PairedReplies, beta: float) -> Tensor:
+    """(1 - sigmoid(beta (chosen - z_rejected)) + 1 - sigmoid(beta (z_chosen - rejected))) / 2. [P]
+
+    KTO on pairs, as in the HALOs report and in TRL 0.7.5 to 0.9.4 (`kto_pair`). The baseline z of one half is
+    max(0, mean log-ratio) of the other. In that code, and so here, the baselines carry gradient; in `kto` they do not.
+    """
+    desirable = torch.ones_like(pairs.chosen, dtype=torch.bool)
+    z_chosen, z_rejected = (kl_baseline(half, pairs.weights) for half in (pairs.chosen, pairs.rejected))
+    up = kto(pairs.chosen, desirable, z_rejected.expand_as(pairs.chosen), beta)
+    down = kto(pairs.rejected, ~desirable, z_chosen.expand_as(pairs.rejected), beta)
+    return 0.5 * (up + down)
+
+
+def sppo(pairs: PairedReplies, beta: float) -> Tensor:
     """((chosen - (P_chosen - 1/2) / beta)^2 + (rejected - (P_rejected - 1/2) / beta)^2) / 2. [P]
 
     SPPO (2405.00675), Algorithm 1 applied to the best and the worst reply. 1 / beta is the paper's eta, and P is the
     probability of beating the previous iterate, the reference of the log-ratios. As in the paper, log Z is eta / 2.
     """
-    _check(chosen, rejected, chosen_wins, rejected_wins)
-    up = chosen - (chosen_wins - 0.5) / beta
-    down = rejected - (rejected_wins - 0.5) / beta
+    up = pairs.chosen - (pairs.chosen_wins - 0.5) / beta
+    down = pairs.rejected - (pairs.rejected_wins - 0.5) / beta
     return 0.5 * (up**2 + down**2)
 
 
@@ -49,7 +104,7 @@ def kto(ratios: Tensor, desirable: Tensor, baseline: Tensor, beta: float) -> Ten
     Args:
         ratios: [N] log-ratios.
         desirable: [N] bool.
-        baseline: [N] z, without gradient.
+        baseline: [N] z, for KTO without gradient.
         beta: reward per nat of log-ratio.
     """
     assert ratios.ndim == 1 and ratios.shape == desirable.shape == baseline.shape, "[N] each"
@@ -91,8 +146,3 @@ def win_probabilities(payoffs: Tensor, groups: Tensor, weights: Tensor | None = 
         margin = torch.tanh((r[:, None] - r[None]) / 2) @ w / (2 * w.sum())  # sigmoid(x) - 1/2 = tanh(x / 2) / 2
         wins[rows] = (0.5 + margin).to(payoffs.dtype)
     return wins
-
-
-def _check(*columns: Tensor) -> None:
-    shapes = [tuple(x.shape) for x in columns]
-    assert columns[0].ndim == 1 and len(set(shapes)) == 1, f"[P] each, got {shapes}"

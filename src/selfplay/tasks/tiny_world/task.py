@@ -6,7 +6,7 @@ from random import Random
 from selfplay.core import at_least
 from selfplay.options import Count, Seed
 from selfplay.tasks.task import Item, Task
-from selfplay.tasks.tiny_world.questions import Question, draw_text, held_out, parse
+from selfplay.tasks.tiny_world.questions import Question, draw_text, held_out, is_held_out, parse
 
 
 class TinyWorld(Task):
@@ -30,12 +30,19 @@ class TinyWorld(Task):
     def held_out(self) -> Sequence[Item]:
         return self._held_out
 
+    def holds_out(self, question: str) -> bool:
+        found = parse(question)
+        return found is not None and is_held_out(found)
+
     def item(self, question: str) -> Item | None:
         found = parse(question)
         return None if found is None else _item(found)
 
     def correct(self, item: Item, reply: str) -> float:
         return float(reply == item.answer)
+
+    def answer_in(self, reply: str) -> str:
+        return reply
 
 
 def _item(question: Question) -> Item:
