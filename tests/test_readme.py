@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from selfplay import reference
-from selfplay.commandline import mistake
+from selfplay.commandline import arguments, mistake
 from selfplay.config import check_config
 from selfplay.project import CONF
 from selfplay.reference import page
@@ -122,7 +122,7 @@ def test_a_command_of_the_docs_composes(page: str, command: str) -> None:
     single = [re.sub(r"^([\w.@/]+=[^\[{(,]*),.*$", r"\1", word) for word in single]
     single = [re.sub(r"=tag\(.*$", "=1", word) for word in single]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", single, return_hydra_config=False)
+        cfg = compose("config", arguments(single, [CONF]), return_hydra_config=False)
     assert isinstance(cfg, DictConfig)
     if "???" not in str(cfg):  # an option that has to be given, in place of a <placeholder>
         check_config(cfg)

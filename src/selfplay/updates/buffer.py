@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
+import json
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from selfplay.core import Batch, SelfplayError
 from selfplay.files import replacing
@@ -66,7 +68,7 @@ class Buffer:
             if number not in self._stored:
                 folder.mkdir(parents=True, exist_ok=True)
                 with replacing(folder / _name(number)) as draft:
-                    torch.save(_plain(self._batches[number]), draft)
+                    _write(self._batches[number], draft)
                 self._stored.add(number)
 
     def fetch(self, folder: Path) -> None:
@@ -80,10 +82,8 @@ class Buffer:
                 continue
             file = folder / _name(number)
             try:
-                found = torch.load(file, weights_only=True)
-                found["prompts"] = found.pop("prompt_ids").split(found.pop("prompt_lengths"))
-                self._batches[number] = Batch(**found)
-            except (OSError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+                self._batches[number] = _read(file)
+            except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
                 reason = (str(error) or type(error).__name__).splitlines()[0]
                 raise SelfplayError(
                     f"{file} with turns of the buffer cannot be read ({reason}); restore it, or start a new run from "
@@ -92,12 +92,27 @@ class Buffer:
             self._stored.add(number)
 
 
+TENSORS = ("replies", "mask", "logprobs", "payoffs", "groups", "weights")
+
+
 def _name(number: int) -> str:
-    return f"batch-{number:06d}.pt"
+    return f"batch-{number:06d}.safetensors"
 
 
-def _plain(batch: Batch) -> dict[str, object]:
-    """The batch as tensors and plain values, its prompts in one tensor."""
-    found = {field.name: getattr(batch, field.name) for field in fields(batch) if field.name != "prompts"}
+def _write(batch: Batch, file: Path) -> None:
+    """Save the batch: its tensors, with all prompts in one, and the rest as JSON in the file's metadata."""
+    tensors = {name: getattr(batch, name).contiguous() for name in TENSORS}
+    tensors["prompts"] = torch.cat(batch.prompts)
+    rest = {field.name: getattr(batch, field.name) for field in fields(batch) if field.name not in tensors}
     lengths = [len(prompt) for prompt in batch.prompts]
-    return {**found, "prompt_ids": torch.cat(batch.prompts), "prompt_lengths": lengths}
+    save_file(tensors, file, {"turns": json.dumps({**rest, "lengths": lengths})})
+
+
+def _read(file: Path) -> Batch:
+    with safe_open(file, framework="pt") as opened:
+        rest = json.loads(opened.metadata()["turns"])
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118, not a mapping
+    prompts = tensors.pop("prompts").split(rest.pop("lengths"))
+    choices = tuple(tuple(tuple(option) for option in options) for options in rest.pop("choices"))
+    roles, off_policy = tuple(rest.pop("roles")), tuple(rest.pop("off_policy"))
+    return Batch(prompts=prompts, choices=choices, roles=roles, off_policy=off_policy, **tensors, **rest)

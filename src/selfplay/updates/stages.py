@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import torch
 
 from selfplay.core import Batch, Learnt, Policy, SelfplayError, Update
-from selfplay.options import Count, Name, NotNegative, Seed, Whole
+from selfplay.options import Count, Name, Seed, Whole
 from selfplay.parallel import current
 from selfplay.updates.buffer import Buffer
-from selfplay.updates.gradient_step import ALIKE, GradientStep
+from selfplay.updates.gradient_step import GradientStep
 
 MISMATCH = "logprob_mismatch"
 
@@ -32,6 +32,8 @@ class Stages(Update):
     iterated DPO); with hoard=1 and room > 1 it is learning online with replay. Several parts are the stages of a round,
     such as supervised learning and then preferences (LANCE, 2412.15151).
 
+    The metrics `loss` and `learning_rate` are those of the last update; 0 before the first.
+
     Args:
         policy: the learner.
         reference: the learner before the first step, frozen.
@@ -44,8 +46,8 @@ class Stages(Update):
             takes all.
         restart: begin each round's learning with the weights of the reference and new optimizers.
         rebase: let the policy at the start of a round be the reference of the parts that have one.
-        role_weights: role -> weight of its mean loss in every part; empty leaves the parts' own.
         seed: of the groups that are drawn.
+        shared: further options, given to every part in place of its own, such as the role weights of a game.
 
     Raises:
         SelfplayError: there are no parts, a part learns only from the current policy's turns, or `room` is smaller than
@@ -66,8 +68,8 @@ class Stages(Update):
         groups: Whole = 0,
         restart: bool = False,
         rebase: bool = False,
-        role_weights: Mapping[str, NotNegative] = ALIKE,
         seed: Seed = 0,
+        **shared: Any,
     ) -> None:
         if room < hoard:
             raise SelfplayError(
@@ -75,9 +77,8 @@ class Stages(Update):
                 "update.room"
             )
         self.policy, self.reference = policy, reference
-        weights = {"role_weights": role_weights} if role_weights else {}
         self.parts: Mapping[str, Update] = {
-            name: make(policy, reference, roles, **weights) for name, make in parts.items() if make is not None
+            name: make(policy, reference, roles, **shared) for name, make in parts.items() if make is not None
         }
         if not self.parts:
             raise SelfplayError("update.parts is empty, so nothing would be learnt; name a rule, e.g. update=stages")
@@ -92,6 +93,7 @@ class Stages(Update):
         self.hoard, self.room, self.fits, self.groups = hoard, room, fits, groups
         self.restart, self.rebases, self.seed = restart, rebase, seed
         self.buffer, self.steps = Buffer(room), 0
+        self.last = {"loss": 0.0, "learning_rate": 0.0}
         self._fresh = {name: copy.deepcopy(part.state_dict()) for name, part in self.parts.items()}
 
     @property
@@ -107,7 +109,7 @@ class Stages(Update):
         if not self._bare:
             metrics |= self._mismatch(batch)
         if self.steps % self.hoard:
-            return Learnt(metrics)
+            return Learnt(metrics | self.last)
         if self.restart:
             self._restart()
         if self.rebases:
@@ -127,21 +129,20 @@ class Stages(Update):
                     metrics |= {MISMATCH: learnt.metrics.get(MISMATCH, 0.0)}
                 steepest = max(steepest, learnt.metrics.get("grad_norm", 0.0))
             metrics |= self._named(name, learnt.metrics, metrics)
+            self.last = {key: learnt.metrics.get(key, 0.0) for key in self.last}
         if self.room == self.hoard:
             self.buffer.clear()
-        return Learnt(metrics | {"grad_norm": steepest}, advantages)
+        return Learnt(metrics | self.last | {"grad_norm": steepest}, advantages)
 
     def _named(self, name: str, found: Mapping[str, float], others: Mapping[str, float]) -> dict[str, float]:
         """The metrics of a part's last update; of several parts, those of the rule under the part's name.
 
-        What is measured of a role's turns keeps its name and the first part's value; loss and learning rate are also
-        given without a name, as those of the last part.
+        What is measured of a role's turns keeps its name and the first part's value.
         """
-        both = {key: found[key] for key in ("loss", "learning_rate") if key in found}
         if len(self.parts) == 1:
             return {key: value for key, value in found.items() if key != MISMATCH}
         rule = {f"{name}/{key}": value for key, value in found.items() if "/" not in key and key != MISMATCH}
-        return rule | both | {key: value for key, value in found.items() if "/" in key and key not in others}
+        return rule | {key: value for key, value in found.items() if "/" in key and key not in others}
 
     @property
     def _bare(self) -> bool:
@@ -202,12 +203,12 @@ class Stages(Update):
 
     def state_dict(self) -> dict[str, object]:
         parts = {name: part.state_dict() for name, part in self.parts.items()}
-        return {"parts": parts, "steps": self.steps, "buffer": self.buffer.state_dict()}
+        return {"parts": parts, "steps": self.steps, "buffer": self.buffer.state_dict(), "last": self.last}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name, part in self.parts.items():
             part.load_state_dict(state["parts"][name])
-        self.steps = state["steps"]
+        self.steps, self.last = state["steps"], dict(state["last"])
         self.buffer.load_state_dict(**state["buffer"])
 
     def store(self, folder: Path) -> None:
