@@ -20,6 +20,12 @@ APART = 2e-5
 LSP = ("eval=none", "steps=3", "episodes=4", "game.answers=4", "player.max_tokens=24")
 TABLE = ("game=kuhn", "player=tabular", "update=ppo", "eval=none", "steps=3", "episodes=8")
 KUHN = ("game=kuhn", "eval=none", "steps=3", "episodes=6", "player.max_tokens=4")
+PROBES = (
+    "+reward@probes.surprisal=surprisal",
+    "probes.surprisal.who=learner",
+    "probes.surprisal.batch_size=4",
+    "+reward@probes.novelty=novelty",
+)
 CASES: dict[str, tuple[str, ...]] = {
     "lsp": LSP,
     "lsp, lora": (*LSP, "player=tiny_lora"),
@@ -32,7 +38,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "pfsp, lora": (*KUHN, "player=tiny_lora", "opponent=pfsp", "opponent.every=1"),
     "psro": (*TABLE, "opponent=psro", "opponent.every=1", "opponent.matches=3"),
     "an episode for one of two": (*LSP, "episodes=1", "game.answers=3", "update.role_weights.challenger=0"),
-    "unequal shares": (*LSP, "episodes=3", "game.answers=3", "update.micro_batch=2"),
+    "unequal shares": (*LSP, "episodes=3", "game.answers=3", "update.micro_batch=2", *PROBES),
 }
 SHARDED = ("lsp", "lsp, lora", "dpo", "stages", "kuhn by likelihood", "pfsp, lora", "unequal shares")
 
@@ -58,6 +64,10 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def texts(run: Path) -> list[tuple[str, str, str]]:
     return [(turn["role"], turn["prompt"], turn["reply"]) for turn in cli.lines(run / "episodes.jsonl")]
+
+
+def scores(run: Path) -> list[float]:
+    return [score for turn in cli.lines(run / "episodes.jsonl") for _, score in sorted(turn["scores"].items())]
 
 
 def weights(run: Path) -> dict[str, Any]:
@@ -100,6 +110,7 @@ def test_two_processes_equal_one(case: str, ranks: Ranks, alone: Any, tmp_path: 
     joint = ranks.run(*CASES[case], "parallel=ddp", f"hydra.run.dir={tmp_path}", breaks=DIGEST)
     run = well(joint, tmp_path)
     assert texts(run) == texts(alone(case))
+    assert scores(run) == pytest.approx(scores(alone(case)), abs=1e-3)
     assert apart(run, alone(case)) < APART
     assert len(joint.facts[0]["weights"]) == 3 and joint.facts[0]["weights"] == joint.facts[1]["weights"]
     if case not in ("kuhn, every outcome", "an episode for one of two", "psro"):
@@ -152,6 +163,7 @@ def test_weights_in_two_halves_equal_whole_ones(case: str, ranks: Ranks, alone: 
     joint = ranks.run(*CASES[case], "parallel=fsdp", f"hydra.run.dir={tmp_path}", breaks=HELD)
     run = well(joint, tmp_path)
     assert texts(run) == texts(alone(case))
+    assert scores(run) == pytest.approx(scores(alone(case)), abs=1e-3)
     assert apart(run, alone(case)) < APART
     for held in joint.facts:
         assert held["weights"] == pytest.approx(held["of"] / 2, rel=0.02)
