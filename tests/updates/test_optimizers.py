@@ -4,6 +4,7 @@ import cli
 import pytest
 import torch
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch.nn import Parameter
 
 from selfplay.updates.optimizers import adamw
@@ -28,7 +29,10 @@ def test_it_is_adamw_in_one_pass() -> None:
 @pytest.mark.parametrize("choice", cli.choices("update"))
 @pytest.mark.parametrize("other", ["RMSprop", "SGD", "Adam"])
 def test_another_takes_its_place(choice: str, other: str) -> None:
-    cfg = cli.composed(choice, f"update.optimizer._target_=torch.optim.{other}")["update"]["optimizer"]
+    where = "update.parts.sft" if choice == "update=stages" else "update"  # each of its rules has one
+    cfg = OmegaConf.select(
+        cli.composed(choice, f"{where}.optimizer._target_=torch.optim.{other}"), f"{where}.optimizer"
+    )
     weight = Parameter(torch.ones(2))
     optimizer = instantiate(cfg)([weight])
     assert type(optimizer) is getattr(torch.optim, other)
