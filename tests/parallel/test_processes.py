@@ -81,7 +81,7 @@ def weights(run: Path) -> dict[str, Any]:
 def apart(one: Path, other: Path) -> float:
     ours, theirs = weights(one), weights(other)
     assert ours.keys() == theirs.keys() and ours
-    return max(float((ours[name] - theirs[name]).abs().max()) for name in ours)
+    return max(float((ours[name].double() - theirs[name].double()).abs().max()) for name in ours)
 
 
 def well(joint: Joint, run: Path) -> Path:
