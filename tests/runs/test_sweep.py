@@ -103,7 +103,7 @@ finally:
 """
 
 
-@pytest.mark.parametrize(("ask", "shown"), [("--help", "rollout: exact, sampled"), ("--cfg=job", "steps: ")])
+@pytest.mark.parametrize(("ask", "shown"), [("--help", "rollout: exact, replayed, sampled"), ("--cfg=job", "steps: ")])
 def test_questions_about_the_config_need_no_torch(ask: str, shown: str) -> None:
     ended = cli.process(ask, script=SCRIPT.format(run=str(cli.ROOT / "run.py")))
     assert (ended.code, ended.err) == (0, "[]\n")
