@@ -21,7 +21,7 @@ import stand_in_vllm
 from selfplay import serve as command
 from selfplay.core import SelfplayError
 from selfplay.engines.server import launch
-from selfplay.engines.server.launch import SCRIPT, Options, Server, Servers, dealt, gpus_at, ports
+from selfplay.engines.server.launch import SCRIPT, Options, Server, Servers, claim, dealt, gpus_at, ports
 
 
 @contextmanager
@@ -144,6 +144,7 @@ def test_a_server_that_does_not_start(tmp_path: Path) -> None:
         (("asset:tiny-rm", "--reward", "--adapters", "0"), "--adapters does not apply to --reward"),
         (("asset:tiny-rm", "--reward", "--replicas", "2"), "--replicas does not apply to --reward"),
         (("asset:tiny", "--transfer", "nccl"), "sees none; take --transfer folder"),
+        (("asset:tiny", "--", "--served-model-name", "x"), "--served-model-name is set by `selfplay serve`"),
         (("asset:tiny", "--python", "/no/python"), "cannot be run (No such file or directory); install it"),
         (("asset:tiny", "--python", sys.executable), "(there is no module vllm); install it with: make vllm"),
     ],
@@ -158,7 +159,7 @@ def test_mistakes(
     monkeypatch.setenv("STAND_IN", "fails")  # a server that is started after all ends at once
     python = () if "--python" in args else ("--python", str(stand_in_vllm.written(tmp_path)))
     with pytest.raises(SystemExit) as ended:
-        command.main([*args, *python])
+        command.main([*python, *args])
     err = capsys.readouterr().err
     assert ended.value.code == 1 and err.startswith("error: ") and err.count("\n") == 1 and told in err
 
@@ -171,18 +172,19 @@ OPTIONS = Options(Path("/env/bin/python"), "/models/m", "bfloat16")
 def test_the_command_line_of_a_server() -> None:
     """One slot more than adapters; what is given further wins, since it is last."""
     options = Options(Path("/env/bin/python"), "m", "float32", 7, 3, 32, 2, True, further=("--dtype", "auto"))
-    found = options.command(8003)
+    found = options.command(8003, "mark")
     assert found[:3] == ["/env/bin/python", "-I", str(SCRIPT)] and found[-2:] == ["--dtype", "auto"]
     flags = dict(pairwise(found))
     told = {"--model": "m", "--host": "127.0.0.1", "--port": "8003", "--seed": "7", "--max-lora-rank": "32"}
     told |= {"--logprobs-mode": "processed_logprobs", "--generation-config": "vllm", "--max-loras": "4"}
     assert told.items() <= flags.items() and flags["--tensor-parallel-size"] == "2"
     assert {"--enable-scale-out", "--enable-lora", "--enforce-eager"} <= set(found)
+    assert found[found.index("--served-model-name") :][:3] == ["--served-model-name", "m", "mark"]
     assert json.loads(flags["--weight-transfer-config"]) == {"backend": "folder"}
 
 
 def test_without_adapters_there_is_no_place_for_them() -> None:
-    assert not [flag for flag in Options(Path("p"), "m", "float32", adapters=0).command(1) if "lora" in flag]
+    assert not [flag for flag in Options(Path("p"), "m", "float32", adapters=0).command(1, "mark") if "lora" in flag]
 
 
 def test_the_environment_of_a_server() -> None:
@@ -198,7 +200,7 @@ def test_the_environment_of_a_server() -> None:
 
 def test_a_reward_model_s_server_scores_and_nobody_replaces_its_weights() -> None:
     options = replace(OPTIONS, reward=True)
-    flags = options.command(8001)
+    flags = options.command(8001, "mark")
     assert flags[flags.index("--runner") + 1] == "pooling" and "bfloat16" in flags and "--host" in flags
     assert not [flag for flag in flags if flag.startswith(("--enable", "--weight", "--generation", "--logprobs"))]
     assert not {"VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_RUNTIME_LORA_UPDATING"} & set(options.variables({}, None))
@@ -230,6 +232,43 @@ def test_a_port_in_use_is_refused() -> None:
             ports(used, 1)
     with pytest.raises(SelfplayError, match="port 70000 cannot be used"):
         ports(70000, 1)
+
+
+def test_another_program_at_the_port_is_not_taken_for_the_server(tmp_path: Path) -> None:
+    """Be it one that answers everything, or a server of another start; a child that is still loading is not ready."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+    loading = ["sleep", "60"]
+    server = Server(loading, os.environ, port, tmp_path / "log", "mark-1")
+    try:
+        assert not server.answers()
+        python = stand_in_vllm.written(tmp_path)
+        other = Server(
+            [str(python), *OPTIONS.command(port, "mark-2")[1:]], os.environ, port, tmp_path / "other", "mark-2"
+        )
+        try:
+            Servers([other]).wait()
+            with pytest.raises(SelfplayError, match=f"another program answers at http://127.0.0.1:{port}, .* --port"):
+                Servers([server]).wait()
+        finally:
+            Servers([other]).end()
+    finally:
+        Servers([server]).end()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="claims are abstract sockets")
+def test_two_commands_do_not_share_a_port(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Though vLLM's socket would let them before it listens."""
+    [free] = ports(0, 1)
+    with claim([free])[0]:
+        with pytest.raises(SelfplayError, match=f"another `selfplay serve` uses port {free}; choose another"):
+            claim([free])
+        with pytest.raises(SystemExit):
+            command.main(["asset:tiny", "--port", str(free), "--python", str(stand_in_vllm.written(tmp_path))])
+        assert capsys.readouterr().err.startswith(f"error: another `selfplay serve` uses port {free};")
+    for one in claim([free]):
+        one.close()
 
 
 def test_on_gpus_it_computes_in_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

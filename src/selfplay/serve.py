@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from secrets import token_hex
 from tempfile import mkdtemp
 from typing import Any
 
@@ -69,10 +70,12 @@ def serve(args: argparse.Namespace, further: Sequence[str]) -> None:
         SelfplayError: vLLM or the model is not there, or a server has ended.
     """
     from selfplay.console import say
-    from selfplay.engines.server.launch import Options, Server, Servers, dealt, gpus_at, ports
+    from selfplay.engines.server.launch import NAMES, Options, Server, Servers, claim, dealt, gpus_at, ports
     from selfplay.models.base_model import base_path
 
     args = _completed(args)
+    if any(flag.partition("=")[0] == NAMES for flag in further):
+        raise SelfplayError(f"{NAMES} is set by `selfplay serve`, which recognizes its servers by it; leave it out")
     python = args.python or environment_of_vllm()
     gpus = dealt(gpus_at(python, os.environ), args.replicas, args.tensor_parallel)
     on_cpu = gpus[0] is None
@@ -90,11 +93,13 @@ def serve(args: argparse.Namespace, further: Sequence[str]) -> None:
         further=tuple(further),
         transfer=args.transfer,
     )
-    logs, begun = _made(args.logs), time.monotonic()
+    logs, begun, mark = _made(args.logs), time.monotonic(), f"selfplay-{token_hex(8)}"
+    taken = ports(args.port, args.replicas)
+    claims = claim(taken)
     servers = Servers(
         [
-            Server(options.command(at), options.variables(os.environ, mine), at, logs / f"vllm-{at}.log")
-            for at, mine in zip(ports(args.port, args.replicas), gpus, strict=True)
+            Server(options.command(at, mark), options.variables(os.environ, mine), at, logs / f"vllm-{at}.log", mark)
+            for at, mine in zip(taken, gpus, strict=True)
         ]
     )
     with interrupts.leaving(servers.end):
@@ -107,6 +112,8 @@ def serve(args: argparse.Namespace, further: Sequence[str]) -> None:
             servers.watch()
         finally:
             servers.end()
+            for one in claims:
+                one.close()
 
 
 def _completed(args: argparse.Namespace) -> argparse.Namespace:

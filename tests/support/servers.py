@@ -59,7 +59,7 @@ class Double(Routes):
 
     def __init__(self, path: str = "asset:tiny", link: wires.Link | None = None) -> None:
         super().__init__()
-        self.link = link
+        self.link, self.names = link, (path,)
         self.model: Any = AutoModelForCausalLM.from_pretrained(resolve(path), dtype=torch.float32).eval()
         self.label, self.drafted = "default", ""
         self.adapters: dict[str, Any] = {}
@@ -87,6 +87,8 @@ class Double(Routes):
                 self.model = self._updated(body["update_info"])
             if route == "/finish_weight_update":
                 self.label, self.version = body["weight_version"], self.version + 1
+            if route == "/v1/models":
+                return 200, {"object": "list", "data": [{"id": name, "root": self.names[0]} for name in self.names]}
             if route == "/weight_info":
                 return 200, {"weight_version": self.label}
             if route == "/v1/load_lora_adapter":

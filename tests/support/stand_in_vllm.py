@@ -26,6 +26,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(200)
         self.end_headers()
+        self.wfile.write(" ".join(sys.argv[1:]).encode())  # among them the names of the model
 
     def log_message(self, *_: object) -> None:
         return
@@ -48,7 +49,10 @@ def main() -> None:
     from reward_servers import RewardServer
     from servers import Double, serving
 
-    with serving(RewardServer() if "pooling" in sys.argv else Double(), port):
+    at = sys.argv.index("--served-model-name")
+    server = RewardServer() if "pooling" in sys.argv else Double()
+    server.names = tuple(sys.argv[at + 1 : at + 3])
+    with serving(server, port):
         until_input_ends()
 
 

@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +20,7 @@ from selfplay.clients.transport import address, send
 from selfplay.core import SelfplayError
 
 HOST = "127.0.0.1"
+NAMES = "--served-model-name"
 SCRIPT = Path(__file__).with_name("vllm_process.py")
 PROBE = """
 import sys
@@ -64,9 +66,15 @@ class Options:
     further: tuple[str, ...] = ()
     transfer: str = "folder"
 
-    def command(self, port: int) -> list[str]:
-        """The command line of a server."""
+    def command(self, port: int, mark: str) -> list[str]:
+        """The command line of a server.
+
+        Args:
+            port: where it will answer.
+            mark: a second name of the model, by which the server is recognized.
+        """
         found = [str(self.python), "-I", str(SCRIPT), "--model", self.model, "--host", HOST, "--port", str(port)]
+        found += [NAMES, self.model, mark]
         found += ["--dtype", self.dtype, "--seed", str(self.seed), "--tensor-parallel-size", str(self.tensor_parallel)]
         found += ["--runner", "pooling"] if self.reward else self._generating()
         found += ["--enforce-eager"] * self.eager
@@ -161,6 +169,29 @@ def ports(first: int, count: int) -> list[int]:
     return found
 
 
+def claim(taken: Sequence[int]) -> list[socket.socket]:
+    """Claims of ports among the commands of this machine, held until they are closed or this process ends.
+
+    vLLM binds its port when it starts, listens minutes later, and lets others of the same user bind it as well, so two
+    servers could share one. Claims are abstract sockets, which Linux alone has.
+
+    Raises:
+        SelfplayError: another command has claimed one.
+    """
+    found: list[socket.socket] = []
+    for port in taken if sys.platform == "linux" else ():
+        found.append(socket.socket(socket.AF_UNIX))
+        try:
+            found[-1].bind(f"\0selfplay-serve-{port}")
+        except OSError as error:
+            for one in found:
+                one.close()
+            raise SelfplayError(
+                f"another `selfplay serve` uses port {port}; choose another first one with --port"
+            ) from error
+    return found
+
+
 class Server:
     """One server, in a session of its own, so that Ctrl-C in the terminal does not reach it before us.
 
@@ -169,10 +200,13 @@ class Server:
         environment: its environment variables.
         port: where it will answer.
         log: the file that gets what it prints.
+        mark: a name of its model that no other server has.
     """
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], port: int, log: Path) -> None:
-        self.url, self.log, self._gone = f"http://{HOST}:{port}", log, False
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], port: int, log: Path, mark: str = ""
+    ) -> None:
+        self.url, self.log, self.mark, self._gone = f"http://{HOST}:{port}", log, mark, False
         with log.open("wb") as out:
             self.process = subprocess.Popen(
                 command,
@@ -193,11 +227,23 @@ class Server:
             )
 
     def answers(self) -> bool:
-        """Whether it is ready."""
+        """Whether it is ready.
+
+        Raises:
+            SelfplayError: another program answers in its place.
+        """
         try:
-            return send("GET", address(self.url), "/health", {}, b"", HEALTH).status == 200
+            if send("GET", address(self.url), "/health", {}, b"", HEALTH).status != 200:
+                return False
+            names = send("GET", address(self.url), "/v1/models", {}, b"", HEALTH).body
         except (OSError, HTTPException):
             return False
+        if self.mark.encode() not in names:
+            raise SelfplayError(
+                f"another program answers at {self.url}, where a server was being started; choose another port with "
+                "--port"
+            )
+        return True
 
     def ask_to_end(self) -> None:
         """Ask it to end."""
