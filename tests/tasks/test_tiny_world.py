@@ -12,7 +12,18 @@ import pytest
 from configs import config
 
 from selfplay.core import SelfplayError
-from selfplay.tasks.tiny_world import FAMILIES, LEVELS, Question, draw, draw_text, held_out, is_held_out, parse, rubric
+from selfplay.tasks.tiny_world import (
+    FAMILIES,
+    LEVELS,
+    Question,
+    TinyWorld,
+    draw,
+    draw_text,
+    held_out,
+    is_held_out,
+    parse,
+    rubric,
+)
 from selfplay.tasks.tiny_world.prompts import CHALLENGE, JUDGE, UNKNOWN
 from selfplay.tasks.tiny_world.questions import HELD_OUT_SHARE
 
@@ -275,3 +286,19 @@ def test_the_yamls_repeat_the_prompts_of_training() -> None:
     for name in ("selfjudge", "selfjudge_written"):
         assert config(f"quality={name}").quality.prompt == JUDGE
         assert config(f"reward={name}").reward.prompt == JUDGE
+
+
+def test_training_questions_of_some_families_and_levels() -> None:
+    """Levels keep their proportions (.32 : .26 here), all questions stay held out, and by default nothing changes."""
+    task, rng = TinyWorld(1, families=["sort", "add"], levels=[3, 1]), Random(0)
+    cells = Counter((parsed.family, parsed.level) for parsed in (parse(task.draw(rng)) for _ in range(4000)) if parsed)
+    assert set(cells) == {("add", 1), ("add", 3), ("sort", 1), ("sort", 3)}
+    first = (cells["add", 1] + cells["sort", 1]) / 4000
+    assert abs(first - 32 / 58) < 4 * (32 / 58 * 26 / 58 / 4000) ** 0.5
+    assert abs(cells["add", 1] + cells["add", 3] - 2000) < 4 * 1000**0.5
+    assert task.held_out() == TinyWorld(1).held_out() and len(task.held_out()) == 48
+    assert [TinyWorld(1).draw(Random(i)) for i in range(20)] == [draw_text(Random(i)) for i in range(20)]
+    with pytest.raises(SelfplayError, match=r"task.families is \['sort', 'chess'\]; name some of add, "):
+        TinyWorld(1, families=["sort", "chess"])
+    with pytest.raises(SelfplayError, match=r"task.levels is \[\]; name some of 1, 2, 3, 4"):
+        TinyWorld(1, levels=[])

@@ -52,8 +52,8 @@ class GradientStep:
     ) -> None:
         at_least(1, micro_batch=micro_batch)
         not_negative(**{"update.max_grad_norm": max_grad_norm})
-        for role in role_weights:
-            if roles is not None and role not in roles:
+        for role, weight in role_weights.items():
+            if weight != 1 and roles is not None and role not in roles:  # 1 is the default and changes nothing
                 raise SelfplayError(
                     f"update.role_weights names '{role}', but the learner's roles are {', '.join(roles)}; "
                     f"remove it with ~update.role_weights.{role} or assign that role to the learner"

@@ -1,0 +1,17 @@
+"""The share of right demonstrations among those that a run of POINTS learned from."""
+
+from typing import Any
+
+from selfplay.tasks.tiny_world import parse
+
+
+def figures(sweep: Any, run: str) -> dict[str, float]:
+    turns = sweep.turns_of(run)
+    if turns.empty:
+        return {"right demonstrations, %": float("nan")}
+    taught = turns[turns["role"] == "teacher"]
+    known = {prompt: parse(prompt) for prompt in taught["prompt"].unique()}
+    right = [
+        known[p] is not None and known[p].answer == r for p, r in zip(taught["prompt"], taught["reply"], strict=True)
+    ]
+    return {"right demonstrations, %": sum(right) / len(right)}
