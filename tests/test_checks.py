@@ -170,7 +170,7 @@ def test_one_weight_is_enough(tiny: LanguageModel) -> None:
 def test_the_batch_is_checked_in_the_first_step_of_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once, and once more where the run resumes: a later step may have turns that nothing compares."""
     steps: list[int] = []
-    monkeypatch.setattr("selfplay.comparisons.check_batch", lambda episodes, *_: steps.append(len(episodes)))
+    monkeypatch.setattr("selfplay.update_checks.check_batch", lambda episodes, *_: steps.append(len(episodes)))
     args = ("game=kuhn", "player=tabular", "eval=none", "episodes=4")
     cli.finished(tmp_path / "run", *args, "steps=3")
     assert steps == [4]

@@ -21,7 +21,8 @@ import stand_in_vllm
 from selfplay import serve as command
 from selfplay.core import SelfplayError
 from selfplay.engines.server import launch
-from selfplay.engines.server.launch import SCRIPT, Options, Server, Servers, claim, dealt, gpus_at, ports
+from selfplay.engines.server.launch import SCRIPT, Options, Server, Servers, dealt, gpus_at
+from selfplay.engines.server.ports import claim, ports
 
 
 @contextmanager

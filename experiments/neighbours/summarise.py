@@ -35,6 +35,11 @@ def arm_of(setting: str, arms: Mapping[str, list[str]]) -> str | None:
     return max(fitting, key=lambda name: len(arms[name]), default=None)
 
 
+def named(how: Mapping[str, Any]) -> list[str]:
+    """The metrics in a figure's formula."""
+    return str(how["metric"]).split("`")[1::2] or [str(how["metric"])]
+
+
 def figure_of(lines: pd.DataFrame, how: Mapping[str, Any]) -> float:
     """One figure of a run.
 
@@ -43,8 +48,7 @@ def figure_of(lines: pd.DataFrame, how: Mapping[str, Any]) -> float:
         how: `metric`, a metric's name or a formula of names in backticks, and `at`: "last" or "first" evaluated step,
             "sum" over all steps, or [first, last] steps over which metrics are averaged (negative: from the end).
     """
-    at, formula = how.get("at", "last"), str(how["metric"])
-    names = formula.split("`")[1::2] or [formula]
+    at, formula, names = how.get("at", "last"), str(how["metric"]), named(how)
     known = lines[names].dropna()
     if isinstance(at, list):
         steps = [one if one >= 0 else int(lines.index.max()) + 1 + one for one in at]
@@ -81,9 +85,13 @@ def figures(name: str, plan: Plan, folder: Path) -> pd.DataFrame:
             continue
         lines = sweep.metrics[sweep.metrics["run"] == run.run].set_index("step").sort_index()
         row = {"arm": arm, "seed": int(run.seed)}
-        row |= {label: figure_of(lines, how) for label, how in plan["figures"].items() if "metric" in how}
+        row |= {
+            label: figure_of(lines, how)
+            for label, how in plan["figures"].items()
+            if "metric" in how and set(named(how)) <= set(lines.columns)
+        }
         rows.append(row | (further(sweep, run.run) if further else {}))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).reindex(columns=["arm", "seed", *plan["figures"]])
 
 
 def ordered(table: pd.DataFrame, plan: Plan) -> pd.DataFrame:
@@ -96,6 +104,10 @@ def differences(table: pd.DataFrame, plan: Plan) -> dict[str, tuple[pd.Series, M
     """Name of a comparison -> the differences of the same seeds, and how it was planned."""
     found = {}
     for how in plan["comparisons"]:
+        if "minus" in how:  # two figures of the same runs
+            of = table[table["arm"] == how["of"]].set_index("seed")
+            found[f"{how['of']}: {how['figure']} − {how['minus']}"] = (of[how["figure"]] - of[how["minus"]], how)
+            continue
         wide = table.assign(arm=table["arm"].astype(str)).pivot(index="seed", columns="arm", values=how["figure"])
         than = [how["than"]] if isinstance(how["than"], str) else how["than"]  # of several, the best
         name = f"{how['of']} − {how.get('called', than[0])}" + (

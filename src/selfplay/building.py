@@ -1,7 +1,7 @@
 """Build the objects of a run from a composed config; `_target_`s are instantiated only here."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ from selfplay.derived import fill_in
 from selfplay.evaluations.several import Several
 from selfplay.experiment import Experiment
 from selfplay.models.structure import bare
-from selfplay.opponents.matchmaker import Matchmaker
+from selfplay.opponents.matchmaker import LEARNER, Matchmaker
 from selfplay.parallel import Processes, current, using
 from selfplay.partials import check_partials
 from selfplay.players.language_model import LanguageModel
@@ -29,6 +29,7 @@ from selfplay.rollout import check_seats
 from selfplay.trainee import Trainee
 from selfplay.updates.gradient_step import GradientStep
 
+REFERENCE = "reference"
 MISTAKES = (  # exceptions that a constructor raises about its arguments
     TypeError,
     ValueError,
@@ -60,14 +61,14 @@ def build(cfg: DictConfig) -> Experiment:
                 f"seats.{role} is set, but {type(game).__name__} has no such role (roles: {', '.join(game.roles)}); "
                 f"remove it with ~seats.{role}"
             )
-    learner: Policy = make(cfg.player, "player")
-    check_trainable(learner)
-    if isinstance(learner, TrainedModel):
-        current().wrap(bare(learner.model))
-    if isinstance(learner, LanguageModel):
-        current().on_reshard(learner.engine.rest)
-    policies = {"learner": learner, "reference": learner.snapshot()}
-    everyone: dict[str, Player] = {**policies, **others_of(cfg)}
+    learners = learners_of(cfg)
+    policies: dict[str, Policy] = {}
+    for name, (player, _) in learners.items():
+        policies |= _learner_and_start(name, player)
+    others = others_of(cfg)
+    if taken := set(policies) & set(others):
+        raise SelfplayError(f"'{min(taken)}' is the name of a learner and of players.{min(taken)}; rename one of them")
+    everyone: dict[str, Player] = {**policies, **others}
     seated = {role: str(cfg.seats[role]) for role in game.roles}
     for role, name in seated.items():
         if name not in everyone:
@@ -75,27 +76,76 @@ def build(cfg: DictConfig) -> Experiment:
                 f"seats.{role} is '{name}', but the players are {', '.join(everyone)}; choose one of them, or define "
                 f"it with +players.{name}._target_=<module>.<class>"
             )
-    if "learner" not in seated.values() and not OmegaConf.select(cfg, "update.teachers"):
-        raise SelfplayError(
-            f"no role is assigned to the learner (seats: {seated}); assign one, e.g. seats.{game.roles[0]}=learner"
-        )
+    trainees = {name: _trainee(name, learners, policies, game, seated) for name in learners}
     referees = referees_of(cfg)
-    with _making("update"):
-        roles = [role for role, name in seated.items() if name == "learner"]
-        made_update = make_later(cfg["update"], "update")
-        update: Update = made_update(policy=learner, reference=policies["reference"], roles=roles)
+    _check_judged(game, referees)
+    with _making("opponent"):
+        made = make_later(cfg.opponent, "opponent")
+        if len(trainees) > 1 and getattr(made, "func", made) is not Matchmaker:
+            raise SelfplayError(
+                f"there are several learners ({', '.join(trainees)}), but the opponents of {cfg.opponent._target_} "
+                "are past selves of one; use opponent=latest"
+            )
+        opponent: Matchmaker = made(seated=seated, players=everyone, game=game, referees=referees)
+    rollout = make(cfg.rollout, "rollout")
+    return Experiment(game, opponent, policies, referees, rollout, evaluation_of(cfg), trainees)
+
+
+def learners_of(cfg: DictConfig) -> dict[str, tuple[Any, Any]]:
+    """Name -> the configs of the player and of the update of each learner; "learner" is the first."""
+    further = {str(name): (node.player, node["update"]) for name, node in cfg.learners.items()}
+    return {LEARNER: (cfg.player, cfg["update"]), **further}
+
+
+def _own_weights(node: Any, others: Collection[str]) -> Any:
+    """The config of an update without weights of the roles of other learners, with which it may be shared."""
+    weights = OmegaConf.select(node, "role_weights")
+    if not weights or not others:
+        return node
+    found = copy.deepcopy(node)
+    found.role_weights = {role: weight for role, weight in weights.items() if role not in others}
+    return found
+
+
+def _learner_and_start(name: str, node: Any) -> dict[str, Policy]:
+    """A learner and a frozen copy of it, by name."""
+    first = name == LEARNER
+    learner: Policy = make(node, "player" if first else f"learners.{name}.player")
+    check_trainable(learner)
+    if isinstance(learner, TrainedModel):
+        current().wrap(bare(learner.model))
+    if isinstance(learner, LanguageModel):
+        current().on_reshard(learner.engine.rest)
+    return {name: learner, REFERENCE if first else f"{name}@start": learner.snapshot()}
+
+
+def _trainee(
+    name: str,
+    learners: Mapping[str, tuple[Any, Any]],
+    policies: Mapping[str, Policy],
+    game: Game,
+    seated: Mapping[str, str],
+) -> Trainee:
+    """A learner with its update, which gets the roles that the learner plays."""
+    first, (_, node) = name == LEARNER, learners[name]
+    learner, reference = policies[name], policies[REFERENCE if first else f"{name}@start"]
+    roles = [role for role, player in seated.items() if player == name]
+    others = [role for role, player in seated.items() if player in learners and player != name]
+    if not roles and not OmegaConf.select(node, "teachers"):
+        raise SelfplayError(
+            f"no role is assigned to {'the learner' if first else f'learners.{name}'} (seats: {dict(seated)}); assign "
+            f"one, e.g. seats.{game.roles[0]}={name}"
+        )
+    where = "update" if first else f"learners.{name}.update"
+    with _making(where):
+        made_update = make_later(_own_weights(node, others), where)
+        update: Update = made_update(policy=learner, reference=reference, roles=roles)
     _check_teachers(update, seated)
     gradient_step, corrects = getattr(update, "gradient_step", None), hasattr(update, "mismatch")
     if isinstance(gradient_step, GradientStep) and (learner.samples_exactly or not corrects):
         gradient_step.compare = Mismatch(learner)
     check_answers(game, update, roles)
-    _check_judged(game, referees)
-    with _making("opponent"):
-        opponent: Matchmaker = make_later(cfg.opponent, "opponent")(
-            seated=seated, players=everyone, game=game, referees=referees
-        )
-    rollout, trainee = make(cfg.rollout, "rollout"), Trainee(learner, policies["reference"], update)
-    return Experiment(game, opponent, policies, referees, update, rollout, evaluation_of(cfg), trainee)
+    return Trainee(learner, reference, update)
 
 
 @contextmanager

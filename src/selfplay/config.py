@@ -53,6 +53,8 @@ LAST: dict[str, tuple[type, tuple[str, ...]]] = {  # parts built last, and the a
     "opponent": (Matchmaker, ("seated", "players", "game", "referees")),
 }
 
+LEARNERS = "learners"
+
 
 def check_entry(cfg: DictConfig, key: str) -> None:
     """Raise SelfplayError unless the run's own option `key` is valid."""
@@ -77,6 +79,13 @@ def check_config(cfg: DictConfig) -> set[str]:
     for key, (kind, given) in LAST.items():
         value, where = walk.value(cfg, key, key)
         walk.check_partial(value, kind, given, where)
+    for name, node in (OmegaConf.select(cfg, LEARNERS) or {}).items():
+        for key in node if OmegaConf.is_config(node) else ():
+            value, where = walk.value(node, key, f"{LEARNERS}.{name}.{key}")
+            if "_target_" in value and key == "player":  # without, it is completed by `selfplay.derived`
+                walk.check(value, Policy, where)
+            elif "_target_" in value:
+                walk.check_partial(value, *LAST["update"], where)
     for name in PAID:
         if name in cfg.probes:
             raise SelfplayError(

@@ -5,14 +5,16 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from selfplay.core import Game, Referee
+from selfplay.core import Game, Referee, SelfplayError
 
-CHANCE, NATURE, LEARNER = "chance", "nature", "learner"
+CHANCE, NATURE, LEARNER, REFERENCE = "chance", "nature", "learner", "reference"
+LEARNT = ("player", "update")  # options of a further learner
 
 
 def fill_in(cfg: DictConfig, game: Game) -> None:
     """Set, in place, what the config leaves open and the game determines.
 
+    * Learners: what a further learner's player and update leave open is taken from the run's own.
     * Seats: Nature plays the role "chance", the learner every other role. An entry that is null counts as left out.
     * Nature: a player that samples one of the options, unless a player of that name is configured. If the game's
       first ask of chance has no options, Nature must be configured explicitly.
@@ -24,6 +26,7 @@ def fill_in(cfg: DictConfig, game: Game) -> None:
         game: the game that it describes.
     """
     with open_dict(cfg):
+        _complete_learners(cfg)
         for role in [role for role in cfg.seats if cfg.seats[role] is None]:
             del cfg.seats[role]
         if CHANCE in game.roles and CHANCE not in cfg.seats and NATURE not in cfg.players and _offers_options(game):
@@ -38,6 +41,28 @@ def fill_in(cfg: DictConfig, game: Game) -> None:
             cfg.optimized_metric = cfg.progress_metric or _earned(cfg, game)
         if cfg.progress_metric is None:
             cfg.progress_metric = progress(cfg, game)
+
+
+def _complete_learners(cfg: DictConfig) -> None:
+    """Fill in the players and updates of further learners; null stands for no learner.
+
+    Raises:
+        SelfplayError: one has the first learner's name or other options.
+    """
+    given = OmegaConf.select(cfg, "learners") or {}  # missing in the config of an older run
+    cfg.learners = {name: node for name, node in given.items() if node is not None}
+    for name, node in cfg.learners.items():
+        if name in (LEARNER, REFERENCE) or not str(name).isidentifier():
+            raise SelfplayError(
+                f"learners.{name} cannot be the name of a further learner; choose another word of letters and digits"
+            )
+        if not isinstance(node, DictConfig) or (unknown := set(node) - set(LEARNT)):
+            wrong = "is no mapping" if not isinstance(node, DictConfig) else f"has the option '{min(unknown)}'"
+            raise SelfplayError(f"learners.{name} {wrong}; it takes the options player and update")
+        for key in LEARNT:
+            own = node.get(key)
+            if own is None or "_target_" not in own:
+                node[key] = OmegaConf.merge(cfg[key], own or {})
 
 
 def progress(cfg: DictConfig, game: Game) -> str:

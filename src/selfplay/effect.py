@@ -7,7 +7,7 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from selfplay.config import LAST, OPTIONS
+from selfplay.config import LAST, LEARNERS, OPTIONS
 from selfplay.core import SelfplayError
 from selfplay.plain_values import shown
 
@@ -38,7 +38,7 @@ def check_effect(cfg: DictConfig, overrides: Sequence[str], read: set[str]) -> N
         if not equals or name.startswith("~") or (group != key and "/" in key):
             continue
         root = key.split(".")[0].split("/")[0]
-        if root in OPTIONS or root in LAST:
+        if root in (*OPTIONS, *LAST, LEARNERS):
             if value not in NOTHING:
                 _check_used(cfg, key)
         elif root in cfg and value not in NOTHING and not _is_read(key, read):
@@ -53,7 +53,7 @@ def _is_read(key: str, read: set[str]) -> bool:
 
 
 def _meant(root: str, key: str) -> str:
-    near = get_close_matches(root, [*OPTIONS, *LAST], n=1)
+    near = get_close_matches(root, [*OPTIONS, *LAST, LEARNERS], n=1)
     return f" (did you mean {near[0]}?)" if near else f" ({key})" if key != root else ""
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfplay.core import Adaptive, Episode, Game, Policy, Referee, Update
-from selfplay.opponents.matchmaker import Matchmaker
+from selfplay.opponents.matchmaker import LEARNER, Matchmaker
 from selfplay.trainee import Trainee
 
 
@@ -16,23 +16,20 @@ class Experiment:
     Attributes:
         game: the rules.
         opponent: assigns players to roles in each episode; holds all players by name.
-        players: "learner" and "reference", for the referees.
+        players: "learner" and "reference", for the referees; of each further learner <name> and <name>@start.
         referees: score name -> referee.
-        update: the learning rule.
         rollout: (game, opponent, step, episodes, key) -> a step's episodes, see `selfplay.enumeration`.
         evaluation: experiment -> an evaluation, see `selfplay.evaluations`; or None.
-        trainee: the learner and its update, which opponent rules may restart.
+        trainees: name -> a learner and its update. "learner" is the first; opponent rules may restart it.
     """
 
     game: Game
     opponent: Matchmaker
     players: Mapping[str, Policy]
     referees: Mapping[str, Referee]
-    update: Update
     rollout: Callable[[Game, Matchmaker, int, int, str], list[Episode]]
     evaluation: Any
-
-    trainee: Trainee
+    trainees: Mapping[str, Trainee]
 
     def before(self, step: int) -> None:
         """Prepare a step: restart or swap the learner if the opponent rule says so, then let adaptive players adapt."""
@@ -61,6 +58,21 @@ class Experiment:
         return {name: player for name, player in self.opponent.players.items() if isinstance(player, Adaptive)}
 
     @property
+    def trainee(self) -> Trainee:
+        """The first learner with its update."""
+        return self.trainees[LEARNER]
+
+    @property
+    def others(self) -> dict[str, Trainee]:
+        """The further learners with their updates, by name."""
+        return {name: trainee for name, trainee in self.trainees.items() if name != LEARNER}
+
+    @property
     def learner(self) -> Policy:
-        """The player that learns."""
-        return self.players["learner"]
+        """The first learner."""
+        return self.trainee.learner
+
+    @property
+    def update(self) -> Update:
+        """The first learner's learning rule."""
+        return self.trainee.update

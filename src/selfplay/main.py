@@ -11,7 +11,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -32,36 +32,36 @@ if TYPE_CHECKING:
 
 def loop(experiment: Experiment, cfg: DictConfig, session: Session) -> None:
     """Train until `cfg.steps` steps are done; the session yields the remaining steps and keeps the records."""
-    from selfplay.checks import FirstUpdate
-    from selfplay.comparisons import Silence, check_batch
     from selfplay.console import say
-    from selfplay.metrics import of_episodes
+    from selfplay.metrics import of_episodes, of_learner
     from selfplay.parallel import current
     from selfplay.records import Learnt
     from selfplay.rollout import collate, encode_replies, score_and_pay, turns_of
+    from selfplay.update_checks import UpdateChecks
 
-    first = FirstUpdate(experiment.learner, fresh=session.done == 0, tell=say)
-    silence, begin = Silence(), session.done + 1
+    trainees = experiment.trainees
+    checks = {name: UpdateChecks(trainee, session.done == 0, say) for name, trainee in trainees.items()}
     for step in session.remaining():
         start = time.perf_counter()
         experiment.before(step)
         with current().whole():
             episodes = experiment.play(step, cfg.episodes, f"{cfg.seed}/{step}")
             played = time.perf_counter()
-            if step == begin:
-                check_batch(episodes, turns_of(episodes, "learner"), experiment.update)
             scores = score_and_pay(experiment.game, episodes, experiment.referees, experiment.players)
         scored = time.perf_counter()
-        turns = turns_of(episodes, "learner", *experiment.update.teachers)
-        first.before()
-        batch = collate(encode_replies(turns, "learner", experiment.learner), "learner")
-        learnt = Learnt.of(experiment.update.step(batch))
-        first.after(learnt.metrics)
-        session.note(silence.after(learnt.metrics))
+        metrics: dict[str, Any] = of_episodes(episodes) | scores
+        advantages: dict[int, float] = {}
+        for name, trainee in trainees.items():
+            turns = turns_of(episodes, name, *trainee.update.teachers)
+            checks[name].before(episodes, turns_of(episodes, name))
+            batch = collate(encode_replies(turns, name, trainee.learner), name)
+            learnt = Learnt.of(trainee.update.step(batch))
+            checks[name].after(learnt.metrics)
+            metrics |= of_learner(name, {turn.ask.role for _, turn in turns}, learnt.metrics)
+            advantages |= learnt.by_turn(turns)
         ended = time.perf_counter()
         times = {"time/play": played - start, "time/score": scored - played, "time/update": ended - scored}
-        metrics = of_episodes(episodes) | scores | learnt.metrics | times | experiment.after(step, episodes)
-        session.record(step, episodes, [turn for _, turn in turns], metrics, learnt.advantages)
+        session.record(step, episodes, metrics | times | experiment.after(step, episodes), advantages)
 
 
 def run(cfg: DictConfig) -> float:

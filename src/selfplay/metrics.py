@@ -1,7 +1,7 @@
 """Metrics of a step's episodes, as <role>/<name> with TRL's names."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from statistics import fmean
 
 import numpy as np
@@ -33,6 +33,12 @@ def of_episodes(episodes: Sequence[Episode]) -> dict[str, float]:
         out[f"{role}/length"], _ = _mean_and_spread([(len(turn.reply.reply_ids), weight) for turn, weight in weighted])
         out[f"{role}/distinct"] = len({turn.reply.text for turn in turns}) / len(turns)
     return out | _silent_groups(episodes) | {"tokens/generated": float(_tokens(episodes))}
+
+
+def of_learner(name: str, roles: Collection[str], metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of a learner's update; those of further learners as `<name>/<metric>`, unless they are a role's."""
+    alone = name == "learner"
+    return {key if alone or key.partition("/")[0] in roles else f"{name}/{key}": metrics[key] for key in metrics}
 
 
 def _mean_and_spread(values: Sequence[tuple[float, float]]) -> tuple[float, float]:

@@ -196,6 +196,12 @@ class Learnt:
     metrics: dict[str, float]
     advantages: Tensor | None = None
 
+    def by_turn(self, turns: Sequence[tuple[Episode, Turn]]) -> dict[int, float]:
+        """id(turn) -> its advantage, for the turns of the batch; empty if the rule has none."""
+        if self.advantages is None:
+            return {}
+        return {id(turn): a for (_, turn), a in zip(turns, self.advantages.tolist(), strict=True)}
+
     @classmethod
     def of(cls, found: object) -> Learnt:
         """Convert the return value of a step, which may also be a plain mapping of metrics.

@@ -70,7 +70,8 @@ def serve(args: argparse.Namespace, further: Sequence[str]) -> None:
         SelfplayError: vLLM or the model is not there, or a server has ended.
     """
     from selfplay.console import say
-    from selfplay.engines.server.launch import NAMES, Options, Server, Servers, claim, dealt, gpus_at, ports
+    from selfplay.engines.server.launch import NAMES, Options, Server, Servers, dealt, gpus_at
+    from selfplay.engines.server.ports import claim, ports
     from selfplay.models.base_model import base_path
 
     args = _completed(args)

@@ -33,6 +33,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "dpo": (*LSP, "update=dpo"),
     "kto": (*LSP, "update=kto"),
     "stages": (*LSP, "update=stages", "update.hoard=2", "update.room=3", "update.fits=1"),
+    "two learners": (*LSP, "learners.challenger={}", "seats.challenger=challenger"),
     "kuhn by likelihood": KUHN,
     "kuhn, every outcome": (*KUHN, "rollout=exact"),
     "pfsp, lora": (*KUHN, "player=tiny_lora", "opponent=pfsp", "opponent.every=1"),
@@ -40,7 +41,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "an episode for one of two": (*LSP, "episodes=1", "game.answers=3", "update.role_weights.challenger=0"),
     "unequal shares": (*LSP, "episodes=3", "game.answers=3", "update.micro_batch=2", *PROBES),
 }
-SHARDED = ("lsp", "lsp, lora", "dpo", "stages", "kuhn by likelihood", "pfsp, lora", "unequal shares")
+SHARDED = ("lsp", "lsp, lora", "dpo", "stages", "two learners", "kuhn by likelihood", "pfsp, lora", "unequal shares")
 
 
 @pytest.fixture(scope="module")

@@ -95,6 +95,11 @@ def _composed(options: Sequence[str], given: Given) -> DictConfig:
     if given.config is not None and OmegaConf.is_missing(cfg.player, "path"):
         cfg.player.path = "by hand"
     check_config(cfg)
+    if cfg.learners:
+        raise SelfplayError(
+            f"`selfplay memory` calculates one learner, but there are further ones ({', '.join(cfg.learners)}); leave "
+            "learners out, and add the learner's parts once more for each"
+        )
     return cfg
 
 

@@ -10,7 +10,7 @@ import re
 import shutil
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from selfplay import digests
 from selfplay.core import Policy, SelfplayError
 from selfplay.runs.folder import RunFolder
 
-STATE = "state.pt"
+STATE, LEARNERS = "state.pt", "learners"
 EVERY, LARGE = 20, 10**9  # steps, bytes: by default, checkpoints of every 20th step are kept, unless they are large
 _WRITING, _REMOVING = ".writing-", ".removing-"
 _PLAIN = (
@@ -38,6 +38,7 @@ def save(
     keep: int,
     keep_every: int | None,
     frozen: Mapping[str, Policy] | None = None,
+    further: Mapping[str, tuple[Policy, Mapping[str, Policy]]] | None = None,
 ) -> Path:
     """Write the checkpoint of a step, then delete those that are no longer kept.
 
@@ -47,6 +48,7 @@ def save(
         keep_every: checkpoints whose step is a multiple of this are also kept; 0 disables this, None uses `EVERY` for
             checkpoints smaller than `LARGE`.
         frozen: additional policies, each saved in a subfolder of its name.
+        further: name -> another learner and its additional policies, saved in `learners/<name>/` in the same way.
 
     Raises:
         SelfplayError: the state contains an object that cannot be loaded safely.
@@ -55,11 +57,11 @@ def save(
     target = folder.checkpoints / f"step-{step:06d}"
     draft = target.with_name(_WRITING + target.name)
     draft.mkdir(parents=True)
-    policy.save(draft)
-    for name, other in (frozen or {}).items():
-        (draft / name).mkdir()
-        other.save(draft / name)
-    _write_state({**state, "frozen": list(frozen or {})}, draft / STATE)
+    _save_policies(draft, policy, frozen or {})
+    for name, (learner, own) in (further or {}).items():
+        _save_policies(draft / LEARNERS / name, learner, own)
+    kept_by = {name: list(own) for name, (_, own) in (further or {}).items()}
+    _write_state({**state, "frozen": list(frozen or {}), "frozen_of": kept_by}, draft / STATE)
     digests.write(draft)
     for path in draft.rglob("*"):
         if path.is_file():
@@ -129,12 +131,26 @@ def load(path: Path, policy: Policy) -> tuple[dict[str, object], dict[str, Polic
         except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
             reason = (str(error) or "the file is truncated").splitlines()[0].split(". ")[0]
             raise SelfplayError(f"{file} is broken ({reason}); {remedy}") from error
+    return state, load_policies(path, policy, state.pop("frozen"))  # type: ignore[arg-type]
+
+
+def load_policies(path: Path, policy: Policy, names: Iterable[str]) -> dict[str, Policy]:
+    """Load a learner's weights from its folder in a checkpoint; return its frozen policies of these names."""
     frozen: dict[str, Policy] = {}
-    for name in state.pop("frozen"):  # type: ignore[attr-defined]
+    for name in names:
         policy.load(path / name)
         frozen[name] = policy.snapshot()
     policy.load(path)
-    return state, frozen
+    return frozen
+
+
+def _save_policies(folder: Path, policy: Policy, frozen: Mapping[str, Policy]) -> None:
+    """Write a learner's weights to a folder, and each of its frozen policies to a subfolder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    policy.save(folder)
+    for name, other in frozen.items():
+        (folder / name).mkdir()
+        other.save(folder / name)
 
 
 def _write_state(state: dict[str, object], file: Path) -> None:

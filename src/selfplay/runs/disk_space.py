@@ -1,26 +1,25 @@
 """Estimates the disk space that a run's checkpoints will take, before it starts."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
 from torch.optim import Optimizer
 
-from selfplay.core import Policy, Update
 from selfplay.runs.checkpoint import kept
+from selfplay.trainee import Trainee
 
 WORTH_A_NOTE = 10 * 10**9  # bytes
 
 
-def note(folder: Path, cfg: DictConfig, learner: Policy, update: Update) -> str | None:
+def note(folder: Path, cfg: DictConfig, trainees: Iterable[Trainee]) -> str | None:
     """A note on the size of the run's checkpoints; None if they are small and fit on the disk.
 
     A checkpoint is estimated as the trained weights, their optimizer state, and the policies that the update has
     frozen so far.
     """
-    weights = sum(p.numel() * p.element_size() for p in learner.parameters())
-    each = weights * (1 + _state_per_weight(update.optimizer) + len(update.frozen))
+    each = sum(_size(trainee) for trainee in trainees)
     every = cfg.checkpoint.every
     steps = sorted({*range(every, cfg.steps + 1, every), cfg.steps})
     last = len(kept(dict.fromkeys(steps, each), cfg.steps, cfg.checkpoint.keep, cfg.checkpoint.keep_every))
@@ -33,6 +32,12 @@ def note(folder: Path, cfg: DictConfig, learner: Policy, update: Update) -> str 
         f"note: a checkpoint takes about {_gb(each)} GB, and the run up to {_gb(total)} GB{short} (checkpoint.keep, "
         "checkpoint.keep_every)"
     )
+
+
+def _size(trainee: Trainee) -> int:
+    """The bytes of a learner in a checkpoint."""
+    weights = sum(p.numel() * p.element_size() for p in trainee.learner.parameters())
+    return weights * (1 + _state_per_weight(trainee.update.optimizer) + len(trainee.update.frozen))
 
 
 def _state_per_weight(optimizer: Optimizer) -> int:

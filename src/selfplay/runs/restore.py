@@ -24,7 +24,8 @@ def restored(folder: RunFolder, cfg: DictConfig, experiment: Experiment) -> int:
     found = current().lead(lambda: _latest(folder, cfg.steps))
     if found is not None:
         current().together(lambda: _load(found[1], folder, experiment))
-        experiment.trainee.scatter()
+        for trainee in experiment.trainees.values():
+            trainee.scatter()
     current().lead(lambda: _rewind(folder, cfg, None if found is None else found[0]))
     return 0 if found is None else found[0]
 
@@ -54,6 +55,12 @@ def _load(path: Path, folder: RunFolder, experiment: Experiment) -> None:
         opponent, trainee, named = experiment.opponent, experiment.trainee, renamed.translated_state(state)
         opponent.load_state_dict(named["opponent"], folder.population, trainee.read)
         trainee.load_state_dict(named["trainee"], opponent.main, frozen)
+        for name, other in experiment.others.items():
+            here = path / checkpoint.LEARNERS / name
+            kept = checkpoint.load_policies(here, other.learner, named["frozen_of"][name])
+            other.update.load_state_dict(named["learners"][name])
+            other.update.fetch(folder.buffer / name)
+            other.load_state_dict(None, None, kept)
         for name, player in experiment.adaptive.items():
             player.load_state_dict(named["players"][name])
         torch.set_rng_state(state["rng"])  # type: ignore[arg-type]

@@ -9,16 +9,16 @@ from typing import Any, Self
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
 from selfplay import interrupts
 from selfplay.building import make
 from selfplay.commandline import program
 from selfplay.console import say
-from selfplay.core import Episode, SelfplayError, Turn
+from selfplay.core import Episode, SelfplayError
 from selfplay.experiment import Experiment
 from selfplay.files import DiskError, to_disk
 from selfplay.loggers import Loggers
+from selfplay.opponents.matchmaker import LEARNER
 from selfplay.out_of_memory import is_out_of_memory
 from selfplay.parallel import current
 from selfplay.plots.curves import draw_curves
@@ -66,9 +66,13 @@ class Session:
         with ExitStack() as stack:
             stack.enter_context(interrupts.at_work(self._last_words))
             with self.processes.whole():
-                self.ways = dict(self.experiment.learner.ways())
+                self.ways = {
+                    what if name == LEARNER else f"{name}, {what}": way
+                    for name, trainee in self.experiment.trainees.items()
+                    for what, way in trainee.learner.ways().items()
+                }
             self._summarise("running")
-            if warning := note(self.folder.path, self.cfg, self.experiment.learner, self.experiment.update):
+            if warning := note(self.folder.path, self.cfg, self.experiment.trainees.values()):
                 say(warning)
             if self.ways:
                 say("learner implementation: " + "; ".join(f"{what}: {way}" for what, way in self.ways.items()))
@@ -104,15 +108,13 @@ class Session:
         self,
         step: int,
         episodes: Sequence[Episode],
-        learnt: Sequence[Turn],
         metrics: Mapping[str, float],
-        advantages: Tensor | None,
+        advantages: Mapping[int, float],
     ) -> None:
         """Write the step's metrics and transcripts; evaluate and save a checkpoint when due.
 
         Args:
-            learnt: the turns of the update's batch.
-            advantages: one per turn of `learnt`, or None.
+            advantages: id(turn) -> advantage, for the turns that have one.
 
         Raises:
             SelfplayError: the optimised metric is not logged.
@@ -120,8 +122,7 @@ class Session:
         self._optimized({**metrics, "eval": self.evals.get(0, {})})  # report a wrong name at the first step
         self._check_watch({**self._evaluated(), **metrics})
         last = step == self.cfg.steps
-        by_turn = {} if advantages is None else {id(t): a for t, a in zip(learnt, advantages.tolist(), strict=True)}
-        self.processes.lead(lambda: self.folder.transcribe(step, episodes, by_turn))
+        self.processes.lead(lambda: self.folder.transcribe(step, episodes, advantages))
         due = self.experiment.evaluation is not None and (last or step % self.experiment.evaluation.every == 0)
         self._log(step, {**metrics, **(self._evaluate(step) if due else {})})
         if last or step % self.cfg.checkpoint.every == 0:
@@ -132,22 +133,27 @@ class Session:
     def _save(self, step: int) -> None:
         """Write the checkpoint of the step just completed."""
         opponent, trainee, kept = self.experiment.opponent, self.experiment.trainee, self.cfg.checkpoint
+        others = self.experiment.others
         state = self.processes.gathered(
             {
-                "update": self.experiment.update.state_dict(),
+                "update": trainee.update.state_dict(),
+                "learners": {name: one.update.state_dict() for name, one in others.items()},
                 "opponent": opponent.state_dict(),
                 "trainee": trainee.state_dict(),
                 "players": {name: player.state_dict() for name, player in self.experiment.adaptive.items()},
                 "rng": torch.get_rng_state(),
             }
         )
-        frozen = {**self.experiment.update.frozen, **trainee.frozen}
+        frozen = {**trainee.update.frozen, **trainee.frozen}
 
         def write() -> None:
             with to_disk(self.folder.checkpoints):
                 opponent.store(self.folder.population)
-                self.experiment.update.store(self.folder.buffer)
-                checkpoint.save(self.folder, step, self.experiment.learner, state, kept.keep, kept.keep_every, frozen)
+                trainee.update.store(self.folder.buffer)
+                for name, one in others.items():
+                    one.update.store(self.folder.buffer / name)
+                further = {name: (one.learner, one.update.frozen) for name, one in others.items()}
+                checkpoint.save(self.folder, step, trainee.learner, state, kept.keep, kept.keep_every, frozen, further)
 
         with self.processes.whole():
             self.processes.lead(write)
@@ -166,11 +172,6 @@ class Session:
             raise SelfplayError(
                 f"progress_metric is '{watch}', which this run does not log; choose one of {', '.join(sorted(metrics))}"
             )
-
-    def note(self, text: str | None) -> None:
-        """Print a message during the run; None prints nothing."""
-        if text is not None:
-            say(text)
 
     def _log(self, step: int, metrics: Mapping[str, object]) -> None:
         self.processes.lead(lambda: self.folder.log(step, metrics))

@@ -6,9 +6,7 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,12 +16,11 @@ from pathlib import Path
 
 from selfplay.clients.transport import address, send
 from selfplay.core import SelfplayError
+from selfplay.engines.server.ports import HOST
 
-HOST = "127.0.0.1"
 NAMES = "--served-model-name"
 SCRIPT = Path(__file__).with_name("vllm_process.py")
 PROBE = """
-import sys
 from importlib.util import find_spec
 if find_spec("vllm") is None:
     sys.exit("there is no module vllm")
@@ -142,54 +139,6 @@ def dealt(gpus: Sequence[str], replicas: int, each: int) -> list[list[str] | Non
             f"{len(gpus)} ({', '.join(gpus)}); lower one of them, or add GPUs to CUDA_VISIBLE_DEVICES"
         )
     return [list(gpus[i * each : (i + 1) * each]) for i in range(replicas)]
-
-
-def ports(first: int, count: int) -> list[int]:
-    """Free ports of this machine: `first` and those after it, or any for 0.
-
-    Raises:
-        SelfplayError: one is in use.
-    """
-    found = []
-    sockets = []
-    try:
-        for port in [first + i if first else 0 for i in range(count)]:
-            sockets.append(socket.socket())
-            sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
-            try:
-                sockets[-1].bind((HOST, port))
-            except (OSError, OverflowError) as error:
-                raise SelfplayError(
-                    f"port {port} cannot be used ({error}); choose another first one with --port"
-                ) from error
-            found.append(sockets[-1].getsockname()[1])
-    finally:
-        for one in sockets:
-            one.close()
-    return found
-
-
-def claim(taken: Sequence[int]) -> list[socket.socket]:
-    """Claims of ports among the commands of this machine, held until they are closed or this process ends.
-
-    vLLM binds its port when it starts, listens minutes later, and lets others of the same user bind it as well, so two
-    servers could share one. Claims are abstract sockets, which Linux alone has.
-
-    Raises:
-        SelfplayError: another command has claimed one.
-    """
-    found: list[socket.socket] = []
-    for port in taken if sys.platform == "linux" else ():
-        found.append(socket.socket(socket.AF_UNIX))
-        try:
-            found[-1].bind(f"\0selfplay-serve-{port}")
-        except OSError as error:
-            for one in found:
-                one.close()
-            raise SelfplayError(
-                f"another `selfplay serve` uses port {port}; choose another first one with --port"
-            ) from error
-    return found
 
 
 class Server:

@@ -1,0 +1,40 @@
+"""The checks around each update of a learner."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from selfplay.checks import FirstUpdate
+from selfplay.comparisons import Silence, check_batch
+from selfplay.core import Episode, Turn
+from selfplay.trainee import Trainee
+
+
+class UpdateChecks:
+    """Checks that a learner's first batch can be compared, that its weights change, and that gradients are not 0.
+
+    Args:
+        trainee: the learner and its update.
+        fresh: whether the run is new, so that the learner still equals its reference.
+        tell: called with each message for the user.
+    """
+
+    def __init__(self, trainee: Trainee, fresh: bool, tell: Callable[[str], None]) -> None:
+        self.update, self.tell = trainee.update, tell
+        self.first, self.silence, self.begun = FirstUpdate(trainee.learner, fresh, tell), Silence(), False
+
+    def before(self, episodes: Sequence[Episode], own: Sequence[tuple[Episode, Turn]]) -> None:
+        """Call right before an update.
+
+        Args:
+            episodes: all episodes of the step.
+            own: the learner's own turns, with their episodes.
+        """
+        if not self.begun:
+            check_batch(episodes, own, self.update)
+        self.begun = True
+        self.first.before()
+
+    def after(self, metrics: Mapping[str, float]) -> None:
+        """Call right after the update, with its metrics."""
+        self.first.after(metrics)
+        if note := self.silence.after(metrics):
+            self.tell(note)
