@@ -46,7 +46,8 @@ def figure_of(lines: pd.DataFrame, how: Mapping[str, Any]) -> float:
     Args:
         lines: its metrics by step.
         how: `metric`, a metric's name or a formula of names in backticks, and `at`: "last" or "first" evaluated step,
-            "sum" over all steps, or [first, last] steps over which metrics are averaged (negative: from the end).
+            "gain" from the first to the last, "sum" over all steps, or [first, last] steps whose mean is taken
+            (negative: from the end).
     """
     at, formula, names = how.get("at", "last"), str(how["metric"]), named(how)
     known = lines[names].dropna()
@@ -55,6 +56,8 @@ def figure_of(lines: pd.DataFrame, how: Mapping[str, Any]) -> float:
         row = known.loc[steps[0] : steps[1]].mean()
     elif at == "sum":
         row = known.sum()
+    elif at == "gain":
+        row = known.iloc[-1] - known.iloc[0]
     else:
         row = known.iloc[-1 if at == "last" else 0]
     return float(row[formula]) if names == [formula] else float(pd.DataFrame([row]).eval(formula).iloc[0])

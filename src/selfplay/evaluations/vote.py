@@ -9,10 +9,10 @@ from math import comb
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated
 
-from selfplay.core import Policy, SelfplayError, at_least
+from selfplay.core import Policy, SelfplayError, Turn, at_least
 from selfplay.evaluations.held_out import Score, gain
 from selfplay.games.dataset import Dataset
-from selfplay.options import Period, Range, Temperature
+from selfplay.options import Name, NotEmpty, Period, Range, Temperature
 from selfplay.players.nature import Deal
 from selfplay.referees.verifier import Verifier
 from selfplay.rollout import play, score_and_pay
@@ -57,10 +57,11 @@ class Vote:
         samples: n, answers to a question.
         temperature: sampling temperature of the answers.
         every: steps between evaluations; one always runs before the first step and one after the last.
+        players: the policies that answer, each as often as the others; several vote together.
 
     Raises:
-        SelfplayError: there are fewer than two samples, the temperature is not positive, or the task has no held-out
-            questions or no ground truth.
+        SelfplayError: there are fewer than two samples, or not equally many for each player; the temperature is not
+            positive; or the task has no held-out questions or no ground truth.
     """
 
     def __init__(
@@ -69,12 +70,18 @@ class Vote:
         samples: Annotated[int, Range(2, 10_000)] = 8,
         temperature: Temperature = 1.0,
         every: Period = 20,
+        players: Annotated[Sequence[Name], NotEmpty()] = ("learner",),
     ) -> None:
         at_least(1, every=every)
         at_least(2, **{"eval.samples": samples})
         if not temperature > 0:
             raise SelfplayError(f"eval.temperature is {temperature}, but equal answers need no vote; use one above 0")
         self.samples, self.temperature, self.every = samples, temperature, every
+        self.players = tuple(players)
+        if samples % len(self.players):
+            raise SelfplayError(
+                f"eval.samples is {samples}, which {len(self.players)} players cannot share; use a multiple of it"
+            )
         self.task, self.items = task, tuple(task.held_out())
         if not task.judges:
             raise SelfplayError(f"{type(task).__name__} has no ground truth; use eval=win_rate or eval=none")
@@ -83,20 +90,28 @@ class Vote:
         self.nature = Deal([item.question for item in self.items])
 
     def __call__(self, experiment: Experiment) -> dict[str, object]:
-        return summary(self.votes(experiment.opponent.main), self.items)
+        players = experiment.opponent.players | {"learner": experiment.opponent.main}
+        for name in self.players:
+            if not isinstance(players.get(name), Policy):
+                raise SelfplayError(f"eval.players names '{name}', which is no policy of this run; name a learner")
+        return summary(self.votes(*(players[name] for name in self.players)), self.items)  # type: ignore[arg-type]
 
     def gain(self, before: Mapping[str, object], after: Mapping[str, object]) -> dict[str, object]:
         more = {k: float(after[k]) - float(before[k]) for k in ("mean_accuracy", "agreement")}  # type: ignore[arg-type]
         return {**gain(before, after), **more}
 
-    def votes(self, policy: Policy) -> list[Votes]:
-        """The policy's answers to each held-out question."""
-        game = Dataset(answers=self.samples, quality_weight=0.0)
-        seats = {"chance": self.nature, "solver": policy.with_temperature(self.temperature)}
-        episodes = play(game, seats, range(len(self.items)), key="eval/vote")
-        score_and_pay(game, episodes, {"reward": Verifier(self.task)}, {})
+    def votes(self, *policies: Policy) -> list[Votes]:
+        """The policies' answers to each held-out question."""
+        game = Dataset(answers=self.samples // len(policies), quality_weight=0.0)
+        answers: list[list[Turn]] = [[] for _ in self.items]
+        for i, policy in enumerate(policies):
+            seats = {"chance": self.nature, "solver": policy.with_temperature(self.temperature)}
+            episodes = play(game, seats, range(len(self.items)), key=f"eval/vote/{i}" if i else "eval/vote")
+            score_and_pay(game, episodes, {"reward": Verifier(self.task)}, {})
+            for listed, episode in zip(answers, episodes, strict=True):
+                listed += episode.turns[1:]
         found = []
-        for _, *turns in (episode.turns for episode in episodes):
+        for turns in answers:
             winner, votes = majority(self.task.answer_in(turn.reply.text) for turn in turns)
             found.append(Votes(tuple(turn.scores["reward"] >= 1 for turn in turns), winner, votes))
         return found

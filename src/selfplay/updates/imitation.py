@@ -50,6 +50,11 @@ def above(batch: Batch, groups: Tensor, threshold: Number) -> Tensor:
     return batch.payoffs > threshold
 
 
+def paid(batch: Batch, groups: Tensor) -> Tensor:
+    """Each turn as many times as its payoff says, and none that lost. [B]"""
+    return batch.payoffs.clamp(min=0.0)
+
+
 def balanced(batch: Batch, groups: Tensor, most: Count = 32, reuse: Count = 4, threshold: Number = 0.5) -> Tensor:
     """How many times each turn is learnt from: right turns up to `reuse` times, a group up to `most` times in all. [B]
 
