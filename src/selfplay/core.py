@@ -137,6 +137,13 @@ class Policy(Player):
         """
         return replace(self.reply_with([ask], [option_index(ask, text)])[0], logprobs=())
 
+    def moved_reply(self, ask: Ask, reply: Reply) -> Reply | None:
+        """This policy's own reply, encoded behind `ask.learnt_prompt` instead of `ask.messages`; no sampler log-probs.
+
+        None if it cannot be learnt, such as a reply that was cut off.
+        """
+        return self.encode_reply(replace(ask, messages=ask.learnt_prompt), reply.text)
+
     def rounding(self, batch: Batch) -> Tensor:
         """[B, T] bound on the difference that rounding alone can make between two computations of the log-probs.
 

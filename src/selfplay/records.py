@@ -27,6 +27,7 @@ class Ask:
         messages: everything that this role observes, as chat messages.
         options: the legal replies; empty means free text.
         weights: the probability of each option in an ask of chance, up to a factor; empty means uniform.
+        learnt_prompt: the messages behind which an update learns the reply, if not `messages` (context distillation).
         group: turns of the same role and group in an episode are compared; None compares across the batch.
         key: seeds all randomness of the reply; set by `play`. Equal keys give equal random numbers.
     """
@@ -37,6 +38,7 @@ class Ask:
     weights: tuple[float, ...] = ()
     group: Hashable = None
     key: str = ""
+    learnt_prompt: tuple[Message, ...] = ()
 
     @property
     def prompt(self) -> str:
@@ -119,7 +121,7 @@ class Batch:
         choices: B tuples, the `Reply.choices` of each turn; empty for replies generated token by token.
         sampled: True if the episodes were sampled, False if enumerated.
         off_policy: B flags, True for turns of other players, whose sampler log-probs are unknown and set to 0. Empty
-            means that all turns are the learner's.
+            means that all turns are the learner's. A turn that is learnt behind another prompt is marked, too.
     """
 
     prompts: tuple[Tensor, ...]

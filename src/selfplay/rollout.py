@@ -215,7 +215,10 @@ def turns_of(episodes: Sequence[Episode], *players: str) -> list[tuple[Episode, 
 
 
 def encode_replies(turns: Sequence[tuple[Episode, Turn]], learner: str, policy: Policy) -> list[tuple[Episode, Turn]]:
-    """Encode the replies of other players with the learner's tokens; the learner's own turns are unchanged.
+    """Encode the replies of other players with the learner's tokens, and replies behind their `learnt_prompt`.
+
+    Other turns of the learner are unchanged. A reply that was cut off before its end cannot be learnt behind another
+    prompt: it gets weight 0.
 
     Args:
         turns: turns with their episodes.
@@ -225,13 +228,20 @@ def encode_replies(turns: Sequence[tuple[Episode, Turn]], learner: str, policy: 
     Raises:
         SelfplayError: the policy cannot produce a reply.
     """
-    return [
-        (
-            episode,
-            turn if turn.player == learner else replace(turn, reply=policy.encode_reply(turn.ask, turn.reply.text)),
-        )
-        for episode, turn in turns
-    ]
+    return [_encoded(episode, turn, turn.player == learner, policy) for episode, turn in turns]
+
+
+def _encoded(episode: Episode, turn: Turn, own: bool, policy: Policy) -> tuple[Episode, Turn]:
+    if not turn.ask.learnt_prompt:
+        reply = turn.reply if own else policy.encode_reply(turn.ask, turn.reply.text)
+        return episode, turn if own else replace(turn, reply=reply)
+    if not own:
+        asked = replace(turn.ask, messages=turn.ask.learnt_prompt)
+        return episode, replace(turn, reply=policy.encode_reply(asked, turn.reply.text))
+    moved = policy.moved_reply(turn.ask, turn.reply)
+    if moved is None:
+        return replace(episode, weight=0.0), replace(turn, reply=replace(turn.reply, logprobs=()))
+    return episode, replace(turn, reply=moved)
 
 
 def collate(turns: Sequence[tuple[Episode, Turn]], learner: str | None = None) -> Batch:
@@ -239,8 +249,8 @@ def collate(turns: Sequence[tuple[Episode, Turn]], learner: str | None = None) -
 
     Args:
         turns: turns with their episodes.
-        learner: the name of the learner; turns of other players are marked off-policy and need no log-probs. None: all
-            turns are the learner's.
+        learner: the name of the learner; turns of other players, and those that are learnt behind another prompt, are
+            marked off-policy and need no log-probs. None: all turns are the learner's.
 
     Raises:
         SelfplayError: there are no turns, or a turn has no tokens (its player cannot be trained).
@@ -248,7 +258,9 @@ def collate(turns: Sequence[tuple[Episode, Turn]], learner: str | None = None) -
     if not turns:
         raise SelfplayError("the learner had no turn in this step; assign it a role, or play more episodes per step")
     lengths = [len(turn.reply.reply_ids) for _, turn in turns]
-    off_policy = tuple(learner is not None and turn.player != learner for _, turn in turns)
+    off_policy = tuple(
+        bool(turn.ask.learnt_prompt) or (learner is not None and turn.player != learner) for _, turn in turns
+    )
     for (_, turn), length, other in zip(turns, lengths, off_policy, strict=True):
         if length == 0 or (not other and len(turn.reply.logprobs) != length):
             raise SelfplayError(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from selfplay.checks import FirstUpdate
 from selfplay.comparisons import Silence, check_batch
-from selfplay.core import Episode, Turn
+from selfplay.core import Episode, SelfplayError, Turn
 from selfplay.trainee import Trainee
 
 
@@ -27,7 +27,15 @@ class UpdateChecks:
         Args:
             episodes: all episodes of the step.
             own: the learner's own turns, with their episodes.
+
+        Raises:
+            SelfplayError: the rule cannot learn replies behind another prompt, or has nothing to compare.
         """
+        if not self.update.replays and any(turn.ask.learnt_prompt for _, turn in own):
+            raise SelfplayError(
+                f"this game's replies are learnt behind another prompt, which {type(self.update).__name__} cannot do, "
+                "because they were not sampled there; use a rule such as sft, rejection, dpo or kto"
+            )
         if not self.begun:
             check_batch(episodes, own, self.update)
         self.begun = True

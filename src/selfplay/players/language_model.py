@@ -194,8 +194,7 @@ class LanguageModel(TrainedModel):
 
     def _pick(self, asks: Sequence[Ask]) -> list[Reply]:
         """Sample one option per ask by likelihood, as a single action whatever its number of tokens."""
-        menus = [self._menu(ask, self.render(ask.messages)) for ask in asks]
-        replies = []
+        menus, replies = [self._menu(ask, self.render(ask.messages)) for ask in asks], []
         for ask, (prompt, choices), logp in zip(asks, menus, self._menu_logprobs(menus), strict=True):
             token, taken = draw(logp[None], torch.from_numpy(uniforms(ask.key, 1)), float(self.temperature > 0))
             replies.append(Reply(ask.options[int(token)], prompt, (int(token),), (float(taken),), choices))
@@ -218,15 +217,16 @@ class LanguageModel(TrainedModel):
         return list(torch.cat(every).cpu().split([len(p) for p in every]))  # one copy from the device
 
     def encode_reply(self, ask: Ask, text: str) -> Reply:
-        prompt, ids = self.render(ask.messages), self.texts.option(text)
+        prompt = self.render(ask.messages)
         if ask.options and self.choose == "likelihood":
             return Reply(text, prompt, (option_index(ask, text),), (), self._menu(ask, prompt)[1])
-        if len(ids) > self.max_tokens:
-            raise SelfplayError(
-                f"the target reply '{text[:40]}...' has {len(ids)} tokens, but player.max_tokens is "
-                f"{self.max_tokens}; raise it, or shorten the teacher's replies (task.longest)"
-            )
-        return Reply(text, prompt, ids)
+        return Reply(text, prompt, self.texts.target(text, self.max_tokens))
+
+    def moved_reply(self, ask: Ask, reply: Reply) -> Reply | None:
+        if reply.choices:
+            return super().moved_reply(ask, reply)
+        cut_off = len(reply.reply_ids) == self.max_tokens and reply.reply_ids[-1] not in self.stop_ids
+        return None if cut_off else Reply(reply.text, self.render(ask.learnt_prompt), reply.reply_ids)
 
     def _menu(self, ask: Ask, prompt: tuple[int, ...]) -> Menu:
         """The options' token ids, each with the end token."""

@@ -68,6 +68,20 @@ class Texts:
             )
         return found
 
+    def target(self, text: str, max_tokens: int) -> tuple[int, ...]:
+        """The token ids of a reply that is to be learnt, with the end token.
+
+        Raises:
+            SelfplayError: there are more than `max_tokens`.
+        """
+        ids = self.option(text)
+        if len(ids) > max_tokens:
+            raise SelfplayError(
+                f"the target reply '{text[:40]}...' has {len(ids)} tokens, but player.max_tokens is {max_tokens}; "
+                "raise it, or shorten the teacher's replies (task.longest)"
+            )
+        return ids
+
     def option(self, text: str) -> tuple[int, ...]:
         """The token ids of a complete reply, with the end token."""
         with ONE_AT_A_TIME:
