@@ -84,6 +84,7 @@ DELIBERATE = OF_THE_DEFAULT_RUN | {  # the same, of the choice that is named; ex
     "Selection.every": "data=focus, least_solved: weights that change",
     "Selection.size": "set by these tests",
     "Selection.strategy": "data=lowest, highest, focus, facility, least_solved",
+    "Society.task": "game=society: whole replies need no task",
     "Stages.parts": "update=stages: SFT, then DPO",
     "Records.answer": "task=alpaca, which has none",
     "Records.demonstration": "task=alpaca, gsm8k, math: the full solution",
