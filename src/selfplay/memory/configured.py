@@ -14,7 +14,8 @@ from selfplay.core import SelfplayError
 from selfplay.devices import sizes_on
 from selfplay.evaluations.versus import Versus
 from selfplay.evaluations.win_rate import WinRate
-from selfplay.memory.model import Model, model_of, optimizer_state
+from selfplay.memory.model import Model, model_of
+from selfplay.memory.optimizer_state import optimizer_state
 from selfplay.memory.parts import Texts
 from selfplay.memory.phases import Scorer, Setup
 from selfplay.models.base_model import model_config
