@@ -44,13 +44,21 @@ def test_the_bytes_that_decoding_reads_by_hand(monkeypatch: pytest.MonkeyPatch, 
 
 def test_a_part_that_takes_too_long_costs_only_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(measure, "DEADLINES", dict.fromkeys(measure.PARTS, 0.01))
-    args = argparse.Namespace(
-        device="cpu", size="tiny", steps=1, patience=1.0, only=["ceilings", "decode"], models=tmp_path, out=tmp_path
-    )
+    sizes = {"device": "cpu", "size": "tiny", "steps": 1, "patience": 1.0, "override": []}
+    args = argparse.Namespace(**sizes, only=["ceilings", "decode"], models=tmp_path, out=tmp_path)
     with pytest.raises(SystemExit, match="failed: ceilings, decode; see"):
         measure.run(args)
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["ceilings"] == results["decode"] == {"error": "not done within 0.01 s"} and results["shares"] == {}
+
+
+def test_options_reach_our_side_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(measure, "Side", lambda given, device: given)
+    monkeypatch.setattr(measure, "model_of", lambda *_: tmp_path)
+    args = argparse.Namespace(size="tiny", device="cpu", models=tmp_path, override=["engine.cuda_graphs=true"])
+    ours, theirs = (measure.side(kind, args)[0] for kind in ("ours", "trl"))
+    assert ours[-3:] == ["--override", "player.batch_size=4", "engine.cuda_graphs=true"]  # type: ignore[index]
+    assert "--override" not in theirs  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(("broken", "code"), [("none", 0), ("pytest", 1), ("measure", 1), ("import", 1)])
