@@ -12,7 +12,7 @@ import torch
 from language_models import SIZES, made, moved
 from packed_replies import a_tree_a_row, replies_to
 from torch import Tensor
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen3Config
 
 from selfplay.engines.llama import layers, varlen
 from selfplay.engines.llama.layers import can_flash, states_at
@@ -20,6 +20,7 @@ from selfplay.engines.llama.varlen import Sequences, attend, prefer
 from selfplay.engines.logprobs import plain_logprobs, reply_logprobs
 from selfplay.engines.masked import under_mask
 from selfplay.engines.packing import pack
+from selfplay.engines.ways import ways_of
 from selfplay.models.trial import forget
 
 calls: list[int] = []
@@ -170,6 +171,12 @@ def test_wrong_layers_around_a_right_kernel_are_not_taken(monkeypatch: pytest.Mo
     use(plain, monkeypatch)
     monkeypatch.setattr(varlen, "attend", lambda *given: attend(*given[:3], 1.3 * given[3], given[4]))
     assert layers.gradients_agree(of(LlamaConfig(**SIZES))) and not can_flash(of(LlamaConfig(**SIZES)))
+
+
+def test_other_architectures_keep_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(plain, monkeypatch)
+    model = of(GPT2Config(vocab_size=300, n_embd=48, n_layer=1, n_head=4))
+    assert not can_flash(model) and ways_of(model, False, False)["packed attention"] == "mask"
 
 
 def test_trials_are_repeated_after_the_first_update(monkeypatch: pytest.MonkeyPatch) -> None:

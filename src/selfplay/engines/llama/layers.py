@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from selfplay.devices import sent, sizes_of
 from selfplay.engines.llama import varlen
 from selfplay.engines.llama.tree_attention import Tree, attend
-from selfplay.engines.llama.varlen import Sequences, kernel_of
+from selfplay.engines.llama.varlen import Sequences, kernel_of, prefers_flash
 from selfplay.engines.llama.varlen_trial import gradients_agree
 from selfplay.engines.masked import full_attention, half_trial, obeys_masks, trial, under_mask
 from selfplay.engines.packing import Packed, PackingPlanner, branched_cost, masked_cost
@@ -84,7 +84,8 @@ def can_branch(model: PreTrainedModel) -> bool:
 def can_flash(model: PreTrainedModel) -> bool:
     """Whether flash attention was asked for, exists for the model's device, and is as accurate in half precision as the
     mask, by trials of the states and of gradients."""
-    return kernel_of(model) is not None and _is_ours(model) and passes(model, "flash", _flash_agrees)
+    supported = prefers_flash(model) and _is_ours(model) and kernel_of(model) is not None
+    return supported and passes(model, "flash", _flash_agrees)
 
 
 def _flash_agrees(model: PreTrainedModel) -> bool:

@@ -36,9 +36,7 @@ def prefers_flash(model: PreTrainedModel) -> bool:
 
 
 def kernel_of(model: PreTrainedModel) -> Kernel | None:
-    """The kernel for a model; None if flash attention was not asked for, or does not support the model's heads."""
-    if not prefers_flash(model):
-        return None
+    """The kernel for a model with our own layers; None if the device has none, or it does not support the heads."""
     size = int(body_of(model).layers[0].self_attn.head_dim)
     return kernel_on(model.device) if size <= WIDEST and size % 8 == 0 else None
 
