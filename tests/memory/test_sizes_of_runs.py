@@ -84,6 +84,13 @@ def test_what_cannot_be_chosen(options: tuple[str, ...], memory: float, words: s
         chosen(config(*options, "reward=none", "quality=none", f"{plus}update.micro_batch=auto"), memory * GIB)
 
 
+def test_several_learners_are_not_sized() -> None:
+    cfg = config("update.micro_batch=auto")
+    OmegaConf.update(cfg, "learners", {"rival": {}}, force_add=True)
+    with pytest.raises(SelfplayError, match="memory of several learners is not calculated"):
+        chosen(cfg, 80 * GIB)
+
+
 def test_only_reward_models_of_the_run_itself_are_sized() -> None:
     cfg = config("reward=rm_server", "reward.url=http://127.0.0.1:9", "reward.batch_size=auto")
     with pytest.raises(

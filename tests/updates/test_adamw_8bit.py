@@ -69,6 +69,7 @@ def test_a_checkpoint_resumes_bit_for_bit(tmp_path: Path) -> None:
 
 
 @real
+@pytest.mark.slow
 def test_a_run_resumes_to_the_same(tmp_path: Path) -> None:
     args = (*cli.SMALL, f"update.optimizer._target_={NAME}")
     whole = cli.finished(tmp_path / "whole", *args)

@@ -78,11 +78,14 @@ def choose(cfg: DictConfig, keys: Sequence[str], given: Given, room: Room) -> Se
         room: the memory.
 
     Raises:
-        SelfplayError: the learner or the reward is of another kind, or the run does not fit even with 1.
+        SelfplayError: there are several learners, the learner or the reward is of another kind, or the run does not fit
+            even with 1.
     """
     from selfplay.memory.configured import setup_of
     from selfplay.memory.room import GIB, HEADROOM
 
+    if OmegaConf.select(cfg, "learners"):
+        raise SelfplayError(f"{keys[0]} is auto, but the memory of several learners is not calculated; give a size")
     setup = setup_of(cfg, given)
     if setup is None:
         raise SelfplayError(
