@@ -1,7 +1,9 @@
-"""The arithmetic of experiments/gpu/measure.py by hand, and what a part that fails leaves."""
+"""experiments/gpu: the arithmetic of measure.py by hand, what a part that fails leaves, and what run.sh calls."""
 
 import argparse
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -42,10 +44,39 @@ def test_the_bytes_that_decoding_reads_by_hand(monkeypatch: pytest.MonkeyPatch, 
 
 def test_a_part_that_takes_too_long_costs_only_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(measure, "DEADLINES", dict.fromkeys(measure.PARTS, 0.01))
-    args = argparse.Namespace(
-        device="cpu", size="tiny", steps=1, patience=1.0, only=["ceilings", "decode"], models=tmp_path, out=tmp_path
-    )
+    sizes = {"device": "cpu", "size": "tiny", "steps": 1, "patience": 1.0, "override": []}
+    args = argparse.Namespace(**sizes, only=["ceilings", "decode"], models=tmp_path, out=tmp_path)
     with pytest.raises(SystemExit, match="failed: ceilings, decode; see"):
         measure.run(args)
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["ceilings"] == results["decode"] == {"error": "not done within 0.01 s"} and results["shares"] == {}
+
+
+def test_options_reach_our_side_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(measure, "Side", lambda given, device: given)
+    monkeypatch.setattr(measure, "model_of", lambda *_: tmp_path)
+    args = argparse.Namespace(size="tiny", device="cpu", models=tmp_path, override=["engine.cuda_graphs=true"])
+    ours, theirs = (measure.side(kind, args)[0] for kind in ("ours", "trl"))
+    assert ours[-3:] == ["--override", "player.batch_size=4", "engine.cuda_graphs=true"]  # type: ignore[index]
+    assert "--override" not in theirs  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("broken", "code"), [("none", 0), ("pytest", 1), ("measure", 1), ("import", 1)])
+@pytest.mark.parametrize("device", ["pretend", "cuda"])
+def test_the_script_tests_and_measures_whichever_fails(tmp_path: Path, device: str, broken: str, code: int) -> None:
+    """With a stand-in for Python, which writes down how it is called and fails where it is told to."""
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/bash\n[ "$1" = -c ] && { [ "$BROKEN" != import ]; exit; }\n'
+        'echo "$DEVICE $PYTHONPATH $*" >> "$CALLS"\n[[ "$*" != *"$BROKEN"* ]]\n'
+    )
+    python.chmod(0o755)
+    env = {"PATH": os.environ["PATH"], "PYTHON": str(python), "CALLS": str(tmp_path / "calls"), "BROKEN": broken}
+    env |= {"DEVICE": device, "SIZE": "tiny"}
+    script, out = str(ROOT / "experiments" / "gpu" / "run.sh"), str(tmp_path / "out")
+    assert subprocess.run([script, out], env=env, capture_output=True, check=False, timeout=20).returncode == code
+    calls = (tmp_path / "calls").read_text().splitlines()
+    tests = [f"{device} src -m pytest tests/on_device -q -p no:cacheprovider -o addopts="]
+    measured = "cpu" if device == "pretend" else device
+    figures = f"{device} src experiments/gpu/measure.py --device {measured} --size tiny --out {out}"
+    assert calls == [*([] if broken == "import" else tests), figures]

@@ -1,6 +1,7 @@
 """What this project reaches on an accelerator: rates, a step of a 3 B model against TRL's, memory, kernels a token.
 
     python experiments/gpu/measure.py                                  results-<the device's name>.json beside this file
+    python experiments/gpu/measure.py --only decode step --override engine.cuda_graphs=true --out /tmp    with options
     python experiments/gpu/measure.py --device cpu --size tiny --out /tmp      a rehearsal without an accelerator
 
 Each part runs in a process of its own with a deadline, and its result is written when it ends, so that a part that
@@ -62,7 +63,7 @@ def side(kind: str, args: argparse.Namespace, *more: str) -> tuple[Side, list[st
     sizes = {"queries": queries, "answers": answers, "prompt": prompt, "reply": reply, "micro-batch": micro}
     given = [kind, "--model", str(model_of(args.size, args.models, args.device)), "--dtype", "bfloat16"]
     given += [part for name, value in sizes.items() for part in (f"--{name}", str(value))]
-    ours = ["--override", f"player.batch_size={rows}"] if kind == "ours" else []
+    ours = ["--override", f"player.batch_size={rows}", *args.override] if kind == "ours" else []
     return Side([*given, *more, *ours], args.device), given
 
 
@@ -173,7 +174,7 @@ def run(args: argparse.Namespace) -> None:
         models = args.models or Path(folder)
         for name in args.only or PARTS:
             own = ["--part", name, "--device", args.device, "--size", args.size, "--steps", str(args.steps)]
-            command = [sys.executable, __file__, *own, "--models", str(models)]
+            command = [sys.executable, __file__, *own, "--models", str(models), "--override", *args.override]
             begun = time.perf_counter()
             try:
                 ended = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINES[name] * args.patience)
@@ -199,6 +200,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=list(PARTS), default=[])
     parser.add_argument("--models", type=Path, help="a folder that keeps the model between calls")
     parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--override", nargs="*", default=[], help="options of this project's side, as of a run")
     parser.add_argument("--part", choices=list(PARTS), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.part:

@@ -10,9 +10,9 @@ from configs import config
 from transformers import AutoTokenizer, LlamaConfig
 
 from selfplay.memory import table
-from selfplay.memory.command import GIB, LIBRARIES
 from selfplay.memory.configured import Given, setup_of
 from selfplay.memory.phases import Setup, peak, phases
+from selfplay.memory.room import GIB, LIBRARIES
 from selfplay.models.load import resolve
 
 MEASURED = json.loads((cli.ROOT / "experiments" / "processes" / "memory.json").read_text())

@@ -18,7 +18,8 @@ from selfplay.engines.embedded import EmbeddedEngine
 from selfplay.engines.llama.decoder import Decoder
 from selfplay.engines.llama.kv_sharing import PrefixShared
 from selfplay.memory import parts
-from selfplay.memory.model import Model, Weight, llama_of, model_of, optimizer_state
+from selfplay.memory.model import Model, Weight, llama_of, model_of
+from selfplay.memory.optimizer_state import Blocks, optimizer_state
 from selfplay.memory.parts import Texts
 from selfplay.models.load import resolve
 from selfplay.players.language_model import LanguageModel
@@ -83,6 +84,32 @@ def test_weights_gradients_and_optimizer_state_are_exact(name: str, lora: Any, f
     if lora is not None:
         frozen = policy.snapshot().frozen_adapter
         assert frozen is not None and parts.adapter(model) == size(frozen.values())
+
+
+class Blockwise(torch.optim.Optimizer):
+    """Keeps one byte per element of large parameters and a scale of each 256 of them, and a map of four numbers."""
+
+    block_size = 256
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {})
+
+    def step(self, closure: Any = None) -> None:
+        for p in self.param_groups[0]["params"]:
+            large = p.numel() >= 4096 and p.numel() % 256 == 0
+            found = {"codes": p.to(torch.uint8), "scale": torch.zeros(p.numel() // 256), "map": torch.zeros(4)}
+            self.state[p] = found if large else {"average": torch.zeros_like(p)}
+
+
+def test_state_in_blocks_is_counted_by_the_size_of_a_parameter() -> None:
+    """4,096 elements are 4,096 codes and 16 scales; one row less is not divisible, and half of them too few."""
+    state = optimizer_state(Blockwise, [Weight((5, 7), 4, True), Weight((5,), 4, True)])
+    assert state.blocks == Blocks(4096, 256, 1 + 4 / 256, 16)
+    assert state.bytes([Weight((64, 64), 4, True)]) == 4096 + 16 * 4 + 16
+    assert state.bytes([Weight((63, 67), 4, True)]) == 4 * 63 * 67
+    assert state.bytes([Weight((64, 64), 4, True)], processes=2) == 4 * 64 * 32
+    assert state.bytes([Weight((8192,), 4, True)]) == 8192 + 32 * 4 + 16
+    assert optimizer_state(adamw, [Weight((5, 7), 4, True)]).blocks is None
 
 
 def test_half_precision_weights_under_a_float32_adapter(folder: Path) -> None:

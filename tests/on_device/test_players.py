@@ -11,6 +11,7 @@ from language_models import batch_for
 from language_models import made as whole
 
 from selfplay.core import Ask, Turn, user
+from selfplay.engines.embedded import EmbeddedEngine
 from selfplay.engines.llama.layers import can_pack, has_own_layers
 from selfplay.engines.llama.trial import can_decode
 from selfplay.players.language_model import LanguageModel
@@ -71,6 +72,16 @@ def test_no_fast_path_is_given_up(name: str, made: Made) -> None:
     policy = made(device=DEVICE, **KINDS[name])
     assert can_pack(policy.model)
     assert can_decode(policy.model) and has_own_layers(policy.model)
+
+
+def test_what_cuda_alone_has(made: Made) -> None:
+    """Recorded token steps and flash attention are taken there (of an A100 or later) and nowhere else."""
+    cuda, engine = torch.device(DEVICE).type == "cuda", EmbeddedEngine(cuda_graphs=True)
+    fast = made(device=DEVICE, compute_dtype="bfloat16", packed_attention="flash", max_tokens=24, engine=engine)
+    batch = batch_for(fast, ASKS)
+    assert engine.cuda_graphs is cuda and fast.ways()["packed attention"] == ("flash" if cuda else "mask")
+    apart = (fast.logprobs(batch).detach().cpu() - batch.logprobs)[batch.mask]
+    assert float(apart.abs().max()) < 0.2
 
 
 def test_referees_with_models(made: Made) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from selfplay.console import say
 from selfplay.engines.engine import Completion, Engine, Mixture, Prompt, Sampling, Weights
 from selfplay.engines.llama.decoder import Decoder
-from selfplay.engines.llama.trial import can_decode
+from selfplay.engines.llama.graphs import Capture, capture_on
+from selfplay.engines.llama.trial import can_capture, can_decode
 from selfplay.engines.mixture import MixedModel
 from selfplay.engines.sampling import sample
 
@@ -20,11 +22,16 @@ class EmbeddedEngine(Engine):
 
     For the Llama family it keeps at most two decoders until `rest`: of the last live weights, and of the last snapshot.
     Each takes about as much memory as the weights.
+
+    Args:
+        cuda_graphs: whether token steps are recorded as CUDA graphs, where a trial finds them right
+            (`selfplay.engines.llama.graphs`).
     """
 
     exact = True
 
-    def __init__(self) -> None:
+    def __init__(self, cuda_graphs: bool = False) -> None:
+        self.cuda_graphs = cuda_graphs
         self._kept: dict[bool, tuple[tuple[str, torch.dtype], Decoder]] = {}  # whether frozen -> its key and decoder
 
     def generate(
@@ -44,9 +51,15 @@ class EmbeddedEngine(Engine):
         key, kept = (weights.uid, dtype), self._kept.pop(weights.frozen, None)
         if kept is None or kept[0] != key:
             kept = None  # free its memory before building the next one
-            kept = key, Decoder(model, dtype)
+            kept = key, Decoder(model, dtype, capture=self._capture(model, dtype))
         self._kept[weights.frozen] = kept
         return kept[1]
+
+    def _capture(self, model: Any, dtype: torch.dtype) -> Capture | None:
+        if self.cuda_graphs and not can_capture(model, dtype):
+            say(f"note: token steps cannot be recorded on {model.device.type}; engine.cuda_graphs is false from now on")
+            self.cuda_graphs = False
+        return capture_on(model.device) if self.cuda_graphs else None
 
     def rest(self) -> None:
         self._kept.clear()

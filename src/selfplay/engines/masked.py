@@ -63,12 +63,63 @@ def trial(model: PreTrainedModel, states_at: Callable[..., Tensor], branched: bo
 
 
 def _is_alone(model: PreTrainedModel, states_at: Callable[..., Tensor], most: int, branched: bool) -> bool:
-    """Test two replies to one prompt and one reply to a shorter prompt, in the same row unless `branched`."""
+    probe = Probe(model, most, branched)
+    with finer(body_of(model), torch.float32) if is_half(model) else nullcontext():
+        found, exact = probe.together(states_at), probe.alone()
+    right = all(alike(a, b, torch.promote_types(model.dtype, torch.float32)) for a, b in zip(found, exact, strict=True))
+    return right and (not is_half(model) or all(map(as_accurate, probe.together(states_at), probe.alone(), exact)))
+
+
+def half_trial(model: PreTrainedModel, states_at: Callable[..., Tensor], plain: Callable[..., Tensor]) -> bool:
+    """Whether an implementation for half precision alone is as accurate as the plain one in that precision.
+
+    Both are compared with unpacked replies in float32. Over float32 weights, both compute in bfloat16.
+    """
+    for length in PROBES:
+        probe, half = Probe(model, length, False), is_half(model)
+        with finer(body_of(model), torch.float32) if half else nullcontext():
+            exact = probe.alone()
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=not half):
+            ours, theirs = probe.together(states_at), probe.together(plain)
+        if not all(map(as_accurate, ours, theirs, exact)):
+            return False
+    return True
+
+
+class Probe:
+    """Two replies to one prompt and one reply to a shorter prompt, in the same row unless `branched`."""
+
+    def __init__(self, model: PreTrainedModel, most: int, branched: bool) -> None:
+        self.model = model
+        self.prompts, self.texts = _texts(model, most)
+        self.packed = _packed(self.prompts, self.texts, branched)
+        self.sizes = list(map(len, self.texts))
+
+    def together(self, states_at: Callable[..., Tensor]) -> tuple[Tensor, ...]:
+        """The states that predict each reply, packed."""
+        packed, there = self.packed, self.packed.mask
+        states: Tensor = states_at(self.model, packed, packed.rows[there], packed.columns[there])
+        parts: tuple[Tensor, ...] = states.split(self.sizes)
+        return parts
+
+    def alone(self) -> list[Tensor]:
+        """The same by the model's modules, one row per reply."""
+        body, device = body_of(self.model), self.model.device
+        rows = [torch.cat([p, r]) for p, r in zip(self.prompts, self.texts, strict=True)]
+        plain = [body(input_ids=row[None].to(device), use_cache=False).last_hidden_state[0] for row in rows]
+        return [x[len(p) - 1 : len(p) + n - 1] for x, p, n in zip(plain, self.prompts, self.sizes, strict=True)]
+
+
+def _texts(model: PreTrainedModel, most: int) -> tuple[list[Tensor], list[Tensor]]:
     config = model.config.get_text_config()
     length = min(most, getattr(config, "max_position_embeddings", None) or most)
     ids = torch.arange(1, length + 1) % config.vocab_size
     prompt, short = ids[: length // 2], ids[3 : 3 + length // 5]
     prompts, texts = [prompt, prompt, short], [ids[length // 2 : -9], ids[-9:], ids[-16:-9]]
+    return prompts, texts
+
+
+def _packed(prompts: list[Tensor], texts: list[Tensor], branched: bool) -> Packed:
     replies = pad_sequence(texts, batch_first=True)
     mask = torch.arange(replies.shape[1]) < torch.tensor(list(map(len, texts)))[:, None]
     planner = PackingPlanner(prompts, replies, mask)
@@ -76,23 +127,7 @@ def _is_alone(model: PreTrainedModel, states_at: Callable[..., Tensor], most: in
     if not branched:
         trees = [tree for row in plan.rows for tree in row]
         plan = Plan([trees], sum(map(tree_size, trees)), branched=False)
-    packed = planner.packed(plan)
-    there, sizes, body = packed.mask, list(map(len, texts)), body_of(model)
-
-    def together() -> tuple[Tensor, ...]:
-        states: Tensor = states_at(model, packed, packed.rows[there], packed.columns[there])
-        parts: tuple[Tensor, ...] = states.split(sizes)
-        return parts
-
-    def alone() -> list[Tensor]:
-        rows = [torch.cat([p, r]) for p, r in zip(prompts, texts, strict=True)]
-        plain = [body(input_ids=row[None].to(model.device), use_cache=False).last_hidden_state[0] for row in rows]
-        return [x[len(p) - 1 : len(p) + n - 1] for x, p, n in zip(plain, prompts, sizes, strict=True)]
-
-    with finer(body, torch.float32) if is_half(model) else nullcontext():
-        found, exact = together(), alone()
-    right = all(alike(a, b, torch.promote_types(model.dtype, torch.float32)) for a, b in zip(found, exact, strict=True))
-    return right and (not is_half(model) or all(map(as_accurate, together(), alone(), exact)))
+    return planner.packed(plan)
 
 
 def full_attention(model: PreTrainedModel) -> bool:

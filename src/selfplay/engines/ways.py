@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from transformers import PreTrainedModel
 
-from selfplay.engines.llama.layers import can_pack, has_own_layers
+from selfplay.engines.llama.layers import can_flash, can_pack, has_own_layers
 from selfplay.engines.llama.trial import can_decode
+from selfplay.engines.llama.varlen import prefer, prefers_flash
 from selfplay.engines.transformers.decode import way_of
 from selfplay.models.trial import forget
+
+__all__ = ["check_readable", "prefer", "ways_of"]
 
 
 def check_readable(model: PreTrainedModel) -> None:
@@ -28,7 +31,8 @@ def ways_of(model: PreTrainedModel, again: bool, checkpointing: bool) -> dict[st
         forget(model)
     packed = can_pack(model)
     own = packed and has_own_layers(model) and not checkpointing
-    return {
+    flash = {"packed attention": "flash" if own and can_flash(model) else "mask"} if prefers_flash(model) else {}
+    return flash | {
         "sampling": "own layers" if can_decode(model) else "transformers' modules",
         "log-probabilities": "own layers" if own else "transformers' modules",
         "prompts": "computed once for all replies" if packed else "computed for each reply",

@@ -22,10 +22,8 @@ if TYPE_CHECKING:
     from selfplay.memory.configured import Given
     from selfplay.memory.model import Model
     from selfplay.memory.phases import Setup
+    from selfplay.memory.room import Room
 
-GIB = 2**30
-HEADROOM = 0.1  # share of the memory that is left for fragmentation and for what is not counted
-LIBRARIES = 0.5  # GiB of a process on a processor before it loads anything; on a GPU, of its context
 OWN = {"processes": "--processes", "device.memory": "--memory"}  # written like options of a run
 SIZES = ("layers", "hidden", "intermediate", "heads", "kv_heads", "vocabulary")
 
@@ -58,25 +56,36 @@ def memory(args: argparse.Namespace) -> None:
     Raises:
         SelfplayError: an option is wrong, or a model's config cannot be read.
     """
+    from omegaconf import OmegaConf
+
     from selfplay.console import say
     from selfplay.core import SelfplayError, at_least
     from selfplay.memory.configured import setup_of
+    from selfplay.memory.room import Room
+    from selfplay.memory.sizes import choose
 
     at_least(1, processes=args.processes, **({} if args.prompt is None else {"prompt": args.prompt}))
     if any(option.startswith("resume=") for option in args.options):
         raise SelfplayError("memory reads the options of a run, not a run's folder; leave out resume")
     given = _given(args)
-    cfg = _composed(args.options, given)
+    cfg, sizes = _composed(args.options, given)
     setup = setup_of(cfg, given)
     if setup is None:
         say(f"player={cfg.player._target_} is no language model: it needs no memory worth counting")
         return
+
+    def room() -> Room:
+        return Room.on(str(cfg.player.device)) if args.memory is None else Room.given(args.memory)
+
+    if sizes:
+        setup = choose(cfg, sizes, given, room())
+        say(f"sizes that fit: {' '.join(f'{key}={OmegaConf.select(cfg, key)}' for key in sizes)}")
     show(setup)
-    judge(setup, cfg, given, args.memory)
+    judge(setup, cfg, given, room())
 
 
-def _composed(options: Sequence[str], given: Given) -> DictConfig:
-    """The config of the run, whose options are checked as before a run.
+def _composed(options: Sequence[str], given: Given) -> tuple[DictConfig, list[str]]:
+    """The config of the run, whose options are checked as before a run, and the sizes that it leaves to the memory.
 
     Raises:
         SelfplayError: an option is wrong.
@@ -87,6 +96,7 @@ def _composed(options: Sequence[str], given: Given) -> DictConfig:
     from selfplay.api import compose
     from selfplay.config import check_config
     from selfplay.core import SelfplayError
+    from selfplay.memory.sizes import take_auto
 
     try:
         cfg = compose(*options)
@@ -94,13 +104,14 @@ def _composed(options: Sequence[str], given: Given) -> DictConfig:
         raise SelfplayError(" ".join(str(error).split())) from error
     if given.config is not None and OmegaConf.is_missing(cfg.player, "path"):
         cfg.player.path = "by hand"
+    sizes = take_auto(cfg)
     check_config(cfg)
     if cfg.learners:
         raise SelfplayError(
             f"`selfplay memory` calculates one learner, but there are further ones ({', '.join(cfg.learners)}); leave "
             "learners out, and add the learner's parts once more for each"
         )
-    return cfg
+    return cfg, sizes
 
 
 def _given(args: argparse.Namespace) -> Given:
@@ -122,6 +133,7 @@ def show(setup: Setup) -> None:
 
     from selfplay.console import say, show_table, table_box
     from selfplay.memory.phases import PHASES, phases, total
+    from selfplay.memory.room import GIB
 
     found = phases(setup)
     table = Table(title=f"GiB of each process ({setup.parallel}, {setup.processes})", box=table_box())
@@ -146,29 +158,18 @@ def show(setup: Setup) -> None:
     say(f"peak: {total(found[phase]) / GIB:.2f} GiB while {phase}; its largest part is {part}")
 
 
-def judge(setup: Setup, cfg: DictConfig, given: Given, memory: float | None) -> None:
+def judge(setup: Setup, cfg: DictConfig, given: Given, room: Room) -> None:
     """Print whether the run fits, and otherwise what would make it fit."""
     from selfplay.console import say
     from selfplay.memory.configured import learner_of
-    from selfplay.memory.device import available
-    from selfplay.memory.phases import peak
     from selfplay.memory.remedies import LORA, remedies
+    from selfplay.memory.room import GIB, HEADROOM, LIBRARIES
 
-    have = memory * GIB if memory is not None else available(str(cfg.player.device))
-
-    def fits(some: Setup) -> bool:
-        return needed(some, memory is None) <= have * (1 - HEADROOM)
-
-    def needed(some: Setup, shared: bool) -> float:
-        together = some.processes if some.on_cpu and shared else 1  # the processes of a processor share its memory
-        return together * (peak(some) + LIBRARIES * GIB)
-
-    where = f"the {have / GIB:.1f} GiB " + ("given" if memory is not None else f"that {cfg.player.device} has free")
-    need = f"{needed(setup, memory is None) / GIB:.1f} GiB, with {LIBRARIES} GiB per process for libraries"
-    if fits(setup):
-        say(f"fits: it needs {need}, and leaves {HEADROOM:.0%} of {where}")
+    need = f"{room.needed(setup) / GIB:.1f} GiB, with {LIBRARIES} GiB per process for libraries"
+    if room.fits(setup):
+        say(f"fits: it needs {need}, and leaves {HEADROOM:.0%} of {room.told}")
         return
-    say(f"does not fit: it needs {need}, and {HEADROOM:.0%} of {where} must remain")
+    say(f"does not fit: it needs {need}, and {HEADROOM:.0%} of {room.told} must remain")
 
     @cache
     def adapted() -> Model:
@@ -176,9 +177,9 @@ def judge(setup: Setup, cfg: DictConfig, given: Given, memory: float | None) -> 
         assert found is not None
         return found
 
-    found = remedies(setup, None if setup.learner.lora else adapted, fits)
+    found = remedies(setup, None if setup.learner.lora else adapted, room.fits)
     for remedy in found:
-        say(f"would fit with {remedy.text}: {needed(remedy.setup, memory is None) / GIB:.1f} GiB")
+        say(f"would fit with {remedy.text}: {room.needed(remedy.setup) / GIB:.1f} GiB")
     if not found:
         say("no change of micro_batch, batch_size, checkpointing, LoRA, fsdp or engine suffices; take a smaller model")
 

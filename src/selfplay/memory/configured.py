@@ -14,7 +14,8 @@ from selfplay.core import SelfplayError
 from selfplay.devices import sizes_on
 from selfplay.evaluations.versus import Versus
 from selfplay.evaluations.win_rate import WinRate
-from selfplay.memory.model import Model, model_of, optimizer_state
+from selfplay.memory.model import Model, model_of
+from selfplay.memory.optimizer_state import optimizer_state
 from selfplay.memory.parts import Texts
 from selfplay.memory.phases import Scorer, Setup
 from selfplay.models.base_model import model_config
@@ -70,12 +71,15 @@ def setup_of(cfg: DictConfig, given: Given) -> Setup | None:
     """The setup that a config describes; None if its learner is not a language model.
 
     Raises:
-        SelfplayError: a model's config cannot be read, or processes and `parallel` contradict one another.
+        SelfplayError: a model's config cannot be read, processes and `parallel` contradict one another, or the update
+            is of several rules.
     """
     learner = learner_of(cfg, given)
     if learner is None:
         return None
     player, update = _plain(cfg.player), _plain(cfg["update"])
+    if "optimizer" not in update:
+        raise SelfplayError(f"the memory of {update['_target_']}, which has several rules, is not calculated")
     parallel = _parallel(cfg, given.processes)
     parts = [part for key in SCORED for part in _nodes(_plain(cfg[key]))]
     opponent, reply = _plain(cfg.opponent), int(player["max_tokens"])
@@ -103,6 +107,11 @@ def setup_of(cfg: DictConfig, given: Given) -> Setup | None:
         aside=bool(opponent.get("exploit")),
         judges=any(_is(part, ExpectedScore) for part in parts),
     )
+
+
+def reads_rewards(node: Any) -> bool:
+    """Whether a referee is a reward model in the run's own processes."""
+    return _is(_plain(node), RewardModel)
 
 
 def _plain(node: Any) -> Any:

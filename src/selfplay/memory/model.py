@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn import Parameter
 from transformers import LlamaConfig, PreTrainedConfig, PreTrainedModel
 
 from selfplay.core import SelfplayError
@@ -19,9 +18,6 @@ from selfplay.models.load import quiet
 
 if TYPE_CHECKING:
     from peft import LoraConfig
-
-SIDES = (11, 13, 17, 19, 23)  # of the small parameters that an optimizer's state is counted with
-MakeOptimizer = Callable[[Iterable[Parameter]], torch.optim.Optimizer]
 
 
 @dataclass(frozen=True)
@@ -221,56 +217,6 @@ def llama_of(
         num_key_value_heads=kv_heads,
         tie_word_embeddings=tied,
     )
-
-
-@dataclass(frozen=True)
-class OptimizerState:
-    """What an optimizer keeps of a parameter, by its number of dimensions.
-
-    Attributes:
-        tensors: dimensions -> shape and bytes of an element of each tensor; a negative entry -i of a shape stands for
-            the parameter's dimension number i, from 1.
-    """
-
-    tensors: Mapping[int, tuple[tuple[tuple[int, ...], int], ...]]
-
-    def bytes(self, weights: Iterable[Weight], processes: int = 1) -> int:
-        """Bytes of the state of these weights, if the first dimension of each is split among the processes."""
-        total = 0
-        for weight in weights:
-            first, *rest = weight.shape or (1,)
-            sides = (math.ceil(first / processes), *rest)
-            for shape, itemsize in self.tensors[len(weight.shape)]:
-                total += itemsize * math.prod(side if side >= 0 else sides[-side - 1] for side in shape)
-        return total
-
-
-def optimizer_state(make: MakeOptimizer, weights: Iterable[Weight]) -> OptimizerState:
-    """What an optimizer keeps, found by one step on a small parameter of each number of dimensions.
-
-    Raises:
-        SelfplayError: the optimizer cannot take the step.
-    """
-    found = {}
-    for weight in {len(weight.shape): weight for weight in weights}.values():
-        dtype = {2: torch.bfloat16, 4: torch.float32, 8: torch.float64}[weight.itemsize]
-        p = Parameter(torch.ones(SIDES[: len(weight.shape)], dtype=dtype))
-        try:
-            optimizer = make([p])
-            p.grad = torch.ones_like(p)
-            optimizer.step()
-        except (ValueError, RuntimeError, TypeError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise SelfplayError(
-                f"the optimizer cannot train a parameter of {p.ndim} dimensions ({reason}); take another "
-                "update.optimizer"
-            ) from error
-        kept = [value for value in optimizer.state[p].values() if isinstance(value, torch.Tensor)]
-        found[p.ndim] = tuple(
-            (tuple(-1 - SIDES.index(side) if side in p.shape else side for side in x.shape), x.element_size())
-            for x in kept
-        )
-    return OptimizerState(found)
 
 
 def precision(compute_dtype: str | None, dtype: str, on_cpu: bool) -> str:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from selfplay.devices import PROCESSOR, Sizes
 from selfplay.engines.footprint import COLUMNS, LEAST
-from selfplay.memory.model import Model, OptimizerState, Weight
+from selfplay.memory.model import Model, Weight
+from selfplay.memory.optimizer_state import OptimizerState
 from selfplay.parallel.distributed import BUCKET
 
 WIDE = 4  # bytes of a float32

@@ -8,7 +8,8 @@ from typing import Literal
 
 from selfplay.devices import Sizes, sizes_on
 from selfplay.memory import parts
-from selfplay.memory.model import Model, OptimizerState
+from selfplay.memory.model import Model
+from selfplay.memory.optimizer_state import OptimizerState
 from selfplay.memory.parts import Texts
 
 PHASES = ("playing", "scoring", "updating")

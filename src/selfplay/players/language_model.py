@@ -20,7 +20,7 @@ from selfplay.engines.sampling import choose as draw
 from selfplay.engines.sampling import uniforms
 from selfplay.engines.truncation import Truncation
 from selfplay.engines.versions import Version
-from selfplay.engines.ways import check_readable, ways_of
+from selfplay.engines.ways import check_readable, prefer, ways_of
 from selfplay.models import checkpoints
 from selfplay.models.adapters import Adapter
 from selfplay.models.architecture import check_architecture
@@ -53,18 +53,16 @@ class LanguageModel(TrainedModel):
         lora: arguments of `peft.LoraConfig`, or None for full fine-tuning; if `path` is an adapter, None uses its own
             config. Adapter weights are float32, whatever the dtype of the model.
         choose: how asks with options are answered: "likelihood" samples an option by its likelihood after the prompt
-            (of all its tokens and the end token), normalised over the options; "text" generates free text, and the game
-            decides what an illegal reply costs.
+            (of all its tokens and the end token), normalised over the options; "text" generates free text.
         pattern: with choose="text", a regular expression searched in the first 2,000 characters; the game receives its
-            first group, or its whole match without groups. Replies without a match, and all replies with None, are
-            passed unchanged.
+            first group, or its whole match without groups, or the reply unchanged if there is no match or no pattern.
         chat: further arguments of the chat template.
-        attention: implementation: "sdpa", "eager" or "flash_attention_2". The last does not support custom masks, so
-            replies do not share their prompt's computation (see `selfplay.engines.packing`).
+        attention: "sdpa", "eager" or "flash_attention_2", which does not let replies share their prompt's computation.
+        packed_attention: "mask", or "flash" where it exists and trials find it right (`selfplay.engines.llama.varlen`).
         gradient_checkpointing: whether to recompute layers in the backward pass, to save memory at the cost of time.
         dtype: of the weights, such as "float32".
         compute_dtype: of matrix products with float32 weights: "bfloat16", "float32", or "auto" for bfloat16 on an
-            accelerator that supports it and float32 elsewhere. Weights and updates stay float32. None: as `dtype`.
+            accelerator that supports it, else float32. Weights stay float32. None: as `dtype`.
         device: "cpu", "cuda", ...
         engine: generates replies, see `selfplay.engines.engine`; None: the embedded engine.
         seed: seed of the adapter's initial weights.
@@ -88,6 +86,7 @@ class LanguageModel(TrainedModel):
         lora: Mapping[str, Any] | None = None,
         chat: Mapping[str, Any] | None = None,
         attention: str = "sdpa",
+        packed_attention: Annotated[str, OneOf("mask", "flash")] = "mask",
         gradient_checkpointing: bool = False,
         dtype: Dtype = "float32",
         compute_dtype: str | None = "auto",
@@ -111,6 +110,7 @@ class LanguageModel(TrainedModel):
         self.gradient_checkpointing = gradient_checkpointing
         context = getattr(base.config, "max_position_embeddings", None)
         self.texts = Texts(self.tokenizer, Chat(self.tokenizer, chat or {}), stop, pattern, context)
+        prefer(self.model, packed_attention)
         if gradient_checkpointing:
             prepare(self.model, path)
         self.adapter: Adapter | None = None

@@ -18,6 +18,7 @@ from selfplay.console import say
 from selfplay.core import SelfplayError
 from selfplay.derived import fill_in
 from selfplay.effect import check_effect, take_away
+from selfplay.memory.sizes import settle, take_auto
 from selfplay.renamed import refused_in
 from selfplay.runs.claim import Claim
 from selfplay.runs.folder import RunFolder, difference, resolved
@@ -105,6 +106,7 @@ def prepared(cfg: DictConfig) -> Iterator[Start]:
     for key in ("game", "seats", "players", "probes", "progress_metric", "optimized_metric"):
         check_entry(cfg, key)
     fill_in(cfg, make(cfg.game, "game"))
+    sizes = take_auto(cfg)
     read = check_config(cfg)
     check_effect(cfg, overrides, read)
     if cfg.steps == 0 and cfg.eval is None:
@@ -114,7 +116,9 @@ def prepared(cfg: DictConfig) -> Iterator[Start]:
         raise SelfplayError(f"sweep is '{cfg.sweep}', but this is a single run; add -m to sweep, or leave it out")
     folder = RunFolder(Path(job.runtime.output_dir))
     with _claimed(folder):
-        yield _again(cfg, folder) if sweeps and folder.holds_run else Start(cfg, folder.path, goes_on=False)
+        again = sweeps and folder.holds_run
+        settle(cfg, sizes, folder.config if again and not _may_restart(folder) else None)
+        yield _again(cfg, folder) if again else Start(cfg, folder.path, goes_on=False)
 
 
 @contextmanager
@@ -157,7 +161,9 @@ def _resumed(cfg: DictConfig, folder: RunFolder, overrides: list[str]) -> DictCo
     config.resume = str(cfg.resume)
     config.parallel = cfg.parallel  # the number of processes may change
     config.overrides = [*config.overrides, *overrides]
+    sizes = take_auto(config)
     check_config(config)
+    settle(config, sizes)
     return config
 
 
@@ -167,7 +173,7 @@ def _again(cfg: DictConfig, folder: RunFolder) -> Start:
     Resolved configs are compared without the keys in NO_PART and RESUMABLE. A run that has recorded no training step
     may restart with any config.
     """
-    if folder.is_blank and folder.summary.get("status") != "finished":
+    if _may_restart(folder):
         return Start(cfg, folder.path, goes_on=True)
     there, now = folder.config, resolved(cfg)
     for key in RESUMABLE:
@@ -188,6 +194,10 @@ def _again(cfg: DictConfig, folder: RunFolder) -> Start:
         say(f"{folder.path} is already finished")
         return Start(cfg, folder.path, goes_on=True, result=_result(summary, folder))
     return Start(cfg, folder.path, goes_on=True)
+
+
+def _may_restart(folder: RunFolder) -> bool:
+    return folder.is_blank and folder.summary.get("status") != "finished"
 
 
 def _result(summary: Mapping[str, Any], folder: RunFolder) -> float:

@@ -77,7 +77,7 @@ class GradientStep:
         factor = self.schedule(self.steps)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
-        return {"learning_rate": self.optimizer.param_groups[0]["lr"]}
+        return {"learning_rate": float(self.optimizer.param_groups[0]["lr"])}  # some optimizers make it a tensor
 
     def weights(self, batch: Batch) -> Tensor:
         """[B] the weight of each turn in the loss, see `role_weights`."""

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from selfplay.engines.llama.graphs import Capture
 from selfplay.models.structure import base_of, body_of
 
 LARGE = 1 << 17  # minimum matrix entries for oneDNN's layout, whose call overhead is 15 microseconds
@@ -136,12 +137,15 @@ class Decoder:
         model: a model of the Llama family, see `can_decode`.
         dtype: precision of products and, on an accelerator, of keys and values; sums and norms are in float32.
         lazily: whether a layer's weights are laid out anew whenever it is used, so that one layer takes memory.
+        capture: records token steps, see `selfplay.engines.llama.graphs`; None: they are not recorded.
     """
 
-    def __init__(self, model: PreTrainedModel, dtype: torch.dtype, lazily: bool = False) -> None:
+    def __init__(
+        self, model: PreTrainedModel, dtype: torch.dtype, lazily: bool = False, capture: Capture | None = None
+    ) -> None:
         config: Any = model.config.get_text_config()
         body = body_of(model)
-        first = body.layers[0].self_attn
+        first, self.capture = body.layers[0].self_attn, capture
         self.head_dim = first.head_dim
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.scale, self.dtype, self.device = first.scaling, dtype, model.device

@@ -17,6 +17,7 @@ from torch import Tensor
 from selfplay.devices import sent, sizes_of
 from selfplay.engines.engine import Prompt
 from selfplay.engines.llama.decoder import Decoder
+from selfplay.engines.llama.graphs import RecordedSteps
 
 LEAST, MOST = 4, 32  # bounds on the columns added at once; within them the cache doubles
 
@@ -67,6 +68,7 @@ class PrefixShared:
         self.flat: list[tuple[Tensor, Tensor]] = []  # views of `old`: [N * kv_heads, D, P] and [N * kv_heads, P, D]
         self.new = self.none  # keys and values of generated tokens, [2 * layers, B, kv_heads, C, D]
         self.rotary_tables = decoder.rotary_tables(torch.arange(0, device=device))
+        self.recorded = None if decoder.capture is None else RecordedSteps(decoder.capture)
 
     # --- prefill ------------------------------------------------------------------------------------------------------
 
@@ -125,6 +127,8 @@ class PrefixShared:
     # --- decoding -----------------------------------------------------------------------------------------------------
 
     def keep(self, rows: Tensor) -> None:
+        if self.recorded is not None:
+            self.recorded.rows_moved()  # a recording holds the memory that is replaced here
         self.owner, self.begun = self.owner[rows], self.begun[rows]
         if len(rows) == 0:
             self.old, self.new, self.flat = self.none, self.none, []  # frees their memory
@@ -144,6 +148,8 @@ class PrefixShared:
     def _arrange(self) -> None:
         """Assign rows to an [N, G] grid, grouped by prompt; prompts with fewer than G rows leave slots empty."""
         device, width = self.decoder.device, self.old.shape[3]
+        if self.recorded is not None:
+            self.recorded.rows_moved()
         order = self.owner.argsort(stable=True)
         counts = self.owner.bincount(minlength=len(self.lengths))
         within = torch.arange(len(order)) - (counts.cumsum(0) - counts)[self.owner[order]]
@@ -162,22 +168,40 @@ class PrefixShared:
         self.flat = [(keys.transpose(1, 2), values) for keys, values in zip(flat[::2], flat[1::2], strict=True)]
 
     def step(self, tokens: Tensor) -> Tensor:
-        decoder = self.decoder
         if self.now == self.new.shape[3]:
             self.new = F.pad(self.new, (0, 0, 0, self._more()))
-        at = (self.offsets + self.now).clamp_(max=len(self.rotary_tables) - 1)  # clamped for finished rows
+            if self.recorded is not None:
+                self.recorded.cache_moved()
+        logits = None if self.recorded is None else self.recorded.step(self, tokens)
+        if logits is None:
+            logits = self._step(tokens, self.now, self.now + 1, self._early() if self.mixed else None)
+        self.now += 1
+        return logits
+
+    def fixed_step(self, tokens: Tensor, now: Tensor) -> Tensor:
+        """A step whose shapes and memory do not depend on `now` [1], the column of the tokens, on the device."""
+        columns = torch.arange(self.new.shape[3], device=tokens.device)
+        outside = (columns > now) | (columns < self.first[:, None])
+        return self._step(tokens, now, len(columns), _hiding(outside))
+
+    def _early(self) -> Tensor:
+        return _hiding(torch.arange(self.now + 1, device=self.decoder.device) < self.first[:, None])
+
+    def _step(self, tokens: Tensor, now: int | Tensor, width: int, unseen: Tensor | None) -> Tensor:
+        """A step at column `now` that attends to the first `width` columns, except where `unseen` is -inf."""
+        decoder = self.decoder
+        at = (self.offsets + now).clamp_(max=len(self.rotary_tables) - 1)  # clamped for finished rows
         rotary_tables = self.rotary_tables[at]
         states = decoder.embed(tokens)
-        unseen = None
-        if self.mixed:
-            early = torch.arange(self.now + 1, device=tokens.device) < self.first[:, None]
-            unseen = torch.zeros(early.shape, device=tokens.device).masked_fill(early, -torch.inf)[:, None]
         for layer, old, own in zip(decoder.layers, self.flat, self.new.unflatten(0, (-1, 2)), strict=True):
             every = decoder.qkv(layer, states, rotary_tables)
-            own[:, :, :, self.now] = every[:, decoder.heads :].unflatten(1, (2, -1)).transpose(0, 1)
+            written = every[:, decoder.heads :].unflatten(1, (2, -1)).transpose(0, 1)
+            if isinstance(now, int):
+                own[:, :, :, now] = written
+            else:
+                own.index_copy_(3, now, written[:, :, :, None].to(own.dtype))
             queries = (every[:, : decoder.heads] * decoder.scale).to(decoder.attention)
-            states = decoder.after(layer, states, self._attend(queries, *old, own[..., : self.now + 1, :], unseen))
-        self.now += 1
+            states = decoder.after(layer, states, self._attend(queries, *old, own[..., :width, :], unseen))
         return decoder.logits(states)
 
     def _attend(
@@ -209,6 +233,11 @@ class PrefixShared:
         """Inverse of `_by_prompt`."""
         x = x.view(len(self.lengths), -1, self.most, x.shape[1] // self.most, x.shape[2]).transpose(1, 2).flatten(0, 1)
         return x if self.in_order else x[self.places]
+
+
+def _hiding(hidden: Tensor) -> Tensor:
+    """[B, 1, C] additive mask from flags [B, C]."""
+    return torch.zeros(hidden.shape, device=hidden.device).masked_fill(hidden, -torch.inf)[:, None]
 
 
 def _scores(queries: Tensor, keys: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ all projections, and the last layer computes only the requested positions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,8 +19,11 @@ from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 from selfplay.devices import sent, sizes_of
+from selfplay.engines.llama import varlen
 from selfplay.engines.llama.tree_attention import Tree, attend
-from selfplay.engines.masked import full_attention, obeys_masks, trial, under_mask
+from selfplay.engines.llama.varlen import Sequences, kernel_of, prefers_flash
+from selfplay.engines.llama.varlen_trial import gradients_agree
+from selfplay.engines.masked import full_attention, half_trial, obeys_masks, trial, under_mask
 from selfplay.engines.packing import Packed, PackingPlanner, branched_cost, masked_cost
 from selfplay.models.gradient_checkpointing import runs_again
 from selfplay.models.structure import body_of, has_llama_body, through
@@ -29,6 +32,8 @@ from selfplay.models.trial import passes
 SMALL = 1 << 23  # maximum bytes of a layer's attention weights for which eager attention is faster than the kernel
 PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
 SHORT = {torch.float32: 160, torch.bfloat16: 512}  # and the maximum row length, in tokens
+
+Pairs = Tree | Sequences | Tensor  # which tokens attend to which; a tensor is an additive mask
 
 
 def choose_layout(model: PreTrainedModel, prompts: Sequence[Tensor], replies: Tensor, mask: Tensor) -> Packed:
@@ -45,7 +50,9 @@ def states_at(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Ten
     the model supports."""
     if not _is_ours(model):
         return under_mask(model, packed, rows, columns)
-    return _states(model, packed, rows, columns, packed.branched and can_branch(model))
+    if packed.branched and can_branch(model):
+        return _branched(model, packed, rows, columns)
+    return (_flash if _in_half(model) and can_flash(model) else _masked)(model, packed, rows, columns)
 
 
 def _is_ours(model: PreTrainedModel) -> bool:
@@ -74,15 +81,41 @@ def can_branch(model: PreTrainedModel) -> bool:
     return on_processor and passes(model, "branches", lambda m: trial(m, _branched, branched=True))
 
 
+def can_flash(model: PreTrainedModel) -> bool:
+    """Whether flash attention was asked for, exists for the model's device, and is as accurate in half precision as the
+    mask, by trials of the states and of gradients."""
+    supported = prefers_flash(model) and _is_ours(model) and kernel_of(model) is not None
+    return supported and passes(model, "flash", _flash_agrees)
+
+
+def _flash_agrees(model: PreTrainedModel) -> bool:
+    return half_trial(model, _flash, _masked) and gradients_agree(model)
+
+
+def _in_half(model: PreTrainedModel) -> bool:
+    kind = model.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.dtype
+    return dtype in (torch.bfloat16, torch.float16)
+
+
 def _masked(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Tensor) -> Tensor:
-    return _states(model, packed, rows, columns, False)
+    return _states(model, packed, rows, columns, lambda there, dtype: there.attention(dtype))
 
 
 def _branched(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Tensor) -> Tensor:
-    return _states(model, packed, rows, columns, True)
+    return _states(model, packed, rows, columns, lambda there, dtype: Tree.of(there))
 
 
-def _states(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Tensor, branched: bool) -> Tensor:
+def _flash(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Tensor) -> Tensor:
+    kernel = kernel_of(model)
+    assert kernel is not None
+    some = Sequences.of(packed, kernel).on(model.device)
+    return _states(model, packed, rows, columns, lambda there, dtype: some)
+
+
+def _states(
+    model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Tensor, pairs_of: Callable[..., Pairs]
+) -> Tensor:
     body, device = body_of(model), model.device
     places, where = (rows * packed.ids.shape[1] + columns).unique(return_inverse=True)
     places, where, packed = sent(places, device), sent(where, device), packed.on(device)
@@ -91,7 +124,7 @@ def _states(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Tenso
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else embedded.dtype  # of matrix products
     states = embedded.float()  # sums over layers are in float32, as in the sampler, also with half-precision weights
     cos, sin = (x[:, :, None, : x.shape[-1] // 2].float() for x in body.rotary_emb(states, packed.positions))
-    mask = Tree.of(packed) if branched else packed.attention(dtype)
+    mask = pairs_of(packed, dtype)
     for layer in body.layers:
         kept = places if layer is body.layers[-1] else None
         states = through(layer, _layer, states, cos, sin, mask, dtype, kept)
@@ -99,7 +132,7 @@ def _states(model: PreTrainedModel, packed: Packed, rows: Tensor, columns: Tenso
 
 
 def _layer(
-    layer: Any, states: Tensor, cos: Tensor, sin: Tensor, mask: Tree | Tensor, dtype: torch.dtype, kept: Tensor | None
+    layer: Any, states: Tensor, cos: Tensor, sin: Tensor, mask: Pairs, dtype: torch.dtype, kept: Tensor | None
 ) -> Tensor:
     """The states [R, L, H] after a layer; with `kept`, [M] flat token positions, only those [M, H]."""
     seen = _seen(layer.self_attn, _norm(layer.input_layernorm, states, dtype), cos, sin, mask)
@@ -111,7 +144,7 @@ def _layer(
     return states + layer.mlp.down_proj(_SwiGLU.apply(gate, up))  # type: ignore[no-untyped-call, no-any-return]
 
 
-def _seen(at: Any, read: Tensor, cos: Tensor, sin: Tensor, mask: Tree | Tensor) -> Tensor:
+def _seen(at: Any, read: Tensor, cos: Tensor, sin: Tensor, mask: Pairs) -> Tensor:
     """[R, L, heads * D] attention outputs, from the normed states [R, L, H]."""
     query, key, value = (
         product(read).unflatten(-1, (-1, at.head_dim)) for product in (at.q_proj, at.k_proj, at.v_proj)
@@ -119,6 +152,8 @@ def _seen(at: Any, read: Tensor, cos: Tensor, sin: Tensor, mask: Tree | Tensor) 
     if hasattr(at, "q_norm"):
         query, key = _norm(at.q_norm, query, query.dtype), _norm(at.k_norm, key, key.dtype)
     query, key = (_Rotary.apply(x, cos, sin) for x in (query, key))  # type: ignore[no-untyped-call]
+    if isinstance(mask, Sequences):
+        return varlen.attend(query, key, value, at.scaling, mask).flatten(2)
     if isinstance(mask, Tensor) and _is_small(query):
         return _EagerAttention.apply(query, key, value, mask, at.scaling).flatten(2)  # type: ignore[no-untyped-call, no-any-return]
     groups = query.shape[2] // key.shape[2]

@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from selfplay.engines.llama.decoder import Decoder
+from selfplay.engines.llama.graphs import Capture, capture_on
 from selfplay.engines.llama.kv_sharing import PrefixShared
 from selfplay.engines.masked import full_attention
 from selfplay.models.finer import finer
@@ -17,6 +18,7 @@ from selfplay.models.structure import bare, base_of, body_of, is_llama, is_produ
 from selfplay.models.trial import alike, as_accurate, is_half, passes
 
 TRIAL = (12, 5, 9)  # token counts of the trial texts
+RECORDED = 20  # steps of the trial of recorded steps
 LOUD = 100.0  # standard deviation of the trial's logits, large enough to reveal a soft cap
 STATIC = ("default", "linear", "llama3", "yarn")  # rotary types that do not depend on the sequence length
 
@@ -24,6 +26,27 @@ STATIC = ("default", "linear", "llama3", "yarn")  # rotary types that do not dep
 def can_decode(model: PreTrainedModel) -> bool:
     """Whether `Decoder` computes the same as the model, by its modules and by a trial."""
     return has_parts(model) and passes(model, "decoder", _agrees)
+
+
+def can_capture(model: PreTrainedModel, dtype: torch.dtype) -> bool:
+    """Whether recorded token steps exist on the model's device and are those of a decoder that records nothing."""
+    capture = capture_on(model.device)
+    return capture is not None and passes(model, f"recorded in {dtype}", lambda m: _records(m, dtype, capture))
+
+
+def _records(model: PreTrainedModel, dtype: torch.dtype, capture: Capture) -> bool:
+    """Compare logits of steps over two blocks of the cache, with rows of one prompt and of another."""
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+
+    def logits(by: Capture | None) -> list[Tensor]:
+        state = PrefixShared(Decoder(model, dtype, capture=by), RECORDED)
+        state.admit([tuple(i % vocabulary for i in range(n)) for n in TRIAL])
+        state.keep(torch.tensor([0, 0, 1, 2]))
+        tokens = torch.arange(4, device=model.device) * 3
+        return [state.step((tokens + number) % vocabulary).clone() for number in range(RECORDED)]
+
+    with torch.inference_mode():
+        return all(alike(a, b, dtype) for a, b in zip(logits(capture), logits(None), strict=True))
 
 
 def has_parts(model: PreTrainedModel) -> bool:
