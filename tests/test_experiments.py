@@ -40,6 +40,25 @@ def test_the_tables_are_those_of_the_committed_results(
     assert [line for line in printed if line not in written] == [] and any("p, Holm" in line for line in printed)
 
 
+NEIGHBOURS = sorted(path.parent.name for path in (ROOT / "experiments" / "neighbours").glob("*/plan.yaml"))
+
+
+@pytest.mark.parametrize("name", NEIGHBOURS)
+def test_the_tables_of_a_neighbour_are_those_of_its_results(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = ROOT / "experiments" / "neighbours" / "summarise.py"
+    spec = importlib.util.spec_from_file_location("summarise_neighbours", script)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(sys, "argv", ["summarise.py", name])
+    module.main()
+    printed = [line for line in capsys.readouterr().out.splitlines() if line]
+    written = (script.parent / name / "README.md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in printed if line not in written] == [] and any("p, Holm" in line for line in printed)
+
+
 def test_a_family_is_corrected_for_all_of_its_comparisons() -> None:
     differences = {"a − c": [0.01, 0.02, 0.03], "b − c": [0.0, 0.02, -0.01], "alike": [0.01, 0.01, 0.01]}
     found = family(differences)

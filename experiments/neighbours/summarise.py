@@ -50,7 +50,9 @@ def figure_of(lines: pd.DataFrame, how: Mapping[str, Any]) -> float:
             (negative: from the end).
     """
     at, formula, names = how.get("at", "last"), str(how["metric"]), named(how)
-    known = lines[names].dropna()
+    known = lines[names].dropna() if set(names) <= set(lines.columns) else pd.DataFrame()
+    if known.empty:  # this arm does not log it
+        return float("nan")
     if isinstance(at, list):
         steps = [one if one >= 0 else int(lines.index.max()) + 1 + one for one in at]
         row = known.loc[steps[0] : steps[1]].mean()
@@ -88,11 +90,7 @@ def figures(name: str, plan: Plan, folder: Path) -> pd.DataFrame:
             continue
         lines = sweep.metrics[sweep.metrics["run"] == run.run].set_index("step").sort_index()
         row = {"arm": arm, "seed": int(run.seed)}
-        row |= {
-            label: figure_of(lines, how)
-            for label, how in plan["figures"].items()
-            if "metric" in how and set(named(how)) <= set(lines.columns)
-        }
+        row |= {label: figure_of(lines, how) for label, how in plan["figures"].items() if "metric" in how}
         rows.append(row | (further(sweep, run.run) if further else {}))
     return pd.DataFrame(rows).reindex(columns=["arm", "seed", *plan["figures"]])
 
@@ -132,6 +130,8 @@ def equivalent(values: pd.Series, bound: float) -> float:
 def show(table: pd.DataFrame, plan: Plan) -> None:
     """The tables, in Markdown."""
     labels = list(plan["figures"])
+    if missing := set(plan["arms"]) - set(table["arm"]):
+        raise SystemExit(f"no finished run of: {', '.join(sorted(missing))}")
     print("| arm | seeds | " + " | ".join(labels) + " |\n| --- |" + " ---: |" * (1 + len(labels)))
     for arm, part in table.groupby("arm", observed=True):
         cells = [cell(part[label], plan["figures"][label]) for label in labels]
