@@ -10,6 +10,7 @@ import torch
 from selfplay.core import Ask, Batch, Episode, Game, Play, Player, Policy, Referee, Reply, SelfplayError, Turn
 from selfplay.metrics import of_referees
 from selfplay.parallel import current, merged
+from selfplay.records import ENDS
 
 LARGEST = torch.finfo(torch.float32).max
 NUMBERS = (float, int, SupportsFloat)  # in this order, since a check against a protocol takes 5 microseconds
@@ -271,7 +272,20 @@ def collate(turns: Sequence[tuple[Episode, Turn]], learner: str | None = None) -
         choices=tuple(turn.reply.choices for _, turn in turns),
         sampled=all(episode.sampled for episode, _ in turns),
         off_policy=off_policy if any(off_policy) else (),
+        follows=_follows(turns),
     )
+
+
+def _follows(turns: Sequence[tuple[Episode, Turn]]) -> torch.Tensor:
+    """`Batch.follows` of the turns."""
+    follows, latest = [ENDS] * len(turns), dict[tuple[int, str], int]()
+    for row, (episode, turn) in enumerate(turns):
+        if turn.ask.group is None:
+            mine = id(episode), turn.ask.role
+            if mine in latest:
+                follows[latest[mine]] = row
+            latest[mine] = row
+    return torch.tensor(follows)
 
 
 def _group(episode: Episode, ask: Ask) -> object:
