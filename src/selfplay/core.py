@@ -25,8 +25,8 @@ from selfplay.errors import SelfplayError, at_least
 from selfplay.records import Ask, Batch, Episode, Learnt, Message, Reply, Turn, option_index, score, user
 
 __all__ = (
-    "Adaptive", "Ask", "Batch", "Critic", "Episode", "Game", "Learnt", "Message", "Play", "Player", "Policy", "Referee", "Reply",
-    "SelfplayError", "Turn", "Update", "at_least", "option_index", "score", "user",
+    "Adaptive", "Ask", "Batch", "Critic", "Episode", "Game", "Learnt", "Message", "Play", "Player", "Policy", "Referee",
+    "Reply", "SelfplayError", "Turn", "Update", "at_least", "option_index", "score", "user",
 )  # fmt: skip
 Play = Generator[list[Ask], list[Reply], dict[str, float] | None]
 

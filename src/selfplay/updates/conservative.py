@@ -140,7 +140,7 @@ class ConservativeQ(GradientUpdate):
         for role in dict.fromkeys(turns.roles):
             rows = torch.tensor([name == role for name in turns.roles])
             shares = turns.weights[rows] / turns.weights[rows].sum()
-            metrics |= {f"{role}/q": float((best[rows] * shares).sum()), f"{role}/gap": float((gaps[rows] * shares).sum())}
+            metrics |= {f"{role}/q": float(best[rows] @ shares), f"{role}/gap": float(gaps[rows] @ shares)}
         own = batch.rows(batch.on_policy.nonzero()[:, 0])
         measured = by_role(own, self.gradient_step.logprobs(self.reference, own)) if len(own) else {}
         return Learnt(metrics | measured | {"transitions": float(len(turns))}, (means - chosen)[found.rows])

@@ -59,9 +59,7 @@ def transitions(batch: Batch) -> Transitions:
     distinct: dict[object, int] = {}
     first: list[int] = []
     rows = []
-    facts = zip(
-        states, batch.replies[:, 0].tolist(), rewards.tolist(), places, batch.on_policy.tolist(), strict=True
-    )
+    facts = zip(states, batch.replies[:, 0].tolist(), rewards.tolist(), places, batch.on_policy.tolist(), strict=True)
     for row, fact in enumerate(facts):
         number = distinct.setdefault(fact, len(distinct))
         if number == len(first):
@@ -70,8 +68,9 @@ def transitions(batch: Batch) -> Transitions:
     of, index = torch.tensor(rows), torch.tensor(first)
     turns = batch.rows(index)
     turns = replace(turns, weights=torch.zeros(len(first)).index_add(0, of, batch.weights))
-    return Transitions(turns, rewards[index], batch.rows(torch.tensor(list(order), dtype=torch.int64)),
-                       torch.tensor(places)[index], of)
+    return Transitions(
+        turns, rewards[index], batch.rows(torch.tensor(list(order), dtype=torch.int64)), torch.tensor(places)[index], of
+    )
 
 
 def _follows(batch: Batch) -> Tensor:
