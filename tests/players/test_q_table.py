@@ -61,7 +61,7 @@ def test_files(tmp_path: Path) -> None:
     other.probabilities([THREE])  # its rows have another order
     other.load(tmp_path)
     assert other.probabilities([TWO, THREE]) == policy.probabilities([TWO, THREE])
-    with pytest.raises(SelfplayError, match="is not a table|resume with the player it was made with"):
+    with pytest.raises(SelfplayError, match="resume with the player it was made with"):
         made(atoms=5).load(tmp_path)
 
 

@@ -47,9 +47,9 @@ class QTable(Tabular, Critic):
             )
         if len(support) != 2 or not support[0] < support[1]:
             raise SelfplayError(f"player.support is {list(support)}; give two numbers, the lower one first")
-        self.support = torch.linspace(*map(float, support), atoms)
-        middle = sum(support) / 2
-        self.support = self.support if atoms > 1 else torch.tensor([middle])
+        low, high = float(support[0]), float(support[1])
+        middle = (low + high) / 2
+        self.support = torch.linspace(low, high, atoms) if atoms > 1 else torch.tensor([middle])
         self._begin(torch.full((states, actions, atoms), middle if atoms == 1 else 0.0))
 
     def values(self, batch: Batch) -> Tensor:
