@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -40,37 +41,36 @@ def transitions(batch: Batch) -> Transitions:
         SelfplayError: a turn's next one is unknown or not in the batch, or a reply is not one of several options.
     """
     follows = _follows(batch)
-    if batch.mask.shape[1] > 1 and bool(batch.mask[:, 1:].any()):
-        role = batch.roles[int(batch.mask[:, 1:].any(1).nonzero()[0])]
-        raise SelfplayError(
-            f"a reply of the role '{role}' is a text of several tokens, but values are learnt of options; choose a "
-            "game whose asks have options"
-        )
+    _check_options(batch)
+    known = [*zip(batch.roles, (tuple(prompt.tolist()) for prompt in batch.prompts), batch.choices, strict=True)]
     rewards = batch.payoffs - torch.where(follows >= 0, batch.payoffs[follows.clamp(min=0)], 0.0)
-    states = [
-        (role, tuple(prompt.tolist()), choices)
-        for role, prompt, choices in zip(batch.roles, batch.prompts, batch.choices, strict=True)
-    ]
-    numbers: dict[object, int] = {}
-    for row in sorted(set(follows[follows >= 0].tolist())):
-        numbers.setdefault(states[row], row)
-    order = {row: place for place, row in enumerate(numbers.values())}
-    places = [order[numbers[states[row]]] if row >= 0 else ENDS for row in follows.tolist()]
-    distinct: dict[object, int] = {}
-    first: list[int] = []
-    rows = []
-    facts = zip(states, batch.replies[:, 0].tolist(), rewards.tolist(), places, batch.on_policy.tolist(), strict=True)
-    for row, fact in enumerate(facts):
-        number = distinct.setdefault(fact, len(distinct))
-        if number == len(first):
-            first.append(row)
-        rows.append(number)
-    of, index = torch.tensor(rows), torch.tensor(first)
-    turns = batch.rows(index)
+    next_rows = follows.tolist()
+    states, numbers = _distinct([known[row] for row in next_rows if row >= 0])
+    remaining = iter(numbers)
+    places = [next(remaining) if row >= 0 else ENDS for row in next_rows]
+    facts = zip(known, batch.replies[:, 0].tolist(), rewards.tolist(), places, batch.on_policy.tolist(), strict=True)
+    first, rows = _distinct([*facts])
+    turns, of = batch.rows(torch.tensor(first)), torch.tensor(rows)
     turns = replace(turns, weights=torch.zeros(len(first)).index_add(0, of, batch.weights))
-    return Transitions(
-        turns, rewards[index], batch.rows(torch.tensor(list(order), dtype=torch.int64)), torch.tensor(places)[index], of
-    )
+    following = follows[follows >= 0][torch.tensor(states, dtype=torch.int64)]
+    return Transitions(turns, rewards[first], batch.rows(following), torch.tensor(places)[first], of)
+
+
+def _distinct(items: Sequence[Hashable]) -> tuple[list[int], list[int]]:
+    """Where each distinct item comes first, and which of these each item is."""
+    numbers: dict[Hashable, int] = {}
+    which = [numbers.setdefault(item, len(numbers)) for item in items]
+    first = dict(zip(reversed(which), range(len(items) - 1, -1, -1), strict=True))
+    return [first[number] for number in range(len(numbers))], which
+
+
+def _check_options(batch: Batch) -> None:
+    longer = batch.mask[:, 1:].any(1)
+    if bool(longer.any()):
+        raise SelfplayError(
+            f"a reply of the role '{batch.roles[int(longer.nonzero()[0])]}' is a text of several tokens, but values "
+            "are learnt of options; choose a game whose asks have options"
+        )
 
 
 def _follows(batch: Batch) -> Tensor:
