@@ -52,7 +52,7 @@ def test_at_first_every_value_is_the_middle_of_the_support() -> None:
     for atoms in (1, 51):
         policy = QTable(states=2, actions=2, atoms=atoms, support=(1.0, 4.0))
         assert policy.probabilities([TWO]) == [pytest.approx((0.5, 0.5))]
-        assert float(policy._preferences(torch.tensor([0]))[0, 0]) == pytest.approx(2.5)
+        assert float(policy._preferences(torch.tensor([0])).detach()[0, 0]) == pytest.approx(2.5)
 
 
 def test_files(tmp_path: Path) -> None:

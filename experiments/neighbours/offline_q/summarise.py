@@ -18,7 +18,8 @@ from selfplay.report.families import markdown
 from selfplay.report.statistics import format_estimate
 from selfplay.runs import load
 
-GAMES = {"kuhn": "Kuhn poker", "iterated_dilemma": "dilemma, 5 rounds", "leduc": "Leduc poker"}
+GAMES = {"kuhn": "Kuhn poker", "dilemma": "dilemma, 5 rounds", "leduc": "Leduc poker"}
+FOLDERS = ("kuhn", "dilemma_uniform", "dilemma_skewed", "leduc")
 BEHAVIOURS = {1.0: "uniform", 0.25: "skewed"}
 ALPHAS = (0.0, 0.1, 1.0)
 EPISODES = (100, 1000, 10000)
@@ -32,14 +33,14 @@ def read(folder: Path) -> pd.DataFrame:
     """A row a finished run: game, behaviour, episodes, alpha, seed, exact returns; others are named and left out."""
     rows = []
     for part in ("learnt", "exact"):
-        for game in GAMES:
-            sweep = load(folder / part / game)
+        for name in FOLDERS:
+            sweep = load(folder / part / name)
             if len(sweep.problems):
                 print(sweep)
             after = sweep.metrics[sweep.metrics["step"] == 1].set_index("run")
             for run in sweep.runs[sweep.runs["status"] == "finished"].itertuples():
                 said = dict(entry.split("=", 1) for entry in run.setting.split() if "=" in entry)
-                row = {"game": game, **{name: float(said[option]) for name, option in FACTORS.items()}}
+                row = {"game": name.split("_")[0], **{name: float(said[option]) for name, option in FACTORS.items()}}
                 row |= {"seed": int(run.seed), "episodes": ALL if part == "exact" else int(row["episodes"])}
                 values = after.loc[run.run]
                 names = {"return": "return", "own": "own_return", "best": "best_return", "share": "share"}
