@@ -92,8 +92,8 @@ def main() -> None:
     if args.folder is None:
         runs = pd.DataFrame(json.loads(file.read_text(encoding="utf-8")))
     else:
-        runs = read(args.folder)
-        lines = ",\n".join(json.dumps(row) for row in runs.round(6).to_dict("records"))
+        runs = read(args.folder).round(6)
+        lines = ",\n".join(json.dumps(row) for row in runs.to_dict("records"))
         file.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
     show(runs)
 
