@@ -20,7 +20,7 @@ class Geometric(Player):
 
     concurrent = True
 
-    def __init__(self, ratio: Annotated[float, Range(1e-3, 1e3)] = 1.0) -> None:
+    def __init__(self, ratio: Annotated[float, Range(0.001, 1000)] = 1.0) -> None:
         self.ratio = ratio
 
     def act(self, asks: Sequence[Ask]) -> list[Reply]:
