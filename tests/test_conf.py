@@ -40,6 +40,8 @@ OF_THE_DEFAULT_RUN = {
 }
 DELIBERATE = OF_THE_DEFAULT_RUN | {  # the same, of the choice that is named; experiments may differ in anything
     "Against.name": "opponent=random",
+    "ConservativeQ.max_grad_norm": "player=q_table",
+    "ConservativeQ.micro_batch": "player=q_table",
     "Endpoint.cache": "endpoint=chat: runs of a folder share what was answered",
     "IFBench.held_out_share": "eval=ifbench: all of it",
     "IFBench.longest": "set by these tests",

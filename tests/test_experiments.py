@@ -15,6 +15,7 @@ NAMES = (
     "baselines",
     "challenger_payoffs",
     "first_light",
+    "neighbours/offline_q",
     "paper_table",
     "rewards_and_regularisers",
     "smollm2_arithmetic",

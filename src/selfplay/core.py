@@ -25,8 +25,8 @@ from selfplay.errors import SelfplayError, at_least
 from selfplay.records import Ask, Batch, Episode, Learnt, Message, Reply, Turn, option_index, score, user
 
 __all__ = (
-    "Adaptive", "Ask", "Batch", "Episode", "Game", "Learnt", "Message", "Play", "Player", "Policy", "Referee", "Reply",
-    "SelfplayError", "Turn", "Update", "at_least", "option_index", "score", "user",
+    "Adaptive", "Ask", "Batch", "Episode", "Game", "Learnt", "Message", "Play", "Player", "Policy", "Referee",
+    "Reply", "SelfplayError", "Turn", "Update", "at_least", "option_index", "score", "user",
 )  # fmt: skip
 Play = Generator[list[Ask], list[Reply], dict[str, float] | None]
 
@@ -38,11 +38,13 @@ class Game(ABC):
         roles: every role that `play` may ask.
         judged: roles whose turns referees score, unless a referee sets its own `roles`.
         zero_sum: whether the returns of every episode sum to 0 (checked by the conformance tests).
+        bounds: the lowest and the highest return of a role when all replies are legal; None if unknown.
     """
 
     roles: tuple[str, ...]
     judged: tuple[str, ...] = ()
     zero_sum: bool = False
+    bounds: tuple[float, float] | None = None
 
     @abstractmethod
     def play(self) -> Play:

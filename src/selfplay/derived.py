@@ -1,4 +1,4 @@
-"""Defaults that depend on the game: seats, Nature, probes and the progress metric."""
+"""Defaults that depend on the game: seats, Nature, the support of values, probes and the progress metric."""
 
 from typing import Any
 
@@ -9,6 +9,7 @@ from selfplay.core import Game, Referee, SelfplayError
 
 CHANCE, NATURE, LEARNER, REFERENCE = "chance", "nature", "learner", "reference"
 LEARNT = ("player", "update")  # options of a further learner
+SUPPORT = "support"  # option of critics
 
 
 def fill_in(cfg: DictConfig, game: Game) -> None:
@@ -18,6 +19,7 @@ def fill_in(cfg: DictConfig, game: Game) -> None:
     * Seats: Nature plays the role "chance", the learner every other role. An entry that is null counts as left out.
     * Nature: a player that samples one of the options, unless a player of that name is configured. If the game's
       first ask of chance has no options, Nature must be configured explicitly.
+    * The support of a critic: the bounds of the game's returns, if it states them.
     * Probes of the task that would score no role of this game are removed.
     * `progress_metric`: see `progress`. `optimized_metric`: the progress metric if set, else what the learner earns.
 
@@ -34,6 +36,8 @@ def fill_in(cfg: DictConfig, game: Game) -> None:
         for role in game.roles:
             if role not in cfg.seats and (role != CHANCE or NATURE in cfg.players):
                 cfg.seats[role] = NATURE if role == CHANCE else LEARNER
+        if SUPPORT in cfg.player and cfg.player[SUPPORT] is None and game.bounds is not None:
+            cfg.player[SUPPORT] = list(game.bounds)
         for name, node in list(cfg.probes.items()):
             if OmegaConf.is_config(node) and _scores_no_role(node, game):
                 cfg.probes[name] = None

@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 from selfplay.errors import SelfplayError
 
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": ...}
+ENDS, ELSEWHERE = -1, -2  # in `Batch.follows`
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,9 @@ class Batch:
         sampled: True if the episodes were sampled, False if enumerated.
         off_policy: B flags, True for turns of other players, whose sampler log-probs are unknown and set to 0. Empty
             means that all turns are the learner's. A turn that is learnt behind another prompt is marked, too.
+        follows: [B] int64, the row of the role's next turn in the episode; ENDS if there is none, ELSEWHERE if it is
+            not in the batch. Turns that are compared within an episode are alternatives, so none follows them. None if
+            unknown.
     """
 
     prompts: tuple[Tensor, ...]
@@ -135,6 +139,7 @@ class Batch:
     choices: tuple[tuple[tuple[int, ...], ...], ...]
     sampled: bool = True
     off_policy: tuple[bool, ...] = ()
+    follows: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -166,6 +171,7 @@ class Batch:
             tuple(choices for part in parts for choices in part.choices),
             all(part.sampled for part in parts),
             tuple(flag for some in flags for flag in some) if any(map(any, flags)) else (),
+            _one_after_another([part.follows for part in parts]),
         )
 
     def rows(self, index: Tensor) -> Batch:
@@ -183,7 +189,27 @@ class Batch:
             tuple(self.choices[i] for i in index.tolist()),
             self.sampled,
             tuple(self.off_policy[i] for i in index.tolist()) if self.off_policy else (),
+            None if self.follows is None else _selected(self.follows, index),
         )
+
+
+def _one_after_another(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """`Batch.follows` of joined batches; unknown if it is unknown of one of them."""
+    moved, first = [], 0
+    for follows in parts:
+        if follows is None:
+            return None
+        moved.append(torch.where(follows < 0, follows, follows + first))
+        first += len(follows)
+    return torch.cat(moved)
+
+
+def _selected(follows: Tensor, index: Tensor) -> Tensor:
+    """`Batch.follows` of the rows at `index`."""
+    places = torch.full_like(follows, ELSEWHERE)
+    places[index] = torch.arange(len(index))
+    next_rows = follows[index]
+    return torch.where(next_rows < 0, next_rows, places[next_rows.clamp(min=0)])
 
 
 @dataclass(frozen=True)
@@ -219,6 +245,18 @@ class Learnt:
                 "a mapping of metrics"
             )
         return found
+
+
+def following(turns: Sequence[tuple[Episode, Turn]]) -> Tensor:
+    """`Batch.follows` of the turns."""
+    follows, latest = [ENDS] * len(turns), dict[tuple[int, str], int]()
+    for row, (episode, turn) in enumerate(turns):
+        if turn.ask.group is None:
+            mine = id(episode), turn.ask.role
+            if mine in latest:
+                follows[latest[mine]] = row
+            latest[mine] = row
+    return torch.tensor(follows)
 
 
 def user(text: str) -> tuple[Message, ...]:

@@ -10,6 +10,7 @@ import torch
 from selfplay.core import Ask, Batch, Episode, Game, Play, Player, Policy, Referee, Reply, SelfplayError, Turn
 from selfplay.metrics import of_referees
 from selfplay.parallel import current, merged
+from selfplay.records import following
 
 LARGEST = torch.finfo(torch.float32).max
 NUMBERS = (float, int, SupportsFloat)  # in this order, since a check against a protocol takes 5 microseconds
@@ -283,6 +284,7 @@ def collate(turns: Sequence[tuple[Episode, Turn]], learner: str | None = None) -
         choices=tuple(turn.reply.choices for _, turn in turns),
         sampled=all(episode.sampled for episode, _ in turns),
         off_policy=off_policy if any(off_policy) else (),
+        follows=following(turns),
     )
 
 

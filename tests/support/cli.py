@@ -148,6 +148,8 @@ def _behind(choice: str) -> list[str]:
         return ["game=kuhn", "opponent=psro", choice]
     if group == "update" and OmegaConf.select(OmegaConf.load(CONF / group / f"{name}.yaml"), "teachers"):
         return ["game=demonstrations", choice]
+    if choice == "update=cql":
+        return ["game=kuhn", "player=q_table", choice]
     if group == "logger":
         return ["game=kuhn", "player=tabular", choice]  # the quickest run there is
     if group == "data":
@@ -172,7 +174,8 @@ def _behind(choice: str) -> list[str]:
         return [choice, *stored.needed(choice.removeprefix("task="))]
     if choice == "eval=ifbench":
         return [choice, "eval.task.longest=200"]  # what the embedded model's context holds
-    if group == "opponent" or choice in ("player=tabular", "eval=exploitability", "eval=versus", "rollout=exact"):
+    tables = ("player=tabular", "player=q_table", "rollout=exact")
+    if group == "opponent" or choice in (*tables, "eval=exploitability", "eval=versus", "eval=response"):
         return ["game=kuhn", choice]
     return [choice]
 

@@ -42,7 +42,7 @@ class IteratedDilemma(Game):
                 f"the payoffs T, R, P, S are {temptation}, {reward}, {punishment}, {sucker}, but a prisoner's "
                 "dilemma has T > R > P > S; change them, or play a single round with game=matrix game.name=custom"
             )
-        self.rounds, self.forfeit = rounds, forfeit
+        self.rounds, self.forfeit, self.bounds = rounds, forfeit, (sucker, temptation)
         self.paid = {  # (mine, theirs) -> mine
             ("cooperate", "cooperate"): reward,
             ("cooperate", "defect"): sucker,

@@ -23,6 +23,7 @@ class Kuhn(Game):
 
     roles = ("chance", "first", "second")
     zero_sum = True
+    bounds = (-2.0, 2.0)
 
     def __init__(self, forfeit: NotNegative = 2.0) -> None:
         self.forfeit = forfeit

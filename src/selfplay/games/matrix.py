@@ -49,6 +49,8 @@ class MatrixGame(Game):
         self.rows, self.columns = _names(name, "rows", rows, n), _names(name, "columns", columns, m)
         self.zero_sum = self.column == negated
         self.name, self.forfeit = name, forfeit
+        paid = [x for line in (*self.row, *self.column) for x in line]
+        self.bounds = (min(paid), max(paid))
 
         transposed = [[*map(list, zip(*matrix, strict=True))] for matrix in (self.column, self.row)]
         self.asks = [

@@ -53,6 +53,7 @@ class OpenSpiel(Game):
         self.players = tuple(f"player_{i}" for i in range(self.game.num_players()))
         self.roles = self.players if kind.chance_mode.name == "DETERMINISTIC" else ("chance", *self.players)
         self.zero_sum = kind.utility.name == "ZERO_SUM"
+        self.bounds = (self.game.min_utility(), self.game.max_utility())
         self.forfeit = max(self.game.max_utility(), -self.game.min_utility()) if forfeit is None else forfeit
 
     def play(self) -> Play:

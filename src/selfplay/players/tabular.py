@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import Parameter
 
-from selfplay.core import Ask, Batch, Policy, Reply, SelfplayError, at_least
+from selfplay.core import Ask, Batch, Policy, Reply, SelfplayError, at_least, option_index
 from selfplay.options import Count, Range, Seed, Temperature
 
 State = tuple[str, ...]  # the role, and the contents of all messages it observes
@@ -50,12 +50,15 @@ class Tabular(Policy):
         if temperature <= 0:
             raise SelfplayError(f"player.temperature is {temperature}; a learner must explore, so take one above 0")
         generator = torch.Generator().manual_seed(seed)
-        self.initial = spread * torch.randn(states, actions, generator=generator)
-        self.logits = Parameter(self.initial.clone())
+        self._begin(spread * torch.randn(states, actions, generator=generator))
         self.temperature = temperature
         self.frozen = False
         self.index: dict[State, int] = {}  # in order of first visit
         self.options: list[int] = []  # number of options of each row
+
+    def _begin(self, initial: Tensor) -> None:
+        """Set the initial parameters: [states, actions, ...]."""
+        self.initial, self.logits = initial, Parameter(initial.clone())
 
     def act(self, asks: Sequence[Ask]) -> list[Reply]:
         rows = torch.tensor([self._row(ask) for ask in asks])
@@ -77,6 +80,9 @@ class Tabular(Policy):
             for ask, row, a, p in zip(asks, rows, places, taken.tolist(), strict=True)
         ]
 
+    def encode_reply(self, ask: Ask, text: str) -> Reply:
+        return Reply(text, (self._row(ask),), (option_index(ask, text),))
+
     def probabilities(self, asks: Sequence[Ask]) -> list[tuple[float, ...]]:
         p = self._log_softmax(torch.tensor([self._row(ask) for ask in asks])).detach().double().exp()
         if self.temperature == 0:
@@ -94,10 +100,17 @@ class Tabular(Policy):
 
     def _log_softmax(self, rows: Tensor) -> Tensor:
         """[N, actions] log-probabilities, -inf beyond a state's options."""
+        preferences = self._preferences(rows) / (self.temperature or 1.0)
+        return torch.log_softmax(preferences.masked_fill(~self._there(rows), -torch.inf), -1)
+
+    def _preferences(self, rows: Tensor) -> Tensor:
+        """[N, actions] the logits at temperature 1."""
+        return self.logits[rows]
+
+    def _there(self, rows: Tensor) -> Tensor:
+        """[N, actions] bool, the options of each state."""
         counts = torch.tensor([self.options[row] for row in rows.tolist()])
-        there = torch.arange(self.logits.shape[1])[None] < counts[:, None]
-        logits = (self.logits[rows] / (self.temperature or 1.0)).masked_fill(~there, -torch.inf)
-        return torch.log_softmax(logits, -1)
+        return torch.arange(self.logits.shape[1])[None] < counts[:, None]
 
     def _row(self, ask: Ask) -> int:
         state = (ask.role, *(message["content"] for message in ask.messages))
@@ -112,7 +125,7 @@ class Tabular(Policy):
         return row
 
     def _enter(self, state: State, options: int) -> int:
-        room, width = self.logits.shape
+        room, width = self.logits.shape[:2]
         if options == 0:
             raise SelfplayError(
                 f"a table cannot generate free text, but the game asks '{state[0]}' for it; use player=tiny"

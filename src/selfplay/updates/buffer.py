@@ -92,7 +92,7 @@ class Buffer:
             self._stored.add(number)
 
 
-TENSORS = ("replies", "mask", "logprobs", "payoffs", "groups", "weights")
+TENSORS = ("replies", "mask", "logprobs", "payoffs", "groups", "weights", "follows")
 
 
 def _name(number: int) -> str:
@@ -101,7 +101,7 @@ def _name(number: int) -> str:
 
 def _write(batch: Batch, file: Path) -> None:
     """Save the batch: its tensors, with all prompts in one, and the rest as JSON in the file's metadata."""
-    tensors = {name: getattr(batch, name).contiguous() for name in TENSORS}
+    tensors = {name: getattr(batch, name).contiguous() for name in TENSORS if getattr(batch, name) is not None}
     tensors["prompts"] = torch.cat(batch.prompts)
     rest = {field.name: getattr(batch, field.name) for field in fields(batch) if field.name not in tensors}
     lengths = [len(prompt) for prompt in batch.prompts]

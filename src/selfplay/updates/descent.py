@@ -13,7 +13,8 @@ from selfplay.out_of_memory import Rows, is_out_of_memory
 from selfplay.parallel import current
 
 T = TypeVar("T")
-TurnLosses = Callable[[Tensor, Tensor], Tensor]  # (row numbers [b], log-probs [b, t]) -> losses [b]
+TurnLosses = Callable[[Tensor, Tensor], Tensor]  # (row numbers [b], log-probs [b, t] or values) -> losses [b]
+Forward = Callable[[Batch], Tensor]  # what a policy computes of turns, with gradient, one row per turn
 
 
 @torch.no_grad()
@@ -57,6 +58,7 @@ def descend(
     micro_batch: Rows,
     max_grad_norm: float,
     compare: Callable[[Batch, Tensor], None] | None = None,
+    values: Forward | None = None,
 ) -> dict[str, float]:
     """Take one optimizer step on the weighted sum of all turn losses; return loss, grad_norm and logprob_mismatch.
 
@@ -74,6 +76,8 @@ def descend(
             zero gradients; the loss is normalised over the whole batch, so the gradient is the same up to rounding.
         max_grad_norm: maximum gradient norm, for clipping.
         compare: called before the step with the turns of each micro-batch and the policy's log-probabilities of them.
+        values: what `losses` receives in place of log-probabilities; nothing is then compared, and logprob_mismatch
+            is 0.
 
     Raises:
         SelfplayError: `compare` raised it, memory ran out with one turn at once, or the loss or its gradient is not
@@ -86,11 +90,12 @@ def descend(
         found: list[Tensor] = []
         for rows, counts in processes.rounds(by_prompt(batch, _of_one(micro_batch.most, len(batch)))):
             part = batch.rows(rows)
-            logprobs = policy.logprobs(part)
+            logprobs = policy.logprobs(part) if values is None else values(part)
             loss = counts * (sent(weights[rows], logprobs.device) * losses(rows, logprobs)).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             found.append(loss.detach())
-            read.append((part, logprobs.detach()))
+            if values is None:
+                read.append((part, logprobs.detach()))
         return sum(torch.stack(found).tolist()) if found else 0.0  # one copy from the device
 
     def compared() -> float:

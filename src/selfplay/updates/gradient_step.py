@@ -11,7 +11,7 @@ from torch.nn import Parameter
 from selfplay.core import Batch, Policy, SelfplayError, Update, at_least
 from selfplay.options import Range
 from selfplay.out_of_memory import Rows
-from selfplay.updates.descent import TurnLosses, descend, frozen_logprobs
+from selfplay.updates.descent import Forward, TurnLosses, descend, frozen_logprobs
 from selfplay.updates.schedules import Schedule
 
 MakeOptimizer = Callable[[Iterable[Parameter]], torch.optim.Optimizer]
@@ -83,7 +83,9 @@ class GradientStep:
         """[B] the weight of each turn in the loss, see `role_weights`."""
         return role_weights(batch, self.role_weights)
 
-    def descend(self, batch: Batch, weights: Tensor, losses: TurnLosses) -> dict[str, float]:
+    def descend(
+        self, batch: Batch, weights: Tensor, losses: TurnLosses, values: Forward | None = None
+    ) -> dict[str, float]:
         """One optimizer step, see `descend`; an empty batch changes nothing.
 
         Only in the first pass of a step is the policy still the sampler, so only that pass is passed to `compare`.
@@ -92,7 +94,7 @@ class GradientStep:
             return {"loss": 0.0, "grad_norm": 0.0, "logprob_mismatch": 0.0}
         compare, self.unchanged = self.compare if self.unchanged else None, False
         return descend(
-            self.policy, self.optimizer, batch, weights, losses, self.micro_batch, self.max_grad_norm, compare
+            self.policy, self.optimizer, batch, weights, losses, self.micro_batch, self.max_grad_norm, compare, values
         )
 
     def logprobs(self, policy: Policy, batch: Batch) -> Tensor:
