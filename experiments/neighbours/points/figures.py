@@ -6,9 +6,9 @@ from selfplay.tasks.tiny_world import parse
 
 
 def figures(sweep: Any, run: str) -> dict[str, float]:
-    turns = sweep.turns_of(run)
-    if turns.empty:
+    if run not in sweep.transcripts:  # a soup, which learned nothing
         return {"right demonstrations, %": float("nan")}
+    turns = sweep.turns_of(run)
     taught = turns[turns["role"] == "teacher"]
     known = {prompt: parse(prompt) for prompt in taught["prompt"].unique()}
     right = [
