@@ -11,9 +11,10 @@ from scripted import Script
 
 from selfplay.core import Episode, Reply, SelfplayError
 from selfplay.evaluations.vote import Vote
-from selfplay.games.society import Society, majority
+from selfplay.games.society import Society
 from selfplay.rollout import play, score_and_pay
 from selfplay.tasks.tiny_world import TinyWorld
+from selfplay.tasks.voting import majority
 
 
 def played(game: Society, **said: Sequence[str]) -> Episode:

@@ -16,6 +16,8 @@ from selfplay.players.language_model import LanguageModel
 from selfplay.players.scripted import Scripted
 from selfplay.selection import strategies
 from selfplay.selection.pool import Pool
+from selfplay.tasks import noise
+from selfplay.tasks.tiny_world import TinyWorld, draw_text
 
 LOSSES = torch.tensor([0.5, 3.0, 1.0, 2.0, 0.1, 4.0, 2.5, 1.5, 0.2, 3.5])
 
@@ -151,3 +153,17 @@ def test_a_pool_is_the_same_for_the_same_seed() -> None:
     same = [Pool(draw, 50, seed, 5).questions for seed in (0, 0, 1)]
     assert same[0] == same[1] != same[2]
     assert all(isinstance(draw(Random(i)), str) for i in range(2))
+
+
+def test_the_filter_finds_swapped_answers_and_prefers_the_model_s_own_mistakes() -> None:
+    """Of a fifth of 150 demonstrations, nearly all are right where answers were swapped (40 % of all are), and fewer
+    than in the pool where they are habitual mistakes (50 %)."""
+    task, model = TinyWorld(1), made(max_tokens=32)
+    pool = Pool(draw_text, 150, 0, 64)
+    for answer, share in ((noise.swapped, 0.6), (noise.habitual, 0.5)):
+        teacher = Scripted(partial(answer, task=task, share=share))
+        chosen = kept(strategies.lowest(pool.view(1, {"reference": model, "teacher": teacher}, "teacher"), share=0.2))
+        clean = [not noise.noisy(question, share) for question in pool.questions]
+        purity = sum(clean[i] for i in chosen) / len(chosen)
+        assert len(chosen) == 30 and abs(sum(clean) / 150 - (1 - share)) < 0.12
+        assert purity > 0.9 if answer is noise.swapped else purity < sum(clean) / 150 - 0.05

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated
 
 from selfplay.core import Ask, Episode, Game, Message, Play, at_least, user
 from selfplay.options import Name, NotNegative, Range
 from selfplay.tasks.task import Task
+from selfplay.tasks.voting import majority
 
 
 class Society(Game):
@@ -70,7 +70,7 @@ class Society(Game):
         return None
 
     def result(self, episode: Episode) -> str:
-        """The majority of the last round's answers; see `majority`."""
+        """The majority of the last round's answers, see `selfplay.tasks.voting`."""
         last = self.critics or self.generators
         final = {turn.ask.role: self._answer(turn.reply.text) for turn in episode.turns if turn.ask.role in last}
         return majority([final[role] for role in last])
@@ -105,12 +105,3 @@ class Society(Game):
         said: tuple[Message, ...] = ({"role": "assistant", "content": own},)
         heard: tuple[Message, ...] = ({"role": "assistant", "content": others},)
         return (*user(question), *said, *user(self.others), *heard, *user(question))
-
-
-def majority(answers: Sequence[str]) -> str:
-    """The commonest answer, of equally common ones the greatest as a string; "" if all are empty.
-
-    As in the authors' code. Empty answers do not vote.
-    """
-    counts = Counter(filter(None, answers))
-    return max(counts, key=lambda answer: (counts[answer], answer), default="")
