@@ -12,7 +12,7 @@ from selfplay.tasks.voting import majority
 
 
 class Agreement(Referee):
-    """1 for an answer that equals the majority of the answers to the same prompt in its episode, else 0.
+    """1 for an answer that equals the majority of its group's answers (or of those to the same prompt), else 0.
 
     The Solver's reward in R-Zero (2508.05004), Self-Questioning Language Models (2508.03682) and TTRL (2504.16084).
     An empty answer does not vote and scores 0. Of equally common answers the greatest as a string is the majority.
@@ -22,7 +22,7 @@ class Agreement(Referee):
         roles: the roles whose turns are scored; empty for those that the game judges.
 
     Raises:
-        SelfplayError (when scoring): a prompt has a single answer, which would always agree with itself.
+        SelfplayError (when scoring): a group has a single answer, which would always agree with itself.
     """
 
     def __init__(self, task: Task | None = None, roles: Sequence[Name] = ()) -> None:
@@ -33,12 +33,13 @@ class Agreement(Referee):
         groups: dict[object, list[int]] = {}
         for place, turn in enumerate(turns):
             said = tuple((message["role"], message["content"]) for message in turn.ask.messages)
-            groups.setdefault((turn.ask.key.rpartition("/")[0], turn.ask.role, said), []).append(place)
+            among = said if turn.ask.group is None else turn.ask.group
+            groups.setdefault((turn.ask.key.rpartition("/")[0], turn.ask.role, among), []).append(place)
         scores = torch.zeros(len(turns))
         for places in groups.values():
             if len(places) == 1:
                 raise SelfplayError(
-                    f"reward=agreement compares answers to the same question, but '{turns[places[0]].ask.prompt[:80]}' "
+                    f"reward=agreement compares several answers, but '{turns[places[0]].ask.prompt[:80]}' "
                     "has only one; use game.answers=2 or more, or another reward"
                 )
             winner = majority([answers[place] for place in places])

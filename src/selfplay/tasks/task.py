@@ -61,6 +61,10 @@ class Task(ABC):
             SelfplayError: the answers are unknown (`judges` is False).
         """
 
+    def wordings(self, question: str) -> Sequence[str]:
+        """The ways to ask a question, itself among them, with equal answers."""
+        return (question,)
+
     def answer_in(self, reply: str) -> str:
         """The answer in a reply, in a form that is equal for equal answers; "" if there is none. Used for votes."""
         return " ".join(said(reply).split())

@@ -61,6 +61,12 @@ class TinyWorld(Task):
         found = parse(question)
         return None if found is None else _item(found)
 
+    def wordings(self, question: str) -> Sequence[str]:
+        found = parse(question)
+        if found is None:
+            return (question,)
+        return [wording.format(**dict(found.operands)) for wording in FAMILIES[found.family].wordings]
+
     def correct(self, item: Item, reply: str) -> float:
         return float(reply == item.answer)
 
