@@ -78,7 +78,9 @@ $(CORE): $(TORCH) pyproject.toml constraints.txt
 	$(UV) --editable .
 	touch $(CORE)
 
-# dependencies of all options, tests, notebooks and benchmarks; several gigabytes
+# dependencies of all options, tests, notebooks and benchmarks; several gigabytes. torchao lies apart, since libraries import
+# it wherever they find it, which slows each start and prints warnings on processors
 $(READY): $(TORCH) pyproject.toml constraints.txt
 	$(UV) --editable '.[dev]'
+	$(UV) --no-deps --target .venv/torchao torchao
 	touch $(CORE) $(READY)

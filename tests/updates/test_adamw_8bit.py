@@ -1,6 +1,6 @@
 """8-bit AdamW: its steps are near those of AdamW, its checkpoints are plain and exact, its memory is counted.
 
-All but the last two tests need torchao.
+All but the last two tests need torchao, which `make` installs into a folder of its own, .venv/torchao.
 """
 
 import sys
@@ -20,10 +20,18 @@ from selfplay.runs import checkpoint
 from selfplay.updates import adamw_8bit as module
 from selfplay.updates.adamw_8bit import adamw_8bit
 
-real = pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is not installed")
+APART = cli.ROOT / ".venv" / "torchao"
+missing = find_spec("torchao") is None and not APART.is_dir()
+real = pytest.mark.skipif(missing, reason="torchao is not installed")
 NAME = "selfplay.updates.adamw_8bit.adamw_8bit"
 OPTIONS: dict[str, Any] = {"lr": 1e-2, "weight_decay": 0.1, "betas": (0.8, 0.95), "eps": 1e-6}
 SHAPES = ((32, 128), (40, 50), (4096,), (7,))  # of which the first and the third are quantised
+
+
+@pytest.fixture(autouse=True)
+def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(APART)
+    module._kind.cache_clear()
 
 
 def parameters() -> list[Parameter]:
