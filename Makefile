@@ -9,7 +9,7 @@ TORCH := .venv/.torch
 CORE := .venv/.core
 READY := .venv/.ready
 
-.PHONY: run test lint report paper-table bench notebooks smollm2 vllm clean
+.PHONY: run test lint report paper-table neighbours bench notebooks smollm2 vllm clean
 run: $(CORE)
 	$(BIN)/python run.py
 
@@ -31,6 +31,10 @@ report: $(CORE)
 paper-table: $(CORE)
 	experiments/paper_table/run.sh $(BIN)/python
 	$(BIN)/python experiments/paper_table/summarise.py multirun/paper_table
+
+# published systems beside Language Self-Play, as compositions, with the embedded model; resumes if restarted
+neighbours: $(READY)
+	experiments/neighbours/run.sh $(BIN)/python
 
 # benchmark a step against TRL, transformers and hardware limits: experiments/bench/results.json and bench.png
 bench: $(READY) smollm2

@@ -147,8 +147,9 @@ def show(table: pd.DataFrame, plan: Plan) -> None:
 
 
 def shares(plan: Plan, how: Mapping[str, Any]) -> bool:
-    """Whether the figure of a comparison is a share."""
-    return bool(plan["figures"][how["figure"]].get("share", False))
+    """Whether the figure of a comparison is a share, or a difference of shares (`points`)."""
+    figure = plan["figures"][how["figure"]]
+    return bool(figure.get("share", False) or figure.get("points", False))
 
 
 def cell(values: pd.Series, how: Mapping[str, Any]) -> str:
@@ -156,8 +157,8 @@ def cell(values: pd.Series, how: Mapping[str, Any]) -> str:
     known = values.dropna()
     if known.empty:
         return "–"
-    share = bool(how.get("share", False))
-    return format_estimate(known, scale=100.0 if share else 1.0, digits=how.get("digits", 1), share=share)
+    share, scale = bool(how.get("share", False)), 100.0 if how.get("share") or how.get("points") else 1.0
+    return format_estimate(known, scale=scale, digits=how.get("digits", 1), share=share)
 
 
 def main() -> None:

@@ -172,7 +172,7 @@ def _figures(metrics: Mapping[str, object], names: Sequence[str], watch: str) ->
     for key in dict.fromkeys([watch, *keys]):
         value = metrics.get(key)
         if isinstance(value, int | float):
-            shown.append(f"{key} {value:.0e}" if key == "logprob_mismatch" else f"{key} {value:.2f}")
+            shown.append(f"{key} {value:.0e}" if key.endswith("logprob_mismatch") else f"{key} {value:.2f}")
     if isinstance(evaluation, Mapping):
         shown += [f"eval/{k} {v:.4f}" for k, v in evaluation.items() if isinstance(v, float)]
     return shown
