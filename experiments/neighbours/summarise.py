@@ -30,7 +30,7 @@ Plan = Mapping[str, Any]
 
 def arm_of(setting: str, arms: Mapping[str, list[str]]) -> str | None:
     """The arm with the most overrides among those of which this run has all; None if there is none."""
-    said = set(setting.split())
+    said = set(setting.replace("\\", "").split())  # Hydra escapes some characters
     fitting = [name for name, overrides in arms.items() if said.issuperset(map(str, overrides))]
     return max(fitting, key=lambda name: len(arms[name]), default=None)
 
