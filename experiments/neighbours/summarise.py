@@ -40,6 +40,12 @@ def named(how: Mapping[str, Any]) -> list[str]:
     return str(how["metric"]).split("`")[1::2] or [str(how["metric"])]
 
 
+def tokens(lines: pd.DataFrame) -> pd.Series:
+    """The tokens up to each step that the learner generated, or that were learnt from where a teacher wrote them."""
+    said = lines.get("tokens/generated", pd.Series(0.0, lines.index)).fillna(0.0)
+    return (said if said.any() else lines["tokens/kept"].fillna(0.0)).cumsum()
+
+
 def figure_of(lines: pd.DataFrame, how: Mapping[str, Any]) -> float:
     """One figure of a run.
 
@@ -47,13 +53,16 @@ def figure_of(lines: pd.DataFrame, how: Mapping[str, Any]) -> float:
         lines: its metrics by step.
         how: `metric`, a metric's name or a formula of names in backticks, and `at`: "last" or "first" evaluated step,
             "gain" from the first to the last, "sum" over all steps, or [first, last] steps whose mean is taken
-            (negative: from the end).
+            (negative: from the end), or {tokens: n}: the first evaluation after n tokens (with `gain`: less the first).
     """
     at, formula, names = how.get("at", "last"), str(how["metric"]), named(how)
     known = lines[names].dropna() if set(names) <= set(lines.columns) else pd.DataFrame()
     if known.empty:  # this arm does not log it
         return float("nan")
-    if isinstance(at, list):
+    if isinstance(at, dict):
+        after = known[tokens(lines).reindex(known.index) >= at["tokens"]]
+        row = after.iloc[0] - (known.iloc[0] if at.get("gain") else 0.0)
+    elif isinstance(at, list):
         steps = [one if one >= 0 else int(lines.index.max()) + 1 + one for one in at]
         row = known.loc[steps[0] : steps[1]].mean()
     elif at == "sum":
