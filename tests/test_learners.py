@@ -6,10 +6,14 @@ from pathlib import Path
 import cli
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 import selfplay
+from selfplay import crossplay
 from selfplay.building import build
+from selfplay.derived import fill_in
+from selfplay.games.kuhn import Kuhn
 from selfplay.theory.dynamics import quantal_response
 
 TABLE = ("player=tabular", "rollout=exact", "episodes=1", "regularizer=entropy", "regularizer.beta=1.0")
@@ -83,6 +87,39 @@ def test_independent_learners_reach_the_quantal_response_equilibrium(tmp_path: P
     assert abs(mean(apart, "row")[0] - value["row"]) > 0.01
 
 
+def test_a_shared_teacher_s_metrics_and_advantages_are_each_learner_s_own(tmp_path: Path) -> None:
+    """What the first learner logs of a teacher's role is not replaced by the second one's."""
+    small = ("experiment=scaled_ql", "episodes=32", "steps=1", "update.fits=5", "eval=none")
+    alone = cli.finished(tmp_path / "alone", *small)
+    both = cli.finished(tmp_path / "both", *small, "learners.other.update.alpha=50")
+    one, two = cli.metrics(alone)[-1], cli.metrics(both)[-1]
+    assert {key: two[key] for key in one if "time/" not in key} == {k: v for k, v in one.items() if "time/" not in k}
+    assert two["first/q"] != two["other/first/q"] and two["loss"] != two["other/loss"]
+    assert (alone / "episodes.jsonl").read_bytes() == (both / "episodes.jsonl").read_bytes()
+
+
+def test_a_resumed_run_may_change_the_sizes_of_all_learners(tmp_path: Path) -> None:
+    run = cli.finished(tmp_path / "run", *cli.SMALL, "steps=1", "learners.c={}", "seats.challenger=c")
+    assert cli.run(f"resume={run}", "steps=2", "update.micro_batch=16", "player.batch_size=8").code == 0
+    cfg = OmegaConf.load(run / "config.yaml")
+    assert cfg.learners.c["update"].micro_batch == cfg["update"].micro_batch == 16
+    assert cfg.learners.c.player.batch_size == cfg.player.batch_size == 8
+
+
+def test_each_critic_gets_the_bounds_of_the_game() -> None:
+    cfg = selfplay.compose("game=kuhn", "player=q_table", "learners.other={}", "seats.second=other")
+    fill_in(cfg, Kuhn())
+    assert cfg.player.support == cfg.learners.other.player.support == list(Kuhn().bounds or ())
+
+
+def test_cross_play_refuses_them_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ("game=kuhn", "player=tabular", "eval=none", "episodes=4", "steps=1", "learners.o={}", "seats.second=o")
+    run = cli.finished(tmp_path / "run", *args)
+    with pytest.raises(SystemExit):
+        crossplay.main([str(run), "--out", str(tmp_path / "out")])
+    assert "has several learners (learner, o), which cross-play cannot tell apart" in capsys.readouterr().err
+
+
 def test_referees_get_each_learner_and_its_start() -> None:
     built = build(selfplay.compose("learners.second={}", "seats.challenger=second", "eval=none"))
     assert list(built.players) == ["learner", "reference", "second", "second@start"]
@@ -96,6 +133,9 @@ def test_referees_get_each_learner_and_its_start() -> None:
         (("learners.learner={}",), "learners.learner cannot be the name of a further learner"),
         (("learners.second={}",), "no role is assigned to learners.second"),
         (("learners.second.lr=1", "seats.solver=second"), "learners.second has the option 'lr'; it takes the options"),
+        (("learners.second.update=dpo", "seats.solver=second"), "choose it with +update@learners.second.update=dpo"),
+        (("learners.second.update.role_weights.challenger=0.5", "seats.solver=second"), "names 'challenger', but the"),
+        (("learners.second={}", "seats.solver=second", "player.batch_size=auto"), "memory of several learners is not"),
         (("learners.second=3", "seats.solver=second"), "learners.second is no mapping"),
         (("game=dataset", "learners.nature={}"), "'nature' is the name of a learner and of players.nature"),
         (("learners.second={}", "seats.solver=second", "opponent=uniform"), "there are several learners (learner"),

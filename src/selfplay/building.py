@@ -97,13 +97,13 @@ def learners_of(cfg: DictConfig) -> dict[str, tuple[Any, Any]]:
     return {LEARNER: (cfg.player, cfg["update"]), **further}
 
 
-def _own_weights(node: Any, others: Collection[str]) -> Any:
-    """The config of an update without weights of the roles of other learners, with which it may be shared."""
+def _own_weights(node: Any, others: Collection[str], shared: Mapping[str, float]) -> Any:
+    """The config of an update without the weights that it shares with those of other learners' roles."""
     weights = OmegaConf.select(node, "role_weights")
     if not weights or not others:
         return node
     found = copy.deepcopy(node)
-    found.role_weights = {role: weight for role, weight in weights.items() if role not in others}
+    found.role_weights = {r: weight for r, weight in weights.items() if r not in others or shared.get(r) != weight}
     return found
 
 
@@ -130,7 +130,9 @@ def _trainee(
     first, (_, node) = name == LEARNER, learners[name]
     learner, reference = policies[name], policies[REFERENCE if first else f"{name}@start"]
     roles = [role for role, player in seated.items() if player == name]
-    others = [role for role, player in seated.items() if player in learners and player != name]
+    taught = {name, *(OmegaConf.select(node, "teachers") or ())}
+    others = [role for role, player in seated.items() if player in learners and player not in taught]
+    shared = OmegaConf.select(learners[LEARNER][1], "role_weights") or {}
     if not roles and not OmegaConf.select(node, "teachers"):
         raise SelfplayError(
             f"no role is assigned to {'the learner' if first else f'learners.{name}'} (seats: {dict(seated)}); assign "
@@ -138,7 +140,7 @@ def _trainee(
         )
     where = "update" if first else f"learners.{name}.update"
     with _making(where):
-        made_update = make_later(_own_weights(node, others), where)
+        made_update = make_later(_own_weights(node, others, shared), where)
         update: Update = made_update(policy=learner, reference=reference, roles=roles)
     _check_teachers(update, seated)
     gradient_step, corrects = getattr(update, "gradient_step", None), hasattr(update, "mismatch")

@@ -94,11 +94,19 @@ def crossplay(args: argparse.Namespace) -> None:
 
 def _arena(config: Any, game: Any, base: Any) -> Arena:
     """The first run's game, with all players and referees except the learner."""
+    from omegaconf import OmegaConf
+
     from selfplay.building import others_of, referees_of
+    from selfplay.core import SelfplayError
     from selfplay.opponents.matchmaker import LEARNER
     from selfplay.opponents.round_robin import Arena
 
     seated = {role: str(config.seats[role]) for role in game.roles}
+    if further := OmegaConf.select(config, "learners"):
+        raise SelfplayError(
+            f"the first run has several learners (learner, {', '.join(further)}), which cross-play cannot tell apart; "
+            "give runs with one learner"
+        )
     learner_roles = tuple(role for role, name in seated.items() if name == LEARNER)
     rest = {**others_of(config), "reference": base}
     return Arena(game, seated, learner_roles, rest, referees_of(config), {LEARNER: base, "reference": base})

@@ -36,8 +36,9 @@ def fill_in(cfg: DictConfig, game: Game) -> None:
         for role in game.roles:
             if role not in cfg.seats and (role != CHANCE or NATURE in cfg.players):
                 cfg.seats[role] = NATURE if role == CHANCE else LEARNER
-        if SUPPORT in cfg.player and cfg.player[SUPPORT] is None and game.bounds is not None:
-            cfg.player[SUPPORT] = list(game.bounds)
+        for player in (cfg.player, *(node.player for node in cfg.learners.values())):
+            if SUPPORT in player and player[SUPPORT] is None and game.bounds is not None:
+                player[SUPPORT] = list(game.bounds)
         for name, node in list(cfg.probes.items()):
             if OmegaConf.is_config(node) and _scores_no_role(node, game):
                 cfg.probes[name] = None
@@ -65,6 +66,10 @@ def _complete_learners(cfg: DictConfig) -> None:
             raise SelfplayError(f"learners.{name} {wrong}; it takes the options player and update")
         for key in LEARNT:
             own = node.get(key)
+            if isinstance(own, str):
+                raise SelfplayError(
+                    f"learners.{name}.{key} is '{own}'; choose it with +{key}@learners.{name}.{key}={own}"
+                )
             if own is None or "_target_" not in own:
                 node[key] = OmegaConf.merge(cfg[key], own or {})
 

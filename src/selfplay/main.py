@@ -57,8 +57,8 @@ def loop(experiment: Experiment, cfg: DictConfig, session: Session) -> None:
             batch = collate(encode_replies(turns, name, trainee.learner), name)
             learnt = Learnt.of(trainee.update.step(batch))
             checks[name].after(learnt.metrics)
-            metrics |= of_learner(name, {turn.ask.role for _, turn in turns}, learnt.metrics)
-            advantages |= learnt.by_turn(turns)
+            metrics |= of_learner(name, {turn.ask.role for _, turn in turns if turn.player == name}, learnt.metrics)
+            advantages = learnt.by_turn(turns) | advantages  # a shared teacher's turns have the first learner's
         ended = time.perf_counter()
         times = {"time/play": played - start, "time/score": scored - played, "time/update": ended - scored}
         session.record(step, episodes, metrics | times | experiment.after(step, episodes), advantages)

@@ -7,14 +7,14 @@ with the same messages and options, and referees, payoffs and updates may be oth
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from selfplay.core import Ask, Episode, Game, Player, Reply, SelfplayError, Turn
+from selfplay.core import Ask, Episode, Game, Player, Policy, Reply, SelfplayError, Turn
 from selfplay.files import lines
-from selfplay.opponents.matchmaker import LEARNER, Matchmaker
+from selfplay.opponents.matchmaker import Matchmaker
 from selfplay.options import Name
 from selfplay.rollout import check_seats
 
@@ -63,9 +63,9 @@ class Replayed:
     def __call__(self, game: Game, opponent: Matchmaker, step: int, episodes: int, key: str) -> list[Episode]:
         seats, first = opponent.seats(step), (step - 1) * episodes
         for role, name in seats(0).items():
-            if name == LEARNER:
+            if isinstance(opponent.players.get(name), Policy) and name != "reference" and not name.endswith("@start"):
                 raise SelfplayError(
-                    f"seats.{role} is {LEARNER}, but with rollout=replayed the replies are those of "
+                    f"seats.{role} is {name}, but with rollout=replayed the replies are those of "
                     f"{self.file.parent}; set seats.{role}=logged"
                 )
         return [
@@ -92,10 +92,7 @@ class Replayed:
             if len(part) < len(asks):
                 raise self._other(logged, f"asks for {len(asks)} replies", None)
             replies = [Reply(one.reply) for one in part]
-            keyed = [
-                Ask(a.role, a.messages, a.options, a.weights, a.group, f"{key}/{index}/{first + i}")
-                for i, a in enumerate(asks)
-            ]
+            keyed = [replace(ask, key=f"{key}/{index}/{first + i}") for i, ask in enumerate(asks)]
             episode.turns += [Turn(a, r, player=seats[a.role]) for a, r in zip(keyed, replies, strict=True)]
         if len(said) > len(episode.turns):
             raise self._other(logged, "has ended", said[len(episode.turns)])

@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from selfplay.checks import FirstUpdate
 from selfplay.comparisons import Silence, check_batch
-from selfplay.core import Episode, SelfplayError, Turn
+from selfplay.core import Episode, SelfplayError, Turn, Update
 from selfplay.trainee import Trainee
+from selfplay.updates.imitation import off_policy
+from selfplay.updates.pairs import demonstrated
 
 
 class UpdateChecks:
@@ -31,11 +33,8 @@ class UpdateChecks:
         Raises:
             SelfplayError: the rule cannot learn replies behind another prompt, or has nothing to compare.
         """
-        if not self.update.replays and any(turn.ask.learnt_prompt for _, turn in own):
-            raise SelfplayError(
-                f"this game's replies are learnt behind another prompt, which {type(self.update).__name__} cannot do, "
-                "because they were not sampled there; use a rule such as sft, rejection, dpo or kto"
-            )
+        if any(turn.ask.learnt_prompt for _, turn in own):
+            _check_moved(self.update)
         if not self.begun:
             check_batch(episodes, own, self.update)
         self.begun = True
@@ -46,3 +45,16 @@ class UpdateChecks:
         self.first.after(metrics)
         if note := self.silence.after(metrics):
             self.tell(note)
+
+
+def _check_moved(update: Update) -> None:
+    """Raise SelfplayError if a rule cannot learn the learner's own replies behind another prompt."""
+    for part in update.parts.values():
+        _check_moved(part)
+    rules = {getattr(rule, "func", rule) for rule in (getattr(update, name, None) for name in ("keep", "pairs"))}
+    if not update.replays or rules & {demonstrated, off_policy}:
+        why = "takes them for a teacher's" if update.replays else "needs them to be sampled there"
+        raise SelfplayError(
+            f"this game's replies are learnt behind another prompt, but {type(update).__name__} {why}; use a rule such "
+            "as weighted_sft, rejection, dpo or kto"
+        )

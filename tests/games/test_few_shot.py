@@ -12,8 +12,10 @@ from scripted import Script
 
 from selfplay.core import Ask, Episode, Game, Play, Policy, Reply, Turn, user
 from selfplay.games.few_shot import FewShot
+from selfplay.opponents.matchmaker import Matchmaker
 from selfplay.players.nature import Nature
 from selfplay.players.tabular import Tabular
+from selfplay.replay import Logged, Replayed
 from selfplay.rollout import collate, encode_replies, play, score_and_pay, turns_of
 from selfplay.tasks.tiny_world import draw_text
 from selfplay.updates.imitation import Imitation, off_policy, paid
@@ -113,8 +115,34 @@ def test_on_a_table_the_fixed_point_is_the_mixture_of_the_contexts() -> None:
     assert policy.probabilities([Ask("solver", user("x"), options=("A", "B"))]) == before
 
 
-def test_policy_gradients_refuse_such_replies(tmp_path: Path) -> None:
-    args = ("game=few_shot", "eval=none", "steps=1", "episodes=4", "game.answers=2", "player.max_tokens=16")
-    ended = cli.run(*args, "update=grpo", "~update.keep", f"hydra.run.dir={tmp_path / 'no'}")
-    assert ended.code == 1 and "this game's replies are learnt behind another prompt, which PolicyGradient" in ended.err
-    cli.finished(tmp_path / "run", *args)
+SMALL = ("game=few_shot", "eval=none", "steps=1", "episodes=4", "game.answers=4", "player.max_tokens=16")
+
+
+@pytest.mark.parametrize(
+    ("update", "reason"),
+    [("grpo", "PolicyGradient needs them to be sampled there"), ("spin", "Pairwise takes them for a teacher's")],
+)
+def test_what_cannot_learn_such_replies_refuses_them(update: str, reason: str, tmp_path: Path) -> None:
+    ended = cli.run(*SMALL, f"update={update}", "reward=verifier", f"hydra.run.dir={tmp_path / 'no'}")
+    assert ended.code == 1
+    assert f"this game's replies are learnt behind another prompt, but {reason}" in ended.err
+
+
+@pytest.mark.parametrize("update", ["weighted_sft", "rejection", "dpo", "kto"])
+def test_what_can_learn_them(update: str, tmp_path: Path) -> None:
+    run = cli.finished(tmp_path / "run", *SMALL, f"update={update}", "reward=surprisal", "player.temperature=2")
+    assert cli.metrics(run)[-1]["grad_norm"] > 0
+
+
+def test_where_all_are_cut_off_nothing_is_learnt(tmp_path: Path) -> None:
+    run = cli.finished(tmp_path / "run", *SMALL, "player.max_tokens=1")
+    assert cli.metrics(run)[-1]["grad_norm"] == 0
+
+
+def test_a_replayed_run_learns_behind_the_same_prompt(tmp_path: Path) -> None:
+    run = cli.finished(tmp_path / "run", *SMALL)
+    game = FewShot(4, 4)
+    seats = {"chance": "nature", "teacher": "logged", "solver": "logged"}
+    [episode] = Replayed(str(run))(game, Matchmaker(seats, {"logged": Logged()}), 1, 1, "0/1")
+    turns = [turn for turn in episode.turns if turn.ask.role == "solver"]
+    assert len(turns) == 4 and all(turn.ask.learnt_prompt == user(turn.ask.prompt) for turn in turns)

@@ -10,7 +10,8 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from selfplay.core import Ask, Reply, SelfplayError, Turn, user
 from selfplay.parallel import Processes, using
-from selfplay.referees.novelty import Novelty, common_subsequence, rouge_l, words
+from selfplay.referees.novelty import Novelty
+from selfplay.tasks.overlap import common_subsequence, rouge_l, words
 
 
 def brute_force(one: Sequence[str], other: Sequence[str]) -> int:

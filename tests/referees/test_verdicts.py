@@ -187,7 +187,7 @@ import json, signal, sys
 from selfplay.games.lsp import question
 from selfplay.games.taboo import GUESS
 from selfplay.sandbox.sandbox import code_in
-from selfplay.referees.judge_prompt import last_match
+from selfplay.thoughts import last_match
 from selfplay.referees.selfjudge import judge_prompt
 from selfplay.tasks.expression import find
 from selfplay.tasks.match import exact, number

@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Annotated
 
 from selfplay.core import SelfplayError, at_least
+from selfplay.opponents.matchmaker import LEARNER
 from selfplay.options import Name, Period, Range
 from selfplay.theory.exploitability import best_response
 from selfplay.theory.strategies import expected_returns, strategy_of
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 
 
 class Response:
-    """The learner's exact return in each role while another player has all other roles, by enumeration.
+    """The learner's exact return in each of its roles while another player has all other roles, by enumeration.
 
+    A learner without a role, which only learns from teachers, is evaluated in all of them.
     `returns` are the learner's, `own` the other player's in the learner's place, `best` those of a best response;
     `return` and so on are their means over the roles, and `share` is (return - own) / (best - own).
 
@@ -53,8 +55,11 @@ class Response:
         others = dict.fromkeys(tree.roles, players[self.name])
         theirs = strategy_of(tree, others)
         mine = strategy_of(tree, dict.fromkeys(tree.roles, learner.with_temperature(0) if self.greedy else learner))
-        found: dict[str, dict[str, float]] = {"returns": {}, "own": expected_returns(tree, theirs), "best": {}}
-        for role in tree.roles:
+        own = expected_returns(tree, theirs)
+        seated = experiment.opponent.seated
+        roles = [role for role in tree.roles if seated[role] == LEARNER] or list(tree.roles)
+        found: dict[str, dict[str, float]] = {"returns": {}, "own": {role: own[role] for role in roles}, "best": {}}
+        for role in roles:
             mixed = tuple(p if s.role == role else q for s, p, q in zip(tree.states, mine, theirs, strict=True))
             found["returns"][role] = expected_returns(tree, mixed)[role]
             found["best"][role] = best_response(tree, theirs, role).value

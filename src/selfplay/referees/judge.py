@@ -15,8 +15,8 @@ from selfplay.core import Policy, Referee, SelfplayError, Turn
 from selfplay.options import Expression, Holding, Number, Range, Reward
 from selfplay.referees.deduplicate import Pair, score_deduplicated
 from selfplay.referees.endpoint import Endpoint
-from selfplay.referees.judge_prompt import JudgePrompt, last_match
-from selfplay.thoughts import said
+from selfplay.referees.judge_prompt import JudgePrompt
+from selfplay.thoughts import last_match, said
 
 
 class VerdictReader:

@@ -7,17 +7,7 @@ from collections.abc import Sequence
 
 from selfplay.core import SelfplayError, at_least
 
-READ = 1000  # characters
 UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters and lone surrogates
-
-
-def last_match(pattern: re.Pattern[str], verdict: str) -> str | None:
-    """The stripped group of the pattern's last match in the last `READ` characters of a verdict; None without a match.
-
-    The limit bounds the running time of patterns that backtrack.
-    """
-    found = pattern.findall(verdict, max(0, len(verdict) - READ))
-    return str(found[-1]).strip() if found else None
 
 
 class JudgePrompt:

@@ -4,9 +4,7 @@ Lin, "ROUGE: A Package for Automatic Evaluation of Summaries" (2004). LANCE (241
 recall or F-measure to the original or to a sibling exceeds 0.7.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated
 
@@ -16,62 +14,7 @@ from torch import Tensor
 from selfplay.core import Policy, Referee, SelfplayError, Turn
 from selfplay.options import Name, OneOf
 from selfplay.parallel import current
-
-WORD = re.compile(r"[^\W_]+")
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """ROUGE-L of two texts: the length of their longest common subsequence of words, divided in three ways.
-
-    Attributes:
-        precision: by the first text's length.
-        recall: by the second text's length.
-    """
-
-    precision: float
-    recall: float
-
-    @property
-    def f(self) -> float:
-        """The harmonic mean of both."""
-        total = self.precision + self.recall
-        return 2 * self.precision * self.recall / total if total else 0.0
-
-
-def words(text: str) -> list[str]:
-    """The letters and digits of a text in lower case, split at everything else."""
-    return WORD.findall(text.lower())
-
-
-def rouge_l(text: str, other: str) -> Overlap:
-    """ROUGE-L of a text with another.
-
-    A text without words overlaps fully with one that is equal up to white space, and not at all with any other.
-    """
-    mine, theirs = words(text), words(other)
-    if not mine or not theirs:
-        same = float(text.split() == other.split())
-        return Overlap(same, same)
-    common = common_subsequence(mine, theirs)
-    return Overlap(common / len(mine), common / len(theirs))
-
-
-def common_subsequence(one: Sequence[str], other: Sequence[str]) -> int:
-    """The length of the longest common subsequence.
-
-    Bit i of the state is 0 where the length for the first i + 1 items of `one` exceeds that for the first i
-    (bit-parallel, after Crochemore et al. 2001).
-    """
-    places: dict[str, int] = {}
-    for i, item in enumerate(one):
-        places[item] = places.get(item, 0) | 1 << i
-    full = (1 << len(one)) - 1
-    state = full
-    for item in other:
-        matched = state & places.get(item, 0)
-        state = (state + matched | state - matched) & full
-    return len(one) - state.bit_count()
+from selfplay.tasks.overlap import rouge_l
 
 
 class Novelty(Referee):
@@ -117,7 +60,7 @@ class Novelty(Referee):
 
     def _alike(self, text: str, other: str) -> float:
         overlap = rouge_l(text, other)
-        return overlap.f if self.measure == "f" else max(overlap.precision, overlap.recall)
+        return overlap.f if self.measure == "f" else overlap.most
 
     def _compared(self, turns: Sequence[Turn]) -> Iterator[list[tuple[str, str]]]:
         """For each turn, its reply with each of the texts to compare it with."""

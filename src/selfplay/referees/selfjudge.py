@@ -16,8 +16,7 @@ from selfplay.core import Ask, Policy, Referee, SelfplayError, Turn, at_least, u
 from selfplay.options import Count, Expression, Holding, Range, Reward
 from selfplay.players.language_model import LanguageModel
 from selfplay.referees.deduplicate import Pair, score_deduplicated
-from selfplay.referees.judge_prompt import last_match
-from selfplay.thoughts import said
+from selfplay.thoughts import last_match, said
 
 TOP = 7  # highest score of the rubric
 LABEL = re.compile(r"^[ \t]*(\w+):", re.MULTILINE)

@@ -105,8 +105,8 @@ def prepared(cfg: DictConfig) -> Iterator[Start]:
         raise SelfplayError(refusal)
     for key in ("game", "seats", "players", "probes", "progress_metric", "optimized_metric"):
         check_entry(cfg, key)
-    fill_in(cfg, make(cfg.game, "game"))
     sizes = take_auto(cfg)
+    fill_in(cfg, make(cfg.game, "game"))
     read = check_config(cfg)
     check_effect(cfg, overrides, read)
     if cfg.steps == 0 and cfg.eval is None:
@@ -220,6 +220,9 @@ def _change(config: DictConfig, key: str, source: DictConfig) -> None:
     if key in FOLLOWERS:
         _move(config, key, old, new)
     OmegaConf.update(config, key, new)
+    for name in OmegaConf.select(config, "learners") or {}:  # what a further learner took from the first one
+        if OmegaConf.select(config, f"learners.{name}.{key}") == old:
+            OmegaConf.update(config, f"learners.{name}.{key}", new)
 
 
 def _move(node: DictConfig, key: str, old: object, new: object) -> None:

@@ -181,4 +181,4 @@ def shares(roles: Sequence[str], counts: Tensor, weights: Mapping[str, float]) -
     sums = dict.fromkeys(roles, 0.0)
     for role, count in zip(roles, counts.tolist(), strict=True):
         sums[role] += count
-    return torch.tensor([weights.get(role, 1.0) / sums[role] for role in roles])
+    return torch.tensor([weights.get(role, 1.0) / sums[role] if sums[role] else 0.0 for role in roles])

@@ -119,7 +119,7 @@ class Imitation(GradientUpdate):
     def step(self, batch: Batch) -> Learnt:
         rate = self.gradient_step.begin()
         times = _times(self.keep(batch, groups_of(batch, self.compare)))
-        rows = times.nonzero()[:, 0]
+        rows = (times * batch.weights).nonzero()[:, 0]
         part = batch.rows(rows)
         part = replace(part, weights=part.weights * times[rows])
 

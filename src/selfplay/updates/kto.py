@@ -111,7 +111,7 @@ class KTO(GradientUpdate):
         labels = self.label(batch, groups_of(batch, self.compare))
         used = labels.nonzero()[:, 0]
         part, good = batch.rows(used), labels[used] > 0
-        baselines = {role: self._baseline(batch, role) for role in roles_of(batch)}
+        baselines = {role: self._baseline(batch, role) for role in sorted(set(batch.roles))}
         z = torch.tensor([baselines[role] for role in part.roles])
         weights = self.gradient_step.weights(part) * torch.where(good, self.desirable, self.undesirable)
 

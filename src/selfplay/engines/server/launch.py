@@ -18,9 +18,10 @@ from selfplay.clients.transport import address, send
 from selfplay.core import SelfplayError
 from selfplay.engines.server.ports import HOST
 
-NAMES = "--served-model-name"
+NAMES, KEY = "--served-model-name", "--api-key"
 SCRIPT = Path(__file__).with_name("vllm_process.py")
 PROBE = """
+import sys
 from importlib.util import find_spec
 if find_spec("vllm") is None:
     sys.exit("there is no module vllm")
@@ -156,6 +157,8 @@ class Server:
         self, command: Sequence[str], environment: Mapping[str, str], port: int, log: Path, mark: str = ""
     ) -> None:
         self.url, self.log, self.mark, self._gone = f"http://{HOST}:{port}", log, mark, False
+        key = command[command.index(KEY) + 1] if KEY in command[:-1] else environment.get("VLLM_API_KEY", "")
+        self.headers = {"Authorization": f"Bearer {key}"} if key else {}
         with log.open("wb") as out:
             self.process = subprocess.Popen(
                 command,
@@ -184,13 +187,13 @@ class Server:
         try:
             if send("GET", address(self.url), "/health", {}, b"", HEALTH).status != 200:
                 return False
-            names = send("GET", address(self.url), "/v1/models", {}, b"", HEALTH).body
+            listed = send("GET", address(self.url), "/v1/models", self.headers, b"", HEALTH)
         except (OSError, HTTPException):
             return False
-        if self.mark.encode() not in names:
+        if listed.status != 200 or self.mark.encode() not in listed.body:
             raise SelfplayError(
-                f"another program answers at {self.url}, where a server was being started; choose another port with "
-                "--port"
+                f"another program answers at {self.url}, where a server was being started (its /v1/models: status "
+                f"{listed.status}); choose another port with --port"
             )
         return True
 
