@@ -4,8 +4,9 @@
     python experiments/neighbours/summarise.py points     # without the runs: from the results.json written before
 
 `<system>/plan.yaml` says which overrides make an arm, which figures are read from a run and which comparisons are made.
-Intervals are 95 % Student's t over seeds, of shares on the logit scale; p-values are Holm's over all of a system's
-comparisons. A comparison with `bound` is one of equivalence: two one-sided t-tests (Schuirmann 1987) at this bound.
+Intervals are 95 % Student's t over seeds, of shares on the logit scale. p-values of differences are Holm's over all of
+a system's comparisons. A comparison with `bound` is one of equivalence, too: two one-sided t-tests (Schuirmann 1987) at
+this bound, whose p-values are not corrected.
 """
 
 import argparse
@@ -120,10 +121,12 @@ def differences(table: pd.DataFrame, plan: Plan) -> dict[str, tuple[pd.Series, M
             continue
         wide = table.assign(arm=table["arm"].astype(str)).pivot(index="seed", columns="arm", values=how["figure"])
         than = [how["than"]] if isinstance(how["than"], str) else how["than"]  # of several, the best
+        if wide[[how["of"], *than]].isna().any(axis=None):
+            raise SystemExit(f"seeds are missing in one of: {how['of']}, {', '.join(than)}")
         name = f"{how['of']} − {how.get('called', than[0])}" + (
             "" if how["figure"] == plan["main"] else f", {how['figure']}"
         )
-        found[name] = ((wide[how["of"]] - wide[than].max(axis=1)).dropna(), how)
+        found[name] = (wide[how["of"]] - wide[than].max(axis=1), how)
     return found
 
 
@@ -152,7 +155,8 @@ def show(table: pd.DataFrame, plan: Plan) -> None:
         if "bound" in how:
             scale = 100 if shares(plan, how) else 1
             p = equivalent(values, how["bound"] / scale)
-            print(f"\nEquivalence of {name} within ± {how['bound']:g} {plan.get('unit', 'points')}: p = {p:.3f}")
+            told = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+            print(f"\nEquivalence of {name} within ± {how['bound']:g} {plan.get('unit', 'points')}: {told}")
 
 
 def shares(plan: Plan, how: Mapping[str, Any]) -> bool:
