@@ -21,7 +21,8 @@ def fill_in(cfg: DictConfig, game: Game) -> None:
       first ask of chance has no options, Nature must be configured explicitly.
     * The support of a critic: the bounds of the game's returns, if it states them.
     * Probes of the task that would score no role of this game are removed.
-    * `progress_metric`: see `progress`. `optimized_metric`: the progress metric if set, else what the learner earns.
+    * `progress_metric`: see `progress`. `optimized_metric`: the progress metric if set, else what the learner earns;
+      for an evaluation without accuracy, its `figure`.
 
     Args:
         cfg: the composed config.
@@ -42,6 +43,8 @@ def fill_in(cfg: DictConfig, game: Game) -> None:
         for name, node in list(cfg.probes.items()):
             if OmegaConf.is_config(node) and _scores_no_role(node, game):
                 cfg.probes[name] = None
+        if cfg.optimized_metric == "eval/accuracy" and (figure := _figure(cfg)) is not None:
+            cfg.optimized_metric = f"eval/{figure}"
         if cfg.optimized_metric is None:
             cfg.optimized_metric = cfg.progress_metric or _earned(cfg, game)
         if cfg.progress_metric is None:
@@ -72,6 +75,13 @@ def _complete_learners(cfg: DictConfig) -> None:
                 )
             if own is None or "_target_" not in own:
                 node[key] = OmegaConf.merge(cfg[key], own or {})
+
+
+def _figure(cfg: DictConfig) -> str | None:
+    """The `figure` of the evaluation's class, if it has one."""
+    target = OmegaConf.select(cfg, "eval._target_")
+    figure: str | None = getattr(get_object(target), "figure", None) if target else None
+    return figure
 
 
 def progress(cfg: DictConfig, game: Game) -> str:

@@ -164,6 +164,8 @@ def _behind(choice: str) -> list[str]:
         reward = choice if group == "reward" else "reward=verifier"
         where = "reward" if reward == "reward=code" else "task.sandbox"
         return ["game=dataset", "task=programs", reward, f"{where}.isolation={isolation()}"]
+    if choice == "reward=edited_labels":
+        return ["game=views", choice]
     if choice == "reward=function":
         return [choice, "reward.function=stored.by_length"]
     if choice == "reward=rm_server":
@@ -192,11 +194,15 @@ def shrunk(choice: str) -> list[str]:
     args = needing(choice, *more)
     config = configs.filled(*args)
     args += ["steps=1", "episodes=2"]
-    longest = 32 if choice.startswith("data=") else 12  # strategies read demonstrations
+    long = choice.startswith(("data=", "experiment=")) or choice == "eval=likelihood"
+    longest = 32 if long else 12  # strategies and likelihoods read demonstrations
     args += [f"player.max_tokens={longest}"] if "max_tokens" in config.player else []
-    args += ["game.answers=2"] if "answers" in config.game else []
-    args += ["update.hoard=1", "update.room=1"] if "hoard" in config["update"] else []  # a round is one step
+    args += ["game.answers=2"] if config.game.get("answers") else []
+    # a round is one step, with all turns
+    args += ["update.hoard=1", "update.room=1", "update.groups=0"] if "hoard" in config["update"] else []
     args += ["quality.max_tokens=12"] if config.quality is not None and "max_tokens" in config.quality else []
+    if "neighbours" in (config.reward or {}):
+        args.append("reward.neighbours=3")  # of six views
     if choice == "opponent=league":
         args.append("opponent.exploit=0")  # one step is no whole period of a league with an exploiter
     if config.eval is not None and choice.startswith(("eval=", "experiment=")):

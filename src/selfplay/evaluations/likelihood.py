@@ -31,6 +31,8 @@ class Likelihood:
         SelfplayError: the task has no held-out questions, or one of them has no answer as a text.
     """
 
+    figure = "nll"  # what a sweep optimizes with this evaluation
+
     def __init__(self, task: Task, every: Period = 20, batch_size: Count = 384) -> None:
         at_least(1, every=every)
         self.every, self.items = every, tuple(task.held_out())
