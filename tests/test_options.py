@@ -187,7 +187,10 @@ def test_a_device_is_one_of_torchs_even_where_nobody_uses_it() -> None:
 
 def test_an_unknown_experiment_is_refused_with_the_names(tmp_path: Path) -> None:
     ended = cli.run(f"hydra.run.dir={tmp_path / 'run'}", "experiment=headrom")
-    assert ended.code == 1 and "'headrom'; did you mean headroom? it has grpo_paper, headroom" in ended.err
+    assert (
+        ended.code == 1
+        and "'headrom'; did you mean headroom? it has arithmetic_self_training, grpo_paper, headroom" in ended.err
+    )
     assert ended.err.startswith("error: ") and list(tmp_path.iterdir()) == []
 
 
