@@ -21,7 +21,7 @@ WATCHED = {  # game -> the progress metric of its default run
     "engineer": "solver/payoff", "few_shot": "solver/payoff", "society": "generator_1/payoff", "views": "solver/reward",
 }  # fmt: skip
 PROBED = {"contest": ["truth"], "dataset": ["truth"], "debate": ["truth"], "demonstrations": ["truth"]}
-PROBED |= dict.fromkeys(("engineer", "few_shot", "society", "views"), ["truth"])
+PROBED |= {game: ["truth"] for game in ("engineer", "few_shot", "society", "views")}
 
 
 @pytest.mark.parametrize("game", sorted(path.stem for path in (cli.CONF / "game").glob("*.yaml")))
