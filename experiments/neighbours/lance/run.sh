@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# LANCE: reviewed data by SFT and DPO, by SFT alone, and all answers without review. Five seeds. Started again, it goes on.
+# LANCE: reviewed data by SFT and DPO, by SFT alone, and everything that is written without review. Five seeds. Started again, it goes on.
 #     experiments/neighbours/lance/run.sh [python]           JOBS=1 for one job at a time
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
