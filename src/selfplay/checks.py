@@ -13,6 +13,7 @@ from selfplay.core import Batch, Policy, SelfplayError
 from selfplay.parallel import current
 
 LIMIT = 1e-3  # nats; tolerated sampler-learner difference in float32, where about 1e-5 is typical
+COARSE = 0.1  # nats; a mismatch that half precision may always have, see `check_reference`
 SILENT = 1e-6  # gradient norms up to this may be rounding error
 
 
@@ -99,9 +100,10 @@ class FirstUpdate:
         Raises:
             SelfplayError: the reference did not equal the learner, or a non-zero gradient changed no weight.
         """
-        if self.fresh:
-            check_reference(metrics)
-        self.fresh = False
+        if metrics.get("grad_norm") != 0:  # else nothing was learnt, and a rule on pairs may have compared no turn
+            if self.fresh:
+                check_reference(metrics, COARSE if _is_half(self.learner) else 0.0)
+            self.fresh = False
         if not self.unchanged:
             return
         self.unchanged = not current().highest(fingerprint(self.learner) != self.was)
@@ -123,13 +125,18 @@ class FirstUpdate:
                 self.tell(f"note: after the first update, {what} by {before[what]} is wrong; using {way} from now on")
 
 
-def check_reference(metrics: Mapping[str, float]) -> None:
+def check_reference(metrics: Mapping[str, float], least: float = 0.0) -> None:
     """Raise SelfplayError unless the divergence from the reference is 0 on the first batch.
 
     The sampler's log-probabilities differ from the learner's, and so from those of an identical reference, by at most
     the mismatch d. Each k3 term is then at most exp(d) - d - 1.
+
+    Args:
+        metrics: of the update.
+        least: the least d; a rule may have compared only the turns that it learnt from, but measured the divergence on
+            all of them.
     """
-    mismatch = metrics.get("logprob_mismatch", math.inf)
+    mismatch = max(least, metrics.get("logprob_mismatch", math.inf))
     rounding = math.expm1(mismatch) - mismatch if mismatch < 1 else math.inf
     for name, value in metrics.items():
         if name.endswith("/kl") and value > rounding + 1e-6:
@@ -137,6 +144,12 @@ def check_reference(metrics: Mapping[str, float]) -> None:
                 f"{name} is {value:.3g} nats per token before the first update, so the reference differs from the "
                 "initial learner; the player's snapshot() must be an exact copy (no dropout, no other randomness)"
             )
+
+
+def _is_half(learner: Policy) -> bool:
+    """Whether the learner computes in half precision."""
+    kinds = getattr(learner, "compute_dtype", None), getattr(getattr(learner, "model", None), "dtype", None)
+    return bool({torch.bfloat16, torch.float16} & set(kinds))
 
 
 def fingerprint(policy: Policy) -> list[tuple[float, float]]:

@@ -320,9 +320,9 @@ def test_a_live_and_a_frozen_decoder_are_kept_until_the_gradient(
 ) -> None:
     made_of: list[str] = []  # one entry for each decoder
 
-    def decoder(model: object, dtype: torch.dtype, plain: type = embedded.Decoder) -> object:
+    def decoder(*given: object, plain: type = embedded.Decoder, **options: object) -> object:
         made_of.append("")
-        return plain(model, dtype)
+        return plain(*given, **options)
 
     policy = made(lora=lora)
     ask, first, second = [Ask("solver", user("3 + 4"), key="k")], policy.snapshot(), policy.snapshot()

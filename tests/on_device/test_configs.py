@@ -48,7 +48,9 @@ def without_trials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_a_step(choice: str, shallow: dict[str, Path], tmp_path: Path) -> None:
-    args = on_device([*cli.shrunk(choice), "eval=none"], shallow)
+    small = cli.shrunk(choice)
+    further = [f"~extra_evals.{name}" for name in configs.config(*small).extra_evals]
+    args = on_device([*small, "eval=none", *further], shallow)
     *_, last = cli.lines(cli.finished(tmp_path / "run", *args) / "metrics.jsonl")
     assert (
         last["step"] == 1 and last["logprob_mismatch"] < 0.3

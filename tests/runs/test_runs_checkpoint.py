@@ -132,7 +132,7 @@ def test_much_disk_space_is_told_before_the_run(tmp_path: Path, monkeypatch: pyt
     def told(free: int, worth: int) -> str | None:
         monkeypatch.setattr(disk_space, "WORTH_A_NOTE", worth)
         monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
-        return disk_space.note(tmp_path / "not" / "yet", cfg, learner, update)  # type: ignore[arg-type]
+        return disk_space.note(tmp_path / "not" / "yet", cfg, [SimpleNamespace(learner=learner, update=update)])  # type: ignore[list-item]
 
     total = 4 * 4 * 7  # bytes: 4 copies of one float; steps 10, 20, 30, 40, 44, 45, and one that is being written
     assert told(10**9, total + 1) is None

@@ -194,7 +194,8 @@ def shrunk(choice: str) -> list[str]:
     args = needing(choice, *more)
     config = configs.filled(*args)
     args += ["steps=1", "episodes=2"]
-    long = choice.startswith(("data=", "experiment=")) or choice == "eval=likelihood"
+    nature = config.players.get("nature") or {}
+    long = "strategy" in nature or "likelihood" in {*config.extra_evals, choice.removeprefix("eval=")}
     longest = 32 if long else 12  # strategies and likelihoods read demonstrations
     args += [f"player.max_tokens={longest}"] if "max_tokens" in config.player else []
     args += ["game.answers=2"] if config.game.get("answers") else []

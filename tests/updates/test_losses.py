@@ -272,7 +272,8 @@ def test_role_weights_by_hand() -> None:
 def test_a_weight_for_nobody_is_refused() -> None:
     policy = Table([0.0])
     with pytest.raises(SelfplayError, match=r"names 'c'.* a, b"):
-        made(policy, optimizer=torch.optim.SGD, role_weights={"c": 1.0})
+        made(policy, optimizer=torch.optim.SGD, role_weights={"c": 2.0})
+    made(policy, optimizer=torch.optim.SGD, role_weights={"c": 1.0})  # the default changes nothing
 
 
 def test_a_role_that_was_not_asked_has_no_loss() -> None:

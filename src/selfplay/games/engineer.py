@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Annotated
 
 from selfplay.core import Ask, Episode, Game, Play, Reply, at_least, user
-from selfplay.options import Count, Expression, Name, Number, Range, Share
+from selfplay.options import Count, Expression, Name, Number, Positive, Range, Share
 from selfplay.tasks.overlap import rouge_l
 from selfplay.thoughts import last_match, said
 
@@ -54,6 +54,7 @@ class Engineer(Game):
         spoil: the prompt for worse answers, with {question} and, if wanted, {other}, another question of Nature's.
         ask: the asker's prompt, with an optional {question}.
         pattern: regular expression whose only group is the score in a review; its last match counts.
+        most: the highest score; a review without a number from 0 to it is not readable.
         threshold: reviews above it keep the question. LANCE has 7 of 10.
         reviews: number of reviews of a pair.
         new: number of worse answers, or of new questions.
@@ -71,6 +72,7 @@ class Engineer(Game):
         spoil: Name,
         ask: Name,
         pattern: Annotated[str, Expression(1)] = r"(\d+(?:\.\d+)?)",
+        most: Positive = 10.0,
         threshold: Number = 7.0,
         reviews: Count = 3,
         new: Count = 4,
@@ -80,7 +82,8 @@ class Engineer(Game):
     ) -> None:
         at_least(1, **{"game.reviews": reviews, "game.new": new, "game.answers": answers})
         self.review, self.spoil, self.ask, self.pattern = review, spoil, ask, re.compile(pattern)
-        self.threshold, self.reviews, self.new, self.answers = threshold, reviews, new, answers
+        self.most, self.threshold, self.reviews = most, threshold, reviews
+        self.new, self.answers = new, answers
         self.similar, self.words = similar, words
 
     def play(self) -> Play:
@@ -134,7 +137,8 @@ class Engineer(Game):
     def _read(self, review: str) -> float | None:
         """The score in a review, or None."""
         found = last_match(self.pattern, said(review))
-        return None if found is None else float(found)
+        score = None if found is None else float(found)
+        return score if score is not None and 0 <= score <= self.most else None
 
 
 def _mean(scores: Sequence[float | None]) -> float:

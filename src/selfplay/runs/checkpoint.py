@@ -60,8 +60,8 @@ def save(
     _save_policies(draft, policy, frozen or {})
     for name, (learner, own) in (further or {}).items():
         _save_policies(draft / LEARNERS / name, learner, own)
-    kept_by = {name: list(own) for name, (_, own) in (further or {}).items()}
-    _write_state({**state, "frozen": list(frozen or {}), "frozen_of": kept_by}, draft / STATE)
+    kept_by = {"frozen_of": {name: list(own) for name, (_, own) in further.items()}} if further else {}
+    _write_state({**state, "frozen": list(frozen or {}), **kept_by}, draft / STATE)
     digests.write(draft)
     for path in draft.rglob("*"):
         if path.is_file():
