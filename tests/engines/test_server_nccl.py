@@ -191,7 +191,7 @@ def test_a_server_that_fails_is_one_sentence(
     monkeypatch.setattr(nccl, "BUCKET", 200_000)  # several, so that the other server waits for the second
     route, wrong, words = FAILURES[name]
     doubles[1].misbehaves = lambda double, handler, called: called == route and wrong(double, handler, called)
-    ended = cli.run(*LSP, *on(doubles), f"hydra.run.dir={tmp_path}")
+    ended = cli.run(*LSP, *on(doubles), "engine.seconds=10", f"hydra.run.dir={tmp_path}")  # both are waited for
     assert doubles[0].link is not None and doubles[0].link.waits()
     assert ended.code == 1 and ended.err.startswith(f"error: the server {doubles[1].url} "), ended.err
     assert ended.err.count("\n") == 1 and words in ended.err, ended.err
