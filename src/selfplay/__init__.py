@@ -9,8 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from selfplay.api import compose, train
+    from selfplay.api import train
     from selfplay.building import build, make
+    from selfplay.composing import compose
     from selfplay.core import (
         Ask,
         Batch,
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from selfplay.runs import load
 
 _HOMES = {
-    **dict.fromkeys(("compose", "train"), "api"),
+    "compose": "composing",
+    "train": "api",
     **dict.fromkeys(("build", "make"), "building"),
     **dict.fromkeys(
         (

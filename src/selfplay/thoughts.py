@@ -1,9 +1,10 @@
-"""Read replies: strip the thinking of reasoning models, and find the last match of a pattern."""
+"""Read replies: strip thinking, find the last match of a pattern, take a question out of the paper's tags."""
 
 import re
 
 READ = 1000  # characters
 OPEN, CLOSE = (re.compile(rf"<{slash}(?:think|thinking|thought|reasoning)>", re.IGNORECASE) for slash in ("", "/"))
+BEGUN, ENDED = r"\[\s*start generation\s*\]", r"\[\s*end generation\s*\]"  # tags in the paper's prompt
 
 
 def said(reply: str) -> str:
@@ -24,3 +25,14 @@ def last_match(pattern: re.Pattern[str], verdict: str) -> str | None:
     """
     found = pattern.findall(verdict, max(0, len(verdict) - READ))
     return str(found[-1]).strip() if found else None
+
+
+def question(written: str) -> str:
+    """Extract the question from the Challenger's reply by removing the paper's generation tags.
+
+    The question is the text after the last [Start Generation], if any, and before the first [End Generation] that
+    follows, if any. A reply without tags is returned unchanged.
+    """
+    inner = re.split(BEGUN, written, flags=re.IGNORECASE)[-1]
+    inner = re.split(ENDED, inner, flags=re.IGNORECASE)[0]
+    return written if inner == written else inner.strip()

@@ -10,9 +10,10 @@ from scripted import Script
 
 from selfplay.building import make
 from selfplay.core import Ask, Reply, SelfplayError
-from selfplay.games.lsp import LSP, question
+from selfplay.games.lsp import LSP
 from selfplay.players.nature import Nature, numbers
 from selfplay.rollout import play
+from selfplay.thoughts import question
 
 PLACED = "Task '{task}'.\n[Start Generation]\n{template}\n[End Generation] {curly}"
 

@@ -184,7 +184,7 @@ HOSTILE = {
 }  # fmt: skip
 READERS = """
 import json, signal, sys
-from selfplay.games.lsp import question
+from selfplay.thoughts import question
 from selfplay.games.taboo import GUESS
 from selfplay.sandbox.sandbox import code_in
 from selfplay.thoughts import last_match

@@ -5,9 +5,9 @@ import re
 from selfplay.core import Ask, Episode, Game, Play, SelfplayError, at_least, score, user
 from selfplay.games.challenger_rewards import ChallengerPay, lsp
 from selfplay.options import Count, Name, NotNegative
+from selfplay.thoughts import question
 
 SPARK = "{spark}"
-START, END = r"\[\s*start generation\s*\]", r"\[\s*end generation\s*\]"  # generation tags in the paper's prompt
 
 
 class LSP(Game):
@@ -67,17 +67,6 @@ class LSP(Game):
         replies = [turn.reply.text for turn in solvers]
         asked = self.pay(rewards, qualities, replies, challenger.scores.get("invalid", 0.0) > 0)
         return [*(0.0 for _ in chance), asked, *(r + q for r, q in zip(rewards, qualities, strict=True))]
-
-
-def question(written: str) -> str:
-    """Extract the question from the Challenger's reply by removing the paper's generation tags.
-
-    The question is the text after the last [Start Generation], if any, and before the first [End Generation] that
-    follows, if any. A reply without tags is returned unchanged.
-    """
-    inner = re.split(START, written, flags=re.IGNORECASE)[-1]
-    inner = re.split(END, inner, flags=re.IGNORECASE)[0]
-    return written if inner == written else inner.strip()
 
 
 def _filled(challenge: str, values: dict[str, str | None]) -> list[str]:

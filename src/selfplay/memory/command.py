@@ -93,7 +93,7 @@ def _composed(options: Sequence[str], given: Given) -> tuple[DictConfig, list[st
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
 
-    from selfplay.api import compose
+    from selfplay.composing import compose
     from selfplay.config import check_config
     from selfplay.core import SelfplayError
     from selfplay.memory.sizes import take_auto

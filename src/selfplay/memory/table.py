@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from selfplay.api import compose
+from selfplay.composing import compose
 from selfplay.memory.configured import Given, setup_of
 from selfplay.memory.model import llama_of
 from selfplay.memory.phases import PHASES, Setup, phases, total

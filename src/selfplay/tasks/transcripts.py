@@ -7,9 +7,9 @@ from random import Random
 
 from selfplay.core import SelfplayError, at_least
 from selfplay.files import lines, read_json
-from selfplay.games.lsp import question
 from selfplay.options import Count, Name, Number, Steps
 from selfplay.tasks.task import Item, Task
+from selfplay.thoughts import question
 
 EPISODES, SUMMARY = "episodes.jsonl", "summary.json"
 
