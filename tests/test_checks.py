@@ -176,3 +176,27 @@ def test_the_batch_is_checked_in_the_first_step_of_a_start(tmp_path: Path, monke
     assert steps == [4]
     assert cli.run(f"resume={tmp_path / 'run'}", "steps=5").code == 0
     assert steps == [4, 4]
+
+
+@pytest.mark.parametrize("update", ["rejection", "dpo", "stages"])
+def test_in_half_precision_the_reference_is_compared_on_what_is_measured(
+    update: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rule that learns from some turns measures the divergence on all: only another reference is refused."""
+    args = (
+        "game=dataset", "reward=verifier", f"update={update}", "player.compute_dtype=bfloat16", "eval=none", "steps=1",
+        "episodes=4", "game.answers=4", *(("update.hoard=1", "update.room=1") if update == "stages" else ()),
+    )  # fmt: skip
+    cli.finished(tmp_path / "run", *args)
+    plain = LanguageModel.snapshot
+
+    def other(self: LanguageModel) -> LanguageModel:
+        found = plain(self)
+        with torch.no_grad():
+            for p in found.model.parameters():
+                p *= 1.05
+        return found
+
+    monkeypatch.setattr(LanguageModel, "snapshot", other)
+    ended = cli.run(*args, f"hydra.run.dir={tmp_path / 'other'}")
+    assert ended.code == 1 and "before the first update, so the reference differs from the initial learner" in ended.err

@@ -13,7 +13,6 @@ from selfplay.core import Batch, Policy, SelfplayError
 from selfplay.parallel import current
 
 LIMIT = 1e-3  # nats; tolerated sampler-learner difference in float32, where about 1e-5 is typical
-COARSE = 0.1  # nats; a mismatch that half precision may always have, see `check_reference`
 SILENT = 1e-6  # gradient norms up to this may be rounding error
 
 
@@ -88,9 +87,15 @@ class FirstUpdate:
     def __init__(self, learner: Policy, fresh: bool, tell: Callable[[str], None] = print) -> None:
         self.learner, self.unchanged, self.fresh, self.tell = learner, True, fresh, tell
         self.was: list[tuple[float, float]] = []
+        self.mismatch = 0.0
 
-    def before(self) -> None:
-        """Call right before an update."""
+    def before(self, mismatch: float = 0.0) -> None:
+        """Call right before an update.
+
+        Args:
+            mismatch: see `check_reference`.
+        """
+        self.mismatch = mismatch
         if self.unchanged:
             self.was = fingerprint(self.learner)
 
@@ -100,10 +105,9 @@ class FirstUpdate:
         Raises:
             SelfplayError: the reference did not equal the learner, or a non-zero gradient changed no weight.
         """
-        if metrics.get("grad_norm") != 0:  # else nothing was learnt, and a rule on pairs may have compared no turn
-            if self.fresh:
-                check_reference(metrics, COARSE if _is_half(self.learner) else 0.0)
-            self.fresh = False
+        if self.fresh:
+            check_reference(metrics, self.mismatch)
+        self.fresh = False
         if not self.unchanged:
             return
         self.unchanged = not current().highest(fingerprint(self.learner) != self.was)
@@ -125,7 +129,7 @@ class FirstUpdate:
                 self.tell(f"note: after the first update, {what} by {before[what]} is wrong; using {way} from now on")
 
 
-def check_reference(metrics: Mapping[str, float], least: float = 0.0) -> None:
+def check_reference(metrics: Mapping[str, float], mismatch: float = 0.0) -> None:
     """Raise SelfplayError unless the divergence from the reference is 0 on the first batch.
 
     The sampler's log-probabilities differ from the learner's, and so from those of an identical reference, by at most
@@ -133,23 +137,17 @@ def check_reference(metrics: Mapping[str, float], least: float = 0.0) -> None:
 
     Args:
         metrics: of the update.
-        least: the least d; a rule may have compared only the turns that it learnt from, but measured the divergence on
-            all of them.
+        mismatch: d of all turns of the learner. A rule compares only the turns that it learns from, but measures the
+            divergence on all of them.
     """
-    mismatch = max(least, metrics.get("logprob_mismatch", math.inf))
-    rounding = math.expm1(mismatch) - mismatch if mismatch < 1 else math.inf
+    d = max(mismatch, metrics.get("logprob_mismatch", math.inf))
+    rounding = math.expm1(d) - d if d < 1 else math.inf
     for name, value in metrics.items():
         if name.endswith("/kl") and value > rounding + 1e-6:
             raise SelfplayError(
                 f"{name} is {value:.3g} nats per token before the first update, so the reference differs from the "
                 "initial learner; the player's snapshot() must be an exact copy (no dropout, no other randomness)"
             )
-
-
-def _is_half(learner: Policy) -> bool:
-    """Whether the learner computes in half precision."""
-    kinds = getattr(learner, "compute_dtype", None), getattr(getattr(learner, "model", None), "dtype", None)
-    return bool({torch.bfloat16, torch.float16} & set(kinds))
 
 
 def fingerprint(policy: Policy) -> list[tuple[float, float]]:

@@ -53,8 +53,8 @@ def loop(experiment: Experiment, cfg: DictConfig, session: Session) -> None:
         advantages: dict[int, float] = {}
         for name, trainee in trainees.items():
             turns = turns_of(episodes, name, *trainee.update.teachers)
-            checks[name].before(episodes, turns_of(episodes, name))
             batch = collate(encode_replies(turns, name, trainee.learner), name)
+            checks[name].before(episodes, turns_of(episodes, name), batch)
             learnt = Learnt.of(trainee.update.step(batch))
             checks[name].after(learnt.metrics)
             metrics |= of_learner(name, {turn.ask.role for _, turn in turns if turn.player == name}, learnt.metrics)

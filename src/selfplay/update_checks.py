@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
+
 from selfplay.checks import FirstUpdate
 from selfplay.comparisons import Silence, check_batch
-from selfplay.core import Episode, SelfplayError, Turn, Update
+from selfplay.core import Batch, Episode, Policy, SelfplayError, Turn, Update
 from selfplay.trainee import Trainee
+from selfplay.updates.gradient_step import GradientStep
 from selfplay.updates.imitation import off_policy
 from selfplay.updates.pairs import demonstrated
 
@@ -23,12 +26,13 @@ class UpdateChecks:
         self.update, self.tell = trainee.update, tell
         self.first, self.silence, self.begun = FirstUpdate(trainee.learner, fresh, tell), Silence(), False
 
-    def before(self, episodes: Sequence[Episode], own: Sequence[tuple[Episode, Turn]]) -> None:
+    def before(self, episodes: Sequence[Episode], own: Sequence[tuple[Episode, Turn]], batch: Batch) -> None:
         """Call right before an update.
 
         Args:
             episodes: all episodes of the step.
             own: the learner's own turns, with their episodes.
+            batch: what the update will learn from.
 
         Raises:
             SelfplayError: the rule cannot learn replies behind another prompt, or has nothing to compare.
@@ -38,13 +42,30 @@ class UpdateChecks:
         if not self.begun:
             check_batch(episodes, own, self.update)
         self.begun = True
-        self.first.before()
+        self.first.before(self._mismatch(batch) if self.first.fresh else 0.0)
 
     def after(self, metrics: Mapping[str, float]) -> None:
         """Call right after the update, with its metrics."""
         self.first.after(metrics)
         if note := self.silence.after(metrics):
             self.tell(note)
+
+    def _mismatch(self, batch: Batch) -> float:
+        """The largest difference between sampler and learner on the learner's own turns, if it may matter.
+
+        In float32 it is far below what `check_reference` allows.
+        """
+        rule, own = self.update.gradient_step if hasattr(self.update, "gradient_step") else None, batch.on_policy
+        if not isinstance(rule, GradientStep) or not _is_half(self.first.learner) or not own.any():
+            return 0.0
+        part = batch.rows(own.nonzero()[:, 0])
+        return float((rule.logprobs(self.first.learner, part) - part.logprobs).abs().max())
+
+
+def _is_half(learner: Policy) -> bool:
+    """Whether the learner computes in half precision."""
+    kinds = getattr(learner, "compute_dtype", None), getattr(getattr(learner, "model", None), "dtype", None)
+    return bool({torch.bfloat16, torch.float16} & set(kinds))
 
 
 def _check_moved(update: Update) -> None:
