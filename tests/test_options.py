@@ -79,6 +79,10 @@ REFUSED = {  # in a sentence with these words, before anything is made
     "update.objective._target_=selfplay.updates.advantages.centred": ["update.objective", "Objective"],
     "+update.objective.low=0.2": ["has no option 'low'", "~update.objective.low"],
     "player._target_=selfplay.players.tabular.Tabular": ["has no option"],
+    "reward._target_=selfplay.updates.regularizers.Off": [
+        "has no option 'path' (it has: none)",
+        "(conf/reward/<name>.yaml)",
+    ],
     "+probes.reward={_target_:selfplay.referees.verifier.Verifier,task:5}": ["probes.reward.task is 5"],
     "opponent=psro opponent.exact=no": ["opponent.exact is 'no'", "true or false"],
     "opponent=psro opponent.restart=no": ["opponent.restart is 'no'", "true or false"],

@@ -149,17 +149,19 @@ class Walk:
             SelfplayError: the target does not exist, an option is unknown or missing, or a value is invalid.
         """
         target, partial = self._target(node, key)
-        parameters = parameters_of(target)
+        found = parameters_of(target)
+        parameters = found or {}
         open_ended = any(p.kind is p.VAR_KEYWORD and not n.startswith("_") for n, p in parameters.items())
         named = {n: p for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         known = {n: p for n, p in named.items() if n not in given}
         hints = hints_of(target)
         options: list[str] = [str(name) for name in node if name not in SPECIAL]
         for name in options:
-            if parameters and name not in known and (name in given or not open_ended):
+            if found is not None and name not in known and (name in given or not open_ended):
                 raise SelfplayError(
-                    f"'{key}' cannot be built: {_options(node['_target_'], name, known)}; remove it with ~{key}.{name} "
-                    "or check its yaml under conf/"
+                    f"'{key}' cannot be built: {_options(node['_target_'], name, known)}; remove it with ~{key}.{name}, "
+                    "check its yaml under conf/, or, if yours was merged into the default of its group, make it a choice of "
+                    f"its own (conf/{key.partition('.')[0]}/<name>.yaml)"
                 )
             entry, where = self.value(node, name, f"{key}.{name}")
             self.check(entry, hints.get(name, Any), where)

@@ -81,12 +81,12 @@ def _methods(protocol: type) -> list[str]:
     return [name for name, member in vars(protocol).items() if inspect.isfunction(member) and not name.startswith("_")]
 
 
-def parameters_of(target: Any) -> Mapping[str, inspect.Parameter]:
-    """The parameters of the target; empty if it has no signature."""
+def parameters_of(target: Any) -> Mapping[str, inspect.Parameter] | None:
+    """The parameters of the target; None if it has no signature."""
     try:
         return inspect.signature(target).parameters
     except (ValueError, TypeError):  # a built-in
-        return {}
+        return None
 
 
 def hints_of(target: Any) -> dict[str, Any]:

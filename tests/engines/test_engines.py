@@ -343,3 +343,9 @@ def test_a_live_and_a_frozen_decoder_are_kept_until_the_gradient(
     policy.version.raise_by_one()
     said = policy.act(ask), first.act(ask)
     assert said == (policy.act(ask), first.act(ask)) and said[0] != said[1], "each has its own weights"
+
+
+def test_a_run_s_record_names_the_engine(policy: LanguageModel) -> None:
+    kind = type(policy.engine).__name__
+    told = {"EmbeddedEngine": "own layers", "TransformersEngine": "transformers' continuous batching"}
+    assert policy.ways()["sampling"] == told.get(kind, "1 vLLM server")

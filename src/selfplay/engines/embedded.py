@@ -42,6 +42,9 @@ class EmbeddedEngine(Engine):
         with weights.placed():
             return sample(self.reader(weights), prompts, keys, sampling)
 
+    def way(self, model: Any) -> str:
+        return "own layers" if can_decode(model) else "transformers' modules"
+
     def reader(self, weights: Weights) -> Decoder | PreTrainedModel:
         """What to pass to `sample`: a decoder if supported, else the model itself. The weights must be in place."""
         model: Any = weights.model

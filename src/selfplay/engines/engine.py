@@ -118,6 +118,10 @@ class Engine(ABC):
             SelfplayError: the engine does not support this model, or the logits are not finite.
         """
 
+    def way(self, model: Any) -> str:
+        """How it samples from the model, in a few words for the record of a run."""
+        return type(self).__name__
+
     def rest(self) -> None:
         """Release memory before a gradient computation; the next `generate` allocates it again."""
         return

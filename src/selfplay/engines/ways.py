@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from transformers import PreTrainedModel
 
+from selfplay.engines.engine import Engine
 from selfplay.engines.llama.layers import can_flash, can_pack, has_own_layers
 from selfplay.engines.llama.trial import can_decode
 from selfplay.engines.llama.varlen import prefer, prefers_flash
@@ -19,11 +20,12 @@ def check_readable(model: PreTrainedModel) -> None:
         way_of(model)
 
 
-def ways_of(model: PreTrainedModel, again: bool, checkpointing: bool) -> dict[str, str]:
+def ways_of(model: PreTrainedModel, engine: Engine, again: bool, checkpointing: bool) -> dict[str, str]:
     """The implementation used for each computation.
 
     Args:
         model: a causal language model.
+        engine: generates its replies.
         again: repeat the trials with the current weights.
         checkpointing: whether gradient checkpointing is enabled.
     """
@@ -33,7 +35,7 @@ def ways_of(model: PreTrainedModel, again: bool, checkpointing: bool) -> dict[st
     own = packed and has_own_layers(model) and not checkpointing
     flash = {"packed attention": "flash" if own and can_flash(model) else "mask"} if prefers_flash(model) else {}
     return flash | {
-        "sampling": "own layers" if can_decode(model) else "transformers' modules",
+        "sampling": engine.way(model),
         "log-probabilities": "own layers" if own else "transformers' modules",
         "prompts": "computed once for all replies" if packed else "computed for each reply",
     }

@@ -296,5 +296,5 @@ class LanguageModel(TrainedModel):
         if again:
             self.engine.rest()
         kind = self.model.device.type
-        ways = ways_of(self.model, again, self.gradient_checkpointing)
+        ways = ways_of(self.model, self.engine, again, self.gradient_checkpointing)
         return ways | {"matrix products": f"{products_in(self.compute_dtype or self.model.dtype, kind)} on {kind}"}

@@ -78,6 +78,9 @@ class ServerEngine(Engine):
         self._slots = BoundedSemaphore(requests * len(urls))
         self._model: ref[Module] | None = None
 
+    def way(self, model: Any) -> str:
+        return f"{len(self.clients)} vLLM server{'s' * (len(self.clients) > 1)}"
+
     def generate(
         self, weights: Weights | Mixture, prompts: Sequence[Prompt], keys: Sequence[str], sampling: Sampling
     ) -> list[Completion]:

@@ -73,6 +73,9 @@ class TransformersEngine(Engine):
         with weights.placed():
             return self._generate(model, prompts, keys, sampling)
 
+    def way(self, model: Any) -> str:
+        return "transformers' continuous batching"
+
     def rest(self) -> None:
         self._kept.clear()
 
