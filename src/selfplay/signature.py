@@ -160,7 +160,7 @@ class Walk:
             if found is not None and name not in known and (name in given or not open_ended):
                 raise SelfplayError(
                     f"'{key}' cannot be built: {_options(node['_target_'], name, known)}; remove it with ~{key}.{name} "
-                    "or check its yaml under conf/; if yours was merged into the default of its group, make it a choice "
+                    "or check its yaml under conf/; if yours was merged into the group's default, make it a choice "
                     f"of its own (conf/{key.partition('.')[0]}/<name>.yaml)"
                 )
             entry, where = self.value(node, name, f"{key}.{name}")
