@@ -9,7 +9,7 @@ TORCH := .venv/.torch
 CORE := .venv/.core
 READY := .venv/.ready
 
-.PHONY: run test lint report paper-table neighbours bench notebooks smollm2 vllm clean
+.PHONY: run test lint docs report paper-table neighbours bench notebooks smollm2 vllm clean
 run: $(CORE)
 	$(BIN)/python run.py
 
@@ -21,6 +21,10 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# the documentation site, in build/site; any warning is an error
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # make report RUNS=multirun/x: write an HTML report on these runs to report/
 report: $(CORE)

@@ -1,6 +1,8 @@
 """Every yaml plays, scores and learns a step, and leaves the metrics that analysis and dashboards read."""
 
 import math
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,11 @@ GROUPS = (
     "game", "experiment", "player", "prompts", "update", "regularizer", "challenger", "quality", "reward", "eval",
     "opponent", "meta_solver", "schedule", "rollout", "logger", "task", "data",
 )  # fmt: skip
+DOCUMENTED = [
+    name
+    for row in re.findall(r"^\| (`.*?) \|", (cli.ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE)
+    for name in re.findall(r"`([^`]+)`", row)
+]
 TIMES = {"time/play", "time/score", "time/update"}
 
 
@@ -52,6 +59,8 @@ def test_a_step(choice: str, tmp_path: Path) -> None:
         check_targets(config, folder / "config.yaml", trusted)  # it can be resumed without trust=
     *before, last = cli.lines(folder / "metrics.jsonl")
     assert [line["step"] for line in before] == ([] if config.eval is None else [0]) and last["step"] == 1
+    names = {name for line in (*before, last) for name in paths(line)}
+    assert not undocumented(config, names), "add them to docs/metrics.md"
     assert set(last) >= TIMES and all(last[name] > 0 for name in TIMES)
     figures = {name: value for name, value in last.items() if name not in ("eval", "opponents")}
     assert all(math.isfinite(value) for value in figures.values()), figures
@@ -64,6 +73,25 @@ def test_a_step(choice: str, tmp_path: Path) -> None:
     assert len(said) >= 2 and all(math.isfinite(turn["payoff"] + turn["advantage"]) for turn in said)
     assert last["tokens/generated"] >= len(said)
     assert cli.summary(folder)["optimized"]["metric"] == config.optimized_metric
+
+
+def undocumented(config: DictConfig, names: set[str]) -> list[str]:
+    """The metrics that docs/metrics.md does not have; of an evaluation within another, the first part counts."""
+    words = {
+        "role": "|".join(config.seats),
+        "score": "|".join(["reward", "quality", *config.probes]),
+        "part": "|".join([*config["update"].get("parts", {}), *config.learners, *config.seats]),
+    }
+    known = [re.escape(name).replace("\\-", "-") for name in DOCUMENTED]
+    known = [re.sub(r"<(\w+)>", lambda word: f"({words.get(word[1], '[^/]+')})", name) for name in known]
+    known += [f"{name}/.*" for name in known if name.startswith("eval/")]
+    return [name for name in sorted(names) if not re.fullmatch("|".join(known), name)]
+
+
+def paths(line: Mapping[str, Any], at: str = "") -> Iterator[str]:
+    """Every metric of a line of metrics.jsonl, as <group>/<name>."""
+    for name, value in line.items():
+        yield from paths(value, f"{at}{name}/") if isinstance(value, dict) else [f"{at}{name}"]
 
 
 def test_every_group_is_run_or_built() -> None:
