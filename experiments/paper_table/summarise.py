@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from selfplay.report.families import markdown
-from selfplay.report.measures import measure
+from selfplay.measures import measure
 from selfplay.report.statistics import estimate
 from selfplay.runs import load
 

@@ -25,7 +25,7 @@ from selfplay.report import page as page_module
 from selfplay.report.__main__ import main
 from selfplay.report.comparison import comparison
 from selfplay.report.curve_section import POINTS, stretches
-from selfplay.report.measures import important, measure, number, probability
+from selfplay.measures import important, measure, number, probability
 from selfplay.report.settings import Settings
 from selfplay.report.transcripts import LONGEST, cut, embedded, sample, steps_in_order
 from selfplay.runs import load

@@ -12,7 +12,7 @@ import pandas as pd
 from selfplay.core import SelfplayError
 from selfplay.plots.figure_store import Album, Picture
 from selfplay.plots.figures import draw_intervals
-from selfplay.report.measures import Measure, bounds, measure, number, probability
+from selfplay.measures import Measure, bounds, measure, number, probability
 from selfplay.report.statistics import compare
 from selfplay.runs.sweep import Sweep
 

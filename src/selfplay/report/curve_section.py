@@ -9,7 +9,7 @@ import pandas as pd
 
 from selfplay.plots.figure_store import COLOURS, Album, Picture
 from selfplay.plots.figures import Line, draw_lines
-from selfplay.report.measures import Measure, important, number
+from selfplay.measures import Measure, important, number
 from selfplay.report.questions import goodhart
 from selfplay.report.statistics import curves
 from selfplay.runs.sweep import Sweep

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from selfplay.commandline import program
 from selfplay.core import SelfplayError
 from selfplay.files import lines
+from selfplay.measures import numbers
 from selfplay.runs.folder import RunFolder
 
 T = TypeVar("T")
@@ -101,20 +102,6 @@ def read(path: Path) -> Run:
     status = "broken" if broken else str(summary["status"])
     reason = "; ".join(broken) or _reason(path, status, summary, metrics, total)
     return Run(path, status, reason, overrides, seed, summary, metrics, transcript)
-
-
-def numbers(tree: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Flatten the numbers in a record to paths such as "eval/accuracy"; an interval gives ".../low" and ".../high"."""
-    flat: dict[str, float] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            flat |= numbers(value, f"{name}/")
-        elif isinstance(value, int | float):
-            flat[name] = float(value)
-        elif isinstance(value, list) and len(value) == 2 and all(isinstance(v, int | float) for v in value):
-            flat |= {f"{name}/low": float(value[0]), f"{name}/high": float(value[1])}
-    return flat
 
 
 def records(path: Path) -> list[dict[str, Any]]:

@@ -17,7 +17,8 @@ from typing import Any
 import pandas as pd
 
 from selfplay.core import SelfplayError
-from selfplay.runs.reading import Run, is_run, keyed, numbers, read, records
+from selfplay.measures import numbers
+from selfplay.runs.reading import Run, is_run, keyed, read, records
 from selfplay.runs.sweep_plan import default_seed, planned
 
 KINDS: dict[str, tuple[type, ...]] = {
