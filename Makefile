@@ -22,7 +22,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# make report RUNS=multirun/x: write an HTML report on these runs to report/
+# make report RUNS=multirun/x: write an HTML report on these runs to report/multirun/x/
 report: $(CORE)
 	@test -n "$(RUNS)" || { echo 'error: RUNS is empty; give folders of runs: make report RUNS="multirun/x outputs/y"' >&2; exit 1; }
 	$(BIN)/python -m selfplay.report $(RUNS)

@@ -214,9 +214,9 @@ def _draw(axes: Axes, panel: Panel) -> None:
         marker = "o" if len(y) <= 12 else ""
         axes.plot(x, y, **curve.look, linewidth=1.4, marker=marker, markersize=3, label=curve.label or None)
     if panel.measure.share:
-        low, high = axes.get_ylim()
-        high = 102 if high > 95 else max(high, 5)
-        axes.set_ylim(-high / 50 if low < 5 else low, high)
+        bottom, top = axes.get_ylim()
+        top = 102 if top > 95 else max(top, 5)
+        axes.set_ylim(-top / 50 if bottom < 5 else bottom, top)
     if any(curve.label for curve in panel.curves):
         axes.legend(loc="best", handlelength=1.6, borderaxespad=0.2, labelspacing=0.2)
 

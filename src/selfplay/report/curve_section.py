@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from selfplay.measures import Measure, important, number
 from selfplay.plots.figure_store import COLOURS, Album, Picture
 from selfplay.plots.figures import Line, draw_lines
-from selfplay.measures import Measure, important, number
 from selfplay.report.questions import goodhart
 from selfplay.report.statistics import curves
 from selfplay.runs.sweep import Sweep

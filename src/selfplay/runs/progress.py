@@ -172,7 +172,7 @@ def _table(title: str) -> Table:
 
 
 def _figures(metrics: Mapping[str, object], watch: str, most: int) -> list[str]:
-    """The watched metric, then of every role its reward, or its payoff if it has none, and its shares; `most` in all."""
+    """The watched metric, then every role's reward, or its payoff if it has none, and its shares; `most` in all."""
     named = {key: key.rpartition("/")[::2] for key in metrics if key.count("/") == 1}
     judged = {role for role, name in named.values() if name == "reward"}
     earned = [key for key, (_, name) in named.items() if name == "reward"]

@@ -48,6 +48,7 @@ class Run:
         summary: the content of summary.json.
         metrics: the lines of metrics.jsonl.
         transcript: whether episodes.jsonl exists and is intact, apart from a torn last line.
+        total: the steps that the run is to have, and `optimized`: the metric that it optimizes; None if unknown.
     """
 
     path: Path
@@ -58,6 +59,8 @@ class Run:
     summary: Mapping[str, Any] = field(default_factory=dict)
     metrics: list[dict[str, Any]] = field(default_factory=list)
     transcript: bool = False
+    total: int | None = None
+    optimized: str | None = None
 
     @property
     def setting(self) -> str:
@@ -81,13 +84,18 @@ def is_run(folder: Path) -> bool:
     return any((folder / name).is_file() for name in FILES)
 
 
-def read(path: Path) -> Run:
-    """Read the run in a folder. Damage is reported in `status` and `reason`, never raised."""
+def read(path: Path, transcripts: bool = True) -> Run:
+    """Read the run in a folder. Damage is reported in `status` and `reason`, never raised.
+
+    Args:
+        path: the folder.
+        transcripts: whether to check episodes.jsonl, by far the largest file.
+    """
     broken: list[str] = []
     config = _tried(broken, lambda: RunFolder.open(path).config)
     metrics = _tried(broken, lambda: _metrics(path)) or []
     summary = _tried(broken, lambda: _summary(path)) or {}
-    transcript = _tried(broken, lambda: _whole(path / "episodes.jsonl")) or False
+    transcript = transcripts and (_tried(broken, lambda: _whole(path / "episodes.jsonl")) or False)
     if not broken and summary["status"] == "finished":
         last = max((line["step"] for line in metrics), default=0)
         if last != summary.get("steps"):
@@ -101,7 +109,8 @@ def read(path: Path) -> Run:
     seed, total = (value if type(value := plain.get(key)) is int else None for key in ("seed", "steps"))
     status = "broken" if broken else str(summary["status"])
     reason = "; ".join(broken) or _reason(path, status, summary, metrics, total)
-    return Run(path, status, reason, overrides, seed, summary, metrics, transcript)
+    metric = value if isinstance(value := plain.get("optimized_metric"), str) else None
+    return Run(path, status, reason, overrides, seed, summary, metrics, transcript, total, metric)
 
 
 def records(path: Path) -> list[dict[str, Any]]:
