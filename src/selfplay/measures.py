@@ -122,7 +122,7 @@ def evaluated(columns: Iterable[str]) -> list[str]:
 def important(columns: Iterable[str], optimized: Sequence[str]) -> list[Measure]:
     """The metrics whose curves are drawn: optimised ones, evaluations, then those of the roles."""
     known = list(columns)
-    names = [*optimized, *evaluated(known)]
+    names = [*optimized, *evaluated(known), "eval/mixture_nash_conv", "eval/few_shot"]
     for some in (FIRST, ("frac_reward_zero_std",), THEN):
         for name in some:
             names += sorted((key for key in known if key.rpartition("/")[2] == name and key.count("/") < 2), key=_role)

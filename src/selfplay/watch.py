@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from selfplay.runs.standing import Standing
 
 BLOCKS, PLAIN = "▁▂▃▄▅▆▇█", "_.:-=+*#"
-CURVE = 16  # characters of a curve
+CURVE, NAME = 16, 30  # most characters of a curve and of a run's name
 REASONS = 8  # most reasons below the table
 COLOURS = {"running": "green", "waiting": "dim", "finished": "", "interrupted": "yellow", "stalled": "yellow"}
 
@@ -97,7 +97,7 @@ def view(found: Mapping[str, Standing], console: Console) -> Group:
     title = f"{total}: {', '.join(f'{count} {state}' for state, count in counts.items())}"
     metrics = list(dict.fromkeys(filter(None, (one.run.optimized for one in found.values()))))
     table = Table(title=title, box=table_box(), show_edge=False, pad_edge=False)
-    table.add_column("run")
+    table.add_column("run", no_wrap=True, max_width=NAME)
     table.add_column("setting")
     table.add_column("state", no_wrap=True)
     table.add_column("step", justify="right", no_wrap=True)

@@ -48,7 +48,11 @@ def test_panels_are_what_was_logged_with_the_primary_metric_first() -> None:
     assert [curve.key for curve in next(iter(shown(metrics, "challenger/payoff").values())).curves][1] == (
         "challenger/payoff"
     )
-    assert next(iter(shown([*metrics, step(3, loss=1.0)], "loss"))) == "Loss"
+    lossy = [*metrics, step(3, loss=1.0)]
+    assert next(iter(shown(lossy, "loss"))) == "Loss" and "Loss" not in shown(lossy)
+    assert list(shown([{"step": 1, "loss": 1.0, "solver/payoff": 0.0}])) == ["Payoff", "Loss"], (
+        "without a KL or entropy"
+    )
     assert "Reward" in shown([step(1), step(2, **{"solver/payoff": 0.75})]), "a reward of its own is shown"
 
 

@@ -143,8 +143,9 @@ def panels(rows: Sequence[Mapping[str, float]], primary: str = "") -> list[Panel
         by_role = role in roles(rows)
         found.append(_by_role(rows, name) if by_role else _evaluation(rows, key))
     drawn = {curve.key for panel in found for curve in panel.curves}
-    for name in (*BY_ROLE, SILENT, *LEARNING):
-        panel = _evaluation(rows, name) if name == SILENT else _by_role(rows, name)
+    learning = LEARNING if any(_by_role(rows, name).curves for name in LEARNING) else ("loss",)
+    for name in (*BY_ROLE, SILENT, *learning):
+        panel = _evaluation(rows, name) if name in (SILENT, "loss") else _by_role(rows, name)
         fresh = [curve for curve in panel.curves if curve.key not in drawn]
         paid = {curve.key.rpartition("/")[0]: curve.y for curve in _by_role(rows, "payoff").curves}
         same = name == "reward" and all(paid.get(curve.key.rpartition("/")[0]) == curve.y for curve in fresh)

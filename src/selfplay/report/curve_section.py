@@ -48,7 +48,9 @@ def stretches(metrics: pd.DataFrame) -> tuple[pd.DataFrame, int]:
         return metrics, 1
     place = -(-metrics["step"].astype(int) // width) * width
     keys = ["run", "setting", "seed"]
-    means = metrics.drop(columns=["step", "tokens"]).groupby([*keys, place], sort=False, dropna=False).mean()
+    means = (
+        metrics.drop(columns=["step", "tokens"]).groupby([*keys, place], sort=False, dropna=False).mean().copy()
+    )  # in one block
     means["tokens"] = metrics.groupby([*keys, place], sort=False, dropna=False)["tokens"].last()
     table = means.reset_index()
     return table[[*keys, "step", "tokens", *(c for c in table.columns if c not in (*keys, "step", "tokens"))]], width
