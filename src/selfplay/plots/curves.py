@@ -112,7 +112,7 @@ def run_figure(
         raise SelfplayError(f"the width is {width:g} inches; use {NARROWEST:g} to 100, such as 3.3 or 6.8")
     columns = min(len(shown), int(width / PANEL_WIDTH))
     lines = -(-len(shown) // columns)
-    with mpl.rc_context(STYLE | dict.fromkeys(("font.size", "axes.titlesize", "legend.fontsize"), POINTS)):
+    with mpl.rc_context(STYLE | {"font.size": POINTS}):
         figure = Figure(figsize=(width, PANEL_HEIGHT * lines + 0.4), layout="constrained")
         grid = list(figure.subplots(lines, columns, squeeze=False).flat)
         for axes, panel in zip(grid, shown, strict=False):
@@ -249,7 +249,7 @@ def _times(axes: Axes, rows: Sequence[Mapping[str, float]]) -> None:
 def _finish(axes: Axes, title: str, width: float) -> None:
     axes.set_title(fill(title, round(TITLE_WIDTH * width)), fontsize=POINTS, loc="left", pad=4, fontweight="bold")
     axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
-    axes.tick_params(length=2.5, pad=2, labelsize=POINTS)
+    axes.tick_params(length=2.5, pad=2)
     axes.locator_params(axis="x", integer=True, nbins=5)
     axes.locator_params(axis="y", nbins=5)
 
@@ -264,6 +264,6 @@ def _legend(figure: Figure, shown: Sequence[Panel | None], every: Sequence[str],
     handles: list[Any] = [Line2D([], [], **_look(i), label=role) for i, role in enumerate(every) if role in drawn]
     handles += [Patch(color=colour, label=part) for part, colour in TIMES.values()] if None in shown else []
     note = f"pale: every step; bold: mean over {_window(longest)} steps" if longest >= SMOOTH_FROM else None
-    layout: dict[str, Any] = {"loc": "outside lower center", "ncols": 2 * columns, "title_fontsize": POINTS}
+    layout: dict[str, Any] = {"loc": "outside lower center", "ncols": 2 * columns}
     if handles or note:
         figure.legend(handles=handles, title=note, handlelength=1.4, columnspacing=1.2, **layout)
