@@ -197,7 +197,7 @@ function browser(data, place) {
 const transcripts = document.getElementById("transcripts-data");
 if (transcripts) browser(JSON.parse(transcripts.textContent), document.getElementById("transcripts"));
 
-// --- While runs go on, the page reloads itself, and stays where the reader is -----------------------------------------
+// --- While runs go on, the page reloads itself; browsers keep the scroll position, this keeps what was chosen ----------
 
 const KEPT = `selfplay ${location.pathname}`;
 const controls = () => [...document.querySelectorAll("form.filters [name]")];
@@ -213,12 +213,10 @@ function restore() {
     else if (value !== undefined && [...(one.options ?? [{ value }])].some((option) => option.value === value)) one.value = value;
   }
   document.querySelector("form.filters")?.dispatchEvent(new Event("input"));
-  scrollTo(0, kept.top);
 }
 
 function reload() {
   sessionStorage.setItem(KEPT, JSON.stringify({
-    top: scrollY,
     axis: document.querySelector("[data-shown]")?.dataset.shown,
     controls: Object.fromEntries(controls().map((one) => [one.name, one.type === "checkbox" ? one.checked : one.value])),
   }));
