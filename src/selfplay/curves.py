@@ -51,7 +51,7 @@ def curves(args: argparse.Namespace) -> None:
         raise SelfplayError(f"{args.run}: no metric was logged yet; wait for the run's first step")
     with to_disk(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
-    draw_curves(metrics, out, str(run.config.get("optimized_metric", "")), args.width, args.panels)
+    draw_curves(metrics, out, str(run.config.optimized_metric or ""), args.width, args.panels)
     say(f"written: {out}")
 
 
