@@ -26,7 +26,7 @@ lint: $(READY)
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
-# make report RUNS=multirun/x: write an HTML report on these runs to report/
+# make report RUNS=multirun/x: write an HTML report on these runs to report/multirun/x/
 report: $(CORE)
 	@test -n "$(RUNS)" || { echo 'error: RUNS is empty; give folders of runs: make report RUNS="multirun/x outputs/y"' >&2; exit 1; }
 	$(BIN)/python -m selfplay.report $(RUNS)

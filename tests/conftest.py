@@ -41,7 +41,7 @@ def compositions(tmp_path_factory: pytest.TempPathFactory) -> None:
 def no_picture() -> Iterator[None]:
     """The curves cost more than the steps of a small run; the tests that look at them draw them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("selfplay.runs.session.draw_curves", lambda metrics, path: path.touch())
+        patch.setattr("selfplay.runs.session.draw_curves", lambda metrics, path, *_: path.touch())
         yield
 
 

@@ -13,13 +13,8 @@ from selfplay.commandline import arguments, as_typed
 from selfplay.core import Learnt, SelfplayError
 from selfplay.runs.start import FOLLOWERS, _change
 
-WATCHED = {  # game -> the progress metric of its default run
-    "blotto": "eval/nash_conv", "contest": "first/reward", "dataset": "solver/reward", "debate": "first/reward",
-    "demonstrations": "solver/reward", "iterated_dilemma": "row/payoff", "kuhn": "eval/nash_conv",
-    "lsp": "solver/reward", "lsp_zero": "solver/reward", "matrix": "eval/nash_conv", "negotiation": "first/payoff",
-    "openspiel": "eval/nash_conv", "taboo": "eval/return", "textarena": "player_0/payoff",
-    "engineer": "solver/payoff", "few_shot": "solver/payoff", "society": "generator_1/payoff", "views": "solver/reward",
-}  # fmt: skip
+WATCHED = dict.fromkeys(("blotto", "iterated_dilemma", "kuhn", "matrix", "negotiation", "openspiel"), "eval/nash_conv")
+WATCHED |= dict.fromkeys(("taboo", "textarena"), "eval/return")  # others: eval/accuracy
 PROBED = {"contest": ["truth"], "dataset": ["truth"], "debate": ["truth"], "demonstrations": ["truth"]}
 PROBED |= {game: ["truth"] for game in ("engineer", "few_shot", "society", "views")}
 
@@ -30,7 +25,7 @@ def test_what_follows_from_each_game(game: str) -> None:
     roles = make(cfg.game, "game").roles
     others = {"chance": "nature", "teacher": "teacher"}
     assert dict(cfg.seats) == {role: others.get(role, "learner") for role in roles}
-    assert cfg.progress_metric == WATCHED[game]
+    assert cfg.progress_metric == WATCHED.get(game, "eval/accuracy")
     probes = [name for name, node in cfg.probes.items() if node is not None]
     assert probes == PROBED.get(game, ["truth", "invalid"] if game.startswith("lsp") else [])
     assert ("nature" in cfg.players) == ("chance" in roles)
@@ -48,6 +43,8 @@ def test_a_zero_sum_game_against_itself_is_not_told_by_its_payoff() -> None:
     alone, itself = filled("game=kuhn", "eval=none", "seats.second=reference"), filled("game=kuhn", "eval=none")
     assert (alone.progress_metric, alone.optimized_metric) == ("first/payoff", "first/payoff")
     assert (itself.progress_metric, itself.optimized_metric) == ("first/kl", "first/payoff")
+    asked = filled("game=lsp", "eval=none")
+    assert (asked.progress_metric, asked.optimized_metric) == ("solver/reward", "solver/reward")
 
 
 def test_a_seat_that_no_yaml_names_can_be_taken_away() -> None:
@@ -68,7 +65,7 @@ def test_a_player_that_nobody_defined_is_named_with_the_way_to_define_it() -> No
 
 
 def test_a_learner_without_a_role_watches_its_loss() -> None:
-    cfg = filled("game=demonstrations", "game.answers=0", "~seats.solver", "reward=none")
+    cfg = filled("game=demonstrations", "game.answers=0", "~seats.solver", "reward=none", "eval=none")
     assert dict(cfg.seats) == {"chance": "nature", "teacher": "teacher"} and cfg.progress_metric == "loss"
 
 

@@ -1,4 +1,4 @@
-"""Every yaml plays, scores and learns a step, and leaves the metrics that analysis and dashboards read."""
+"""Every yaml plays, scores and learns a step, and leaves the metrics that analysis, curves and dashboards read."""
 
 import math
 import re
@@ -11,6 +11,8 @@ import pytest
 import test_conf
 from omegaconf import DictConfig
 
+from selfplay.measures import numbers
+from selfplay.plots.curves import panels, run_figure
 from selfplay.runs import RunFolder
 from selfplay.runs.trust import check_targets
 
@@ -45,6 +47,19 @@ def check_names(config: DictConfig, metrics: dict[str, Any], roles: set[str]) ->
     assert {"tokens/generated", "logprob_mismatch", "loss", "grad_norm", "learning_rate"} <= set(metrics)
 
 
+def check_curves(config: DictConfig, metrics: list[dict[str, Any]], draw: bool) -> None:
+    """The first panel shows what the run optimizes, and no panel is empty."""
+    found = panels([numbers(line) for line in metrics], config.optimized_metric)
+    assert config.optimized_metric in {curve.key for curve in found[0].curves}
+    for panel in found:
+        assert panel.curves and all(curve.x and len(curve.x) == len(curve.y) for curve in panel.curves), panel.title
+        for curve in panel.curves if panel.measure.share else ():
+            assert all(0 <= value <= 1 for value in (*curve.y, *filter(math.isfinite, (*curve.low, *curve.high))))
+    if draw:
+        axes = run_figure(metrics, config.optimized_metric).axes
+        assert len(axes) == len(found) + 1 and all(panel.has_data() for panel in axes)
+
+
 @pytest.mark.parametrize("choice", cli.choices(*GROUPS))
 def test_a_step(choice: str, tmp_path: Path) -> None:
     args = cli.shrunk(choice)
@@ -62,6 +77,7 @@ def test_a_step(choice: str, tmp_path: Path) -> None:
     names = {name for line in (*before, last) for name in paths(line)}
     assert not undocumented(config, names), "add them to docs/metrics.md"
     assert set(last) >= TIMES and all(last[name] > 0 for name in TIMES)
+    check_curves(config, [*before, last], draw=choice.startswith(("game=", "eval=")))
     figures = {name: value for name, value in last.items() if name not in ("eval", "opponents")}
     assert all(math.isfinite(value) for value in figures.values()), figures
     assert last["logprob_mismatch"] < (1e-4 if config.player.get("dtype", "float32") == "float32" else 0.05)

@@ -170,7 +170,7 @@ def test_an_interrupt_while_curves_are_drawn(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("selfplay.runs.session.draw_curves", interrupted)
     found = cli.run(*sweeps.TABLE, "steps=1", f"hydra.run.dir={tmp_path / 'run'}")
     assert (found.code, found.err) == (130, "") and cli.summary(tmp_path / "run")["status"] == "interrupted"
-    monkeypatch.setattr("selfplay.runs.session.draw_curves", lambda metrics, path: None)
+    monkeypatch.setattr("selfplay.runs.session.draw_curves", lambda metrics, path, *_: None)
     assert cli.run(f"resume={tmp_path / 'run'}").code == 0
     assert cli.summary(tmp_path / "run")["status"] == "finished"
 

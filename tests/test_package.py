@@ -193,7 +193,7 @@ def test_the_wheel_is_enough(mine: Path) -> None:
     quiet(installed, *RUN, "hydra.run.dir=run")
     assert len(cli.metrics(mine / "run")) == 2
     quiet(installed, "report", "run")
-    assert (mine / "report" / "report.html").is_file()
+    assert (mine / "report" / "run" / "report.html").is_file()
     quiet(python, "-c", next(code for code in CODE if "selfplay.train(" in code))
     assert len(cli.metrics(mine / "outputs" / "kuhn")) == 21
     quiet(installed, "steps=0", "hydra.run.dir=zero")  # the embedded models are there

@@ -20,8 +20,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from selfplay.measures import measure
 from selfplay.report.families import markdown
-from selfplay.report.measures import measure
 from selfplay.report.statistics import estimate
 from selfplay.runs import load
 

@@ -10,6 +10,8 @@ from importlib.metadata import version
 
 COMMANDS = {  # name -> module with a `main` function
     "run": "selfplay.main",
+    "watch": "selfplay.watch",
+    "curves": "selfplay.curves",
     "report": "selfplay.report.__main__",
     "crossplay": "selfplay.crossplay",
     "soup": "selfplay.soup",
@@ -22,7 +24,9 @@ COMMANDS = {  # name -> module with a `main` function
 USAGE = """selfplay: train language models by self-play
 
     selfplay [run] [-m] OPTIONS     start a run, or with -m a sweep: selfplay game=kuhn player=tabular steps=100
-    selfplay report FOLDERS         write an HTML report on finished runs
+    selfplay watch FOLDERS          show runs in the terminal while they go on
+    selfplay curves RUN --out F     draw the curves of a run as png, pdf or svg
+    selfplay report FOLDERS         write an HTML report on runs, with --refresh while they go on
     selfplay crossplay FOLDERS      play every checkpoint against every other
     selfplay soup FOLDERS --out F   average the weights of several runs into one player
     selfplay serve MODEL            start vLLM's servers, for engine=server

@@ -40,4 +40,9 @@ def table_box() -> box.Box:
 
 def show_table(table: Table) -> None:
     """Print a table, with a fixed width outside a terminal."""
-    (terminal() or Console(width=PLAIN_WIDTH)).print(table)
+    (terminal() or plain_console()).print(table)
+
+
+def plain_console() -> Console:
+    """Standard output as a console of fixed width, for tables outside a terminal."""
+    return Console(width=PLAIN_WIDTH)

@@ -135,7 +135,7 @@ def _write(
     """Write crossplay.json and crossplay.png."""
     from selfplay.console import say
     from selfplay.files import as_json, replacing
-    from selfplay.plots.figure_store import save_png
+    from selfplay.plots.figure_store import save
     from selfplay.plots.figures import draw_matrix
     from selfplay.theory.meta_game import record
 
@@ -146,7 +146,7 @@ def _write(
     order = analysis.order
     title = f"{about['game']}: row against column, best rating first"
     names, payoffs = [meta.names[i] for i in order], meta.payoffs[order][:, order]
-    save_png(draw_matrix(names, payoffs, title, "mean return of the row"), picture)
+    save(draw_matrix(names, payoffs, title, "mean return of the row"), picture)
     say(f"written: {file}, {picture.name}")
 
 

@@ -85,17 +85,17 @@ def _figure(cfg: DictConfig) -> str | None:
 
 
 def progress(cfg: DictConfig, game: Game) -> str:
-    """The name of a metric that shows learning progress.
+    """The name of a metric that shows learning progress: the main metric of the evaluation, if there is one.
 
-    By default, what the learner earns in its first role: the reward of judged turns, else the payoff. In a zero-sum
-    game against itself that is uninformative, since one role's gain is another's loss; there it is the main metric of
-    the evaluation, or without an evaluation the KL divergence from the reference.
+    Without an evaluation it is what the learner earns in its first role: the reward of judged turns, else the payoff.
+    In a zero-sum game against itself that is uninformative, since one role's gain is another's loss; there it is the
+    KL divergence from the reference.
     """
-    mine, earned = _learner_roles(cfg, game), _earned(cfg, game)
-    if not game.zero_sum or len(mine) < 2 or not earned.endswith("/payoff"):
-        return earned
     figure = str(cfg.optimized_metric)
-    return figure if cfg.eval is not None and figure.startswith("eval/") else f"{mine[0]}/kl"
+    if cfg.eval is not None and figure.startswith("eval/"):
+        return figure
+    mine, earned = _learner_roles(cfg, game), _earned(cfg, game)
+    return f"{mine[0]}/kl" if game.zero_sum and len(mine) > 1 and earned.endswith("/payoff") else earned
 
 
 def _earned(cfg: DictConfig, game: Game) -> str:

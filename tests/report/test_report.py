@@ -19,13 +19,13 @@ from scipy import stats
 from scipy.special import expit, logit
 
 from selfplay import crossplay
+from selfplay.measures import important, measure, number, probability
 from selfplay.plots.figure_store import Album
 from selfplay.plots.figures import spread, wrapped
 from selfplay.report import page as page_module
-from selfplay.report.__main__ import main
+from selfplay.report.__main__ import main, place
 from selfplay.report.comparison import comparison
 from selfplay.report.curve_section import POINTS, stretches
-from selfplay.report.measures import important, measure, number, probability
 from selfplay.report.settings import Settings
 from selfplay.report.transcripts import LONGEST, cut, embedded, sample, steps_in_order
 from selfplay.runs import load
@@ -219,6 +219,67 @@ def test_without_a_finished_run_there_is_a_page(tmp_path: Path) -> None:
     page = made(tmp_path / "runs", out=tmp_path / "out")
     assert "nothing to compare yet" in page and "0 is interrupted" in problems(page)
     assert 'id="curves"' in page, "an unfinished run is drawn where its setting has no other"
+
+
+# --- while runs go on -------------------------------------------------------------------------------------------------
+
+
+def test_a_report_is_written_again_until_no_run_goes_on(
+    tmp_path: Path, without_curves: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run(tmp_path / "runs" / "0", STORIES[1], 0, steps=2, episodes=1, status="running")
+    (path / "metrics.jsonl").rename(path / "later")
+    pages: list[str] = []
+
+    def sleep(seconds: float) -> None:
+        assert seconds == 7.5
+        pages.append((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+        if len(pages) == 1:
+            (path / "later").rename(path / "metrics.jsonl")
+        else:
+            summary = json.loads((path / "summary.json").read_text())
+            (path / "summary.json").write_text(json.dumps(summary | {"status": "finished"}))
+
+    monkeypatch.setattr("time.sleep", sleep)
+    main([str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--refresh", "7.5"])
+    last = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert len(pages) == 2 and all('<body data-refresh="7.5">' in page for page in pages)
+    assert "0 steps" in pages[0] and "2 steps" in pages[1] and "page reloads itself every 7.5 s" in pages[1]
+    assert "<body>" in last and "reloads itself every" not in last and "1 finished" in last
+    said = capsys.readouterr().out
+    assert said.count("written: ") == 2 and "written again every 7.5 s until no run goes on" in said
+
+
+def test_a_run_without_a_step_has_a_page(tmp_path: Path) -> None:
+    path = run(tmp_path / "runs" / "0", STORIES[1], 0, steps=1, episodes=1, status="running")
+    (path / "metrics.jsonl").unlink()
+    (path / "episodes.jsonl").unlink()
+    page = made(tmp_path / "runs", out=tmp_path / "out")
+    assert "nothing to compare yet" in page and 'id="curves"' not in page and "<svg" not in page
+
+
+def test_a_report_on_runs_that_have_ended_is_written_once(
+    kuhn: Path, without_curves: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([str(kuhn), "--out", str(tmp_path), "--refresh", "5"])
+    assert capsys.readouterr().out.count("written") == 1
+    with pytest.raises(SystemExit):
+        main([str(kuhn), "--out", str(tmp_path), "--refresh", "0"])
+    assert "--refresh is 0; use at least 1 second" in capsys.readouterr().err
+
+
+def test_each_report_has_its_own_folder(
+    kuhn: Path, without_curves: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert place([Path("multirun/mine")]) == place([Path("multirun/x/../mine/")]) == Path("report/multirun/mine")
+    assert place([Path("/data/a")]) == Path("report/data/a") and place([tmp_path / "a"]) == Path("report/a")
+    both = [place([Path("multirun/a"), Path("multirun/b")]), place([Path("multirun/b"), Path("multirun/a")])]
+    assert both[0] == both[1] and re.fullmatch(r"report/multirun/a\+b-[0-9a-f]{8}", str(both[0]))
+    assert place([Path("multirun/a-b"), Path("multirun/c")]) != place([Path("multirun/a/b"), Path("multirun/c")])
+    assert len(place([Path(f"multirun/{i}") for i in range(100)]).name) < 80
+    main([str(kuhn)])
+    assert (tmp_path / place([kuhn]) / "report.html").is_file()
 
 
 # --- cross-play -------------------------------------------------------------------------------------------------------

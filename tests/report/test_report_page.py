@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 from fabricated import HOSTILE, STORIES, hostile, sweep
 
+from selfplay.plots.figure_store import Album
 from selfplay.report.__main__ import main
+from selfplay.report.page import write
 from selfplay.report.transcripts import cut
+from selfplay.runs import load
 
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install -e '.[dev]'")
 Page, Browser = playwright.Page, playwright.Browser
@@ -21,7 +24,7 @@ Page, Browser = playwright.Page, playwright.Browser
 pytestmark = pytest.mark.slow
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-PHONE, DESK, PAPER = 360, 1280, 700  # pixels; paper: A4 with margins of 12 mm
+PHONE, DESK, WIDE, PAPER = 360, 1280, 1440, 700  # pixels; paper: A4 with margins of 12 mm
 CARDS, COUNT = "#transcripts .episode", "#transcripts [data-count]"
 
 
@@ -110,6 +113,36 @@ def test_sections_stand_in_order_and_are_linked(page: Page) -> None:
     assert page.locator("#transcripts h2").is_visible() and page.evaluate("scrollY") > 1000
     assert page.evaluate("""[...document.querySelectorAll("h1,h2,h3,h4")].map((h) => +h.tagName[1])
         .every((level, i, all) => i === 0 || level <= all[i - 1] + 1)"""), "no level of headings is left out"
+
+
+# --- while runs go on -------------------------------------------------------------------------------------------------
+
+
+def test_an_open_page_reloads_itself_and_stays_where_it_is(browser: Browser, tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    sweep(folder, (STORIES[1],), seeds=2, steps=3, episodes=4)
+
+    def written(refresh: float | None) -> Path:
+        return write(load(folder), [folder], Album(tmp_path / "out"), refresh=refresh)
+
+    opened = browser.new_page(viewport={"width": WIDE, "height": 900})
+    errors: list[str] = []
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    opened.goto(written(1.5).as_uri())
+    opened.evaluate("window.old = true")
+    opened.get_by_role("button", name="against generated tokens").click()
+    choose(opened, "role", "solver")
+    opened.get_by_label("hide the turns").check()
+    opened.evaluate("scrollTo(0, 700)")
+    found = total(opened)
+    opened.wait_for_function("window.old === undefined && document.querySelector('[data-count]').textContent !== ''")
+    assert opened.evaluate("scrollY") == 700 and total(opened) == found and found[0] == 2 * 3 * 4 * 8
+    assert opened.get_by_label("hide the turns").is_checked()
+    assert opened.locator('#curves figure[data-for="tokens"]').first.is_visible()
+    written(None)
+    opened.wait_for_function("document.body && !document.body.dataset.refresh")
+    assert errors == []
+    opened.close()
 
 
 # --- transcripts ------------------------------------------------------------------------------------------------------

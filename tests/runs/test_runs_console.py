@@ -1,16 +1,13 @@
 """What a person sees: lines, a bar, the closing table and the curves."""
 
-import os
 import re
 from io import StringIO
-from pathlib import Path
 
 import pytest
 from rich.console import Console
 from toys import Killed
 
 from selfplay import console
-from selfplay.plots.curves import draw_curves
 from selfplay.runs import progress
 
 METRICS = {
@@ -65,6 +62,25 @@ def test_plain_lines_of_a_short_an_interrupted_and_a_resumed_run(capsys: pytest.
     assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()] == ["step 8/1000", "step 10/1000"]
 
 
+def test_a_line_follows_what_the_run_measures(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = []
+    for watch, metrics in (
+        ("eval/nash_conv", {"first/payoff": 0.25, "second/payoff": -0.25, "first/kl": 1.0, "eval/nash_conv": 0.125}),
+        ("first/kl", {"first/payoff": 0.25, "second/payoff": -0.25, "first/kl": 1.0}),
+        ("", {"asker/payoff": 2.0, "solver/payoff": 1.0, "solver/reward": 0.5, "reward/truncated": 0.0}),
+        ("", {f"player_{i}/payoff": float(i) for i in range(9)}),
+    ):
+        with progress.Progress(1, watch=watch) as bar:
+            bar.update(1, metrics)
+        lines.append(capsys.readouterr().out.strip().split("  ")[1:-1])
+    assert lines == [
+        ["eval/nash_conv 0.125", "first/payoff 0.25", "second/payoff -0.25"],
+        ["first/kl 1.00", "first/payoff 0.25", "second/payoff -0.25"],
+        ["solver/reward 0.50", "asker/payoff 2.00"],
+        [f"player_{i}/payoff {i}.00" for i in range(progress.ON_LINE)],
+    ]
+
+
 def test_a_live_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = StringIO()
     monkeypatch.setattr(console, "_console", Console(file=screen, force_terminal=True, width=120))
@@ -73,7 +89,7 @@ def test_a_live_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         console.say("a checkpoint")
     shown = re.sub(r"\x1b\[[\d;?]*\w", "", screen.getvalue())
     assert re.search(
-        r"11/60 .*solver/reward 0\.31  solver/truth 0\.29  \d+\.\d s/step", shown
+        r"11/60 .*solver/reward 0\.31  solver/truth 0\.29  challenger/invalid 0\.03  \d+\.\d s/step", shown
     )  # on a busy machine, 0.1
     assert "a checkpoint\n" in shown.replace("\r", "") and "logprob_mismatch" not in shown
 
@@ -106,70 +122,6 @@ def test_the_closing_table_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatc
     assert re.search(r"\x1b\[1m\s*43.8 \[40.0, 48.0\]", screen.getvalue()), "the row of the whole is bold"
 
 
-# --- the picture ------------------------------------------------------------------------------------------------------
-
-
-def panels(metrics: list[dict[str, object]], path: Path, monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
-    """Draw, and give every word of every panel."""
-    from matplotlib.figure import Figure
-    from matplotlib.text import Text
-
-    words: list[set[str]] = []
-    save = Figure.savefig
-
-    def spy(figure: Figure, *args: object, **kwargs: object) -> None:
-        save(figure, *args, **kwargs)  # type: ignore[arg-type]
-        found = (axes.findobj(Text) for axes in figure.axes[:6])
-        words.extend({text.get_text() for text in texts if isinstance(text, Text)} for texts in found)
-
-    monkeypatch.setattr(Figure, "savefig", spy)
-    draw_curves(metrics, path)
-    assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n") and os.listdir(path.parent) == [path.name]
-    return words
-
-
-def test_curves_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert all("not measured" in words for words in panels([], tmp_path / "curves.png", monkeypatch))
-
-
-def test_curves_show_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    metrics: list[dict[str, object]] = [
-        {
-            "step": s,
-            "solver/reward": s / 9,
-            "solver/truth": 0.5,
-            "player_2/kl": 0.1,
-            "time/play": 1.0,
-            "solver/kl": None,
-        }
-        for s in range(1, 51)
-    ]
-    metrics[0]["eval"] = {"accuracy": 0.5, "interval": [0.4, 0.6]}
-    reward, accuracy, challenger, kl, entropy, times = panels(metrics, tmp_path / "curves.png", monkeypatch)
-    assert {"solver/reward", "solver/truth"} <= reward and "player_2/kl" in kl and "time/play" in times
-    assert ["not measured" in words for words in (reward, accuracy, challenger, kl, entropy, times)] == [
-        *(False, False, True),
-        *(False, True, False),
-    ]
-    assert "time/score" not in times and "solver/kl" not in kl
-
-
-def test_a_picture_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from matplotlib.figure import Figure
-
-    path = tmp_path / "curves.png"
-    path.write_bytes(b"old")
-
-    def cut(figure: Figure, draft: Path, **_: object) -> None:
-        draft.write_bytes(b"\x89P")
-        raise Killed
-
-    monkeypatch.setattr(Figure, "savefig", cut)
-    with pytest.raises(Killed):
-        draw_curves([], path)
-    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["curves.png"]
-
-
 def test_figures_stand_with_their_intervals(capsys: pytest.CaptureFixture[str]) -> None:
     before = {
         "return": 0.0,
@@ -187,6 +139,9 @@ def test_figures_stand_with_their_intervals(capsys: pytest.CaptureFixture[str]) 
     assert "games" in lines and not any("interval" in name for name in lines)
     progress.closing_figures({"accuracy": 0.5}, {"accuracy": 0.75}, {"gain": 0.25, "interval": [0.125, 0.375]})
     assert "+0.2500 [+0.1250, +0.3750]" in capsys.readouterr().out
+    likelihood = {"nll": 1.0, "interval": [0.5, 1.5]}
+    progress.closing_figures(likelihood, likelihood, {"gain": 0.0})
+    assert capsys.readouterr().out.count("1.0000 [0.5000, 1.5000]") == 2
     progress.only_figures(after)
     shown = capsys.readouterr().out
     assert "1.0000 [0.9434, 1.0000]" in shown and "interval" not in shown

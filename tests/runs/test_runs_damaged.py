@@ -120,9 +120,9 @@ def test_a_full_disk_is_one_sentence_and_what_was_done_is_gone_on_with(
         with file.open("wb"):
             save(state, file)
 
-    def full_draw(metrics: Any, path: Path) -> None:
+    def full_draw(metrics: Any, path: Path, primary: str) -> None:
         with path.open("wb"):
-            draw(metrics, path)
+            draw(metrics, path, primary)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", full)

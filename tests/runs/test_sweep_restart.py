@@ -19,7 +19,7 @@ KILLER = """
 import os, random, runpy, signal, sys
 import selfplay.runs.session, selfplay.rollout, selfplay.players.language_model
 run, root, times, seed, *args = sys.argv[1:]
-selfplay.runs.session.draw_curves = lambda metrics, path: path.touch()
+selfplay.runs.session.draw_curves = lambda metrics, path, *_: path.touch()
 acts = 0
 def watch(folder, last):
     def act(event, found):

@@ -13,6 +13,7 @@ from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from selfplay.errors import SelfplayError
 from selfplay.files import replacing
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ INK = "#1f2328"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 DASHES = ("-", "--", ":", "-.")
 GREY = "#b9bec4"
-DOTS_PER_INCH, PLAIN_DOTS_PER_INCH = 200, 120
+DOTS_PER_INCH = 200
+FORMATS = ("png", "pdf", "svg")  # of standalone figures
 STYLE = {
     "font.family": "sans-serif",
     "font.size": 9.5,
@@ -88,14 +90,22 @@ class Album:
         return picture
 
 
-def save_png(figure: Figure, path: Path) -> None:
-    """Write a standalone figure on a white background.
+def save(figure: Figure, path: Path) -> None:
+    """Write a standalone figure on a white background, as png, pdf or svg by the suffix of `path`.
+
+    Text stays text: in a pdf with embedded TrueType fonts, in an svg in the reader's own font.
 
     Raises:
+        SelfplayError: another suffix.
         DiskError: the file cannot be written; an earlier file at `path` is kept.
     """
-    with replacing(path) as draft:
-        figure.savefig(draft, format="png", dpi=PLAIN_DOTS_PER_INCH, transparent=False, facecolor="white")
+    import matplotlib as mpl
+
+    if (kind := path.suffix[1:].lower()) not in FORMATS:
+        raise SelfplayError(f"{path} ends in '{path.suffix}', but figures are written as .{', .'.join(FORMATS)}")
+    plain = {"CreationDate" if kind == "pdf" else "Date": None} if kind != "png" else None  # equal figures, equal files
+    with replacing(path) as draft, mpl.rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"}):
+        figure.savefig(draft, format=kind, dpi=DOTS_PER_INCH, transparent=False, facecolor="white", metadata=plain)
 
 
 def _inlined(svg: str, name: str) -> str:

@@ -1,11 +1,15 @@
 """Writes a report on one or more runs: an HTML page, and its figures as files.
 
-python -m selfplay.report multirun/2026-01-01/12-00-00            report/report.html, of a sweep
+python -m selfplay.report multirun/mine                 report/multirun/mine/report.html, of a sweep
+python -m selfplay.report multirun/mine --refresh 30    the same while it goes on
 python -m selfplay.report outputs multirun/x --out x --baseline "game=dataset reward=rm"
 """
 
 import argparse
+import os
+import time
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 
 from selfplay.commandline import run_command
@@ -29,11 +33,16 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--out",
         type=Path,
-        default=Path("report"),
         metavar="FOLDER",
-        help="where report.html and the figures are written (default: %(default)s)",
+        help="where report.html and the figures are written (default: report/ and the name of the runs)",
     )
     add("--baseline", metavar="SETTING", help="setting that the others are compared with (default: the first one)")
+    add(
+        "--refresh",
+        type=float,
+        metavar="SECONDS",
+        help="while a run goes on, write the report anew every so many seconds; an open page reloads itself",
+    )
     return found
 
 
@@ -44,22 +53,56 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def report(args: argparse.Namespace) -> None:
-    """Read the runs, write the page, and print where it is.
+    """Read the runs, write the page, and print where it is; with `args.refresh` repeatedly, until no run goes on.
 
     Raises:
-        SelfplayError: a folder contains no run, or the page cannot be written.
+        SelfplayError: a folder contains no run, the page cannot be written, or `args.refresh` is too small.
     """
     from selfplay.console import say
+    from selfplay.errors import SelfplayError
     from selfplay.plots.figure_store import Album
     from selfplay.report.page import write
+    from selfplay.runs.standing import standings
     from selfplay.runs.sweep import load
 
-    sweep = load(*args.folders)
-    say(str(sweep))
-    album = Album(args.out)
-    page = write(sweep, args.folders, album, args.baseline)
-    size, figures = page.stat().st_size / 1e6, len(album.pictures)
-    say(f"written: {page} ({size:.1f} MB) and its {figures} figures as png and svg")
+    if args.refresh is not None and not args.refresh >= 1:
+        raise SelfplayError(f"--refresh is {args.refresh:g}; use at least 1 second")
+    out, first = args.out or place(args.folders), True
+    while True:
+        goes_on = args.refresh is not None and any(one.goes_on for one in standings(args.folders).values())
+        sweep, album = load(*args.folders), Album(out)
+        page = write(sweep, args.folders, album, args.baseline, args.refresh if goes_on else None)
+        if first or not goes_on:
+            say(str(sweep))
+            size, figures = page.stat().st_size / 1e6, len(album.pictures)
+            say(f"written: {page} ({size:.1f} MB) and its {figures} figures as png and svg")
+        if not goes_on:
+            return
+        if first:
+            say(f"written again every {args.refresh:g} s until no run goes on; Ctrl-C stops this")
+        first = False
+        time.sleep(args.refresh)
+
+
+def place(folders: Sequence[Path]) -> Path:
+    """The folder of the report on these runs: a report on other runs has another one.
+
+    For one folder it is `report/` and the path from here; several folders are named together, and told apart by a
+    digest of their paths.
+    """
+    paths = sorted({os.path.abspath(folder) for folder in folders})
+    if len(paths) == 1:
+        return Path("report", *_parts(Path(paths[0])))
+    shared = Path(os.path.commonpath(paths))
+    names = "+".join("-".join(Path(path).relative_to(shared).parts) or "all" for path in paths)
+    digest = sha256("\0".join(paths).encode()).hexdigest()[:8]
+    return Path("report", *_parts(shared), f"{names[:60]}-{digest}")
+
+
+def _parts(path: Path) -> tuple[str, ...]:
+    """The parts of an absolute path, from the current folder if it lies below."""
+    here = Path.cwd()
+    return path.relative_to(here).parts if path.is_relative_to(here) else path.parts[1:]
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from selfplay.core import SelfplayError
+from selfplay.measures import Measure, bounds, measure, number, probability
 from selfplay.plots.figure_store import Album, Picture
 from selfplay.plots.figures import draw_intervals
-from selfplay.report.measures import Measure, bounds, measure, number, probability
 from selfplay.report.statistics import compare
 from selfplay.runs.sweep import Sweep
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from selfplay.core import SelfplayError
+from selfplay.measures import bounds, number
 from selfplay.plots.figure_store import COLOURS, Album, Picture
 from selfplay.plots.figures import draw_intervals, draw_matrix
 from selfplay.report.comparison import Cell
-from selfplay.report.measures import bounds, number
 
 FILE = "crossplay.json"
 MOST = 24  # players in the figure of the ratings

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from selfplay.measures import Measure, important, number
 from selfplay.plots.figure_store import COLOURS, Album, Picture
 from selfplay.plots.figures import Line, draw_lines
-from selfplay.report.measures import Measure, important, number
 from selfplay.report.questions import goodhart
 from selfplay.report.statistics import curves
 from selfplay.runs.sweep import Sweep
@@ -48,7 +48,9 @@ def stretches(metrics: pd.DataFrame) -> tuple[pd.DataFrame, int]:
         return metrics, 1
     place = -(-metrics["step"].astype(int) // width) * width
     keys = ["run", "setting", "seed"]
-    means = metrics.drop(columns=["step", "tokens"]).groupby([*keys, place], sort=False, dropna=False).mean()
+    means = (
+        metrics.drop(columns=["step", "tokens"]).groupby([*keys, place], sort=False, dropna=False).mean().copy()
+    )  # in one block
     means["tokens"] = metrics.groupby([*keys, place], sort=False, dropna=False)["tokens"].last()
     table = means.reset_index()
     return table[[*keys, "step", "tokens", *(c for c in table.columns if c not in (*keys, "step", "tokens"))]], width

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from selfplay.report.measures import bounds, number, probability
+from selfplay.measures import bounds, number, probability
 from selfplay.report.statistics import estimate, holm, paired_t, sign_flip
 
 NOTE = (

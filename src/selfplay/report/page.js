@@ -196,3 +196,32 @@ function browser(data, place) {
 
 const transcripts = document.getElementById("transcripts-data");
 if (transcripts) browser(JSON.parse(transcripts.textContent), document.getElementById("transcripts"));
+
+// --- While runs go on, the page reloads itself; browsers keep the scroll position, this keeps what was chosen ----------
+
+const KEPT = `selfplay ${location.pathname}`;
+const controls = () => [...document.querySelectorAll("form.filters [name]")];
+
+function restore() {
+  const kept = JSON.parse(sessionStorage.getItem(KEPT) ?? "null");
+  sessionStorage.removeItem(KEPT);
+  if (!kept) return;
+  document.querySelector(`[data-axis="${kept.axis}"]`)?.click();
+  for (const one of controls()) {
+    const value = kept.controls[one.name];
+    if (one.type === "checkbox") one.checked = Boolean(value);
+    else if (value !== undefined && [...(one.options ?? [{ value }])].some((option) => option.value === value)) one.value = value;
+  }
+  document.querySelector("form.filters")?.dispatchEvent(new Event("input"));
+}
+
+function reload() {
+  sessionStorage.setItem(KEPT, JSON.stringify({
+    axis: document.querySelector("[data-shown]")?.dataset.shown,
+    controls: Object.fromEntries(controls().map((one) => [one.name, one.type === "checkbox" ? one.checked : one.value])),
+  }));
+  location.reload();
+}
+
+restore();
+if (document.body.dataset.refresh) setTimeout(reload, 1000 * document.body.dataset.refresh);

@@ -27,7 +27,9 @@ from selfplay.runs.sweep import Sweep
 PAGE = "report.html"
 
 
-def write(sweep: Sweep, folders: Sequence[Path], album: Album, baseline: str | None = None) -> Path:
+def write(
+    sweep: Sweep, folders: Sequence[Path], album: Album, baseline: str | None = None, refresh: float | None = None
+) -> Path:
     """Save the figures in the album's folder, and write the page next to them.
 
     Args:
@@ -35,6 +37,7 @@ def write(sweep: Sweep, folders: Sequence[Path], album: Album, baseline: str | N
         folders: where the runs were read from; also searched for cross-play results.
         album: stores the figures.
         baseline: the setting to compare with; None for the first.
+        refresh: seconds after which an open page reloads itself; None for a page that stays as it is.
 
     Raises:
         SelfplayError: the baseline is not a setting, or the folder cannot be written.
@@ -42,7 +45,7 @@ def write(sweep: Sweep, folders: Sequence[Path], album: Album, baseline: str | N
     page = album.folder / PAGE
     try:
         album.folder.mkdir(parents=True, exist_ok=True)
-        text = render(contents(sweep, folders, album, baseline))
+        text = render({**contents(sweep, folders, album, baseline), "refresh": refresh})
         with replacing(page) as draft:
             draft.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:

@@ -19,7 +19,7 @@ from scipy import stats
 from scipy.special import expit, logit
 
 from selfplay.core import SelfplayError
-from selfplay.report.measures import measure
+from selfplay.measures import measure
 from selfplay.theory.intervals import student
 
 EXACT = 12  # largest number of pairs for the exact permutation test
@@ -113,7 +113,7 @@ def compare(
         runs: the `runs` of a sweep; unfinished ones and those without the metric are left out, and counted.
         metric: a column of `runs`, for example "eval/gain/gain".
         baseline: the setting to compare with; None for no comparison.
-        share: whether the metric is a share, from 0 to 1; None infers it from the name (`report.measures`).
+        share: whether the metric is a share, from 0 to 1; None infers it from the name (`selfplay.measures`).
 
     Returns:
         `setting`; `n` (seeds), `mean`, `low`, `high`; `pairs` (seeds in common with the baseline), `difference`,
@@ -196,7 +196,7 @@ def _notes(values: pd.Series, other: pd.Series | None, row: dict[str, object], d
 def curves(metrics: pd.DataFrame, metric: str, against: str = "step", points: int = 60) -> pd.DataFrame:
     """Learning curves: the mean of a metric over seeds with its interval, per setting.
 
-    The interval of a metric that is a share by its name (`report.measures`) stays within 0 and 1.
+    The interval of a metric that is a share by its name (`selfplay.measures`) stays within 0 and 1.
 
     Args:
         metrics: the `metrics` of a sweep.

@@ -12,9 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from selfplay.console import say, show_table, table_box, terminal
+from selfplay.measures import headline
 
 LINES = 20  # approximate number of plain lines that a run prints
-HEADLINES = ("accuracy", "return", "win_rate")  # the figure that an evaluation's "interval" belongs to
+ON_BAR, ON_LINE = 3, 6  # most metrics shown of a step
+SHARES = ("truth", "invalid")  # shown of every role that has them
 MOST_ENTRIES = 8  # larger mappings are not shown entry by entry
 
 
@@ -49,10 +51,12 @@ class Progress:
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
         if self._bar:
-            live = "  ".join([*_figures(metrics, ("reward", "truth"), self._watch), f"{seconds:.1f} s/step"])
+            live = "  ".join([*_figures(metrics, self._watch, ON_BAR), f"{seconds:.1f} s/step"])
             self._bar.update(self._bar.task_ids[0], completed=step, live=live)
             return
-        figures = _figures(metrics, ("reward", "truth", "invalid", "logprob_mismatch"), self._watch)
+        figures = _figures(metrics, self._watch, ON_LINE)
+        if isinstance(mismatch := metrics.get("logprob_mismatch"), float):
+            figures.append(f"logprob_mismatch {mismatch:.0e}")
         line = "  ".join([f"step {step}/{self._total}", *figures, f"{seconds:.1f} s"])
         due = self._first or step % self._every == 0 or step >= self._total
         self._first, self._pending = False, "" if due else line
@@ -104,7 +108,10 @@ def only_figures(found: Mapping[str, Any]) -> None:
         for key, number in entries.items():
             if isinstance(number, int | float):
                 text = f"{number:.4f}" if isinstance(number, float) else str(number)
-                table.add_row(Text(f"{name} {key}".strip()), Text(text + ("" if key else _ends(found, name))))
+                table.add_row(
+                    Text(f"{name} {key}".strip()),
+                    Text(text + ("" if key else _ends(found, name, name == headline(found)))),
+                )
         if isinstance(value, list) and not _is_interval(name):
             table.add_row(Text(name), Text("; ".join(map(str, value)) or "nothing"))
     show_table(table)
@@ -119,8 +126,9 @@ def closing_figures(
     """
     table = _table(title)
     for name, first, last in _numbers(before, after):
-        cells = (f"{first:.4f}{_ends(before, name)}", f"{last:.4f}{_ends(after, name)}")
-        table.add_row(*map(Text, (name, *cells, f"{last - first:+.4f}{_ends(gain, name, '+')}")))
+        main = name == headline(after)
+        cells = (f"{first:.4f}{_ends(before, name, main)}", f"{last:.4f}{_ends(after, name, main)}")
+        table.add_row(*map(Text, (name, *cells, f"{last - first:+.4f}{_ends(gain, name, main, '+')}")))
     show_table(table)
 
 
@@ -128,10 +136,9 @@ def _is_interval(name: str) -> bool:
     return name == "interval" or name.endswith("_interval")
 
 
-def _ends(found: Mapping[str, Any], name: str, sign: str = "") -> str:
-    """The interval of a figure, as text: `<name>_interval`, or `interval` for the headline figure."""
-    headline = "accuracy" if "gain" in found else next((key for key in HEADLINES if key in found), None)
-    interval = found.get(f"{name}_interval") or (found.get("interval") if name == headline else None)
+def _ends(found: Mapping[str, Any], name: str, main: bool, sign: str = "") -> str:
+    """The interval of a figure, as text: `<name>_interval`, or `interval` for the main figure."""
+    interval = found.get(f"{name}_interval") or (found.get("interval") if main else None)
     return f" [{interval[0]:{sign}.4f}, {interval[1]:{sign}.4f}]" if interval else ""
 
 
@@ -164,18 +171,19 @@ def _table(title: str) -> Table:
     return table
 
 
-def _figures(metrics: Mapping[str, object], names: Sequence[str], watch: str) -> list[str]:
-    """The watched metric, then those of any role that end in one of `names`, then those of the evaluation."""
-    keys = [key for name in names for key in metrics if key.rpartition("/")[2] == name]
-    evaluation = metrics.get("eval")
+def _figures(metrics: Mapping[str, object], watch: str, most: int) -> list[str]:
+    """The watched metric, then every role's reward, or its payoff if it has none, and its shares; `most` in all."""
+    named = {key: key.rpartition("/")[::2] for key in metrics if key.count("/") == 1}
+    judged = {role for role, name in named.values() if name == "reward"}
+    earned = [key for key, (_, name) in named.items() if name == "reward"]
+    earned += [key for key, (role, name) in named.items() if name == "payoff" and role not in judged]
+    shares = [key for name in SHARES for key in named if named[key][1] == name]
     shown = []
-    for key in dict.fromkeys([watch, *keys]):
+    for key in dict.fromkeys([watch, *earned, *shares]):
         value = metrics.get(key)
         if isinstance(value, int | float):
-            shown.append(f"{key} {value:.0e}" if key.endswith("logprob_mismatch") else f"{key} {value:.2f}")
-    if isinstance(evaluation, Mapping):
-        shown += [f"eval/{k} {v:.4f}" for k, v in evaluation.items() if isinstance(v, float)]
-    return shown
+            shown.append(f"{key} {value:.{3 if key.startswith('eval/') else 2}f}")
+    return shown[:most]
 
 
 def _by(found: Mapping[str, Any], label: str, value: str) -> list[float] | None:

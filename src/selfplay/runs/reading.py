@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from selfplay.commandline import program
 from selfplay.core import SelfplayError
 from selfplay.files import lines
+from selfplay.measures import numbers
 from selfplay.runs.folder import RunFolder
 
 T = TypeVar("T")
@@ -47,6 +48,7 @@ class Run:
         summary: the content of summary.json.
         metrics: the lines of metrics.jsonl.
         transcript: whether episodes.jsonl exists and is intact, apart from a torn last line.
+        total: the steps that the run is to have, and `optimized`: the metric that it optimizes; None if unknown.
     """
 
     path: Path
@@ -57,6 +59,8 @@ class Run:
     summary: Mapping[str, Any] = field(default_factory=dict)
     metrics: list[dict[str, Any]] = field(default_factory=list)
     transcript: bool = False
+    total: int | None = None
+    optimized: str | None = None
 
     @property
     def setting(self) -> str:
@@ -80,13 +84,18 @@ def is_run(folder: Path) -> bool:
     return any((folder / name).is_file() for name in FILES)
 
 
-def read(path: Path) -> Run:
-    """Read the run in a folder. Damage is reported in `status` and `reason`, never raised."""
+def read(path: Path, transcripts: bool = True) -> Run:
+    """Read the run in a folder. Damage is reported in `status` and `reason`, never raised.
+
+    Args:
+        path: the folder.
+        transcripts: whether to check episodes.jsonl, by far the largest file.
+    """
     broken: list[str] = []
     config = _tried(broken, lambda: RunFolder.open(path).config)
     metrics = _tried(broken, lambda: _metrics(path)) or []
     summary = _tried(broken, lambda: _summary(path)) or {}
-    transcript = _tried(broken, lambda: _whole(path / "episodes.jsonl")) or False
+    transcript = transcripts and (_tried(broken, lambda: _whole(path / "episodes.jsonl")) or False)
     if not broken and summary["status"] == "finished":
         last = max((line["step"] for line in metrics), default=0)
         if last != summary.get("steps"):
@@ -100,21 +109,8 @@ def read(path: Path) -> Run:
     seed, total = (value if type(value := plain.get(key)) is int else None for key in ("seed", "steps"))
     status = "broken" if broken else str(summary["status"])
     reason = "; ".join(broken) or _reason(path, status, summary, metrics, total)
-    return Run(path, status, reason, overrides, seed, summary, metrics, transcript)
-
-
-def numbers(tree: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Flatten the numbers in a record to paths such as "eval/accuracy"; an interval gives ".../low" and ".../high"."""
-    flat: dict[str, float] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            flat |= numbers(value, f"{name}/")
-        elif isinstance(value, int | float):
-            flat[name] = float(value)
-        elif isinstance(value, list) and len(value) == 2 and all(isinstance(v, int | float) for v in value):
-            flat |= {f"{name}/low": float(value[0]), f"{name}/high": float(value[1])}
-    return flat
+    metric = value if isinstance(value := plain.get("optimized_metric"), str) else None
+    return Run(path, status, reason, overrides, seed, summary, metrics, transcript, total, metric)
 
 
 def records(path: Path) -> list[dict[str, Any]]:

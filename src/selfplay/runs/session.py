@@ -18,6 +18,7 @@ from selfplay.core import Episode, SelfplayError
 from selfplay.experiment import Experiment
 from selfplay.files import DiskError, to_disk
 from selfplay.loggers import Loggers
+from selfplay.measures import numbers
 from selfplay.opponents.matchmaker import LEARNER
 from selfplay.out_of_memory import is_out_of_memory
 from selfplay.parallel import current
@@ -26,7 +27,6 @@ from selfplay.runs import checkpoint
 from selfplay.runs.disk_space import note
 from selfplay.runs.folder import RunFolder
 from selfplay.runs.progress import Progress, closing_figures, closing_table, only_figures
-from selfplay.runs.reading import numbers
 from selfplay.runs.restore import restored
 
 
@@ -203,7 +203,7 @@ class Session:
             return
         if error is None:
             with to_disk(self.folder.curves):
-                draw_curves(self.folder.metrics(), self.folder.curves)
+                draw_curves(self.folder.metrics(), self.folder.curves, str(self.cfg.optimized_metric))
             self._summarise("finished")  # written last, so that a finished run is complete
             self._show()
         elif isinstance(error, KeyboardInterrupt | interrupts.Stopped):

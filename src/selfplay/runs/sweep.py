@@ -6,8 +6,6 @@ print(sweep)
 sweep.runs.groupby("setting")["optimized"].mean()
 """
 
-import os
-import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,8 +15,9 @@ from typing import Any
 import pandas as pd
 
 from selfplay.core import SelfplayError
-from selfplay.runs.reading import Run, is_run, keyed, numbers, read, records
-from selfplay.runs.sweep_plan import default_seed, planned
+from selfplay.measures import numbers
+from selfplay.runs.finding import find
+from selfplay.runs.reading import Run, read, records
 
 KINDS: dict[str, tuple[type, ...]] = {
     "step": (int,),
@@ -136,19 +135,8 @@ def load(*folders: Path | str) -> Sweep:
     Raises:
         SelfplayError: a folder does not exist, or contains neither a run nor a sweep that planned one.
     """
-    found: dict[Path, Run] = {}
     notes: list[str] = []
-    for folder in map(Path, folders):
-        if not folder.is_dir():
-            raise SelfplayError(f"{folder} is not a folder; give the folder of a run, or one that holds runs")
-        before = len(found)
-        here = {path.resolve(): run for path, run in _runs(folder, notes)}
-        found |= here
-        if not here and before == len(found):
-            raise SelfplayError(f"{folder} holds no run; give the folder of a run, or one that holds runs")
-    if not found:
-        raise SelfplayError("no folder was given; give the folder of a run, or one that holds runs")
-    named = _named(found)
+    named = find(folders, read, notes)
     metrics = [row for name, run in named.items() for row in _steps(name, run)]
     return Sweep(
         _typed(pd.DataFrame([_row(name, run) for name, run in named.items()])),
@@ -156,44 +144,6 @@ def load(*folders: Path | str) -> Sweep:
         {name: run.path / "episodes.jsonl" for name, run in named.items() if run.transcript},
         tuple(dict.fromkeys(notes)),
     )
-
-
-def _runs(folder: Path, notes: list[str]) -> Iterator[tuple[Path, Run]]:
-    """Every run below a folder, and every job planned by a sweep in it."""
-    for here, inner, _ in os.walk(folder):
-        path = Path(here)
-        if is_run(path):
-            inner.clear()
-            yield path, read(path)
-            continue
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        try:
-            jobs = planned(path) or []
-        except SelfplayError as error:
-            notes.append(f"jobs of {path} that never started cannot be listed: {error}")
-            continue
-        for number, overrides in enumerate(jobs):
-            job = path / str(number)
-            if not is_run(job):
-                yield job, _missing(job, keyed(overrides), default_seed(path))
-
-
-def _missing(job: Path, overrides: dict[str, str], seed: int | None) -> Run:
-    given = overrides.get("seed", "").partition("=")[2]
-    what = "its folder is empty" if job.is_dir() else "it has no folder"
-    reason = f"{what}: the job has not started, or it failed before its first step; start the sweep again"
-    return Run(job, "missing", reason, overrides, int(given) if re.fullmatch(r"\d+", given) else seed)
-
-
-def _named(found: Mapping[Path, Run]) -> dict[str, Run]:
-    """The runs by their path below the common folder, in natural sort order."""
-    shared = Path(os.path.commonpath(found)) if len(found) > 1 else next(iter(found)).parent
-    named = {path.relative_to(shared).as_posix(): run for path, run in found.items()}
-    return dict(sorted(named.items(), key=lambda item: [_natural(part) for part in item[0].split("/")]))
-
-
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def _row(name: str, run: Run) -> dict[str, Any]:

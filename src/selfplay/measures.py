@@ -1,20 +1,30 @@
-"""How a metric is presented to a reader: its name in words, its unit, and whether higher is better."""
+"""Logged metrics as flat names, and how each is presented: its name in words, its unit, whether higher is better."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 SHARES = {
     "accuracy", "truth", "invalid", "distinct", "win_rate", "frac_reward_zero_std", "valid", "unique",
     "ties", "order", "longer", "mean_accuracy", "agreement", "prompt_loose", "instruction_strict", "instruction_loose",
+    "few_shot",
 }  # fmt: skip
-UNITS = {"kl": "nats per token", "entropy": "nats per token", "length": "tokens per reply", "tokens": "tokens"}
+UNITS = {
+    "kl": "nats per token",
+    "entropy": "nats per token",
+    "nll": "nats per token",
+    "length": "tokens per reply",
+    "tokens": "tokens",
+}
 WORDS = {
     "accuracy": "held-out accuracy",
     "mean_accuracy": "accuracy of single answers",
     "agreement": "agreement with the majority",
+    "few_shot": "accuracy behind examples",
+    "nll": "negative log-likelihood",
     "truth": "right answers",
     "invalid": "invalid questions",
     "distinct": "distinct replies",
@@ -30,11 +40,13 @@ LESS_IS_BETTER = {
     "nash_conv",
     "mixture_nash_conv",
     "exploitability",
+    "nll",
     "loss",
     "invalid",
     "logprob_mismatch",
     "calibration_error",
 }
+HEADLINES = ("accuracy", "nash_conv", "return", "win_rate", "nll")  # main figures of the evaluations
 FIRST = ("truth", "reward", "invalid", "payoff")  # curves of every role that come first
 THEN = ("kl", "entropy", "length", "distinct")
 MOST = 16  # metrics with learning curves
@@ -81,10 +93,36 @@ def measure(key: str) -> Measure:
     return Measure(key, words if role in ("", "eval") else f"{role}: {words}", unit, 100.0 if name in SHARES else 1.0)
 
 
+def numbers(tree: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Flatten the numbers in a record to paths such as "eval/accuracy"; an interval gives ".../low" and ".../high"."""
+    flat: dict[str, float] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= numbers(value, f"{name}/")
+        elif isinstance(value, int | float):
+            flat[name] = float(value)
+        elif isinstance(value, list) and len(value) == 2 and all(isinstance(v, int | float) for v in value):
+            flat |= {f"{name}/low": float(value[0]), f"{name}/high": float(value[1])}
+    return flat
+
+
+def headline(evaluation: Mapping[str, object]) -> str | None:
+    """The main figure of an evaluation, to which its `interval` belongs: the first number of the record."""
+    return next((name for name, value in evaluation.items() if isinstance(value, int | float)), None)
+
+
+def evaluated(columns: Iterable[str]) -> list[str]:
+    """The flat names of the evaluations' main figures: the first one under "eval/", then all of `HEADLINES`."""
+    names = [name for name in columns if name.startswith("eval/")]
+    main = [name for name in names if name.rpartition("/")[2] in HEADLINES and name.count("/") < 3]
+    return list(dict.fromkeys([*[name for name in names if name.count("/") == 1][:1], *main]))
+
+
 def important(columns: Iterable[str], optimized: Sequence[str]) -> list[Measure]:
     """The metrics whose curves are drawn: optimised ones, evaluations, then those of the roles."""
     known = list(columns)
-    names = [*optimized, "eval/accuracy", "eval/nash_conv", "eval/return", "eval/win_rate"]
+    names = [*optimized, *evaluated(known), "eval/mixture_nash_conv", "eval/few_shot"]
     for some in (FIRST, ("frac_reward_zero_std",), THEN):
         for name in some:
             names += sorted((key for key in known if key.rpartition("/")[2] == name and key.count("/") < 2), key=_role)
