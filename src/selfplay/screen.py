@@ -36,7 +36,11 @@ class Screen:
             EOFError: there are no more lines.
         """
         if sys.stdin.isatty():
-            return printable(input(prompt)).strip()
+            try:
+                return printable(input(prompt)).strip()
+            except (EOFError, KeyboardInterrupt):
+                self.console.print()
+                raise
         line = sys.stdin.readline()
         if not line:
             raise EOFError

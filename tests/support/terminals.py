@@ -15,6 +15,7 @@ from pathlib import Path
 import cli
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07|\r")
+SPINNER = re.compile("[\u2800-\u28ff][^\u2800-\u28ff\n]*?\\.\\.\\.\n?")  # erased on a screen
 PATIENCE = 120.0  # seconds, on a machine that others use as well
 
 
@@ -44,10 +45,10 @@ class Terminal:
 
     @property
     def seen(self) -> str:
-        return ESCAPES.sub("", self.raw.decode("utf-8", "replace"))
+        return SPINNER.sub("", ESCAPES.sub("", self.raw.decode("utf-8", "replace")))
 
     def until(self, pattern: str) -> str:
-        """Wait until the pattern is on the screen behind what was awaited before; the text up to it."""
+        """Wait until the pattern is on the screen behind what was awaited before; what came until then."""
         end = time.monotonic() + PATIENCE
         while not (found := re.compile(pattern).search(self.seen, self.read)):
             if time.monotonic() > end or not self._more(end):

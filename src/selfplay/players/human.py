@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 
 from rich.table import Table
 from rich.text import Text
 
+from selfplay.console import plain
 from selfplay.core import Ask, Player, Reply, SelfplayError
 from selfplay.screen import Screen, labels, option_meant, printable
 
-HELP = """/help         this list
-?  or /probs  what the model would do: its probability of each option, or a reply
-/all          every message again, as a model would see them
-/quit         leave (so do Ctrl-D and Ctrl-C); what was played is kept
-//text        reply with /text"""
+HELP = """/help       this list
+? (/probs)  the model's probability of each option, or what it would reply
+/all        every message again, as a model would see them
+/quit       leave (so do Ctrl-D and Ctrl-C); what was played is kept
+//text      reply with /text"""
 MOST = 20  # options whose probabilities are shown
 
 
@@ -37,24 +39,30 @@ class Human(Player):
     """
 
     def __init__(self, advisor: Player | None = None, screen: Screen | None = None) -> None:
+        if screen is None:
+            plain("")  # a run's progress bar would be drawn over what is typed
         self.advisor, self.screen = advisor, Screen() if screen is None else screen
 
     def act(self, asks: Sequence[Ask]) -> list[Reply]:
-        replies: list[Reply] = []
-        previous, repeats = Ask(""), False
-        for place, ask in enumerate(asks):
-            again = ask.group is not None and replace(ask, key=previous.key) == previous
-            if not (again and repeats):
-                entry = self._entry(ask, len(asks) - place if again else 0)
-                repeats = entry is None
-            replies.append(replies[-1] if again and repeats else Reply(entry or ""))
-            previous = ask
+        replies: list[str] = []
+        for _, same in groupby(asks, key=lambda ask: (replace(ask, key=""), ask.key if ask.group is None else "")):
+            replies += self._alternatives(list(same))
+        return [Reply(text) for text in replies]
+
+    def _alternatives(self, asks: Sequence[Ask]) -> list[str]:
+        """A reply to each of some asks that differ in their keys alone."""
+        replies: list[str] = []
+        for left in range(len(asks), 0, -1):
+            entry = self._entry(asks[0], left if replies else 0)
+            if entry is None:
+                return replies + replies[-1:] * left
+            replies.append(entry)
         return replies
 
     def _entry(self, ask: Ask, left: int) -> str | None:
         """The person's reply; None to give the last one again. `left` is the number of asks that may repeat it."""
         if left:
-            self.screen.say(f"Another reply to the same? {left} of them are left; Enter gives your last to all.", "dim")
+            self.screen.say(f"{left} more to the same messages; Enter repeats your last reply for all of them", "dim")
         else:
             self.screen.heading(f"{ask.role}: your turn")
             self.screen.messages(ask.role, ask.messages)

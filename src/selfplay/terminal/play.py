@@ -93,17 +93,19 @@ def play(args: argparse.Namespace) -> None:
         playing.play(args.episodes)
     finally:
         playing.close()
-        if args.seed is None and playing.begun:
+        if args.seed is None and transcript.written:
             screen.say(f"the same deals again: --seed {seed}", "dim")
 
 
 def _roles(args: argparse.Namespace, match: Match, screen: Screen) -> list[str]:
     """The roles that --role names, or that the person chooses."""
-    from selfplay.players.human import Left
+    from selfplay.players.human import Human, Left
     from selfplay.screen import option_meant
 
     if args.role or args.watch:
         return list(dict.fromkeys(args.role))
+    if seated := [role for role, name in match.seats.items() if isinstance(match.players[name], Human)]:
+        return seated
     offered = [role for role in match.learner_roles or match.game.roles if role != "chance"]
     while len(offered) > 1:
         screen.heading(f"{type(match.game).__name__}: your role")

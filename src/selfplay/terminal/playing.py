@@ -89,7 +89,8 @@ class Playing:
             raise SelfplayError("--role with --watch says which roles SOURCE leaves to --against; give --against")
         seats = {**match.seats, **taken}
         if HUMAN in taken.values():
-            self.players[HUMAN] = Human(adviser(match.players[match.learners[0]]), self.screen)
+            model = next((match.seats[role] for role in taken if role in own), match.learners[0])
+            self.players[HUMAN] = Human(adviser(match.players[model]), self.screen)
         self.seats = lambda index: seats
 
     def play(self, episodes: int | None) -> None:
@@ -121,9 +122,9 @@ class Playing:
             self.screen.say(f"transcript: {path}", "dim")
 
     def _took(self, turn: Turn) -> None:
-        self.turns.append(turn)
         if self.watch:
-            show_turn(self.screen, turn)
+            show_turn(self.screen, turn, self.turns[-1] if self.turns else None)
+        self.turns.append(turn)
 
     def _ended(self, episode: Episode) -> None:
         match, paid = self.match, True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 from rich import box
@@ -31,11 +32,12 @@ def said(turn: Turn) -> str:
     return reply.text
 
 
-def show_turn(screen: Screen, turn: Turn) -> None:
-    """Print a turn as a spectator sees it."""
-    screen.heading(seat(turn.ask.role, turn.player))
-    if turn.ask.messages:
-        screen.messages(turn.ask.role, turn.ask.messages)
+def show_turn(screen: Screen, turn: Turn, before: Turn | None) -> None:
+    """Print a turn as a spectator sees it; after an answer to the same messages, only the reply."""
+    if before is None or turn.ask.group is None or replace(turn.ask, key=before.ask.key) != before.ask:
+        screen.heading(seat(turn.ask.role, turn.player))
+        if turn.ask.messages:
+            screen.messages(turn.ask.role, turn.ask.messages)
     screen.say(f"> {said(turn)}", "bold")
 
 

@@ -73,7 +73,7 @@ class Source:
         """The options of a run whose prompts fit this source's player."""
         path = self.name
         if self.run is not None:
-            if self.run.config.player.get("_target_") != LANGUAGE_MODEL:
+            if OmegaConf.select(self.run.config, "player._target_") != LANGUAGE_MODEL:
                 return ["player=tabular"]
             path = str(self.run.config.player.path)
         return [f"player={'tiny' if path.startswith(ASSET) else 'hf'}", f"player.path='{path}'"]
