@@ -109,4 +109,6 @@ def test_at_a_terminal(tmp_path: Path) -> None:
         screen.until("you> ")
         screen.press("c")
         assert screen.ended() == 130
-    assert screen.seen.strip().splitlines()[0] == "asset:tiny: type a message, or /help" and not list(tmp_path.iterdir())
+    assert screen.seen.strip().splitlines()[0] == "asset:tiny: type a message, or /help" and not list(
+        tmp_path.iterdir()
+    )

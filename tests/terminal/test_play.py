@@ -55,7 +55,9 @@ def turns(folder: Path = Path("plays"), name: str = "episodes.jsonl") -> list[di
 
 def test_kuhn_with_a_table(kuhn: Path, played: Played) -> None:
     """Cards are hidden until the end; the payoffs are those of the rules."""
-    ended = played(kuhn, "--role", "second", "--seed", "3", "--episodes", "3", typed="?\nfold\nbet\n1\nPASS\nbet\nbet\n")
+    ended = played(
+        kuhn, "--role", "second", "--seed", "3", "--episodes", "3", typed="?\nfold\nbet\n1\nPASS\nbet\nbet\n"
+    )
     assert ended.code == 0 and ended.err == ""
     said = turns()
     assert {turn["episode"] for turn in said} == {0, 1, 2} and {turn["step"] for turn in said} == {0}
@@ -122,7 +124,7 @@ def test_the_transcript_is_that_of_a_run(kuhn: Path, played: Played) -> None:
 
 def test_no_terminal_reads_lines_until_they_end(kuhn: Path, played: Played) -> None:
     """The role is asked for, an unfinished game is kept apart, and nothing else is written."""
-    ended = played(kuhn, typed="third\n2\nbet\ny\n", *("--seed", "3"))
+    ended = played(kuhn, "--seed", "3", typed="third\n2\nbet\ny\n")
     assert ended.code == 0 and "'third' is none of the roles" in ended.out and "again? [y/n] y" in ended.out
     assert {turn["episode"] for turn in turns()} == {0}
     left = turns(name="unfinished.jsonl")

@@ -52,11 +52,13 @@ def chat(args: argparse.Namespace) -> None:
         at_least(1, **{"--max-tokens": args.max_tokens})
     screen = Screen()
     with screen.waiting(f"loading {args.source} ..."):
+        from selfplay.openmp import fit_threads
         from selfplay.players.tabular import Tabular
         from selfplay.terminal.conversation import Conversation
         from selfplay.terminal.source import Source, player_of
         from selfplay.terminal.transcript import Transcript
 
+        fit_threads()
         transcript = None if args.out is None else Transcript(args.out)
         changes = {} if args.max_tokens is None else {"max_tokens": args.max_tokens}
         source = Source.named(args.source, args.trust)

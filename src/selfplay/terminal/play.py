@@ -68,10 +68,12 @@ def play(args: argparse.Namespace) -> None:
         raise SelfplayError(f"--temperature is {args.temperature}; give 0 for greedy replies, or more")
     screen = Screen()
     with screen.waiting(f"loading {args.source} ..."):
+        from selfplay.openmp import fit_threads
         from selfplay.terminal.match import opened, rival
         from selfplay.terminal.source import Source
         from selfplay.terminal.transcript import Transcript
 
+        fit_threads()
         transcript = Transcript(
             args.out or Path("plays", f"{datetime.now():%Y-%m-%d}", f"{datetime.now():%H-%M-%S-%f}")
         )
