@@ -1,6 +1,7 @@
 """selfplay play: each kind of game in this process with typed lines, and two sessions at a pseudo-terminal."""
 
 import re
+import shutil
 from collections.abc import Callable
 from functools import partial
 from io import StringIO
@@ -12,7 +13,7 @@ from terminals import terminal
 
 from selfplay.building import make
 from selfplay.composing import compose
-from selfplay.core import Reply
+from selfplay.core import Ask, user
 from selfplay.games.kuhn import CARDS, Kuhn
 from selfplay.opponents.matchmaker import Matchmaker
 from selfplay.replay import Replayed
@@ -84,27 +85,40 @@ def test_kuhn_with_a_table(kuhn: Path, played: Played) -> None:
 
 
 def test_the_probabilities_are_those_of_the_checkpoint(kuhn: Path, played: Played) -> None:
-    """The table learns between its two checkpoints; each says its own."""
+    """The table learns between its two checkpoints; each says its own, and the run the last one's."""
     shown = {}
     for step in (1, 2):
         folder = kuhn / "checkpoints" / f"step-{step:06d}"
-        shown[step] = played(folder, "--role", "first", "--seed", "3", typed="?\n").out
-        policy = make(compose(game="kuhn", player="tabular").player, "player")
-        policy.load(folder)
-        [ask] = [turn for turn in _asks() if f"card {re.findall('card (.)', shown[step])[0]}" in turn.prompt]
-        for option, share in zip(ask.options, policy.probabilities([ask])[0], strict=True):
-            assert re.search(rf"{option} +{100 * share:.1f}%", shown[step])
-    assert shown[1] != shown[2]
+        shown[step] = advised(played, folder, "first", folder)
+    assert shown[1] != shown[2] == advised(played, kuhn, "first", kuhn / "checkpoints" / "step-000002")
 
 
-def _asks() -> list:  # type: ignore[type-arg]
-    """What the first player is asked first, with each card."""
-    found = []
-    for deal in ("J K", "Q K", "K J"):
-        game = Kuhn().play()
-        next(game)
-        found += game.send([Reply(deal)])
-    return found
+def test_each_learner_plays_its_own_roles(tmp_path: Path, played: Played) -> None:
+    """The second learner is loaded from its own checkpoint; whoever takes its role sees its probabilities."""
+    table = ("game=kuhn", "player=tabular", "regularizer=none", "eval=none", "steps=2", "episodes=8")
+    run = cli.finished(tmp_path / "two", *table, "+learners.other={}", "seats.second=other")
+    advised(played, run, "second", run / "checkpoints" / "step-000002" / "learners" / "other")
+    assert {(turn["role"], turn["player"]) for turn in turns()} >= {("first", "learner"), ("second", "human")}
+    watched = played(run, "--watch", "--seed", "3", "--out", "watched")
+    assert watched.code == 0
+    assert {(t["role"], t["player"]) for t in turns(Path("watched"))} >= {("first", "learner"), ("second", "other")}
+
+
+def advised(played: Played, source: Path, role: str, table: Path) -> list[tuple[str, ...]]:
+    """The probabilities that ? shows in six games; they are those of the table in a folder, and not all uniform."""
+    policy = make(compose(game="kuhn", player="tabular").player, "player")
+    policy.load(table)
+    shutil.rmtree("plays", ignore_errors=True)
+    out = played(source, "--role", role, "--seed", "3", "--episodes", "6", typed="?\nbet\n" * 6).out
+    seen = re.findall(r"user +(kuhn poker)\s+(card .)\s+(bets: .*?)\s*\n", out)
+    asked = [Ask(role, user("\n".join(lines)), ("pass", "bet")) for lines in seen]
+    shown = re.findall(r"(pass|bet) +([\d.]+)% ", out)
+    expected = []
+    for ask in asked:
+        likely = zip(policy.probabilities([ask])[0], ask.options, strict=True)
+        expected += [(option, f"{100 * share:.1f}") for share, option in sorted(likely, key=lambda pair: -pair[0])]
+    assert shown == expected and len(shown) == 12 and any(share != "50.0" for _, share in shown)
+    return shown
 
 
 def test_the_transcript_is_that_of_a_run(kuhn: Path, played: Played) -> None:
@@ -253,6 +267,7 @@ def test_errors_are_one_sentence_each(kuhn: Path, tmp_path: Path, played: Played
         (sweep,): f"holds 1 runs; give one of them, such as {sweep / '0'}",
         (bare,): f"{bare} has no checkpoint; give a run that has saved one",
         (outside,): "is a table outside of its run",
+        (tmp_path / "none",): f"the folder {tmp_path / 'none'} does not exist",
         ("asset:huge",): "there is no embedded model 'asset:huge'",
         ("asset:tiny", "game=kuhm"): "game has no choice 'kuhm'; did you mean kuhn?",
         ("asset:tiny", "game=kuhn", "game.forfit=1"): "forfit",

@@ -151,7 +151,7 @@ def _configured(source: Source, overrides: Sequence[str]) -> DictConfig:
             raise SelfplayError(f"'{override}' names another player than {source.name}; leave it out")
     if source.run is None:
         return _composed([*source.choice, *overrides], overrides)
-    if "game" not in keys.values():
+    if not {"game", "experiment"} & set(keys.values()):
         for override, key in keys.items():
             if key in groups:
                 raise SelfplayError(

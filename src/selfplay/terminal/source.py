@@ -61,6 +61,8 @@ class Source:
                 f"{name} is neither a run (it has no config.yaml) nor a checkpoint nor a model (it has no weights); "
                 "give the folder of one of these"
             )
+        if not place.exists() and (name.startswith(("/", ".")) or name.count("/") > 1):
+            raise SelfplayError(f"the folder {name} does not exist; give a run, a checkpoint or a model")
         if (place / "table.safetensors").is_file():
             raise SelfplayError(
                 f"{name} is a table outside of its run, and the run's config says which game it is of; give "
