@@ -13,7 +13,7 @@ from terminals import terminal
 
 from selfplay.building import make
 from selfplay.composing import compose
-from selfplay.core import Ask, user
+from selfplay.core import Ask, SelfplayError, user
 from selfplay.games.kuhn import CARDS, Kuhn
 from selfplay.opponents.matchmaker import Matchmaker
 from selfplay.replay import Replayed
@@ -226,13 +226,19 @@ def test_a_run_with_other_options(tmp_path: Path, played: Played) -> None:
     assert twice["a"].replace("a/episodes", "b/episodes") == twice["b"], "the seed determines a game of models"
 
 
-def test_a_game_that_cannot_be_scored_is_kept(played: Played) -> None:
-    """The verifier of `task=world` scores no question of another kind, so nothing is paid."""
-    ended = played("asset:tiny", "game=dataset", "reward=verifier", "--role", "chance", *SMALL, typed="why?\n")
-    if "nothing is paid" in ended.out:
-        assert turns(name="unfinished.jsonl") and "payoff:" not in ended.out
-    else:
-        assert {turn["player"] for turn in turns()} == {"human", "learner"}
+def test_a_game_that_cannot_be_scored_is_kept(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A judge that does not answer pays nothing, and does not end the evening."""
+
+    def broken(*_: object) -> None:
+        raise SelfplayError("the judge does not answer; start it")
+
+    monkeypatch.setattr("selfplay.terminal.playing.score_and_pay", broken)
+    ended = played("asset:tiny", "game=dataset", "--role", "chance", *SMALL, typed="3 + 4?\n")
+    assert ended.code == 0 and "payoff:" not in ended.out and "end of game 1" in ended.out
+    assert "nothing is paid, since the game cannot be scored: the judge does not answer; start it" in ended.out
+    kept = turns(name="unfinished.jsonl")
+    assert kept[0]["reply"] == "3 + 4?" and kept[0]["player"] == "human"
+    assert {turn["payoff"] for turn in kept} == {None} and not list(Path("plays").rglob("episodes.jsonl"))
 
 
 def test_errors_are_one_sentence_each(kuhn: Path, tmp_path: Path, played: Played) -> None:

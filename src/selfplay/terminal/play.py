@@ -74,9 +74,7 @@ def play(args: argparse.Namespace) -> None:
         from selfplay.terminal.transcript import Transcript
 
         fit_threads()
-        transcript = Transcript(
-            args.out or Path("plays", f"{datetime.now():%Y-%m-%d}", f"{datetime.now():%H-%M-%S-%f}")
-        )
+        transcript = Transcript(args.out or Path("plays", datetime.now().strftime("%Y-%m-%d/%H-%M-%S-%f")))
         match = opened(Source.named(args.source, args.trust), args.overrides, args.device, args.temperature)
         for role in args.role:
             if role not in match.game.roles:
