@@ -49,7 +49,7 @@ class Screen:
 
     def say(self, text: str, style: str = "") -> None:
         """Print lines."""
-        self.console.print(Text(printable(text), style=style))
+        self.console.print(Text(printable(text), style=style), soft_wrap=not self.console.is_terminal)
 
     def show(self, shown: RenderableType) -> None:
         """Print a table or the like."""
