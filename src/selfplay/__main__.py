@@ -15,6 +15,8 @@ COMMANDS = {  # name -> module with a `main` function
     "report": "selfplay.report.__main__",
     "crossplay": "selfplay.crossplay",
     "soup": "selfplay.soup",
+    "play": "selfplay.terminal.play",
+    "chat": "selfplay.terminal.chat",
     "serve": "selfplay.serve",
     "reference": "selfplay.reference",
     "export-alpaca-eval": "selfplay.export_alpaca_eval",
@@ -29,6 +31,8 @@ USAGE = """selfplay: train language models by self-play
     selfplay report FOLDERS         write an HTML report on runs, with --refresh while they go on
     selfplay crossplay FOLDERS      play every checkpoint against every other
     selfplay soup FOLDERS --out F   average the weights of several runs into one player
+    selfplay play RUN_OR_MODEL      play a game against a checkpoint, or watch two of them
+    selfplay chat RUN_OR_MODEL      talk with a checkpoint
     selfplay serve MODEL            start vLLM's servers, for engine=server
     selfplay reference              list every group, choice and option (with ./conf) in Markdown
     selfplay export-alpaca-eval     write a checkpoint's answers in AlpacaEval's format

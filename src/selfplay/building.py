@@ -54,13 +54,7 @@ def build(cfg: DictConfig) -> Experiment:
     game: Game = make(cfg.game, "game")
     cfg = copy.deepcopy(cfg)
     fill_in(cfg, game)
-    check_seats(game, cfg.seats)
-    for role in cfg.seats:
-        if role not in game.roles:
-            raise SelfplayError(
-                f"seats.{role} is set, but {type(game).__name__} has no such role (roles: {', '.join(game.roles)}); "
-                f"remove it with ~seats.{role}"
-            )
+    check_roles(cfg, game)
     learners = learners_of(cfg)
     policies: dict[str, Policy] = {}
     for name, (player, _) in learners.items():
@@ -69,13 +63,7 @@ def build(cfg: DictConfig) -> Experiment:
     if taken := set(policies) & set(others):
         raise SelfplayError(f"'{min(taken)}' is the name of a learner and of players.{min(taken)}; rename one of them")
     everyone: dict[str, Player] = {**policies, **others}
-    seated = {role: str(cfg.seats[role]) for role in game.roles}
-    for role, name in seated.items():
-        if name not in everyone:
-            raise SelfplayError(
-                f"seats.{role} is '{name}', but the players are {', '.join(everyone)}; choose one of them, or define "
-                f"it with +players.{name}._target_=<module>.<class>"
-            )
+    seated = seated_by(cfg, game, everyone)
     trainees = {name: _trainee(name, learners, policies, game, seated) for name in learners}
     referees = referees_of(cfg)
     _check_judged(game, referees)
@@ -89,6 +77,33 @@ def build(cfg: DictConfig) -> Experiment:
         opponent: Matchmaker = made(seated=seated, players=everyone, game=game, referees=referees)
     rollout = make(cfg.rollout, "rollout")
     return Experiment(game, opponent, policies, referees, rollout, evaluation_of(cfg), trainees)
+
+
+def check_roles(cfg: DictConfig, game: Game) -> None:
+    """Raise SelfplayError unless the config seats a player in every role of the game, and in no other role."""
+    check_seats(game, cfg.seats)
+    for role in cfg.seats:
+        if role not in game.roles:
+            raise SelfplayError(
+                f"seats.{role} is set, but {type(game).__name__} has no such role (roles: {', '.join(game.roles)}); "
+                f"remove it with ~seats.{role}"
+            )
+
+
+def seated_by(cfg: DictConfig, game: Game, players: Collection[str]) -> dict[str, str]:
+    """Role -> the name of its player.
+
+    Raises:
+        SelfplayError: a seat names none of the players.
+    """
+    seated = {role: str(cfg.seats[role]) for role in game.roles}
+    for role, name in seated.items():
+        if name not in players:
+            raise SelfplayError(
+                f"seats.{role} is '{name}', but the players are {', '.join(players)}; choose one of them, or define "
+                f"it with +players.{name}._target_=<module>.<class>"
+            )
+    return seated
 
 
 def learners_of(cfg: DictConfig) -> dict[str, tuple[Any, Any]]:

@@ -128,7 +128,7 @@ class RunFolder:
         records = [
             {"step": step, "episode": episode.index}
             | ({} if episode.sampled else {"weight": episode.weight})
-            | _described(turn)
+            | described(turn)
             | {"advantage": (advantages or {}).get(id(turn))}
             for episode in episodes
             for turn in episode.turns
@@ -186,7 +186,8 @@ class RunFolder:
         return self.path / "episodes.jsonl"
 
 
-def _described(turn: Turn) -> dict[str, object]:
+def described(turn: Turn) -> dict[str, object]:
+    """The part of a line of episodes.jsonl that the turn determines."""
     ask = turn.ask
     plain = ask.group is None or isinstance(ask.group, int | str)
     return {

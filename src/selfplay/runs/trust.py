@@ -64,7 +64,7 @@ def check_targets(config: DictConfig, file: Path, trusted: Sequence[str] = ()) -
             package = str(target).rpartition(".")[0] if package in ("selfplay", "torch") else package
             raise SelfplayError(
                 f"in {file}, {key} calls {target}, {reason}; if you know it and trust the author of this folder, add "
-                f"trust={package} (--trust {package} for cross-play and export)"
+                f"trust={package} (--trust {package} for other commands than a run)"
             )
 
 

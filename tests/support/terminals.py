@@ -1,0 +1,105 @@
+"""A process at a pseudo-terminal: what a person would type and see."""
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import cli
+
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07|\r")
+SPINNER = re.compile("[\u2800-\u28ff][^\u2800-\u28ff\n]*?\\.\\.\\.\n?")  # erased on a screen
+PATIENCE = 120.0  # seconds, on a machine that others use as well
+
+
+class Terminal:
+    """A command of `selfplay` at a terminal of 80 columns.
+
+    Attributes:
+        seen: everything on the screen so far, without escape sequences.
+    """
+
+    def __init__(self, *args: str, cwd: Path) -> None:
+        self.raw, self.read = b"", 0
+        self.own, theirs = pty.openpty()
+        env = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "40", "HF_HUB_OFFLINE": "1"}
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(cli.ROOT / "src"), env.get("PYTHONPATH")]))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "selfplay", *args],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=env,
+            cwd=cwd,
+            start_new_session=True,
+            preexec_fn=_controlling,
+        )
+        os.close(theirs)
+
+    @property
+    def seen(self) -> str:
+        return SPINNER.sub("", ESCAPES.sub("", self.raw.decode("utf-8", "replace")))
+
+    def until(self, pattern: str) -> str:
+        """Wait until the pattern is on the screen behind what was awaited before; what came until then."""
+        end = time.monotonic() + PATIENCE
+        while not (found := re.compile(pattern).search(self.seen, self.read)):
+            if time.monotonic() > end or not self._more(end):
+                raise AssertionError(f"no '{pattern}' on the screen:\n{self.seen[self.read :]}")
+        text, self.read = self.seen[self.read : found.end()], found.end()
+        return text
+
+    def type(self, text: str) -> None:
+        """Type a line."""
+        os.write(self.own, f"{text}\n".encode())
+
+    def press(self, key: str) -> None:
+        """Press Ctrl and a letter."""
+        os.write(self.own, bytes([ord(key.upper()) - 64]))
+
+    def ended(self) -> int:
+        """Wait for the end of the process; its exit code."""
+        end = time.monotonic() + PATIENCE
+        while self._more(end):
+            pass
+        return self.process.wait(PATIENCE)
+
+    def _more(self, end: float) -> bool:
+        """Read what the process writes; whether it may write more."""
+        while time.monotonic() < end:
+            if select.select([self.own], [], [], 0.1)[0]:
+                try:
+                    part = os.read(self.own, 65536)
+                except OSError:  # its end is closed
+                    return False
+                self.raw += part
+                return bool(part)
+        return False
+
+
+def _controlling() -> None:
+    """Make stdin the controlling terminal of a new session, so that Ctrl-C is a signal."""
+    import fcntl
+    import termios
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+@contextmanager
+def terminal(*args: str, cwd: Path) -> Iterator[Terminal]:
+    """A terminal whose process is over in the end."""
+    opened = Terminal(*args, cwd=cwd)
+    try:
+        yield opened
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(opened.process.pid, signal.SIGKILL)
+        opened.process.wait()
+        os.close(opened.own)
