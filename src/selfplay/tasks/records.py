@@ -112,7 +112,7 @@ class Records(Task):
                 raise SelfplayError(f"row {number} has an empty {' and '.join(self.fields)}; leave the row out")
             labels = {name: self._text(row, name, number) for name in self.labels}
             shown = "" if self.demonstration is None else self._text(row, self.demonstration, number).strip()
-            item = Item(question, self._answer(row, number), labels, shown)
+            item = Item(question, self._answer(row, number), labels, shown, row)
             other = items.setdefault(question, item)
             if other.answer != item.answer:
                 raise SelfplayError(

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 from selfplay.errors import SelfplayError
 from selfplay.thoughts import said
@@ -20,12 +21,14 @@ class Item:
         answer: a correct answer as text, or "" if unknown.
         labels: categories by which accuracy is also reported, for example {"families": "add", "levels": "2"}.
         demonstration: a full reply to learn from, if it differs from `answer` (a solution, an essay), else "".
+        columns: everything that the source has on the question, by name, for reward functions.
     """
 
     question: str
     answer: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     demonstration: str = ""
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Task(ABC):
