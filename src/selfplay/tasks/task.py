@@ -21,6 +21,7 @@ class Item:
         answer: a correct answer as text, or "" if unknown.
         labels: categories by which accuracy is also reported, for example {"families": "add", "levels": "2"}.
         demonstration: a full reply to learn from, if it differs from `answer` (a solution, an essay), else "".
+        rejected: a reply that is worse than the demonstration, to learn the preference from, else "".
         columns: everything that the source has on the question, by name, for reward functions.
     """
 
@@ -28,6 +29,7 @@ class Item:
     answer: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     demonstration: str = ""
+    rejected: str = ""
     columns: Mapping[str, Any] = field(default_factory=dict)
 
 
