@@ -100,6 +100,7 @@ DELIBERATE = OF_THE_DEFAULT_RUN | {  # the same, of the choice that is named; ex
     "Records.match": "task=gsm8k, math",
     "Records.most": "task=alpaca",
     "Records.pattern": "task=gsm8k: the number after ####",
+    "Records.rejected": "task=preferences",
     "Records.question": "task=alpaca, math: the fields of these sets",
     "WrittenScore.max_tokens": "quality=selfjudge_rubric justifies itself first",
     "adamw.lr": "player=hf, smollm2",

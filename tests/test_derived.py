@@ -18,7 +18,8 @@ WATCHED = {  # game -> the progress metric of its default run
     "demonstrations": "solver/reward", "iterated_dilemma": "row/payoff", "kuhn": "eval/nash_conv",
     "lsp": "solver/reward", "lsp_zero": "solver/reward", "matrix": "eval/nash_conv", "negotiation": "first/payoff",
     "openspiel": "eval/nash_conv", "taboo": "eval/return", "textarena": "player_0/payoff",
-    "engineer": "solver/payoff", "few_shot": "solver/payoff", "society": "generator_1/payoff", "views": "solver/reward",
+    "engineer": "solver/payoff", "few_shot": "solver/payoff", "preferences": "loss",
+    "society": "generator_1/payoff", "views": "solver/reward",
 }  # fmt: skip
 PROBED = {"contest": ["truth"], "dataset": ["truth"], "debate": ["truth"], "demonstrations": ["truth"]}
 PROBED |= {game: ["truth"] for game in ("engineer", "few_shot", "society", "views")}

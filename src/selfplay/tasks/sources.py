@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Mapping
 from functools import lru_cache
+from importlib.resources import files
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from selfplay.options import Name
 
 Row = Mapping[str, Any]
 FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
+ASSET = "asset:"
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 LONGEST_FIELD = 2**31 - 1  # characters; Python's default for csv is 131,072
 SAVED = ("dataset_dict.json", "dataset_info.json")  # files written by save_to_disk
@@ -32,16 +34,18 @@ def file(path: Name) -> tuple[Row, ...]:
 
     Args:
         path: a .csv or .tsv file with a header, whose values are texts; a .parquet file (needs the extra `data`); a
-            folder (the same); else a file of JSON, see `jsonl`.
+            folder (the same); else a file of JSON, see `jsonl`. "asset:pairs.jsonl" is a file of this package.
 
     Raises:
         SelfplayError: the file does not exist, or a row of it cannot be read.
     """
     place = Path(path)
+    if path.startswith(ASSET):
+        place = Path(str(files("selfplay") / "assets" / path.removeprefix(ASSET)))
     if place.is_dir():
-        return huggingface(path)
+        return huggingface(str(place))
     if not place.is_file() or place.suffix not in (*DELIMITERS, ".parquet"):
-        return jsonl(path)
+        return jsonl(str(place))
     stamp = place.stat()
     return (_parquet if place.suffix == ".parquet" else _csv)(place, stamp.st_mtime_ns, stamp.st_size)
 

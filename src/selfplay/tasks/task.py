@@ -91,6 +91,21 @@ def demonstration(question: str, task: Task) -> str:
     return item.demonstration or item.answer
 
 
+def rejected(question: str, task: Task) -> str:
+    """The rejected reply to a task's question.
+
+    Raises:
+        SelfplayError: the task has none.
+    """
+    item = task.item(question)
+    if item is None or not item.rejected:
+        raise SelfplayError(
+            f"task {type(task).__name__} has no rejected reply to '{question[:80]}'; use task=preferences, or name the "
+            "field with task.rejected"
+        )
+    return item.rejected
+
+
 def drawing(task: Task) -> Callable[[Random], str]:
     """A function for Nature that samples the task's training questions."""
     return task.draw
