@@ -115,8 +115,8 @@ def quicker(words: list[str]) -> list[str]:
     if any(word.startswith(("resume=", "experiment=", "--")) for word in words):
         return []
     small = QUICK[:1] if "player=tabular" in words or "task=records" in words else QUICK
-    if "game=market" in words:
-        small = QUICK[:-1]  # its game reads no task
+    if "player=tiny" in words:
+        small = QUICK[:-1]  # with a game that reads no task
     return [option for option in small if not any(word.startswith(option.partition("=")[0]) for word in words)]
 
 

@@ -146,6 +146,10 @@ class Policy(Player):
         """
         return self.encode_reply(replace(ask, messages=ask.learnt_prompt), reply.text)
 
+    def truncated(self, batch: Batch) -> Tensor:
+        """[B] bool: the batch's replies that were cut off at the maximum length, before their end."""
+        return torch.zeros(len(batch), dtype=torch.bool)
+
     def rounding(self, batch: Batch) -> Tensor:
         """[B, T] bound on the difference that rounding alone can make between two computations of the log-probs.
 

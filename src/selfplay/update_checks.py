@@ -35,12 +35,14 @@ class UpdateChecks:
             batch: what the update will learn from.
 
         Raises:
-            SelfplayError: the rule cannot learn replies behind another prompt, or has nothing to compare.
+            SelfplayError: the rule cannot learn replies behind another prompt, has nothing to compare, or would learn
+                replies of a teacher that are worse than others.
         """
         if any(turn.ask.learnt_prompt for _, turn in own):
             _check_moved(self.update)
         if not self.begun:
             check_batch(episodes, own, self.update)
+            _check_paid_alike(self.update, episodes)
         self.begun = True
         self.first.before(self._mismatch(batch) if self.first.fresh else 0.0)
 
@@ -66,6 +68,25 @@ def _is_half(learner: Policy) -> bool:
     """Whether the learner computes in half precision."""
     kinds = getattr(learner, "compute_dtype", None), getattr(getattr(learner, "model", None), "dtype", None)
     return bool({torch.bfloat16, torch.float16} & set(kinds))
+
+
+def _check_paid_alike(update: Update, episodes: Sequence[Episode]) -> None:
+    """Raise SelfplayError if a rule learns all of a teacher's replies, though some of a group are paid less."""
+    for part in update.parts.values():
+        _check_paid_alike(part, episodes)
+    if getattr(rule := getattr(update, "keep", None), "func", rule) is not off_policy:
+        return
+    paid: dict[object, set[float]] = {}
+    for episode in episodes:
+        for turn in episode.turns:
+            if turn.player in update.teachers and turn.ask.group is not None:
+                paid.setdefault((episode.index, turn.ask.role, turn.ask.group), set()).add(turn.payoff)
+    if unequal := next((payoffs for payoffs in paid.values() if len(payoffs) > 1), None):
+        amounts = " and ".join(f"{payoff:g}" for payoff in sorted(unequal, reverse=True))
+        raise SelfplayError(
+            f"the teacher's replies to a question are paid {amounts}, but {type(update).__name__} would learn all of "
+            "them; use update=rejection, which learns the best, or update=dpo"
+        )
 
 
 def _check_moved(update: Update) -> None:

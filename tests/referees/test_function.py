@@ -1,5 +1,6 @@
 """A function as a reward: what it is given, what it may return, and what is said where it may not."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from selfplay.core import Ask, Message, Reply, SelfplayError, Turn, user
 from selfplay.project import function_named
 from selfplay.referees.function import Function
+from selfplay.tasks.records import Records
 from selfplay.tasks.task import Item, Task
 
 
@@ -67,6 +69,42 @@ def test_it_is_given_the_columns_that_it_names() -> None:
     assert score(lambda completions, prompts: torch.arange(3)) == [0.0, 1.0, 2.0]
 
 
+def test_a_function_of_one_reply() -> None:
+    """Whatever it names, it is given: the texts, the task's answer and the columns; None on an unknown question."""
+    seen: list[Any] = []
+
+    def f(question: str, answer: str, levels: str | None, reference: str | None = "?", other: str = "mine") -> float:
+        seen.append((question, answer, levels, reference, other))
+        return float(answer == reference)
+
+    assert score(f) == [1.0, 0.0, 0.0]
+    assert seen == [("1+2", "3", "1", "3", "mine"), ("hello", "x", None, None, "mine"), ("2+2", "5", "1", "4", "mine")]
+    assert score(lambda answer: len(answer) > 1) == [0.0] * 3
+    assert score(lambda question, **columns: len(columns)) == [4.0] * 3  # answer, reference, demonstration, levels
+    assert score(lambda answer: None, missing=0.5) == [0.5] * 3
+    with pytest.raises(SelfplayError, match=r"reward\.conversational is true, but <lambda> has neither"):
+        score(lambda question, answer: 1.0, conversational=True)
+
+
+def test_columns_of_records_are_as_in_the_file() -> None:
+    rows = [
+        {"question": f"q{i}", "answer": "a", "level": i, "topics": ["x", None], "reference": "own"} for i in range(8)
+    ]
+    asked = [turn(user("q3"), "b"), turn(user("q5"), "b")]
+    for answer, own in (("answer", "a"), (None, "")):
+        made = Function(
+            lambda question, answer, level, topics, reference: level + len(topics) + (reference == "own"),
+            Records(rows, answer=answer),
+        )
+        assert made.score(asked, {}).tolist() == [6.0, 8.0]
+        batched = Function(
+            lambda completions, answer, level, own=own: [a == own for a in answer], Records(rows, answer=answer)
+        )
+        assert batched.score(asked, {}).tolist() == [1.0, 1.0]
+    unknown = Function(lambda level: float(level is None), Records(rows)).score([turn(user("else"), "")], {})
+    assert unknown.tolist() == [1.0]  # a column of the task, though not of this question
+
+
 def test_messages_as_trl_hands_them_over() -> None:
     def f(prompts: list[Any], completions: list[Any], **_: Any) -> list[float]:
         assert prompts[0] == [{"role": "user", "content": "1+2"}]
@@ -89,7 +127,16 @@ WRONG = {
     "nothing": (lambda prompts, completions: None, "returned a NoneType for 3 turns"),
     "NaN": (lambda prompts, completions: [1.0, float("nan"), 1.0], "returned nan for a turn; return a finite number"),
     "texts": (lambda prompts, completions: ["1"] * 3, "returned '1' for a turn"),
-    "takes too little": (lambda prompts: [1.0] * 3, "raised TypeError .*completions"),
+    "a missing column": (
+        lambda prompts, difficulty: [1.0] * 3,
+        "takes difficulty, but the columns are demonstration, answer, levels, prompts, completions; rename",
+    ),
+    "of one reply": (lambda answer: {}["x"], r"raised KeyError \('x'\) on 3 turns; fix it"),
+    "not a number": (lambda answer: answer, "returned '3' for a turn; return a finite number"),
+    "a missing name": (
+        lambda q, answer: 1.0,
+        "takes q, but the columns are reference, demonstration, levels, question, answer; rename the parameter",
+    ),
 }
 
 
@@ -121,3 +168,22 @@ def test_a_run_in_a_folder_with_a_function(tmp_path: Path, monkeypatch: pytest.M
     assert cli.run(f"resume={run}", "steps=3", "trust=mine_").code == 0
     missing = cli.run(*small, "reward=function", "reward.function=mine_.g", f"hydra.run.dir={tmp_path / 'other'}")
     assert missing.code == 1 and "reward.function is 'mine_.g', which cannot be imported" in missing.err
+
+
+def test_five_lines_in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function on the command line, and in a yaml of three lines."""
+    (tmp_path / "my_reward_.py").write_text("def reward(question, answer, level):\n    return len(answer) * level\n")
+    rows = [{"question": f"what is {i}+1?", "answer": str(i + 1), "level": 2} for i in range(8)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "conf" / "reward").mkdir(parents=True)
+    (tmp_path / "conf" / "reward" / "mine.yaml").write_text("defaults:\n  - function\nfunction: my_reward_.reward\n")
+    monkeypatch.chdir(tmp_path)
+    small = [arg for arg in cli.SMALL if not arg.startswith("reward=")]
+    small += ["game=dataset", "task=records", "task.source.path=rows.jsonl", "probes=none", "steps=1"]
+    for name, chosen in {
+        "line": ["reward=function", "reward.function=my_reward_.reward"],
+        "yaml": ["reward=mine"],
+    }.items():
+        run = cli.finished(tmp_path / name, *small, *chosen)
+        turns = [turn for turn in cli.lines(run / "episodes.jsonl") if turn["role"] == "solver"]
+        assert turns and all(turn["scores"]["reward"] == 2 * len(turn["reply"]) for turn in turns)

@@ -172,6 +172,8 @@ def _behind(choice: str) -> list[str]:
         return [choice, f"reward.url={reward_servers.stand_in()}"]
     if choice.startswith("reward=judge"):  # somebody must be there to judge
         return [choice, f"reward.endpoint.url={judges.stand_in()}", "reward.endpoint.cache=null"]
+    if choice in ("game=preferences", "task=preferences"):  # pairs have no answers to verify
+        return ["game=preferences", *stored.needed("preferences")]
     if group == "task":
         return [choice, *stored.needed(choice.removeprefix("task="))]
     if choice == "eval=ifbench":
@@ -187,7 +189,7 @@ def shrunk(choice: str) -> list[str]:
     more = []
     if choice.startswith("challenger="):
         more.append("reward=verifier")  # some of them need rewards in [0, 1]
-    if choice.startswith("task="):
+    if choice.startswith("task=") and choice != "task=preferences":
         more += ["game=dataset", f"reward={'rm' if choice == 'task=alpaca' else 'verifier'}"]
     if not choice.startswith(("eval=", "experiment=")):
         more.append("eval=none")

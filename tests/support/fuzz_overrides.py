@@ -59,6 +59,7 @@ FINE: dict[str, list[str]] = {
     "*": [
         "seed=0", "seed=4294967295", "steps=1", "episodes=3", "checkpoint.every=2", "checkpoint.keep=0",
         "update=grpo", "update=rloo", "update=ppo", "update=dr_grpo", "update=dapo", "update=dpo", "update=kto",
+        "update=gspo", "update=cispo", "update=sapo", "update=bnpo", "update.mask_truncated=true",
         "update=sppo", "update=rejection", "update=spiral", "update=nash_md", "regularizer=none",
         "regularizer=entropy", "regularizer=kl_forward", "regularizer=kl_forward_payoff", "regularizer.beta=0",
         "schedule=cosine", "schedule=linear", "schedule=harmonic", "update.optimizer.lr=1e-3",
@@ -112,6 +113,8 @@ WRONG: dict[str, list[str]] = {
         "update.epochs=2", "update.minibatches=-1", "update.measure_kl=yes", "update.measure_kl=1",
         "update.magnet_every=-1", "update.mixture=2", "update.mixture=half", "+update.policy=5", "+update.roles=[a]",
         "update=dapo update.objective.low=-1", "update=dapo update.objective.high=1e12",
+        "update=cispo update.objective.most=0", "update=sapo update.objective.negative=0",
+        "update=gspo update.objective.low=2", "update.mask_truncated=1",
         "update=grpo update.advantage.epsilon=inf", "update=grpo update.advantage.epsilon=-1",
         "update=spiral update.advantage.decay=1", "update=kto update.beta=0", "update=dpo update.beta=-1",
         "update=kto update.desirable=0 update.undesirable=0", "update=sft update.teachers=[]", "update=spin",

@@ -37,6 +37,7 @@ def rows(name: str, first: int, count: int) -> list[dict[str, Any]]:
             "subject": ("Algebra", "Geometry")[i % 2],
             "level": i % 5 + 1,
         },
+        "preferences": lambda i: {"prompt": f"what is {i}+1?", "chosen": str(i + 1), "rejected": str(i)},
         "alpaca": lambda i: {"instruction": f"say {i}", "input": ("", "and more")[i % 2], "output": "?", "text": "?"},
     }[name]
     return [made(i) for i in range(first, first + count)]
@@ -45,8 +46,8 @@ def rows(name: str, first: int, count: int) -> list[dict[str, Any]]:
 @cache
 def path(name: str) -> str:
     """Where the data of `task=<name>` is: a jsonl file, or what save_to_disk wrote."""
-    if name == "records":
-        file = _folder() / "records.jsonl"
+    if name in ("records", "preferences"):
+        file = _folder() / f"{name}.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows(name, 0, COUNT)))
         return str(file)
     from datasets import Dataset, DatasetDict
@@ -85,7 +86,7 @@ def needed(name: str) -> list[str]:
     """What `task=<name>` needs on the command line of a test."""
     if name == "alpaca":
         return [f"task.source.path={path(name)}", "task.held_out_share=0.2", "eval=none"]
-    if name in ("records", "huggingface", "gsm8k", "math"):
+    if name in ("records", "huggingface", "gsm8k", "math", "preferences"):
         return [f"task.source.path={path(name)}"]
     if name == "transcripts":
         return [f"task.path={asked()}"]

@@ -114,7 +114,7 @@ def test_a_task_that_judges_serves_as_reward_and_evaluation() -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("world", "arithmetic")])
 def test_every_task_of_others_says_what_is_lacking(name: str, tmp_path: Path) -> None:
     """Without its file, or offline without its data set, the error is one sentence with the remedy."""
-    if name in ("ifbench", "reasoning_gym", "programs"):
+    if name in ("ifbench", "reasoning_gym", "programs", "preferences"):
         return  # theirs come with a package (test_extras below), or with this one
     ended = cli.run(f"task={name}", "steps=0", f"hydra.run.dir={tmp_path / 'run'}")
     assert ended.code == 1

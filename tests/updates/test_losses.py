@@ -27,13 +27,14 @@ from selfplay.updates.aggregations import constant as constant_length
 from selfplay.updates.aggregations import per_reply, per_token, sequence_sum
 from selfplay.updates.descent import by_prompt, descend, frozen_logprobs
 from selfplay.updates.gradient_step import role_weights
-from selfplay.updates.losses import clipped, likelihood, reinforce
+from selfplay.updates.losses import cispo, clipped, gspo, likelihood, reinforce, sapo
 from selfplay.updates.policy_gradient import PolicyGradient
 from selfplay.updates.regularizers import Off
 
 PAYOFFS = torch.tensor([1.0, 3.0, 2.0, 4.0, 9.0, 7.0])
 GROUPS = torch.tensor([0, 0, 1, 1, 1, 2])
 CLIPPED = partial(clipped, low=0.2, high=0.2)
+OBJECTIVES = [reinforce, clipped, gspo, cispo, sapo]
 
 
 class Table(Policy):
@@ -211,16 +212,65 @@ def test_clip_higher_by_hand() -> None:
     torch.testing.assert_close(loss, torch.tensor([-1.3 - 0.5, 1.5 + 0.6]))
 
 
-def test_clipped_on_policy_is_the_advantage() -> None:
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_on_policy_every_gradient_is_the_advantage(objective: Callable[..., Tensor]) -> None:
     logprobs = torch.tensor([[-1.0, -2.0, -0.5]], requires_grad=True)
     old, mask = logprobs.detach(), torch.ones(1, 3, dtype=torch.bool)
-    loss = CLIPPED(logprobs, old, mask, torch.tensor([6.0]), torch.zeros(1, 3))
+    loss = objective(logprobs, old, mask, torch.tensor([6.0]), torch.zeros(1, 3))
     loss.sum().backward()
-    assert loss.tolist() == [-18.0]
     torch.testing.assert_close(logprobs.grad, torch.full((1, 3), -6.0))
+    assert CLIPPED(logprobs, old, mask, torch.tensor([6.0]), torch.zeros(1, 3)).tolist() == [-18.0]
 
 
-@pytest.mark.parametrize("objective", [reinforce, CLIPPED], ids=["reinforce", "clipped"])
+def moved_by(*ratios: float) -> tuple[Tensor, Tensor, Tensor]:
+    """[1, T] log-probs with the given ratios to the sampler's, the sampler's, and a mask of ones."""
+    old = -torch.arange(1.0, 1 + len(ratios))[None]
+    logprobs = (old + torch.tensor([ratios]).log()).requires_grad_()
+    return logprobs, old, torch.ones_like(old, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "advantage", "gain", "pull"),
+    [
+        ((4.0, 1.0), 1.0, 1.5, 0.0),  # the geometric mean 2 is clipped at 1.5
+        ((4.0, 1.0), -1.0, -2.0, -2.0),
+        ((0.25, 1.0), -1.0, -0.75, 0.0),  # 1 / 2 is clipped at 0.75
+        ((0.25, 1.0), 1.0, 0.5, 0.5),
+        ((8.0, 1.0, 0.125), 3.0, 3.0, 3.0),  # together they are 1
+    ],
+)
+def test_gspo_by_hand(ratios: tuple[float, ...], advantage: float, gain: float, pull: float) -> None:
+    """Times the length, so that the mean over tokens is that of the paper: each token pulls by s A."""
+    logprobs, old, mask = moved_by(*ratios)
+    loss = gspo(logprobs, old, mask, torch.tensor([advantage]), torch.full_like(old, 0.1), low=0.25, high=0.5)
+    torch.testing.assert_close(loss, torch.tensor([len(ratios) * (0.1 - gain)]))
+    loss.sum().backward()
+    torch.testing.assert_close(logprobs.grad, torch.full_like(old, -pull))
+
+
+def test_cispo_by_hand() -> None:
+    """Ratios 3 and 1/2 have the weights 2 and 1/2: the loss is -(2 log(3/e) + log(1/2e^2) / 2) A, its slope -w A."""
+    logprobs, old, mask = moved_by(3.0, 0.5)
+    loss = cispo(logprobs, old, mask, torch.tensor([-2.0]), torch.full_like(old, 0.1), most=2.0)
+    value = 2 * (2 * (math.log(3) - 1) + (math.log(0.5) - 2) / 2) + 0.2
+    assert loss.tolist() == pytest.approx([value])
+    loss.sum().backward()
+    torch.testing.assert_close(logprobs.grad, torch.tensor([[4.0, 1.0]]))
+
+
+def test_sapo_by_hand() -> None:
+    """With tau = 2 and r = 1 + log(3) / 2, p = 3/4: the gain is 2 p A, and its slope 4 p (1 - p) r A = 3/4 r A."""
+    r = 1 + math.log(3) / 2
+    logprobs, old, mask = moved_by(r, 1.0)
+    for advantage, options in ((3.0, {"positive": 2.0}), (-3.0, {"negative": 2.0})):
+        logprobs.grad = None
+        loss = sapo(logprobs, old, mask, torch.tensor([advantage]), torch.full_like(old, 0.1), **options)
+        torch.testing.assert_close(loss, torch.tensor([0.2 - advantage * (1.5 + 1.0)]))
+        loss.sum().backward()
+        torch.testing.assert_close(logprobs.grad, torch.tensor([[-advantage * 0.75 * r, -advantage]]))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_padding_is_nothing(objective: Callable[..., Tensor]) -> None:
     """Whatever stands off the mask, and however much of it, losses and gradients are the same."""
     logprobs = torch.tensor([[-1.0, -2.0]], requires_grad=True)
@@ -235,7 +285,7 @@ def test_padding_is_nothing(objective: Callable[..., Tensor]) -> None:
     assert wide.grad.tolist() == [[*logprobs.grad[0].tolist(), 0.0, 0.0]]
 
 
-@pytest.mark.parametrize("objective", [reinforce, CLIPPED], ids=["reinforce", "clipped"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_wrong_shapes_are_refused(objective: Callable[..., Tensor]) -> None:
     x, mask = torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool)
     for arguments in ((x, x[:, :2], mask, x[:, 0], x), (x, x, mask, x[0], x), (x, x, mask, x[:, 0], x[:1])):
@@ -256,6 +306,9 @@ def test_aggregations_by_hand() -> None:
     assert per_token(batch()).tolist() == pytest.approx([1 / 2, 1 / 2, 1 / 2])
     weighed = replace(batch(), weights=torch.tensor([7.0, 3.0, 1.0]))
     assert per_token(weighed).tolist() == pytest.approx([1 / 2, 4 / 6, 4 / 6])
+    empty = replace(batch(), mask=batch().mask & torch.tensor([[False], [True], [True]]))
+    assert per_token(empty).tolist() == pytest.approx([0, 1 / 2, 1 / 2])  # the reply of role a is left out
+    assert per_reply(empty)[1:].tolist() == pytest.approx([1, 1 / 3])
     with pytest.raises(SelfplayError, match=r"update\.aggregation\.length is 0"):
         constant_length(batch(), 0)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from selfplay.building import make_later
 from selfplay.core import Batch
 from selfplay.models.load import load_tokenizer, resolve
 from selfplay.players.language_model import LanguageModel
-from selfplay.updates.losses import clipped, reinforce
+from selfplay.updates.losses import Objective, cispo, clipped, gspo, reinforce, sapo
 from selfplay.updates.preferences import dpo, ipo, kl_baseline, kto, sppo
 from selfplay.updates.regularizers import k3
 
@@ -115,22 +116,42 @@ def as_batch(made: dict[str, Tensor], rewards: list[float]) -> Batch:
     )
 
 
-VARIANTS = {
-    "grpo": ("grpo", "group", 0.2),
-    "dr_grpo": ("dr_grpo", "none", 0.2),
-    "dapo": ("dapo", "group", 0.28),
-    "ppo": ("bnpo", "none", 0.2),  # the first of its passes
+VARIANTS = {  # update= -> TRL's loss_type, scale_rewards, epsilon, epsilon_high; our options if not the defaults
+    "grpo": ("grpo", "group", 0.2, 0.2),
+    "dr_grpo": ("dr_grpo", "none", 0.2, 0.2),
+    "dapo": ("dapo", "group", 0.2, 0.28),
+    "bnpo": ("bnpo", "group", 0.2, 0.2),
+    "ppo": ("bnpo", "none", 0.2, 0.2),  # the first of its passes
+    "gspo": ("grpo", "group", 3e-4, 4e-4),
+    "cispo": ("cispo", "group", 0.2, 1.05, "update.objective.most=1.05"),
+    "sapo": ("sapo", "group", 0.2, 0.2),
 }
+LEVELS = {"gspo": "sequence"}  # token otherwise
 
 
-@pytest.mark.parametrize("ours", VARIANTS)
-def test_grpo_is_trls(trainer: GRPOTrainer, tiny: LanguageModel, ours: str) -> None:
-    """Loss, gradient and advantages of a policy that has moved since it sampled, with the KL term k3."""
-    theirs, scale, high = VARIANTS[ours]
+@pytest.mark.parametrize(
+    ("ours", "masks"), [*((one, False) for one in VARIANTS), *((one, True) for one in ("grpo", "dr_grpo", "dapo"))]
+)
+def test_grpo_is_trls(
+    trainer: GRPOTrainer, tiny: LanguageModel, ours: str, masks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loss, gradient and advantages of a policy that has moved since it sampled, with the KL term k3.
+
+    With `masks`, replies that were cut off are left out of the loss, but not of the comparison.
+    """
+    theirs, scale, low, high, *options = VARIANTS[ours]
     start = copy.deepcopy(trainer.model.state_dict())
     made, rewards = sampled(trainer, scale)
+    batch = as_batch(made, rewards)
+    if masks:
+        monkeypatch.setattr(trainer, "mask_truncated_completions", True)
+        made, again = sampled(trainer, scale)
+        assert again == rewards  # the same replies
+        assert 0 < int((made["completion_mask"].sum(1) == 0).sum()) < len(rewards)
     perturb(trainer.model, 0.005)
-    trainer.loss_type, trainer.epsilon_high = theirs, high
+    changed = {"loss_type": theirs, "epsilon_low": low, "epsilon_high": high}
+    for name, value in (changed | {"importance_sampling_level": LEVELS.get(ours, "token")}).items():
+        monkeypatch.setattr(trainer, name, value)
     loss = trainer._compute_loss(trainer.model, made)
     expected = dict(
         zip(
@@ -141,6 +162,7 @@ def test_grpo_is_trls(trainer: GRPOTrainer, tiny: LanguageModel, ours: str) -> N
     )
     policy, reference = copy.copy(tiny), copy.copy(tiny)
     policy.model, reference.model = trainer.model, trainer.ref_model
+    policy.max_tokens = LENGTH
     found: list[Tensor] = []
 
     class Capture(torch.optim.SGD):
@@ -150,11 +172,12 @@ def test_grpo_is_trls(trainer: GRPOTrainer, tiny: LanguageModel, ours: str) -> N
     cfg = config(
         "game=dataset", f"update={ours}", "regularizer=kl_forward", f"regularizer.beta={BETA}", "reward=verifier",
         f"player.max_tokens={LENGTH}", "update.max_grad_norm=inf", "update.epochs=1", "update.minibatches=1",
+        f"update.mask_truncated={masks}", *options,
     )  # fmt: skip
     update = make_later(cfg["update"], "update")(
         policy=policy, reference=reference, roles=("solver",), optimizer=Capture
     )
-    learnt = update.step(as_batch(made, rewards))
+    learnt = update.step(batch)
     metrics = learnt.metrics
     trainer.model.load_state_dict(start)
     assert metrics["loss"] == pytest.approx(loss.item(), abs=1e-5)
@@ -180,16 +203,20 @@ def idle() -> torch.nn.Module:
 
 
 def grpo_of_trl(
-    kind: str, logp: Tensor, old: Tensor, ref: Tensor, mask: Tensor, advantages: Tensor, high: float
-) -> Tensor:
+    kind: str, logp: Tensor, old: Tensor, ref: Tensor, mask: Tensor, advantages: Tensor, low: float, high: float,
+    level: str = "token",
+) -> Tensor:  # fmt: skip
     """GRPOTrainer._compute_loss with log-probs in a model's place."""
     from trl import GRPOTrainer
 
     stub = SimpleNamespace(
         _get_per_token_logps_and_entropies=lambda *_, **__: (logp, torch.zeros_like(logp), None),
         aux_loss_enabled=False, top_entropy_quantile=1.0, off_policy_mask_threshold=None, use_vllm=False,
-        importance_sampling_level="token", beta=BETA, loss_type=kind, epsilon_low=0.2, epsilon_high=high,
-        args=SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1),
+        importance_sampling_level=level, beta=BETA, loss_type=kind, epsilon_low=low, epsilon_high=high,
+        args=SimpleNamespace(
+            use_bias_correction_kl=False, delta=None, steps_per_generation=1,
+            sapo_temperature_pos=1.0, sapo_temperature_neg=1.05,
+        ),
         model=SimpleNamespace(training=True), current_gradient_accumulation_steps=1, max_completion_length=9,
         accelerator=GATHER, _entropy_bonus_enabled=False, _metrics=defaultdict(lambda: defaultdict(list)),
     )  # fmt: skip
@@ -201,20 +228,38 @@ def grpo_of_trl(
     return GRPOTrainer._compute_loss(stub, None, inputs)
 
 
-@pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "dapo", "bnpo"])
-@pytest.mark.parametrize("high", [0.2, 0.28])
-def test_grpos_losses_are_trls(kind: str, high: float) -> None:
+CLIP, HIGHER = (0.2, 0.2), (0.2, 0.28)
+NARROW = (3e-4, 4e-4)  # GSPO's
+WIDE = (0.1, 0.2)
+PARTS: list[tuple[str, str, tuple[float, float], Objective]] = [
+    *((kind, "token", clip, partial(clipped, low=clip[0], high=clip[1]))
+      for kind in ("grpo", "dr_grpo", "dapo", "bnpo") for clip in (CLIP, HIGHER)),
+    *((kind, "sequence", clip, partial(gspo, low=clip[0], high=clip[1]))
+      for kind in ("grpo", "luspo") for clip in (NARROW, WIDE)),
+    ("grpo", "sequence", NARROW, gspo),
+    ("cispo", "token", (0.2, 1.5), partial(cispo, most=1.5)),
+    ("cispo", "token", (0.2, 5.0), cispo),
+    ("sapo", "token", CLIP, sapo),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "level", "clip", "objective"), PARTS)
+def test_grpos_losses_are_trls(kind: str, level: str, clip: tuple[float, float], objective: Objective) -> None:
+    """Replies of 1 to 6 tokens whose ratios are far from 1, on both sides of every bound."""
     lengths = torch.tensor([1, 6, 3, 4, 2, 6])
     mask = torch.arange(6)[None] < lengths[:, None]
     logp, old, ref = (-some(seed, 6, 6).abs() * mask for seed in (0, 1, 2))
     advantages = some(3, 6)
     logp.requires_grad_()
-    theirs = grpo_of_trl(kind, logp, old, ref, mask, advantages, high)
-    token = {"grpo": 1 / lengths, "dr_grpo": torch.full((6,), 1 / 9)}.get(kind, torch.full((6,), 6 / int(mask.sum())))
-    ours = (token * clipped(logp, old, mask, advantages, BETA * k3(logp, ref), 0.2, high)).mean()
+    theirs = grpo_of_trl(kind, logp, old, ref, mask, advantages, *clip, level)
+    mean, ones = 1 / lengths, torch.ones(6)
+    known = {"grpo": mean, "sapo": mean, "dr_grpo": ones / 9, "luspo": ones}
+    ours = (
+        known.get(kind, ones * 6 / int(mask.sum())) * objective(logp, old, mask, advantages, BETA * k3(logp, ref))
+    ).mean()
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
     one, two = (torch.autograd.grad(loss, logp)[0] for loss in (ours, theirs))
-    torch.testing.assert_close(one, two, atol=1e-6, rtol=0)
+    torch.testing.assert_close(one * mask, two * mask, atol=1e-6, rtol=0)
     assert float(one.abs().max()) > 1e-3
 
 

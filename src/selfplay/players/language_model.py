@@ -139,15 +139,8 @@ class LanguageModel(TrainedModel):
     def write(self, asks: Sequence[Ask], weights: Weights | Mixture) -> list[Reply]:
         """Generate one text per ask from the given weights, with this player's sampling options."""
         prompts, keys, texts = [self.render(ask.messages) for ask in asks], [ask.key for ask in asks], self.texts
-        sampling = Sampling(
-            self.max_tokens,
-            self.temperature,
-            self.truncation,
-            self.stop_ids,
-            texts.pad_id,
-            self.rows.most,
-            texts.stopped if texts.stop else None,
-        )
+        how = self.max_tokens, self.temperature, self.truncation, self.stop_ids
+        sampling = Sampling(*how, texts.pad_id, self.rows.most, texts.stopped if texts.stop else None)
         found = self.rows.halving(
             lambda rows: self.engine.generate(weights, prompts, keys, replace(sampling, batch_size=rows)),
             len(asks),
@@ -225,8 +218,15 @@ class LanguageModel(TrainedModel):
     def moved_reply(self, ask: Ask, reply: Reply) -> Reply | None:
         if reply.choices:
             return super().moved_reply(ask, reply)
-        cut_off = len(reply.reply_ids) == self.max_tokens and reply.reply_ids[-1] not in self.stop_ids
+        cut_off = self._cut_off(reply.reply_ids)
         return None if cut_off else Reply(reply.text, self.render(ask.learnt_prompt), reply.reply_ids)
+
+    def truncated(self, batch: Batch) -> Tensor:
+        replies = [ids[mask].tolist() for ids, mask in zip(batch.replies, batch.mask, strict=True)]
+        return torch.tensor([not c and self._cut_off(ids) for c, ids in zip(batch.choices, replies, strict=True)])
+
+    def _cut_off(self, ids: Sequence[int]) -> bool:
+        return len(ids) == self.max_tokens and ids[-1] not in self.stop_ids and not self.texts.stopped(list(ids))
 
     def _menu(self, ask: Ask, prompt: tuple[int, ...]) -> Menu:
         """The options' token ids, each with the end token."""

@@ -1,9 +1,10 @@
-"""A scripted player, such as a teacher, a rule or a list of answers."""
+"""Scripted players: teachers, rules, lists of answers."""
 
 from collections.abc import Callable, Mapping, Sequence
 
 from selfplay.core import Ask, Player, Reply, SelfplayError, option_index
-from selfplay.tasks.task import Task, demonstration
+from selfplay.games.preferences import CHOSEN, REJECTED
+from selfplay.tasks.task import Task, demonstration, rejected
 
 
 class Scripted(Player):
@@ -33,6 +34,32 @@ class Scripted(Player):
         if ask.options:
             option_index(ask, text)
         return text
+
+
+class Pair(Player):
+    """Gives the chosen or the rejected reply to a task's question, as the system message of `game=preferences` asks.
+
+    Args:
+        task: a task with demonstrations and rejected replies.
+
+    Raises (when acting):
+        SelfplayError: the ask is not one of that game, or the task has no such reply.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def act(self, asks: Sequence[Ask]) -> list[Reply]:
+        return [Reply(self._text(ask)) for ask in asks]
+
+    def _text(self, ask: Ask) -> str:
+        which = ask.messages[0]["content"] if len(ask.messages) == 2 else ""
+        if which not in (CHOSEN, REJECTED):
+            raise SelfplayError(
+                f"the teacher of game=preferences was asked '{ask.prompt[:80]}' without saying which reply, "
+                f"{CHOSEN} or {REJECTED}; use it in that game only"
+            )
+        return (demonstration if which == CHOSEN else rejected)(ask.prompt, self.task)
 
 
 def known(question: str, answers: Mapping[str, str]) -> str:

@@ -91,7 +91,7 @@ class Texts:
 
     def stopped(self, ids: list[int]) -> bool:
         """Whether a stop text occurs in the last tokens; each token is at least one byte."""
-        last = max(len(text.encode()) for text in self.stop) + 4
+        last = max((len(text.encode()) for text in self.stop), default=0) + 4
         with ONE_AT_A_TIME:
             tail = str(self.tokenizer.decode(ids[-last:], skip_special_tokens=True))
         return any(text in tail for text in self.stop)

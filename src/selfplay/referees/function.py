@@ -1,4 +1,4 @@
-"""User-defined reward functions with the signature of TRL's trainers."""
+"""User-defined reward functions: of one reply, or of lists of them with the signature of TRL's trainers."""
 
 from __future__ import annotations
 
@@ -11,26 +11,35 @@ from torch import Tensor
 
 from selfplay.core import Policy, Referee, SelfplayError, Turn
 from selfplay.project import function_named
-from selfplay.tasks.task import Task
+from selfplay.tasks.task import Item, Task
+
+TRL = {"prompts", "completions"}  # parameters by which a function with TRL's signature is known
 
 
 class Function(Referee):
-    """A reward function f(prompts, completions, **columns) -> list[float | None], with one number per turn.
+    """A function of one reply, f(question, answer, ...) -> float, or of all of them with TRL's signature.
 
-    Prompts and completions are lists of strings or, with `conversational`, of message lists in TRL's format:
-    [{"role": "user", "content": ...}] and [{"role": "assistant", "content": ...}]. The columns are the task's data on
-    each question, None if unknown: `answer`, `demonstration` and the labels (`families` and `levels` in the tiny
-    world). A function without **kwargs receives only the columns in its signature.
+    A function of one reply takes any of these by name: `question` and `answer`, the texts; `reference`, the task's
+    answer; `demonstration`; and every column of the question's record (in the tiny world `families` and `levels`).
+
+    A function with a parameter `prompts` or `completions`, or with no other than **kwargs, is called as TRL does:
+    f(prompts, completions, **columns) -> list[float | None], with one number per turn. Prompts and completions are
+    lists of strings or, with `conversational`, of message lists in TRL's format: [{"role": "user", "content": ...}] and
+    [{"role": "assistant", "content": ...}]. The columns are lists: `answer`, the task's answer, `demonstration`, and
+    the columns of the records. A function without **kwargs receives only the columns in its signature.
+
+    A value that a question lacks is None, as is everything on a question that the task does not know.
 
     Args:
         function: "my_module.f" from the current folder or an installed package, or the function itself.
         task: see `selfplay.tasks`.
-        conversational: whether to pass messages instead of strings.
+        conversational: whether to pass messages instead of strings; for TRL's signature.
         missing: the score for None; if None, a missing score is an error.
 
     Raises:
         SelfplayError: the function does not exist.
-        SelfplayError (when scoring): the function raises, or does not return one finite number per turn.
+        SelfplayError (when scoring): the function needs a column that the task does not have, raises, or does not
+            return a finite number for each turn.
     """
 
     def __init__(
@@ -44,10 +53,18 @@ class Function(Referee):
         self.function = function_named(function) if isinstance(function, str) else function
         self.task, self.conversational, self.missing = task, conversational, missing
         try:
-            parameters = inspect.signature(self.function).parameters.values()
+            parameters = list(inspect.signature(self.function).parameters.values())
         except ValueError:  # a C function without a signature
-            parameters = []  # type: ignore[assignment]
-        self.takes = None if any(p.kind is p.VAR_KEYWORD for p in parameters) else {p.name for p in parameters}
+            parameters = []
+        named = {p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+        self.takes = None if any(p.kind is p.VAR_KEYWORD for p in parameters) else named or TRL
+        self.needs = [p.name for p in parameters if p.name in named and p.default is p.empty]
+        self.batched = not named or bool(TRL & named)
+        if conversational and not self.batched:
+            raise SelfplayError(
+                f"reward.conversational is true, but {self.name} has neither of TRL's parameters prompts and "
+                "completions; add them, or set reward.conversational=false"
+            )
 
     def score(self, turns: Sequence[Turn], players: Mapping[str, Policy]) -> Tensor:
         if not turns:
@@ -58,28 +75,40 @@ class Function(Referee):
         if self.conversational:
             prompts = [list(map(dict, turn.ask.messages)) for turn in turns]
             completions = [[{"role": "assistant", "content": text}] for text in completions]
+        texts = ("prompts", "completions") if self.batched else ("question", "answer")
+        given = self._given(columns | dict(zip(texts, (prompts, completions), strict=True)))
         try:
-            given = self.function(prompts=prompts, completions=completions, **columns)
+            if self.batched:
+                found = self.function(**given)
+            else:
+                found = [self.function(**{name: given[name][i] for name in given}) for i in range(len(turns))]
         except Exception as error:
             reason = str(error).strip().split("\n")[0]
             raise SelfplayError(
                 f"reward.function {self.name} raised {type(error).__name__} ({reason}) on {len(turns)} turns; fix it"
             ) from error
-        return self._checked(given, len(turns))
+        return self._checked(found, len(turns))
 
-    def _columns(self, questions: list[str]) -> dict[str, list[str | None]]:
-        items = [self.task.item(question) for question in questions]
-        names = ["answer", "demonstration", *{label: None for item in items if item for label in item.labels}]
-        found: dict[str, list[str | None]] = {
-            name: [
-                None
-                if item is None
-                else {**item.labels, "answer": item.answer, "demonstration": item.demonstration}.get(name)
-                for item in items
-            ]
-            for name in names
-        }
-        return {name: column for name, column in found.items() if self.takes is None or name in self.takes}
+    def _columns(self, questions: list[str]) -> dict[str, list[Any]]:
+        """Column -> its values, of every column that the task has for one of the questions."""
+        rows = [None if (item := self.task.item(question)) is None else self._row(item) for question in questions]
+        known = [*filter(None, rows), *([] if all(rows) else map(self._row, self.task.held_out()[:1]))]
+        names = dict.fromkeys(name for row in (self._row(Item("")), *known) for name in row)
+        return {name: [None if row is None else row.get(name) for row in rows] for name in names}
+
+    def _row(self, item: Item) -> dict[str, Any]:
+        """What the task has on a question; a record's own columns are as they are in the file."""
+        shown = {"demonstration": item.demonstration, **item.labels, **item.columns}
+        return shown | {"answer": item.answer} if self.batched else {"reference": item.answer} | shown
+
+    def _given(self, columns: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        """The columns that the function takes."""
+        if missing := [name for name in self.needs if name not in columns]:
+            raise SelfplayError(
+                f"reward.function {self.name} takes {', '.join(missing)}, but the columns are {', '.join(columns)}; "
+                "rename the parameter, or add the column to the task's records"
+            )
+        return {name: column for name, column in columns.items() if self.takes is None or name in self.takes}
 
     def _checked(self, given: object, count: int) -> Tensor:
         values = given.tolist() if hasattr(given, "tolist") else given

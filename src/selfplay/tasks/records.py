@@ -9,6 +9,7 @@ from typing import Annotated
 
 from selfplay.core import SelfplayError
 from selfplay.options import Count, Expression, Name, NotEmpty, Share
+from selfplay.tasks.conversation import asked, replied
 from selfplay.tasks.match import answer_in, exact
 from selfplay.tasks.sources import Row
 from selfplay.tasks.split import check_share, is_held_out
@@ -21,6 +22,9 @@ LONGEST_NUMBER = 20  # digits up to which numbers are written without an exponen
 class Records(Task):
     """Questions, optionally with answers, from rows with named fields.
 
+    A field may also hold a conversation, a list of messages (`selfplay.tasks.conversation`): as `question` its question
+    is read, as `answer`, `demonstration` or `rejected` the assistant's reply, so all of them may name the same field.
+
     Args:
         source: the rows, see `selfplay.tasks.sources`.
         question: the field of the question, or several fields to join; empty ones are skipped.
@@ -28,8 +32,9 @@ class Records(Task):
         pattern: a regular expression whose single group is the part of the answer to compare; None: the whole answer.
         demonstration: the field of a full reply to learn from (update=sft, spin); None: the answer. If several rows
             have the same question, the first one's is used.
-        longest: maximum length of a demonstration in characters; questions with a longer one are not used for
-            training. None: no limit.
+        rejected: the field of a reply that is worse than the demonstration (game=preferences); None: there is none.
+        longest: maximum length of a demonstration in characters, and of a rejected reply; questions with a longer one
+            are not used for training. None: no limit.
         labels: fields by which accuracy is also reported.
         separator: joins the fields of a question.
         match: (reply, answer) -> 0 to 1, see `selfplay.tasks.match`.
@@ -49,6 +54,7 @@ class Records(Task):
         answer: Name | None = "answer",
         pattern: Annotated[str, Expression(1)] | None = None,
         demonstration: str | None = None,
+        rejected: str | None = None,
         longest: Count | None = None,
         labels: Sequence[str] = (),
         separator: str = "\n\n",
@@ -61,6 +67,7 @@ class Records(Task):
         self.fields = (question,) if isinstance(question, str) else tuple(question)
         self.answer, self.labels, self.separator, self.match = answer, tuple(labels), separator, match
         self.pattern, self.demonstration = _compiled(pattern), demonstration
+        self.rejected = rejected
         self.judges = answer is not None
         items = self._items(source)
         if held_out_rows is None:
@@ -68,7 +75,7 @@ class Records(Task):
         else:
             held = self._items(held_out_rows)
         self._known = {**items, **held}
-        fitting = [q for q, item in items.items() if longest is None or len(item.demonstration) <= longest]
+        fitting = [q for q, item in items.items() if longest is None or _length(item) <= longest]
         if not fitting:
             raise SelfplayError(f"task.longest is {longest}, but every demonstration is longer; raise it")
         self._training = [q for q in fitting if q not in held]
@@ -106,45 +113,65 @@ class Records(Task):
         """Question -> item, in the order of the rows, without duplicates."""
         items: dict[str, Item] = {}
         for number, row in enumerate(rows, 1):
-            parts = [self._text(row, name, number) for name in self.fields]
+            where = getattr(row, "where", f"row {number}")
+            parts = [self._text(row, name, where, asks=True) for name in self.fields]
             question = self.separator.join(part for part in parts if part)
             if not question:
-                raise SelfplayError(f"row {number} has an empty {' and '.join(self.fields)}; leave the row out")
-            labels = {name: self._text(row, name, number) for name in self.labels}
-            shown = "" if self.demonstration is None else self._text(row, self.demonstration, number).strip()
-            item = Item(question, self._answer(row, number), labels, shown)
+                raise SelfplayError(f"{where} has an empty {' and '.join(self.fields)}; leave the row out")
+            labels = {name: self._text(row, name, where) for name in self.labels}
+            shown = "" if self.demonstration is None else self._text(row, self.demonstration, where).strip()
+            item = Item(question, self._answer(row, where), labels, shown, self._worse(row, where, shown), row)
             other = items.setdefault(question, item)
             if other.answer != item.answer:
                 raise SelfplayError(
-                    f"row {number} answers '{question[:80]}' with '{item.answer[:40]}', an earlier row with "
+                    f"{where} answers '{question[:80]}' with '{item.answer[:40]}', an earlier row with "
                     f"'{other.answer[:40]}'; keep one of them"
                 )
         if not items:
             raise SelfplayError("the task's source has no rows; give one with at least two questions")
         return items
 
-    def _text(self, row: Row, name: str, number: int) -> str:
+    def _text(self, row: Row, name: str, where: str, asks: bool = False) -> str:
         if name not in row:
             raise SelfplayError(
-                f"row {number} has no field '{name}' (its fields: {', '.join(map(str, row)) or 'none'}); "
-                "name the right ones with task.question, task.answer, task.demonstration and task.labels"
+                f"{where} has no field '{name}' (its fields: {', '.join(map(str, row)) or 'none'}); name the right "
+                "ones with task.question, task.answer, task.demonstration, task.rejected and task.labels"
             )
-        return _written(row[name], f"row {number} has", name)
+        value = row[name]
+        if isinstance(value, list | dict) and name not in self.labels:
+            return asked(value, where, name, self.separator) if asks else replied(value, where, name)
+        return _written(value, f"{where} has", name)
 
-    def _answer(self, row: Row, number: int) -> str:
+    def _answer(self, row: Row, where: str) -> str:
         if self.answer is None:
             return ""
-        text = self._text(row, self.answer, number)
+        text = self._text(row, self.answer, where)
         if self.pattern is not None:
             found = self.pattern.search(text)
             if found is None:
                 raise SelfplayError(
-                    f"the answer of row {number} does not match task.pattern ('{text[-80:]}'); change one of them"
+                    f"the answer of {where} does not match task.pattern ('{text[-80:]}'); change one of them"
                 )
             text = found[1]
         if not text.strip():
-            raise SelfplayError(f"row {number} has an empty answer; leave the row out, or set task.answer=null")
+            raise SelfplayError(f"{where} has an empty answer; leave the row out, or set task.answer=null")
         return text.strip()
+
+    def _worse(self, row: Row, where: str, shown: str) -> str:
+        if self.rejected is None:
+            return ""
+        text = self._text(row, self.rejected, where).strip()
+        if not text or not shown or text == shown:
+            what = "equal replies" if text and shown else "an empty reply"
+            raise SelfplayError(
+                f"{where} has {what} as its '{self.demonstration}' and '{self.rejected}', so it has no preference; "
+                "leave the row out, or name the fields with task.demonstration and task.rejected"
+            )
+        return text
+
+
+def _length(item: Item) -> int:
+    return max(len(item.demonstration), len(item.rejected))
 
 
 def _written(value: object, where: str, name: str) -> str:

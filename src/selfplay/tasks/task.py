@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 from selfplay.errors import SelfplayError
 from selfplay.thoughts import said
@@ -20,12 +21,16 @@ class Item:
         answer: a correct answer as text, or "" if unknown.
         labels: categories by which accuracy is also reported, for example {"families": "add", "levels": "2"}.
         demonstration: a full reply to learn from, if it differs from `answer` (a solution, an essay), else "".
+        rejected: a reply that is worse than the demonstration, to learn the preference from, else "".
+        columns: everything that the source has on the question, by name, for reward functions.
     """
 
     question: str
     answer: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     demonstration: str = ""
+    rejected: str = ""
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Task(ABC):
@@ -84,6 +89,21 @@ def demonstration(question: str, task: Task) -> str:
             "so a teacher cannot answer it; take a task with answers"
         )
     return item.demonstration or item.answer
+
+
+def rejected(question: str, task: Task) -> str:
+    """The rejected reply to a task's question.
+
+    Raises:
+        SelfplayError: the task has none.
+    """
+    item = task.item(question)
+    if item is None or not item.rejected:
+        raise SelfplayError(
+            f"task {type(task).__name__} has no rejected reply to '{question[:80]}'; use task=preferences, or name the "
+            "field with task.rejected"
+        )
+    return item.rejected
 
 
 def drawing(task: Task) -> Callable[[Random], str]:

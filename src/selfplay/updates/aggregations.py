@@ -1,6 +1,7 @@
 """Aggregation of token losses: pure functions from a batch to the weight of each turn's tokens, [B].
 
 An update's loss is the sum over roles of role weight x mean over the role's turns of (this weight x sum over tokens).
+A reply without tokens in the mask is one that is left out of the loss (`mask_truncated`); it still counts as a turn.
 """
 
 from typing import Protocol
@@ -13,7 +14,7 @@ from selfplay.options import Count
 
 
 class Aggregation(Protocol):
-    """batch -> [B] float32, above 0."""
+    """batch -> [B] float32, above 0 for every reply with tokens."""
 
     def __call__(self, batch: Batch) -> Tensor: ...
 
@@ -25,7 +26,7 @@ def sequence_sum(batch: Batch) -> Tensor:
 
 def per_reply(batch: Batch) -> Tensor:
     """1 / reply length: the mean over the reply's tokens (GRPO, 2402.03300, equation 3). [B]"""
-    return 1.0 / batch.mask.sum(1)
+    return 1.0 / batch.mask.sum(1).clamp(min=1)
 
 
 def constant(batch: Batch, length: Count) -> Tensor:
@@ -51,4 +52,4 @@ def per_token(batch: Batch) -> Tensor:
     for role, length, weight in zip(batch.roles, lengths.tolist(), batch.weights.tolist(), strict=True):
         sums[role] = sums.get(role, 0.0) + length
         counts[role] = counts.get(role, 0.0) + weight
-    return torch.tensor([counts[role] / sums[role] for role in batch.roles])
+    return torch.tensor([counts[role] / sums[role] if sums[role] else 0.0 for role in batch.roles])

@@ -55,6 +55,79 @@ def clipped(
     return ((penalty - gain) * mask).sum(-1)
 
 
+def gspo(
+    logprobs: Tensor,
+    old: Tensor,
+    mask: Tensor,
+    advantages: Tensor,
+    penalty: Tensor,
+    low: Share = 3e-4,
+    high: Annotated[float, Range(0, 1000)] = 4e-4,
+) -> Tensor:
+    """Length x -min(s A, clip(s, 1 - low, 1 + high) A) + sum of the penalty, with s = (pi / pi_old)^(1 / length). [B]
+
+    pi is the probability of the whole reply, so s is the geometric mean of its tokens' ratios. With `per_reply` this is
+    GSPO (2507.18071), equations 5 and 7; with `sequence_sum`, LUSPO (2602.05261).
+
+    Args:
+        low: s is clipped from below at 1 - low; the default is the paper's (section 5.1).
+        high: s is clipped from above at 1 + high; the default is the paper's.
+    """
+    _check(logprobs, old, mask, advantages, penalty)
+    length = mask.sum(-1)
+    ratio = (((logprobs - old) * mask).sum(-1) / length).exp()
+    gain = torch.minimum(ratio * advantages, ratio.clamp(1 - low, 1 + high) * advantages)
+    return (penalty * mask).sum(-1) - length * gain
+
+
+def cispo(
+    logprobs: Tensor,
+    old: Tensor,
+    mask: Tensor,
+    advantages: Tensor,
+    penalty: Tensor,
+    most: Annotated[float, Range(0, 1000, above=True)] = 5.0,
+) -> Tensor:
+    """Sum over tokens of -stop_grad(min(r, most)) A log pi + penalty, with r = pi / pi_old. [B]
+
+    Unlike with `clipped`, every token has a gradient. MiniMax-M1 (2506.13585), equations 4 and 5, without a lower
+    bound, as there.
+
+    Args:
+        most: the largest weight of a token, 1 + epsilon_high in the paper, which has no value for it; the default is
+            ScaleRL's (2510.13786).
+    """
+    _check(logprobs, old, mask, advantages, penalty)
+    weight = ((logprobs.detach() - old) * mask).exp().clamp(max=most)
+    return ((penalty - weight * advantages[:, None] * logprobs) * mask).sum(-1)
+
+
+def sapo(
+    logprobs: Tensor,
+    old: Tensor,
+    mask: Tensor,
+    advantages: Tensor,
+    penalty: Tensor,
+    positive: Annotated[float, Range(0, 1000, above=True)] = 1.0,
+    negative: Annotated[float, Range(0, 1000, above=True)] = 1.05,
+) -> Tensor:
+    """Sum over tokens of -(4 / tau) sigmoid(tau (r - 1)) A + penalty, with r = pi / pi_old. [B]
+
+    The gradient's weight on a token is 4 p (1 - p) r with p = sigmoid(tau (r - 1)): 1 at r = 1, and falling smoothly
+    where `clipped` has a bound. Soft Adaptive Policy Optimization (2511.20347), with the default temperatures of the
+    paper and of TRL.
+
+    Args:
+        positive: the temperature tau where A > 0.
+        negative: the temperature tau elsewhere.
+    """
+    _check(logprobs, old, mask, advantages, penalty)
+    a = advantages[:, None]
+    tau = torch.where(a > 0, positive, negative)
+    gate = (tau * (((logprobs - old) * mask).exp() - 1)).sigmoid() * 4 / tau
+    return ((penalty - gate * a) * mask).sum(-1)
+
+
 def likelihood(logprobs: Tensor, mask: Tensor) -> Tensor:
     """Negative log-likelihood of the reply, summed over tokens. [B]"""
     assert logprobs.ndim == 2 and logprobs.shape == mask.shape, f"{tuple(logprobs.shape)} and {tuple(mask.shape)}"

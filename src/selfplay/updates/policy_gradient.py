@@ -1,6 +1,7 @@
 """Policy gradients: advantage, objective and regularizer together define LSP, GRPO, RLOO, PPO and others."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import Annotated
 
@@ -58,6 +59,8 @@ class PolicyGradient(GradientUpdate):
             unneeded, the reference is not evaluated, and turns with advantage 0 are skipped.
         magnet_every: steps between updates of the regularizer's reference to the current policy (the moving magnet of
             magnetic mirror descent, 2206.05825, and of R-NaD, 2206.15378); 0 keeps the initial one.
+        mask_truncated: whether to leave replies that were cut off at the maximum length out of the loss (overlong
+            filtering, DAPO, 2503.14476, section 3.4), though not out of comparisons. `truncated` is their share.
         micro_batch: turns per backward pass; affects memory and time, not the result.
         max_grad_norm: maximum gradient norm, for clipping; `.inf` disables it.
         mismatch, mismatch_clip: correction for a sampler that is not exact (`Policy.samples_exactly`), see
@@ -84,6 +87,7 @@ class PolicyGradient(GradientUpdate):
         role_weights: Mapping[str, NotNegative] = ALIKE,
         measure_kl: bool = True,
         magnet_every: Steps = 0,
+        mask_truncated: bool = False,
         micro_batch: Count = 384,
         max_grad_norm: GradNorm = 1.0,
         mismatch: Annotated[str, OneOf("none", "token_truncate", "sequence_mask")] = "token_truncate",
@@ -108,6 +112,7 @@ class PolicyGradient(GradientUpdate):
         self.advantage, self.compare, self.mixture = advantage, compare, mixture
         self.objective, self.aggregation, self.regularizer = objective, aggregation, regularizer
         self.epochs, self.minibatches, self.magnet_every = epochs, minibatches, magnet_every
+        self.mask_truncated = mask_truncated
         self.mismatch = mismatch, mismatch_clip, most_mismatch
         self.refers = measure_kl or regularizer.beta > 0 or mixture > 0
 
@@ -118,14 +123,15 @@ class PolicyGradient(GradientUpdate):
         paid = batch.payoffs + self.regularizer.payoff(batch.logprobs, reference, batch.mask)
         groups = groups_of(batch, self.compare)
         advantages = self.advantage(paid, groups, batch.roles, self._counts(batch, reference))
+        kept, masked = self._without_truncated(batch)
         passes = [
-            self._descend(batch.rows(rows), advantages[rows], reference[rows], None if tokens is None else tokens[rows])
+            self._descend(kept.rows(rows), advantages[rows], reference[rows], None if tokens is None else tokens[rows])
             for _ in range(self.epochs)
             for rows in self._split(len(batch))
         ]
         self.move_magnet(self.magnet_every)
         measured = by_role(batch, reference if self.refers else None)
-        return Learnt(_mean_metrics(passes) | rate | measured | correction, advantages)
+        return Learnt(_mean_metrics(passes) | rate | measured | correction | masked, advantages)
 
     def _corrected(self, batch: Batch) -> tuple[Batch, Tensor | None, dict[str, float]]:
         """The batch with the learner's log-probs, token weights and metrics; unchanged if sampling is exact."""
@@ -139,6 +145,13 @@ class PolicyGradient(GradientUpdate):
         if not self.refers:
             return batch.logprobs
         return self.gradient_step.logprobs(self.magnet, batch)
+
+    def _without_truncated(self, batch: Batch) -> tuple[Batch, dict[str, float]]:
+        """The batch with an empty mask for truncated replies, and their share; unchanged if they are learnt."""
+        if not self.mask_truncated:
+            return batch, {}
+        cut = self.policy.truncated(batch)
+        return replace(batch, mask=batch.mask & ~cut[:, None]), {"truncated": float(cut.float().mean())}
 
     def _counts(self, batch: Batch, reference: Tensor) -> Tensor | None:
         """[B] the weight of each turn in comparisons; None if all are equal."""
@@ -156,9 +169,12 @@ class PolicyGradient(GradientUpdate):
 
     def _descend(self, batch: Batch, advantages: Tensor, reference: Tensor, tokens: Tensor | None) -> dict[str, float]:
         weights = self.gradient_step.weights(batch) * self.aggregation(batch)
+        used = batch.mask.any(1)  # all but truncated ones that are left out
         if not self.refers:  # only advantages give gradient; keep one turn for a gradient of 0
-            used = advantages.nonzero()[:, 0] if bool(advantages.any()) else torch.tensor([0])
-            batch, weights, advantages = batch.rows(used), weights[used], advantages[used]
+            paid = used & (advantages != 0)
+            used = paid if bool(paid.any()) else used & (used.cumsum(0) == 1)
+        if not bool(used.all()):
+            batch, weights, advantages = batch.rows(used.nonzero()[:, 0]), weights[used], advantages[used]
             reference, tokens = reference[used], None if tokens is None else tokens[used]
 
         def losses(rows: Tensor, logprobs: Tensor) -> Tensor:
