@@ -14,7 +14,7 @@ from selfplay.core import Learnt, SelfplayError
 from selfplay.runs.start import FOLLOWERS, _change
 
 WATCHED = dict.fromkeys(("blotto", "iterated_dilemma", "kuhn", "matrix", "negotiation", "openspiel"), "eval/nash_conv")
-WATCHED |= dict.fromkeys(("taboo", "textarena"), "eval/return")  # others: eval/accuracy
+WATCHED |= dict.fromkeys(("taboo", "textarena"), "eval/return") | {"preferences": "eval/nll"}  # others: eval/accuracy
 PROBED = {"contest": ["truth"], "dataset": ["truth"], "debate": ["truth"], "demonstrations": ["truth"]}
 PROBED |= {game: ["truth"] for game in ("engineer", "few_shot", "society", "views")}
 
