@@ -14,7 +14,8 @@ from random import Random
 import torch
 from corpus import Encoder, dialogue
 from pretrain import batches, save, train
-from transformers import AutoTokenizer, LlamaForCausalLM
+from tokenizer import build
+from transformers import LlamaForCausalLM
 
 from selfplay.engines.memory import keep_freed_memory
 from selfplay.models.load import resolve
@@ -45,8 +46,7 @@ def main() -> None:
     args = parser.parse_args()
     keep_freed_memory()
     torch.manual_seed(args.seed)
-    folder = resolve(args.base)
-    tokenizer, lm = AutoTokenizer.from_pretrained(folder), LlamaForCausalLM.from_pretrained(folder)
+    tokenizer, lm = build(), LlamaForCausalLM.from_pretrained(resolve(args.base))
     train(lm, mixed(Encoder(tokenizer), Random(f"{args.seed}/contexts"), args.batch), "contexts", args.steps, args.lr)
     save(lm, tokenizer, args.out)
 

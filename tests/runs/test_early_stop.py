@@ -83,9 +83,9 @@ def test_a_restarted_sweep_skips_it(tmp_path: Path) -> None:
     sweep = ("-m", *TABLE, *STOP, "seed=0", f"hydra.sweep.dir={tmp_path}")
     assert cli.run(*sweep, "stop.patience=3").code == 0
     again = cli.run(*sweep, "stop.patience=3")
-    assert again.code == 0 and "already finished" in again.out
+    assert again.code == 0 and f"{tmp_path / chr(48)} is already finished" in again.out
     more = cli.run(*sweep, "stop.patience=4")
-    assert more.code == 0 and "already finished" not in more.out
+    assert more.code == 0 and "stopped early" in more.out
     assert cli.summary(tmp_path / "0")["steps"] > 5
 
 
