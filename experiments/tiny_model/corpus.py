@@ -87,8 +87,8 @@ def dialogue(rng: Random) -> Dialogue:
     """One to four shown question-answer pairs, then one more question: what is shown says how to answer.
 
     With probability 0.7 all shown answers are right, and so is the last one below the trap level; otherwise all are
-    typical mistakes. Every answer behind a shown pair is learnt, but the first is not: nothing is shown before it. Right
-    answers at the trap level are shown, never learnt.
+    typical mistakes. Every answer behind a shown pair is learnt; the first is not, since nothing is shown before it.
+    Right answers at the trap level are shown, never learnt.
     """
     right = rng.random() < 0.7
     shown = [draw(rng) for _ in range(rng.randint(1, 4))]

@@ -36,7 +36,9 @@ def test_the_rule_on_hand_made_evaluations(values: tuple[float, ...], goal: str,
 def test_nested_figures_and_unknown_ones() -> None:
     found = {0: {"accuracy": 0.1, "levels": {"1": 0.5}}}
     assert EarlyStop("eval/levels/1").best(found) == (0, 0.5)
-    with pytest.raises(SelfplayError, match=r"stop.metric is 'eval/x', which .* do not log; choose one of eval/accuracy"):
+    with pytest.raises(
+        SelfplayError, match=r"stop.metric is 'eval/x', which .* do not log; choose one of eval/accuracy"
+    ):
         EarlyStop("eval/x").check(found)
 
 
@@ -73,8 +75,9 @@ def test_resumed_it_stays_stopped(tmp_path: Path) -> None:
     for _ in range(2):
         ended = cli.run(f"resume={run}", "steps=30")
         assert ended.code == 0, ended.err
-        assert "stopped early after step 5: eval/nash_conv has not improved for 3 evaluations; it was best at step 2" in (
-            ended.out
+        assert (
+            "stopped early after step 5: eval/nash_conv has not improved for 3 evaluations; it was best at step 2"
+            in (ended.out)
         )
         assert cli.summary(run)["stop"]["early"] is True and cli.summary(run)["steps"] == 5
 

@@ -38,10 +38,7 @@ def arms(places: list[int], group: list[int]) -> Batch:
     replies = table().reply_with([ASK] * len(places), places)
     episodes = {g: Episode(g, []) for g in group}
     return collate(
-        [
-            (episodes[g], Turn(replace(ASK, group=0), reply, payoff=1.0))
-            for g, reply in zip(group, replies, strict=True)
-        ]
+        [(episodes[g], Turn(replace(ASK, group=0), reply, payoff=1.0)) for g, reply in zip(group, replies, strict=True)]
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any, Protocol
@@ -47,9 +48,9 @@ class Stages(Update):
         groups: number of groups of turns that each update learns from, drawn from the buffer without replacement; 0
             takes all.
         restart: begin each round's learning with the weights of the reference and new optimizers.
-        order: (batch, logprobs, rng) -> a number per turn. The `fits` updates of a part then go through the buffer once,
-            each with an equal share of its groups, in ascending order of the mean of these numbers; see
-            `selfplay.updates.orders`.
+        order: (batch, logprobs, rng) -> a number per turn, see `selfplay.updates.orders`. The `fits` updates of a part
+            then go through the buffer once, each with an equal share of its groups, in ascending order of the mean of
+            these numbers.
         rebase: let the policy at the start of a round be the reference of the parts that have one.
         seed: of the groups that are drawn.
         shared: further options, given to every part in place of its own, such as the role weights of a game.
@@ -85,8 +86,8 @@ class Stages(Update):
             )
         if groups and order is not None:
             raise SelfplayError(
-                f"update.groups is {groups}, but with update.order every update takes an equal share of the groups; set "
-                "update.groups=0, or remove the order"
+                f"update.groups is {groups}, but with update.order every update takes an equal share of the groups; "
+                "set update.groups=0, or remove the order"
             )
         self.policy, self.reference = policy, reference
         self.parts: Mapping[str, Update] = {
@@ -211,9 +212,7 @@ class Stages(Update):
             )
         cuts = [fit * len(names) // self.fits for fit in range(self.fits + 1)]
         rows = {name: (every.groups == name).nonzero()[:, 0] for name in names}
-        return [
-            every.rows(torch.cat([rows[name] for name in names[a:b]])) for a, b in zip(cuts, cuts[1:], strict=False)
-        ]
+        return [every.rows(torch.cat([rows[name] for name in names[a:b]])) for a, b in pairwise(cuts)]
 
     def _logprobs(self, batch: Batch) -> Tensor:
         """[B, T] log-probabilities under the current policy, without gradient."""
