@@ -80,6 +80,7 @@ def test_resumed_it_stays_stopped(tmp_path: Path) -> None:
             in (ended.out)
         )
         assert cli.summary(run)["stop"]["early"] is True and cli.summary(run)["steps"] == 5
+        assert cli.steps(run) == ["step-000002", "step-000005"]
 
 
 def test_a_restarted_sweep_skips_it(tmp_path: Path) -> None:
