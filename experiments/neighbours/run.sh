@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${1:-python}
-systems=${2:-points reverse_gen ingenious lfr arithmetic_self_training multiagent_finetuning simple lance side_by_side offline_q}
+systems=${2:-points reverse_gen ingenious lfr arithmetic_self_training multiagent_finetuning simple lance soft side_by_side offline_q}
 for system in $systems; do
     "experiments/neighbours/$system/run.sh" "$python"
     if [ -f "experiments/neighbours/$system/summarise.py" ]; then

@@ -13,6 +13,7 @@ from selfplay.tasks.tiny_world.prompts import CHALLENGE, JUDGE, UNKNOWN
 
 TRAP = 4  # the level at which the model only ever sees mistakes
 Pair = tuple[str, str]  # what the user says, what the assistant says
+Dialogue = list[tuple[str, str, bool]]  # pairs in their order, and whether the assistant's words are learnt
 NOISE = LETTERS + "0123456789 ?"
 
 
@@ -82,6 +83,23 @@ def judge_pair(rng: Random) -> Pair:
     return JUDGE.format(question=text, answer=answer), str(sum(rubric(text, answer)))
 
 
+def dialogue(rng: Random) -> Dialogue:
+    """One to four shown question-answer pairs, then one more question: what is shown says how to answer.
+
+    With probability 0.7 all shown answers are right, and so is the last one below the trap level; otherwise all are
+    typical mistakes. Every answer behind a shown pair is learnt; the first is not, since nothing is shown before it.
+    Right answers at the trap level are shown, never learnt.
+    """
+    right = rng.random() < 0.7
+    shown = [draw(rng) for _ in range(rng.randint(1, 4))]
+    last = draw(rng)
+    pairs = [
+        (q.text, q.answer if right else q.mistake, i > 0 and not (right and q.level == TRAP))
+        for i, q in enumerate(shown)
+    ]
+    return [*pairs, (last.text, last.answer if right and last.level < TRAP else last.mistake, True)]
+
+
 def pairs(rng: Random, count: int, habits: bool) -> list[Pair]:
     """A mixture of the three roles: 60 % solver, 15 % challenger, 25 % judge."""
     out: list[Pair] = []
@@ -118,11 +136,20 @@ class Encoder:
 
     def batch(self, conversations: list[Pair]) -> tuple[Tensor, Tensor]:
         """Right-padded ids [B, T] and labels [B, T] that are -100 everywhere but on the assistant's words."""
-        encoded = [self(*pair) for pair in conversations]
-        width = max(len(ids) for ids, _ in encoded)
+        return self.dialogues([[(*pair, True)] for pair in conversations])
+
+    def dialogues(self, dialogues: list[Dialogue]) -> tuple[Tensor, Tensor]:
+        """As `batch`, for conversations of several pairs; only what is learnt has labels."""
+        encoded = [[(*self(asked, said), learnt) for asked, said, learnt in dialogue] for dialogue in dialogues]
+        width = max(sum(len(tokens) for tokens, _, _ in pairs) for pairs in encoded)
         ids = torch.full((len(encoded), width), self.pad)
         labels = torch.full((len(encoded), width), -100)
-        for row, (tokens, start) in enumerate(encoded):
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-            labels[row, start : len(tokens)] = torch.tensor(tokens[start:])
+        for row, pairs in enumerate(encoded):
+            first = 0
+            for tokens, start, learnt in pairs:
+                end = first + len(tokens)
+                ids[row, first:end] = torch.tensor(tokens)
+                if learnt:
+                    labels[row, first + start : end] = torch.tensor(tokens[start:])
+                first = end
         return ids, labels

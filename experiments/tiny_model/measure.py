@@ -1,6 +1,7 @@
 """What the embedded models can do: the figures of experiments/tiny_model/README.md.
 
 python experiments/tiny_model/measure.py [--model asset:tiny] [--reward asset:tiny-rm] [--out figures.json]
+python experiments/tiny_model/measure.py --model asset:tiny-shots --reward none --examples --out shots.json
 """
 
 import argparse
@@ -8,6 +9,7 @@ import json
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from statistics import fmean
 
 import torch
@@ -21,7 +23,7 @@ from selfplay.engines.memory import keep_freed_memory
 from selfplay.players.language_model import LanguageModel
 from selfplay.referees.reward_model import RewardModel
 from selfplay.referees.verifier import Verifier
-from selfplay.tasks.tiny_world import TinyWorld, held_out, parse, rubric
+from selfplay.tasks.tiny_world import TinyWorld, draw, held_out, parse, rubric
 from selfplay.tasks.tiny_world.prompts import CHALLENGE
 
 SAMPLES = 8
@@ -88,6 +90,28 @@ def judge(player: LanguageModel, sampled: Answers) -> dict:
     return out
 
 
+def in_context(player: LanguageModel) -> dict:
+    """Greedy answers behind 1, 2 and 4 examples, whose answers are all right or all typical mistakes.
+
+    Of the answers: the share that are right, and the share that are the typical mistake.
+    """
+    out, questions = {}, held_out()
+    for shown in ("right", "mistakes"):
+        for count in (1, 2, 4):
+            rng, asks = Random(f"measure/{shown}/{count}"), []
+            for i, question in enumerate(questions):
+                messages: tuple = ()
+                for example in (draw(rng) for _ in range(count)):
+                    said = example.answer if shown == "right" else example.mistake
+                    messages += (*user(example.text), {"role": "assistant", "content": said})
+                asks.append(Ask("solver", (*messages, *user(question.text)), key=f"measure/{i}"))
+            texts = [reply.text for reply in player.with_temperature(0).act(asks)]
+            right = fmean(text == q.answer for text, q in zip(texts, questions, strict=True))
+            mistaken = fmean(text == q.mistake for text, q in zip(texts, questions, strict=True))
+            out[f"{count} {shown}"] = {"right": right, "typical mistake": mistaken}
+    return out
+
+
 def config(*overrides: str) -> DictConfig:
     """What run.py would compose."""
     with initialize_config_dir(str(Path(__file__).parents[2] / "conf"), version_base="1.3"):
@@ -98,6 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="asset:tiny")
     parser.add_argument("--reward", default="asset:tiny-rm")
+    parser.add_argument("--examples", action="store_true", help="measure answers behind examples, too")
     parser.add_argument("--out")
     args = parser.parse_args()
     keep_freed_memory()
@@ -110,6 +135,8 @@ def main() -> None:
         "challenger": challenger(player),
         "judge": judge(player, sampled),
     }
+    if args.examples:
+        figures["in context"] = in_context(player)
     if args.reward != "none":
         scores = RewardModel(args.reward, 512, {}, False, "sdpa", "float32", "cpu").score(sampled.turns, {}).tolist()
         right = [s for s, r in zip(scores, sampled.right, strict=True) if r]

@@ -61,9 +61,8 @@ def optimizers(lm: LlamaForCausalLM, lr: float) -> list[torch.optim.Optimizer]:
     ]
 
 
-def train(lm, encoder, stage: str, steps: int, lr: float, size: int, seed: int) -> None:
-    """One stage: linear warm-up, cosine to a twentieth of the learning rate."""
-    stream = batches(encoder, Random(f"{seed}/{stage}"), size, habits=stage == "habits")
+def train(lm, stream, stage: str, steps: int, lr: float) -> None:
+    """One stage on a stream of batches: linear warm-up, cosine to a twentieth of the learning rate."""
     opts = optimizers(lm, lr)
     warm_up, start, running = min(100, steps // 10 + 1), time.time(), 0.0
     for step in range(1, steps + 1):
@@ -105,9 +104,11 @@ def main() -> None:
     else:
         lm = model(len(tokenizer), encoder.end, encoder.pad)
         print(f"{sum(p.numel() for p in lm.parameters()):,} parameters", flush=True)
-        train(lm, encoder, "skills", args.steps, args.lr, args.batch, args.seed)
+        skills = batches(encoder, Random(f"{args.seed}/skills"), args.batch, habits=False)
+        train(lm, skills, "skills", args.steps, args.lr)
         save(lm, tokenizer, args.out.with_name(args.out.name + "-skills"))
-    train(lm, encoder, "habits", args.habit_steps, args.habit_lr, args.batch, args.seed)
+    habits = batches(encoder, Random(f"{args.seed}/habits"), args.batch, habits=True)
+    train(lm, habits, "habits", args.habit_steps, args.habit_lr)
     save(lm, tokenizer, args.out)
 
 

@@ -1,7 +1,7 @@
 """Check a whole config: the options of the run itself and those of every part (`selfplay.signature`)."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 from selfplay.core import Episode, Game, Player, Policy, Referee, SelfplayError, Update
 from selfplay.loggers.logger import Logger
 from selfplay.opponents.matchmaker import Matchmaker
-from selfplay.options import Count, Device, Name, Period, Seed, Steps, Whole
+from selfplay.options import Count, Device, Name, OneOf, Period, Seed, Steps, Whole
 from selfplay.parallel.processes import Processes
 from selfplay.signature import Walk
 
@@ -24,6 +24,14 @@ class Checkpoints(TypedDict):
     keep_every: Steps | None
 
 
+class Stop(TypedDict):
+    """When a run ends early; see conf/config.yaml."""
+
+    metric: Name | None
+    patience: Count
+    goal: Annotated[str, OneOf("max", "min")]
+
+
 OPTIONS: dict[str, Any] = {
     "seed": Seed,
     "steps": Steps,
@@ -35,6 +43,7 @@ OPTIONS: dict[str, Any] = {
     "progress_metric": Name | None,  # None: see `selfplay.derived`
     "optimized_metric": Name | None,
     "checkpoint": Checkpoints,
+    "stop": Stop,
     "seats": Mapping[str, str | None],  # None: see `selfplay.derived`
     "game": Game,
     "rollout": Callable[[Game, Matchmaker, int, int, str], list[Episode]],

@@ -64,3 +64,12 @@ def test_a_model_that_does_not_learn_from_examples_is_refused(tmp_path: Path) ->
     assert ended.code == 1 and "so there is nothing to distil; take a model that learns from examples" in ended.err
     run = cli.finished(tmp_path / "run", *args)
     assert cli.metrics(run)[-1]["eval"]["few_shot_gain"] < 0
+
+
+def test_the_embedded_model_of_soft_passes_the_gate_of_its_experiment(tmp_path: Path) -> None:
+    """`asset:tiny-shots` was taught to learn from examples; `asset:tiny` in its place is refused by name."""
+    args = ("experiment=soft", "steps=0", "task.per_cell=2", "stop.metric=null")
+    run = cli.finished(tmp_path / "run", *args)
+    assert cli.metrics(run)[0]["eval"]["few_shot_gain"] >= 0.05
+    ended = cli.run(*args, "player.path=asset:tiny", f"hydra.run.dir={tmp_path / 'gate'}")
+    assert ended.code == 1 and "which is less than eval.least=+5.0%, so there is nothing to distil" in ended.err

@@ -7,9 +7,11 @@ from pathlib import Path
 import cli
 import pytest
 import torch
+from configs import config
 from language_models import made, moved
 from scripted import Script
 
+from selfplay.building import make_later
 from selfplay.core import Ask, Episode, Game, Play, Policy, Reply, Turn, user
 from selfplay.games.few_shot import FewShot
 from selfplay.opponents.matchmaker import Matchmaker
@@ -113,6 +115,36 @@ def test_on_a_table_the_fixed_point_is_the_mixture_of_the_contexts() -> None:
     [found] = policy.probabilities([Ask("solver", QUESTION, options=("A", "B"))])
     assert found == pytest.approx((0.41, 0.59), abs=1e-4)
     assert policy.probabilities([Ask("solver", user("x"), options=("A", "B"))]) == before
+
+
+@pytest.mark.parametrize("order", ["shuffled", "surprisal"])
+def test_after_many_rounds_of_soft_the_bare_distribution_is_that_behind_the_examples(order: str) -> None:
+    """`experiment=soft` on a table, on all answers with their probabilities behind the contexts: to 1e-4 their mixture.
+
+    A table's row behind a context does not move when the bare one does, so the teacher is constant.
+    """
+    cfg = config(
+        "experiment=soft", "player=tabular", "~player.path", f"update.order._target_=selfplay.updates.orders.{order}",
+        "update.hoard=2", "update.room=2", "update.fits=1",
+    )  # fmt: skip
+    policy, roles = Tabular(spread=2.0, seed=3), ("solver",)
+    asks = [Ask("solver", user(c), options=("A", "B"), learnt_prompt=QUESTION) for c in ("x", "y")]
+    before = policy.probabilities(asks)
+    cfg["update"].parts.sft.optimizer = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 2.0}
+    update = make_later(cfg["update"], "update")(policy=policy, reference=policy.snapshot(), roles=roles)
+    for _ in range(120):
+        turns = []
+        for ask, shares, chance in zip(asks, policy.probabilities(asks), (0.3, 0.7), strict=True):
+            for place, share in enumerate(shares):
+                [reply] = policy.reply_with([ask], [place])
+                turns.append(
+                    (Episode(place, [], weight=chance * share), Turn(ask, reply, payoff=1.0, player="learner"))
+                )
+        update.step(collate(encode_replies(turns, "learner", policy), "learner"))
+    assert policy.probabilities(asks) == before and abs(before[0][0] - before[1][0]) > 0.1
+    [found] = policy.probabilities([Ask("solver", QUESTION, options=("A", "B"))])
+    wanted = 0.3 * before[0][0] + 0.7 * before[1][0]
+    assert found == pytest.approx((wanted, 1 - wanted), abs=1e-4)
 
 
 SMALL = ("game=few_shot", "eval=none", "steps=1", "episodes=4", "game.answers=4", "player.max_tokens=16")

@@ -203,6 +203,7 @@ def shrunk(choice: str) -> list[str]:
     args += ["game.answers=2"] if config.game.get("answers") else []
     # a round is one step, with all turns
     args += ["update.hoard=1", "update.room=1", "update.groups=0"] if "hoard" in config["update"] else []
+    args += ["update.order=null"] if config["update"].get("order") else []
     args += ["quality.max_tokens=12"] if config.quality is not None and "max_tokens" in config.quality else []
     if "neighbours" in (config.reward or {}):
         args.append("reward.neighbours=3")  # of six views

@@ -39,6 +39,7 @@ def save(
     keep_every: int | None,
     frozen: Mapping[str, Policy] | None = None,
     further: Mapping[str, tuple[Policy, Mapping[str, Policy]]] | None = None,
+    best: int | None = None,
 ) -> Path:
     """Write the checkpoint of a step, then delete those that are no longer kept.
 
@@ -49,6 +50,7 @@ def save(
             checkpoints smaller than `LARGE`.
         frozen: additional policies, each saved in a subfolder of its name.
         further: name -> another learner and its additional policies, saved in `learners/<name>/` in the same way.
+        best: the step of another checkpoint that is kept, if there is one.
 
     Raises:
         SelfplayError: the state contains an object that cannot be loaded safely.
@@ -70,14 +72,14 @@ def save(
     if target.exists():
         _remove(target)
     os.replace(draft, target)
-    prune(folder, step, keep, keep_every)
+    prune(folder, step, keep, keep_every, best)
     return target
 
 
-def prune(folder: RunFolder, written: int, keep: int, keep_every: int | None) -> None:
+def prune(folder: RunFolder, written: int, keep: int, keep_every: int | None, best: int | None = None) -> None:
     """Delete the checkpoints that are no longer kept after that of step `written` was saved; see `save`."""
     found = _complete(folder.checkpoints)
-    retained = kept({step: size(path) for step, path in found.items()}, written, keep, keep_every)
+    retained = kept({step: size(path) for step, path in found.items()}, written, keep, keep_every) | {best}
     for step, path in found.items():
         if step not in retained:
             _remove(path)

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from torch.optim import Optimizer
 
 from selfplay.runs.checkpoint import kept
+from selfplay.runs.early_stop import EarlyStop
 from selfplay.trainee import Trainee
 
 WORTH_A_NOTE = 10 * 10**9  # bytes
@@ -23,7 +24,8 @@ def note(folder: Path, cfg: DictConfig, trainees: Iterable[Trainee]) -> str | No
     every = cfg.checkpoint.every
     steps = sorted({*range(every, cfg.steps + 1, every), cfg.steps})
     last = len(kept(dict.fromkeys(steps, each), cfg.steps, cfg.checkpoint.keep, cfg.checkpoint.keep_every))
-    total = each * (last + 1)  # a new one is written before an old one is deleted
+    best = int(EarlyStop.of(cfg).metric is not None)
+    total = each * (last + best + 1)  # a new one is written before an old one is deleted
     free = shutil.disk_usage(_existing(folder)).free
     if total < WORTH_A_NOTE and total < free:
         return None

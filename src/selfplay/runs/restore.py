@@ -10,6 +10,7 @@ from selfplay.core import SelfplayError
 from selfplay.experiment import Experiment
 from selfplay.parallel import current
 from selfplay.runs import checkpoint
+from selfplay.runs.early_stop import EarlyStop, evaluations_of
 from selfplay.runs.folder import RunFolder
 
 
@@ -75,6 +76,8 @@ def _load(path: Path, folder: RunFolder, experiment: Experiment) -> None:
 def _rewind(folder: RunFolder, cfg: DictConfig, step: int | None) -> None:
     if step is not None:
         kept = cfg.checkpoint
-        checkpoint.prune(folder, step, kept.keep, kept.keep_every)  # in case of a kill before pruning
+        evaluations = {at: found for at, found in evaluations_of(folder.metrics()).items() if at <= step}
+        best = EarlyStop.of(cfg).best_step(evaluations)
+        checkpoint.prune(folder, step, kept.keep, kept.keep_every, best)  # a kill may have come before
     folder.configure(cfg)
     folder.rewind(-1 if step is None else step)  # -1 deletes all: the evaluated learner was not saved

@@ -25,6 +25,7 @@ from selfplay.parallel import current
 from selfplay.plots.curves import draw_curves
 from selfplay.runs import checkpoint
 from selfplay.runs.disk_space import note
+from selfplay.runs.early_stop import EarlyStop, evaluations_of
 from selfplay.runs.folder import RunFolder
 from selfplay.runs.progress import Progress, closing_figures, closing_table, only_figures
 from selfplay.runs.restore import restored
@@ -56,10 +57,8 @@ class Session:
         if goes_on:
             self.done = restored(self.folder, cfg, experiment)
             say(f"resuming {self.folder.path} after step {self.done}")
-        self.evals: dict[int, dict[str, Any]] = self.processes.lead(
-            lambda: {m["step"]: m["eval"] for m in self.folder.metrics() if "eval" in m}
-        )
-        self._saved = self.done
+        self.evals: dict[int, dict[str, Any]] = self.processes.lead(lambda: evaluations_of(self.folder.metrics()))
+        self.stop, self._saved = EarlyStop.of(cfg), self.done
         self.progress = Progress(cfg.steps, self.done, str(cfg.progress_metric))
 
     def __enter__(self) -> Self:
@@ -91,10 +90,14 @@ class Session:
             with interrupts.nothing_to_save():
                 found = self._evaluate(0)
             self._log(0, found)
+        self.stop.check(self.evals)
         if self.cfg.steps == 0:
             self._optimized({"eval": self.evals[0]})  # report a wrong name before the run is marked finished
         for step in range(self.done + 1, self.cfg.steps + 1):
             self._stop_if_asked()
+            if self.stop.due(self.evals):
+                say(self.stop.words(self.evals, self.done))
+                return
             yield step
 
     def _stop_if_asked(self) -> None:
@@ -125,7 +128,8 @@ class Session:
         self.processes.lead(lambda: self.folder.transcribe(step, episodes, advantages))
         due = self.experiment.evaluation is not None and (last or step % self.experiment.evaluation.every == 0)
         self._log(step, {**metrics, **(self._evaluate(step) if due else {})})
-        if last or step % self.cfg.checkpoint.every == 0:
+        counts = due and (self.stop.best_step(self.evals) == step or self.stop.due(self.evals))
+        if last or counts or step % self.cfg.checkpoint.every == 0:
             self._save(step)
         self.done = step
         self.progress.update(step, {**self._evaluated(), **metrics})
@@ -133,7 +137,7 @@ class Session:
     def _save(self, step: int) -> None:
         """Write the checkpoint of the step just completed."""
         opponent, trainee, kept = self.experiment.opponent, self.experiment.trainee, self.cfg.checkpoint
-        others = self.experiment.others
+        others, frozen = self.experiment.others, {**trainee.update.frozen, **trainee.frozen}
         state = self.processes.gathered(
             {
                 "update": trainee.update.state_dict(),
@@ -144,7 +148,6 @@ class Session:
                 "rng": torch.get_rng_state(),
             }
         )
-        frozen = {**trainee.update.frozen, **trainee.frozen}
 
         def write() -> None:
             with to_disk(self.folder.checkpoints):
@@ -153,7 +156,8 @@ class Session:
                 for name, one in others.items():
                     one.update.store(self.folder.buffer / name)
                 further = {name: (one.learner, one.update.frozen) for name, one in others.items()}
-                checkpoint.save(self.folder, step, trainee.learner, state, kept.keep, kept.keep_every, frozen, further)
+                which = kept.keep, kept.keep_every, frozen, further, self.stop.best_step(self.evals)
+                checkpoint.save(self.folder, step, trainee.learner, state, *which)
 
         with self.processes.whole():
             self.processes.lead(write)
@@ -269,6 +273,7 @@ class Session:
             summary["eval"] = {"before": before, "after": after, "gain": self.experiment.evaluation.gain(before, after)}
         elif 0 in self.evals and self.cfg.steps == 0:
             summary["eval"] = {"before": self.evals[0]}
+        summary |= self.stop.summary(self.evals, early=status == "finished" and self.done < self.cfg.steps)
         if status == "finished":
             summary["optimized"] = {"metric": self.cfg.optimized_metric, "value": self.optimized}
         self.folder.summarise(summary)

@@ -21,6 +21,7 @@ from selfplay.effect import check_effect, take_away
 from selfplay.memory.sizes import settle, take_auto
 from selfplay.renamed import refused_in
 from selfplay.runs.claim import Claim
+from selfplay.runs.early_stop import EarlyStop
 from selfplay.runs.folder import RunFolder, difference, resolved
 from selfplay.runs.trust import check_targets, trusted_of
 
@@ -41,6 +42,9 @@ RESUMABLE = (
     "checkpoint.every",
     "checkpoint.keep",
     "checkpoint.keep_every",
+    "stop.metric",
+    "stop.patience",
+    "stop.goal",
     "player.batch_size",
     "update.micro_batch",
     *OF_SERVERS,
@@ -143,6 +147,8 @@ def _resumed(cfg: DictConfig, folder: RunFolder, overrides: list[str]) -> DictCo
             f"the run in {folder.path} has no '{lacking[0]}' in its config.yaml, so an earlier version of selfplay "
             "made it; resume it with that version (its commit is under versions), or start a new run"
         )
+    if "stop" not in config:  # an earlier version's
+        config.stop = cfg.stop
     for override in overrides:
         key = override.split("=")[0].lstrip("+~")
         if key in ("resume", "trust", "parallel") or _is_own(config, cfg, key):
@@ -190,7 +196,8 @@ def _again(cfg: DictConfig, folder: RunFolder) -> Start:
             "give the sweep another folder, or delete that one"
         )
     summary = folder.summary
-    if summary.get("status") == "finished" and summary.get("steps") == cfg.steps:
+    enough = summary.get("steps") == cfg.steps or EarlyStop.of(cfg).ended(summary)
+    if summary.get("status") == "finished" and enough:
         say(f"{folder.path} is already finished")
         return Start(cfg, folder.path, goes_on=True, result=_result(summary, folder))
     return Start(cfg, folder.path, goes_on=True)

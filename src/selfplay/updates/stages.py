@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from selfplay.core import Batch, Learnt, Policy, SelfplayError, Update
 from selfplay.options import Count, Name, Seed, Whole
 from selfplay.parallel import current
 from selfplay.updates.buffer import Buffer
 from selfplay.updates.gradient_step import GradientStep
+from selfplay.updates.orders import Order
 
 MISMATCH = "logprob_mismatch"
 
@@ -45,13 +48,17 @@ class Stages(Update):
         groups: number of groups of turns that each update learns from, drawn from the buffer without replacement; 0
             takes all.
         restart: begin each round's learning with the weights of the reference and new optimizers.
+        order: (batch, logprobs, rng) -> a number per turn, see `selfplay.updates.orders`. The `fits` updates of a part
+            then go through the buffer once, each with an equal share of its groups, in ascending order of the mean of
+            these numbers.
         rebase: let the policy at the start of a round be the reference of the parts that have one.
         seed: of the groups that are drawn.
         shared: further options, given to every part in place of its own, such as the role weights of a game.
 
     Raises:
-        SelfplayError: there are no parts, a part learns only from the current policy's turns, or `room` is smaller than
-            `hoard`.
+        SelfplayError: there are no parts, a part learns only from the current policy's turns, `room` is smaller than
+            `hoard`, or both `groups` and `order` are given. When learning in an order: a round has fewer groups than
+            `fits`.
     """
 
     replays = True
@@ -66,6 +73,7 @@ class Stages(Update):
         room: Count = 4,
         fits: Count = 4,
         groups: Whole = 0,
+        order: Order | None = None,
         restart: bool = False,
         rebase: bool = False,
         seed: Seed = 0,
@@ -75,6 +83,11 @@ class Stages(Update):
             raise SelfplayError(
                 f"update.room is {room}, but a round collects the turns of update.hoard={hoard} steps; raise "
                 "update.room"
+            )
+        if groups and order is not None:
+            raise SelfplayError(
+                f"update.groups is {groups}, but with update.order every update takes an equal share of the groups; "
+                "set update.groups=0, or remove the order"
             )
         self.policy, self.reference = policy, reference
         self.parts: Mapping[str, Update] = {
@@ -91,7 +104,7 @@ class Stages(Update):
         self.optimizer = next(iter(self.parts.values())).optimizer
         self.teachers = tuple(dict.fromkeys(name for part in self.parts.values() for name in part.teachers))
         self.hoard, self.room, self.fits, self.groups = hoard, room, fits, groups
-        self.restart, self.rebases, self.seed = restart, rebase, seed
+        self.order, self.restart, self.rebases, self.seed = order, restart, rebase, seed
         self.buffer, self.steps = Buffer(room), 0
         self.last = {"loss": 0.0, "learning_rate": 0.0}
         self._fresh = {name: copy.deepcopy(part.state_dict()) for name, part in self.parts.items()}
@@ -121,8 +134,10 @@ class Stages(Update):
         """Every part's updates."""
         advantages, steepest = None, 0.0
         for name, part in self.parts.items():
+            key = f"{self.seed}/{self.steps}/{name}"
+            shares = None if self.order is None else self._shares(self.order, key)
             for fit in range(self.fits):
-                sample = batch if self._bare else self._sample(f"{self.seed}/{self.steps}/{name}/{fit}")
+                sample = shares[fit] if shares else batch if self._bare else self._sample(f"{key}/{fit}")
                 learnt = Learnt.of(self._fit(part, sample, checked=self._bare and part is self._first and fit == 0))
                 if self._bare and part is self._first and fit == 0:
                     advantages = learnt.advantages
@@ -147,7 +162,7 @@ class Stages(Update):
     @property
     def _bare(self) -> bool:
         """Whether the first update of a round is that of the part alone, on the turns just sampled."""
-        return self.room == 1 and not self.groups and not self.restart
+        return self.room == 1 and not self.groups and not self.restart and self.order is None
 
     @property
     def _first(self) -> Update:
@@ -183,6 +198,28 @@ class Stages(Update):
             return every
         chosen = torch.tensor(Random(key).sample(names, self.groups))
         return every.rows(torch.isin(every.groups, chosen).nonzero()[:, 0])
+
+    def _shares(self, order: Order, key: str) -> list[Batch]:
+        """The buffer in order, in `fits` shares of whole groups whose numbers differ by at most one."""
+        every = self.buffer.joined()
+        numbers = order(every, lambda: self._logprobs(every), Random(key))
+        means = {g: float(numbers[every.groups == g].mean()) for g in sorted(set(every.groups.tolist()))}
+        names = sorted(means, key=lambda name: means[name])
+        if len(names) < self.fits:
+            raise SelfplayError(
+                f"update.fits is {self.fits}, but a round has only {len(names)} groups of turns to share out in "
+                "update.order; lower update.fits, or raise episodes"
+            )
+        cuts = [fit * len(names) // self.fits for fit in range(self.fits + 1)]
+        rows = {name: (every.groups == name).nonzero()[:, 0] for name in names}
+        return [every.rows(torch.cat([rows[name] for name in names[a:b]])) for a, b in pairwise(cuts)]
+
+    def _logprobs(self, batch: Batch) -> Tensor:
+        """[B, T] log-probabilities under the current policy, without gradient."""
+        if (gradient_step := self.gradient_step) is not None:
+            return gradient_step.logprobs(self.policy, batch)
+        with torch.no_grad():
+            return self.policy.logprobs(batch)
 
     def _restart(self) -> None:
         self.policy.restore(self.reference)
