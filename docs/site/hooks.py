@@ -40,4 +40,3 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
     parts = re.split(r"(^```.*?^```$)", markdown, flags=re.DOTALL | re.MULTILINE)
     return "".join(part if number % 2 else LINK.sub(linked, part) for number, part in enumerate(parts))
-

@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from selfplay.core import SelfplayError
-from selfplay.runs.reading import numbers
+from selfplay.measures import numbers
 
 Evaluations = Mapping[int, Mapping[str, Any]]  # step -> the evaluation after it
 
