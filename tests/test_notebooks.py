@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cli
 import numpy as np
 import pytest
 from scipy.stats import t
@@ -86,7 +87,7 @@ def check(notebook: dict[str, Any]) -> None:
 
 def test_there_are_notebooks_and_the_list_names_each() -> None:
     listed = re.findall(r"^\| \[\w+\]\((\w+\.ipynb)\)", (ROOT / "analysis/README.md").read_text(), re.MULTILINE)
-    assert sorted(listed) == [path.name for path in NOTEBOOKS] and len(listed) == 5
+    assert sorted(listed) == [path.name for path in NOTEBOOKS] and len(listed) == 6
 
 
 @pytest.mark.slow
@@ -125,6 +126,67 @@ def test_what_is_committed_ran_and_says_nothing_of_the_machine(path: Path) -> No
     assert not re.search(r"(?<![\w.])/(tmp|home|root|work|usr|var|Users)/|ipykernel_\d", text(notebook))
     assert notebook["metadata"]["language_info"] == {"name": "python"}
     assert all(cell["metadata"] == {} for cell in notebook["cells"])
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_asks_and_concludes(path: Path) -> None:
+    words = ["".join(cell["source"]) for cell in read(path)["cells"] if cell["cell_type"] == "markdown"]
+    assert "**Question.**" in words[0] and "**Conclusion" in words[-1]
+
+
+def in_process(name: str, **changes: str) -> dict[str, Any]:
+    """The names after the code cells ran here, without IPython; `changes` are values of constants."""
+    names: dict[str, Any] = {}
+    for cell in read(ROOT / "analysis" / name)["cells"]:
+        if cell["cell_type"] == "code":
+            code = "".join(line.replace("%pip", "pass #") for line in cell["source"] if not line.startswith("%"))
+            for constant, value in changes.items():
+                code = re.sub(rf"^{constant} = [^#\n]*", f"{constant} = {value!r}  ", code, flags=re.MULTILINE)
+            exec(code, names)
+    return names
+
+
+def test_my_sweep_reads_the_users_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    run = ("game=kuhn", "player=tabular", "player.spread=1", "steps=2", "episodes=4", "rollout=exact")
+    sweep = ("update.optimizer.lr=4,1,-1", "seed=0,1", "hydra.sweep.dir=runs/one")
+    assert cli.run("-m", *run, *sweep).code == 1  # two jobs fail
+    monkeypatch.chdir(below)
+    monkeypatch.setattr(subprocess, "run", None)  # no example is made
+    capsys.readouterr()
+    names = in_process("my_sweep.ipynb", FOLDER="runs/one", BASELINE="update.optimizer.lr=1")
+    said = capsys.readouterr().out
+    assert names["METRIC"] == "eval/nash_conv" and list(names["problems"]["run"]) == ["4", "5"]
+    assert all("-1" in reason for reason in names["problems"]["reason"])
+    [fast, slow] = names["table"].to_dict("records")
+    assert (fast["n"], fast["pairs"], slow["pairs"]) == (2, 2, 0) and fast["mean"] < slow["mean"]
+    assert "Best: update.optimizer.lr=4, NashConv" in said
+    assert "update.optimizer.lr=4 is not shown to differ from update.optimizer.lr=1 (Holm's p" in said
+    turns = names["turns"]
+    assert turns["payoff"].is_monotonic_increasing and set(turns["role"]) == {"first", "second"}
+    assert set(turns["step"]) == {2} and turns["run"].iloc[0] in ("0", "1")
+
+
+def test_my_sweep_with_one_run_and_with_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cli.finished(tmp_path / "runs" / "one", "game=kuhn", "player=tabular", "steps=1", "episodes=4")
+    names = in_process("my_sweep.ipynb", FOLDER="runs")
+    assert list(names["table"]["note"]) == ["one seed: no interval"]
+    shutil.rmtree(tmp_path / "runs")
+    assert cli.run("game=kuhn", "player=tabular", "update.optimizer.lr=-1", "hydra.run.dir=runs/one").code == 1
+    (tmp_path / "runs" / "one").mkdir(parents=True, exist_ok=True)
+    with pytest.raises(SelfplayError):
+        in_process("my_sweep.ipynb", FOLDER="runs")
+
+
+def test_my_sweep_says_what_it_needs_where_selfplay_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="set WHEEL to the address"):
+        in_process("my_sweep.ipynb")
 
 
 def test_they_are_small() -> None:

@@ -197,3 +197,17 @@ def test_the_wheel_is_enough(mine: Path) -> None:
     quiet(python, "-c", next(code for code in CODE if "selfplay.train(" in code))
     assert len(cli.metrics(mine / "outputs" / "kuhn")) == 21
     quiet(installed, "steps=0", "hydra.run.dir=zero")  # the embedded models are there
+
+
+def test_the_dockerfile_has_the_torch_of_the_makefile_and_copies_what_is_there() -> None:
+    docker, ignored = ((cli.ROOT / name).read_text() for name in ("Dockerfile", ".dockerignore"))
+    pin = re.compile(r"\btorch==([\d.]+)")
+    [ours] = pin.findall(docker)
+    assert ours in pin.findall((cli.ROOT / "Makefile").read_text())
+    assert f"torch=={ours}\n" in (cli.ROOT / "constraints.txt").read_text()
+    copied = [name for line in re.findall(r"^COPY (.*) \S+$", docker, re.MULTILINE) for name in line.split()]
+    assert {"conf", "src", "pyproject.toml"} <= set(copied)
+    for name in copied:
+        assert (cli.ROOT / name).exists() and f"!{name}\n" in ignored
+    [entry] = re.findall(r"^ENTRYPOINT \[\"(.*)\"\]$", docker, re.MULTILINE)
+    assert f'{entry} = "selfplay.__main__:main"' in (cli.ROOT / "pyproject.toml").read_text()

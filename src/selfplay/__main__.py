@@ -15,6 +15,7 @@ COMMANDS = {  # name -> module with a `main` function
     "report": "selfplay.report.__main__",
     "crossplay": "selfplay.crossplay",
     "soup": "selfplay.soup",
+    "push": "selfplay.push",
     "play": "selfplay.terminal.play",
     "chat": "selfplay.terminal.chat",
     "serve": "selfplay.serve",
@@ -31,6 +32,7 @@ USAGE = """selfplay: train language models by self-play
     selfplay report FOLDERS         write an HTML report on runs, with --refresh while they go on
     selfplay crossplay FOLDERS      play every checkpoint against every other
     selfplay soup FOLDERS --out F   average the weights of several runs into one player
+    selfplay push RUN --to REPO     upload a checkpoint with a model card to the Hugging Face Hub
     selfplay play RUN_OR_MODEL      play a game against a checkpoint, or watch two of them
     selfplay chat RUN_OR_MODEL      talk with a checkpoint
     selfplay serve MODEL            start vLLM's servers, for engine=server

@@ -6,7 +6,7 @@ import shutil
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,30 @@ def assert_same(folder: Path, name: str, read: list[tuple[int, float]]) -> None:
         assert [value for _, value in read] == pytest.approx([value for _, value in written(folder, name)], rel=1e-6)
 
 
+COLUMNS = ["step", "role", "player", "prompt", "reply", "payoff"]
+
+
+def shown(folder: Path, step: int) -> list[list[Any]]:
+    """The rows of a step's table, from its transcript: 16 rows hold all the different turns of four hands."""
+    by_role: dict[str, dict[tuple[str, str], list[Any]]] = {}
+    for line in cli.lines(folder / "episodes.jsonl"):
+        if line["step"] == step and line["role"] != "chance":
+            row = [line[name] for name in COLUMNS]
+            by_role.setdefault(line["role"], {}).setdefault((line["prompt"], line["reply"]), row)
+    rows = [sorted(turns.values(), key=lambda row: row[-1]) for turns in by_role.values()]
+    assert 1 < sum(map(len, rows)) <= 16
+    return [row for turns in rows for row in turns]
+
+
+def tensorboard_cell(value: object) -> str:
+    return str(value).replace("\n", "<br>") if isinstance(value, str) else f"{value:g}"
+
+
+def test_markdown_of_a_reply_is_shown_as_it_is() -> None:
+    cell = get_object("selfplay.loggers.tensorboard._cell")
+    assert cell("a|b *c* <br>\n#d") == r"a\|b \*c\* &lt;br&gt;<br>\#d" and cell(None) == "" and cell(0.25) == "0.25"
+
+
 def test_tensorboard(logged: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -85,6 +109,12 @@ def test_tensorboard(logged: Path) -> None:
     [*_, summary] = events.Tensors("summary/text_summary")
     assert b'"status": "finished"' in summary.tensor_proto.string_val[0]
     assert b"optimizer/lr" in events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    texts = {event.step: event.tensor_proto.string_val[0].decode() for event in events.Tensors("turns/text_summary")}
+    assert list(texts) == [1, 2, 3, 4]
+    for step, text in texts.items():
+        head, _, *rows = text.splitlines()
+        assert head == "| step | role | player | prompt | reply | payoff |"
+        assert rows == [f"| {' | '.join(tensorboard_cell(value) for value in row)} |" for row in shown(logged, step)]
     [*_, picture] = events.Images("curves")
     assert picture.step == 4 and picture.width > 1000
 
@@ -99,7 +129,15 @@ def test_mlflow(logged: Path) -> None:
     assert (run.data.params["player/seed"], run.data.params["steps"]) == ("0", "3")
     for name in ("first/payoff", "eval/nash_conv", "time/play"):
         assert_same(logged, name, [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)])
-    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"summary.json", "curves.png"}
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
+        "summary.json",
+        "curves.png",
+        "turns",
+    }
+    tables = sorted((logged / "loggers" / "mlflow").rglob("turns/*.json"))
+    assert [path.stem for path in tables] == [f"step-{step:06d}" for step in (1, 2, 3, 4)]
+    for step, path in enumerate(tables, 1):
+        assert json.loads(path.read_text()) == {"columns": COLUMNS, "data": shown(logged, step)}
     assert len(list((logged / "loggers" / "mlflow").rglob("curves.png"))) == 1
 
 
@@ -136,6 +174,10 @@ def test_wandb(logged: Path) -> None:
                 items = record.history.item
                 read.append({i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items})
         assert len(list(folder.rglob("curves_*.png"))) == 1
+        tables = [json.loads(path.read_text()) for path in folder.rglob("turns_*.table.json")]
+        assert len(tables) == {first: 3, second: 1}[folder]
+        for table in tables:
+            assert table["columns"] == COLUMNS and table["data"] == shown(logged, table["data"][0][0])
     assert len(ids) == 1 and config["steps"] == 4 and config["update"]["optimizer"]["lr"] > 0
     for name in ("first/payoff", "eval/nash_conv", "time/play"):
         assert_same(logged, name, [(int(row["_step"]), row[name]) for row in read if name in row])
@@ -153,6 +195,10 @@ def test_trackio(logged: Path) -> None:
     for metric in ("first/payoff", "eval/nash_conv", "time/play"):
         assert_same(logged, metric, [(step, row[metric]) for step, row in rows if metric in row])
     assert json.loads(config)["game/_target_"].endswith("Kuhn")
+    tables = {step: row["turns"]["_value"] for step, row in rows if "turns" in row}
+    assert list(tables) == [1, 2, 3, 4]
+    for step, table in tables.items():
+        assert table == [dict(zip(COLUMNS, row, strict=True)) for row in shown(logged, step)]
     [*_, (step, last)] = rows
     assert step == 4 and last["summary/optimized/value"] == cli.summary(logged)["optimized"]["value"]
     assert (STORE / "media" / last["curves"]["file_path"]).read_bytes() == (logged / "curves.png").read_bytes()
@@ -303,6 +349,65 @@ def test_what_was_logged_before_is_not_told_again(tmp_path: Path) -> None:
     for step in (3, 4):
         loggers.log(step, {"a": 1.0})
     assert CALLS == [("log", 4)]
+
+
+def test_the_turns_of_evaluations_and_of_the_last_step(tmp_path: Path) -> None:
+    every = "+logger.spy._target_=test_loggers.TurnSpy"
+    for name, evaluation, steps in (("some", "eval.every=2", [2, 3]), ("none", "eval=none", [3])):
+        CALLS.clear()
+        options = ("optimized_metric=first/payoff", evaluation, every, f"hydra.run.dir={tmp_path / name}")
+        assert cli.run(*KUHN[:-1], *options).code == 0
+        assert [step for call, step in CALLS if call == "turns"] == steps
+    CALLS.clear()
+    assert cli.run(*QUIET, f"{every[:-7]}Spy", f"hydra.run.dir={tmp_path / 'plain'}").code == 0
+    assert "turns" not in dict(CALLS)  # as before for loggers that do not ask for turns
+
+
+class TurnSpy(Spy):
+    """Keeps the steps of its turns."""
+
+    turns = 4
+
+    def log_turns(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        assert {row["step"] for row in rows} == {step} and len(rows) <= 4
+        CALLS.append(("turns", step))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_turns_with_zero(backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("selfplay.runs.session.draw_curves", draw_curves)
+    made = cli.composed(f"logger={backend}").logger[backend]
+    assert made.turns == 16
+    monkeypatch.setattr(f"{made._target_}.log_turns", None)  # a call would be reported
+    options = (f"logger={backend}", f"logger.{backend}.turns=0", f"hydra.run.dir={tmp_path / 'run'}")
+    ended = cli.run(*KUHN[:-2], "steps=1", *options)
+    assert ended.code == 0 and "note:" not in ended.out
+
+
+def test_a_logger_that_fails_at_its_turns_is_told_of_and_left_out(tmp_path: Path) -> None:
+    ended = cli.run(*KUHN, "+logger.broken._target_=test_loggers.BrokenTurns", SPY, f"hydra.run.dir={tmp_path / 'run'}")
+    assert (ended.code, ended.err) == (0, "")
+    assert "logger=broken failed while logging step 1 (ValueError: no table)" in ended.out
+    assert [call for call in CALLS if call[0] == "log"] == [("log", 0), ("log", 1), ("log", 2), ("log", 3)]
+    assert cli.summary(tmp_path / "run")["status"] == "finished"
+
+
+class BrokenTurns(Logger):
+    """Fails where it is told turns."""
+
+    turns = 1
+
+    def start(self, config: Mapping[str, Any], folder: Path, resumed_at: int) -> int:
+        return -1
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        pass
+
+    def log_turns(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        raise ValueError("no table")
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        pass
 
 
 def test_what_never_started_is_not_finished() -> None:

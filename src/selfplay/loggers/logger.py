@@ -2,12 +2,13 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from selfplay.core import SelfplayError
+from selfplay.loggers.turns import Row
 
 
 class Logger(ABC):
@@ -15,7 +16,12 @@ class Logger(ABC):
 
     It may raise any exception at any time; see `Loggers`. State that a resumed run needs, such as an id, is stored in
     `<run>/loggers/`.
+
+    Attributes:
+        turns: the most turns that `log_turns` receives; 0: it is not called.
     """
+
+    turns: int = 0
 
     @abstractmethod
     def start(self, config: Mapping[str, Any], folder: Path, resumed_at: int) -> int:
@@ -33,6 +39,9 @@ class Logger(ABC):
     @abstractmethod
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log the metrics of a step; nested names are joined by slashes, as in eval/accuracy."""
+
+    def log_turns(self, step: int, rows: Sequence[Row]) -> None:  # noqa: B027, optional
+        """Log a sample of the step's turns, after `log`, at evaluations and at the last step; see `turns.sample`."""
 
     @abstractmethod
     def finish(self, summary: Mapping[str, Any]) -> None:

@@ -4,13 +4,14 @@ import logging
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from selfplay.core import SelfplayError
 from selfplay.loggers.logger import Logger, flat, remember, remembered, require
-from selfplay.options import Name
+from selfplay.loggers.turns import Row, columns
+from selfplay.options import Name, Whole
 
 DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # MLflow's defaults: 120 s, 7 retries
@@ -26,19 +27,20 @@ class MLflow(Logger):
         experiment: name of the experiment.
         uri: of the tracking store, such as sqlite:////home/me/runs.db or http://localhost:5000; null for
             `<run>/loggers/mlflow.db`.
+        turns: how many turns of the transcript are an artifact, turns/step-<N>.json, at each evaluation; 0: none.
 
     Raises:
         SelfplayError: a package is missing, or `uri` contains a password.
     """
 
-    def __init__(self, experiment: Name = "selfplay", uri: Name | None = None) -> None:
+    def __init__(self, experiment: Name = "selfplay", uri: Name | None = None, turns: Whole = 16) -> None:
         require("mlflow", "mlflow", "sqlalchemy", "alembic")
         if uri is not None and re.search(r"//[^/@]*:[^/@]*@", uri):
             raise SelfplayError(
                 "logger.mlflow.uri contains a password, which would be stored in config.yaml; leave it out and export "
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
             )
-        self.experiment, self.uri = experiment, uri
+        self.experiment, self.uri, self.turns = experiment, uri, turns
 
     def start(self, config: Mapping[str, Any], folder: Path, resumed_at: int) -> int:
         for name, value in DEFAULTS.items():  # some are read at import
@@ -72,6 +74,11 @@ class MLflow(Logger):
 
         now = int(1000 * time.time())
         self.client.log_batch(self.id, metrics=[Metric(_named(k), v, now, step) for k, v in metrics.items()])
+
+    def log_turns(self, step: int, rows: Sequence[Row]) -> None:
+        names, values = columns(rows)
+        # not log_table: its appending downloads what is there, and its tag of all tables has a maximum length
+        self.client.log_dict(self.id, {"columns": names, "data": values}, f"turns/step-{step:06d}.json")
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         for name in ("summary.json", "curves.png"):

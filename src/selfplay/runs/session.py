@@ -127,7 +127,7 @@ class Session:
         last = step == self.cfg.steps
         self.processes.lead(lambda: self.folder.transcribe(step, episodes, advantages))
         due = self.experiment.evaluation is not None and (last or step % self.experiment.evaluation.every == 0)
-        self._log(step, {**metrics, **(self._evaluate(step) if due else {})})
+        self._log(step, {**metrics, **(self._evaluate(step) if due else {})}, episodes if due or last else ())
         counts = due and (self.stop.best_step(self.evals) == step or self.stop.due(self.evals))
         if last or counts or step % self.cfg.checkpoint.every == 0:
             self._save(step)
@@ -177,9 +177,9 @@ class Session:
                 f"progress_metric is '{watch}', which this run does not log; choose one of {', '.join(sorted(metrics))}"
             )
 
-    def _log(self, step: int, metrics: Mapping[str, object]) -> None:
+    def _log(self, step: int, metrics: Mapping[str, object], episodes: Sequence[Episode] = ()) -> None:
         self.processes.lead(lambda: self.folder.log(step, metrics))
-        self.loggers.log(step, metrics)
+        self.loggers.log(step, metrics, episodes)
 
     def _evaluate(self, step: int) -> dict[str, Any]:
         start = time.perf_counter()
