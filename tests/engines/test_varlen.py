@@ -14,6 +14,7 @@ from packed_replies import a_tree_a_row, replies_to
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen3Config
 
+from selfplay.engines.embedded import EmbeddedEngine
 from selfplay.engines.llama import layers, varlen
 from selfplay.engines.llama.layers import can_flash, states_at
 from selfplay.engines.llama.varlen import Sequences, attend, prefer
@@ -176,7 +177,7 @@ def test_wrong_layers_around_a_right_kernel_are_not_taken(monkeypatch: pytest.Mo
 def test_other_architectures_keep_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     use(plain, monkeypatch)
     model = of(GPT2Config(vocab_size=300, n_embd=48, n_layer=1, n_head=4))
-    assert not can_flash(model) and ways_of(model, False, False)["packed attention"] == "mask"
+    assert not can_flash(model) and ways_of(model, EmbeddedEngine(), False, False)["packed attention"] == "mask"
 
 
 def test_trials_are_repeated_after_the_first_update(monkeypatch: pytest.MonkeyPatch) -> None:
