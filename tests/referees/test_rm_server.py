@@ -61,6 +61,11 @@ def referee(ill: RewardServer) -> ServedRewardModel:
 
 
 @pytest.fixture(scope="module")
+def impatient(ill: RewardServer) -> ServedRewardModel:
+    return at(ill, timeout=2.0)
+
+
+@pytest.fixture(scope="module")
 def right() -> Tensor:
     """The scores of PAIRS by the model here."""
     return RewardModel("asset:tiny-rm").logits(PAIRS)
@@ -361,13 +366,15 @@ FAILURES: dict[str, tuple[Misbehaviour, str]] = {
 
 
 @pytest.mark.parametrize("name", FAILURES)
-def test_a_failure_is_one_sentence(name: str, referee: ServedRewardModel, right: Tensor, spoilt: RewardServer) -> None:
+def test_a_failure_is_one_sentence(
+    name: str, referee: ServedRewardModel, impatient: ServedRewardModel, right: Tensor, spoilt: RewardServer
+) -> None:
     """And the next call of a server that is well again is right."""
     wrong, words = FAILURES[name]
     spoilt.misbehaves = wrong
     begun = time.monotonic()
     with pytest.raises(SelfplayError) as error:
-        (at(spoilt, timeout=2.0) if name == "hanging" else referee).score(turns(PAIRS), {})
+        (impatient if name == "hanging" else referee).score(turns(PAIRS), {})
     assert time.monotonic() - begun < 10
     assert words in str(error.value) and spoilt.url in str(error.value) and "\n" not in str(error.value)
     spoilt.misbehaves = lambda *_: False

@@ -157,7 +157,7 @@ class Jobs(Callback):  # type: ignore[misc]
             where = Path(sweep, job["folder"])
             say(f"failed: job {job['job']} ({' '.join(job['overrides'])}) in {where}: {job['reason']}")
         say(f"sweep folder: {sweep}")
-        say(f"write a report: python -m selfplay.report {shlex.quote(sweep)}")
+        say(f"write a report: selfplay report {shlex.quote(sweep)}")
         say(f"restart, skipping finished jobs: {_command(sweep)}")
         if number is not None:
             sys.exit(128 + number)

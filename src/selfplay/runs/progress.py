@@ -46,15 +46,16 @@ class Progress:
             self._bar.start()
         return self
 
-    def update(self, step: int, metrics: Mapping[str, object]) -> None:
-        """Show the progress after a step."""
+    def update(self, step: int, metrics: Mapping[str, object], evaluated: int | None = None) -> None:
+        """Show the progress after a step; `evaluated` is the step of the evaluation in the metrics, by default this."""
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
+        since = "" if evaluated in (None, step) else f" (step {evaluated})"
         if self._bar:
-            live = "  ".join([*_figures(metrics, self._watch, ON_BAR), f"{seconds:.1f} s/step"])
+            live = "  ".join([*_figures(metrics, self._watch, ON_BAR, since), f"{seconds:.1f} s/step"])
             self._bar.update(self._bar.task_ids[0], completed=step, live=live)
             return
-        figures = _figures(metrics, self._watch, ON_LINE)
+        figures = _figures(metrics, self._watch, ON_LINE, since)
         if isinstance(mismatch := metrics.get("logprob_mismatch"), float):
             figures.append(f"logprob_mismatch {mismatch:.0e}")
         line = "  ".join([f"step {step}/{self._total}", *figures, f"{seconds:.1f} s"])
@@ -172,8 +173,11 @@ def _table(title: str) -> Table:
     return table
 
 
-def _figures(metrics: Mapping[str, object], watch: str, most: int) -> list[str]:
-    """The watched metric, then every role's reward, or its payoff if it has none, and its shares; `most` in all."""
+def _figures(metrics: Mapping[str, object], watch: str, most: int, since: str) -> list[str]:
+    """The watched metric, then every role's reward, or its payoff if it has none, and its shares; `most` in all.
+
+    `since` follows figures of an evaluation.
+    """
     named = {key: key.rpartition("/")[::2] for key in metrics if key.count("/") == 1}
     judged = {role for role, name in named.values() if name == "reward"}
     earned = [key for key, (_, name) in named.items() if name == "reward"]
@@ -183,7 +187,7 @@ def _figures(metrics: Mapping[str, object], watch: str, most: int) -> list[str]:
     for key in dict.fromkeys([watch, *earned, *shares]):
         value = metrics.get(key)
         if isinstance(value, int | float):
-            shown.append(f"{key} {value:.{3 if key.startswith('eval/') else 2}f}")
+            shown.append(f"{key} {value:.3f}{since}" if key.startswith("eval/") else f"{key} {value:.2f}")
     return shown[:most]
 
 

@@ -132,7 +132,7 @@ class Session:
         if last or counts or step % self.cfg.checkpoint.every == 0:
             self._save(step)
         self.done = step
-        self.progress.update(step, {**self._evaluated(), **metrics})
+        self.progress.update(step, {**self._evaluated(), **metrics}, max(self.evals, default=step))
 
     def _save(self, step: int) -> None:
         """Write the checkpoint of the step just completed."""
