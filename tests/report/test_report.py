@@ -24,7 +24,7 @@ from selfplay.plots.figure_store import Album
 from selfplay.plots.figures import spread, wrapped
 from selfplay.report import page as page_module
 from selfplay.report.__main__ import main, place
-from selfplay.report.comparison import comparison
+from selfplay.report.comparison import compared, comparison
 from selfplay.report.curve_section import POINTS, stretches
 from selfplay.report.settings import Settings
 from selfplay.report.transcripts import LONGEST, cut, embedded, sample, steps_in_order
@@ -93,7 +93,7 @@ def rows(part: str) -> list[list[str]]:
             unescape(re.sub(r"<[^>]+>", "", cell)).strip()
             for cell in re.findall(r"<t[dh][ >].*?</t[dh]>", row, re.DOTALL)
         ]
-        for row in re.findall(r"<tr>.*?</tr>", part, re.DOTALL)
+        for row in re.findall(r"<tr[ >].*?</tr>", part, re.DOTALL)
     ]
 
 
@@ -164,7 +164,8 @@ def test_the_tables_numbers_are_those_of_the_runs(folder: Path, page: str) -> No
 def test_another_baseline_by_its_name(folder: Path, tmp_path: Path) -> None:
     after, read = accuracies(folder, "after"), load(folder)
     chosen = list(after)[1]
-    [table] = comparison(read, Settings(read.runs["setting"]), chosen, Album(tmp_path))
+    [found] = compared(read, chosen)
+    table = comparison(found, Settings(read.runs["setting"]), chosen, Album(tmp_path))
     assert [row.setting for row in table.rows if row.setting.endswith("(baseline)")] == [f"{chosen} (baseline)"]
     first, cell = table.rows[0].setting, table.rows[0].cells[4]
     assert f"{cell.value} {cell.bounds}" == interval([a - b for a, b in zip(after[first], after[chosen], strict=True)])
