@@ -284,6 +284,7 @@ function restore() {
     if (one.type === "checkbox") one.checked = Boolean(value);
     else if (value !== undefined && [...(one.options ?? [{ value }])].some((option) => option.value === value)) one.value = value;
   }
+  for (const one of document.querySelectorAll("details")) one.open = kept.open.includes(one.querySelector("summary").textContent);
   document.querySelector("form.filters")?.dispatchEvent(new Event("input"));
 }
 
@@ -291,6 +292,7 @@ function reload() {
   sessionStorage.setItem(KEPT, JSON.stringify({
     axis: document.querySelector("[data-shown]")?.dataset.shown,
     hidden: [...hidden],
+    open: [...document.querySelectorAll("details[open] > summary")].map((one) => one.textContent),
     controls: Object.fromEntries(controls().map((one) => [one.name, one.type === "checkbox" ? one.checked : one.value])),
   }));
   location.reload();
