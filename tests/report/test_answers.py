@@ -159,6 +159,8 @@ def test_only_what_differs_is_a_column(tmp_path: Path) -> None:
         "soldiers belong to Blotto, the deck's seed is the run's"
     )
     assert "deck.seed" in differing(known, dict.fromkeys(seeds, "7"))
+    alone = {**known, "2": {**known["2"], "extra": "1"}}
+    assert differing(alone, seeds) == ["game._target_", "steps", "extra"], "a key that no class explains"
     vary = {**known, "3": {**known["3"], "game.soldiers": "6"}}
     assert differing(vary, seeds) == ["game._target_", "steps", "game.soldiers"]
     table = run_table(sweep, known, Settings(sweep.runs["setting"]))

@@ -38,6 +38,7 @@ CONTRAST = """(() => {
     }
     return [255, 255, 255];
   };
+  const faint = (one) => one !== null && (Number(getComputedStyle(one).opacity) < 1 || faint(one.parentElement));
   const low = [];
   for (const one of document.querySelectorAll("body *")) {
     const said = [...one.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
@@ -46,7 +47,7 @@ CONTRAST = """(() => {
     const [a, b] = [channels(one.closest("svg") ? style.fill : style.color), behind(one)].map(light);
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
     const name = `${ratio.toFixed(2)} ${one.tagName} ${one.textContent.trim().slice(0, 30)}`;
-    if (ratio < 4.5 || Number(style.opacity) < 1) low.push(name);
+    if (ratio < 4.5 || faint(one)) low.push(name);
   }
   return [...new Set(low)];
 })()"""
