@@ -163,6 +163,16 @@ def test_only_what_differs_is_a_column(tmp_path: Path) -> None:
     assert differing(alone, seeds) == ["game._target_", "steps", "extra"], "a key that no class explains"
     vary = {**known, "3": {**known["3"], "game.soldiers": "6"}}
     assert differing(vary, seeds) == ["game._target_", "steps", "game.soldiers"]
+    some = {**known, "2": {**known["2"], "reward._target_": "Verifier"}}
+    del some["2"]["reward"]
+    assert differing(some, seeds) == ["game._target_", "reward._target_", "steps"]
+    table = run_table(sweep, some, Settings(sweep.runs["setting"]))
+    assert table.heads[7] == "reward" and [row.cells[6].value for row in table.rows] == [
+        "null",
+        "null",
+        "Verifier",
+        "null",
+    ]
     table = run_table(sweep, known, Settings(sweep.runs["setting"]))
     assert table.heads == ["run: setting", "status", "seed", "steps", "seconds", "NashConv", "game", "steps"]
     assert [row.setting for row in table.rows] == ["0: k=1", "1: k=1", "2: k=2", "3: k=2"]

@@ -70,6 +70,8 @@ def differing(known: Mapping[str, Config], seeds: Mapping[str, object]) -> list[
     varied = {key for key in keys if len({config.get(key) for config in some.values()}) > 1}
     found = []
     for key in keys:
+        if any(other.startswith(f"{key}.") for other in keys):  # nothing in some runs, more keys in others
+            continue
         values = {run: config[key] for run, config in some.items() if key in config}
         explained = any(parent in varied for parent in _classes(key))
         same = len(set(values.values())) == 1

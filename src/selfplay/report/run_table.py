@@ -47,7 +47,7 @@ def run_table(sweep: Sweep, known: Mapping[str, Config], settings: Settings) -> 
             _whole(row["steps"]),
             number(float(row["seconds"]), 1),
             _result(row["optimized"], row["metric"], one is None),
-            *(_cut(config.get(key, "–")) for key in keys[:MOST]),
+            *(_cut(config.get(key, config.get(key.removesuffix(TARGET), "–"))) for key in keys[:MOST]),
         ]
         name = f"{row['run']}: {settings.short(str(row['setting']))}"
         rows.append(Row(name, settings.chip(str(row["setting"])), [Cell(cell) for cell in cells]))
