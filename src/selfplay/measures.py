@@ -46,6 +46,10 @@ LESS_IS_BETTER = {
     "logprob_mismatch",
     "calibration_error",
 }
+MORE_IS_BETTER = {
+    "accuracy", "mean_accuracy", "agreement", "few_shot", "prompt_loose", "instruction_strict", "instruction_loose",
+    "truth", "valid", "unique", "win_rate", "return", "reward", "payoff", "gain",
+}  # fmt: skip
 HEADLINES = ("accuracy", "nash_conv", "return", "win_rate", "nll")  # main figures of the evaluations
 FIRST = ("truth", "reward", "invalid", "payoff")  # curves of every role that come first
 THEN = ("kl", "entropy", "length", "distinct")
@@ -79,6 +83,13 @@ class Measure:
     @property
     def less_is_better(self) -> bool:
         return self.key.rpartition("/")[2] in LESS_IS_BETTER
+
+    @property
+    def better(self) -> tuple[str, str]:
+        """What a higher and a lower value are called: "better" and "worse" where the metric has a direction."""
+        if self.less_is_better:
+            return "worse", "better"
+        return ("better", "worse") if self.key.rpartition("/")[2] in MORE_IS_BETTER else ("higher", "lower")
 
     @property
     def digits(self) -> int:

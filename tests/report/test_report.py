@@ -24,9 +24,10 @@ from selfplay.plots.figure_store import Album
 from selfplay.plots.figures import spread, wrapped
 from selfplay.report import page as page_module
 from selfplay.report.__main__ import main, place
-from selfplay.report.comparison import comparison
+from selfplay.report.comparison import compared, comparison
 from selfplay.report.curve_section import POINTS, stretches
 from selfplay.report.settings import Settings
+from selfplay.report.statistics import curves
 from selfplay.report.transcripts import LONGEST, cut, embedded, sample, steps_in_order
 from selfplay.runs import load
 
@@ -93,7 +94,7 @@ def rows(part: str) -> list[list[str]]:
             unescape(re.sub(r"<[^>]+>", "", cell)).strip()
             for cell in re.findall(r"<t[dh][ >].*?</t[dh]>", row, re.DOTALL)
         ]
-        for row in re.findall(r"<tr>.*?</tr>", part, re.DOTALL)
+        for row in re.findall(r"<tr[ >].*?</tr>", part, re.DOTALL)
     ]
 
 
@@ -164,7 +165,8 @@ def test_the_tables_numbers_are_those_of_the_runs(folder: Path, page: str) -> No
 def test_another_baseline_by_its_name(folder: Path, tmp_path: Path) -> None:
     after, read = accuracies(folder, "after"), load(folder)
     chosen = list(after)[1]
-    [table] = comparison(read, Settings(read.runs["setting"]), chosen, Album(tmp_path))
+    [found] = compared(read, chosen)
+    table = comparison(found, Settings(read.runs["setting"]), chosen, Album(tmp_path))
     assert [row.setting for row in table.rows if row.setting.endswith("(baseline)")] == [f"{chosen} (baseline)"]
     first, cell = table.rows[0].setting, table.rows[0].cells[4]
     assert f"{cell.value} {cell.bounds}" == interval([a - b for a, b in zip(after[first], after[chosen], strict=True)])
@@ -193,6 +195,67 @@ def test_any_optimised_metric_is_compared(kuhn: Path, without_curves: None, tmp_
         assert line[3] == interval(some["optimized"].tolist(), 3, signed=False)
     assert "Lower is better" in part and "NashConv (eval/nash_conv)" in part
     assert 'id="questions"' not in page and 'id="goodhart"' not in page, "nobody asks, and there is no truth"
+
+
+def test_the_sentences_are_on_the_page_and_on_the_terminal(
+    folder: Path, page: str, without_curves: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = section(page, "answers")
+    _, *lines = rows(section(page, "comparison"))
+    made(folder, out=tmp_path)
+    printed = capsys.readouterr().out
+    sentences = [unescape(text) for text in re.findall(r"<li>(.*?)</li>", shown)]
+    assert len(sentences) == 2 and all(f"  {sentence}\n" in printed for sentence in sentences)
+    sizes = [abs(float(line[5].split(" ")[0].replace("−", "-"))) for line in lines[1:]]
+    for sentence, line in zip(sentences, sorted(lines[1:], key=lambda row: -sizes[lines.index(row) - 1]), strict=True):
+        difference, interval = line[5].split(" ", 1)
+        worse = f"is {difference[1:]} points worse than" in sentence
+        assert worse or f"is shown: {difference} points" in sentence
+        assert worse == (float(line[7].removeprefix("< ")) < 0.05) and interval in sentence and line[7] in sentence
+
+
+def test_accuracy_by_family_and_level_is_that_of_the_runs(folder: Path, page: str) -> None:
+    part = section(page, "accuracy")
+    summaries = [json.loads((folder / str(i) / "summary.json").read_text())["eval"]["after"] for i in range(9)]
+    heads, *lines = rows(part.split("the numbers</summary>")[2])
+    assert len(heads) == 4 and [line[0] for line in lines] == [f"level {i}" for i in range(1, 5)]
+    for level, line in enumerate(lines, start=1):
+        for setting, cell in enumerate(line[1:]):
+            values = [100 * one["levels"][str(level)] for one in summaries[3 * setting : 3 * setting + 3]]
+            assert cell == interval(values, signed=False, share=True)
+    _, *lines = rows(part.split("the numbers</summary>")[1])
+    assert [line[0] for line in lines] == list(summaries[0]["families"]) and len(lines) == 12
+
+
+def test_the_values_under_the_pointer_are_those_of_the_curves(folder: Path, page: str) -> None:
+    [text] = re.findall(r'data-points="([^"]*)"[^>]*aria-label="Solver: KL from the reference against step', page)
+    points = json.loads(unescape(text))
+    table = curves(load(folder).metrics, "solver/kl")
+    assert points["names"] == ["step", "nats per token"] and len(points["lines"]) == 3
+    for line, (_, part) in zip(points["lines"], table.groupby("setting", sort=False), strict=True):
+        assert line["x"] == part["x"].tolist()
+        for name, column in (("y", "mean"), ("low", "low"), ("high", "high")):
+            np.testing.assert_allclose(line[name], part[column], rtol=1e-3)
+    left, top, right, bottom = points["box"]
+    assert 0 < left < 0.3 < right < 0.9 and 0 < top < 0.3 < bottom < 0.95
+    [svg] = re.findall(r"<svg(?:(?!</svg>).)*curve-solver-kl-steps(?:(?!</svg>).)*</svg>", page, re.DOTALL)[:1]
+    for index in range(3):  # three runs, the mean, the band, the key and the name
+        assert svg.count(f'class="line-{index}"') == 7
+
+
+def test_two_games_have_a_part_each(kuhn: Path, without_curves: None, tmp_path: Path) -> None:
+    runs = Path(shutil.copytree(kuhn, tmp_path / "games"))
+    for i in (2, 3):
+        config = runs / str(i) / "config.yaml"
+        config.write_text(config.read_text().replace("kuhn.Kuhn", "poker.Leduc").replace("=kuhn", "=leduc"))
+    page = made(runs, out=tmp_path / "out")
+    for title in ("Kuhn", "Leduc"):
+        lines = rows(page[page.index(f'id="{title.lower()}-comparison"') :].partition("</table>")[0])
+        assert len(lines) == 3 and all(f"game={title.lower()} " in line[0] for line in lines[1:])
+        assert f'<a href="#{title.lower()}-part">{title}</a>' in page
+    said = section(page, "answers")
+    assert said.count("not enough seeds (1): no interval") == 2 and '<p class="what">Leduc: NashConv' in said
+    assert (tmp_path / "out" / "leduc-gain-eval-nash_conv.svg").is_file()
 
 
 # --- what is missing --------------------------------------------------------------------------------------------------

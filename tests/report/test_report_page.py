@@ -3,11 +3,13 @@
 Chromium is Debian's (`apt-get install chromium`) or any other on the path; Playwright only drives it.
 """
 
+import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fabricated import HOSTILE, STORIES, hostile, sweep
@@ -24,7 +26,31 @@ Page, Browser = playwright.Page, playwright.Browser
 pytestmark = pytest.mark.slow
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-PHONE, DESK, WIDE, PAPER = 360, 1280, 1440, 700  # pixels; paper: A4 with margins of 12 mm
+PHONE, NARROW, DESK, WIDE, PAPER = 360, 390, 1280, 1440, 700  # pixels; paper: A4 with margins of 12 mm
+CONTRAST = """(() => {
+  const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const linear = (c) => (c <= 10 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4);
+  const light = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+  const behind = (one) => {
+    for (let at = one; at; at = at.parentElement) {
+      const found = channels(getComputedStyle(at).backgroundColor);
+      if (found.length < 4 || found[3] > 0) return found;
+    }
+    return [255, 255, 255];
+  };
+  const faint = (one) => one !== null && (Number(getComputedStyle(one).opacity) < 1 || faint(one.parentElement));
+  const low = [];
+  for (const one of document.querySelectorAll("body *")) {
+    const said = [...one.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+    if (!said || one.disabled || !one.getClientRects().length || ["SCRIPT", "OPTION"].includes(one.tagName)) continue;
+    const style = getComputedStyle(one);
+    const [a, b] = [channels(one.closest("svg") ? style.fill : style.color), behind(one)].map(light);
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    const name = `${ratio.toFixed(2)} ${one.tagName} ${one.textContent.trim().slice(0, 30)}`;
+    if (ratio < 4.5 || faint(one)) low.push(name);
+  }
+  return [...new Set(low)];
+})()"""
 CARDS, COUNT = "#transcripts .episode", "#transcripts [data-count]"
 
 
@@ -108,11 +134,58 @@ def test_the_buttons_change_the_axis(page: Page) -> None:
 
 def test_sections_stand_in_order_and_are_linked(page: Page) -> None:
     names = page.eval_on_selector_all("main > section", "all => all.map((one) => one.id)")
-    assert names == ["comparison", "curves", "goodhart", "questions", "transcripts"]
+    middle = ["comparison", "accuracy", "curves", "goodhart", "questions"]
+    assert names == ["answers", *middle, "runs", "transcripts"]
     page.get_by_role("link", name="Transcripts").click()
     assert page.locator("#transcripts h2").is_visible() and page.evaluate("scrollY") > 1000
+    page.get_by_role("link", name="Runs").click()
+    bar, title = page.locator(".bar").bounding_box(), page.locator("#runs h2").bounding_box()
+    assert bar["y"] == 0 and bar["y"] + bar["height"] <= title["y"], "the links stay on top and cover no title"
     assert page.evaluate("""[...document.querySelectorAll("h1,h2,h3,h4")].map((h) => +h.tagName[1])
         .every((level, i, all) => i === 0 || level <= all[i - 1] + 1)"""), "no level of headings is left out"
+
+
+def test_settings_are_hidden_in_every_chart(page: Page) -> None:
+    page.locator(".toggles summary").click()
+    first, second = (page.locator(f'[data-toggle="{i}"]') for i in (0, 1))
+    first.click()
+    assert page.locator(".toggles summary").inner_text().endswith("2 of 3")
+    assert (first.get_attribute("aria-pressed"), second.get_attribute("aria-pressed")) == ("false", "true")
+    charts = "document.querySelectorAll('figure:not([data-setting]) .line-%d')"
+    seen = f"[...{charts}].map((one) => getComputedStyle(one).display)"
+    assert set(page.evaluate(seen % 0)) == {"none"} and "none" not in page.evaluate(seen % 1)
+    assert page.evaluate(f"new Set([...{charts % 0}].map((one) => one.closest('section').id)).size") == 5
+    assert not page.locator('figure[data-setting="0"]').first.is_visible(), "a figure of this setting alone"
+    assert page.locator('figure[data-setting="1"]').first.is_visible()
+    assert page.locator("#curves .legend li:visible").count() == 2 < page.locator("#curves .legend li").count()
+    first.press("Enter")
+    assert "none" not in page.evaluate(seen % 0) and page.locator('figure[data-setting="0"]').first.is_visible()
+
+
+def test_the_values_under_the_pointer(page: Page) -> None:
+    figure = page.locator('#curves figure[data-for="steps"]', has_text="solver/kl").first
+    points = json.loads(figure.get_attribute("data-points"))
+    left, top, right, bottom = points["box"]
+    low, high = points["x"]
+
+    def told(step: float) -> list[str]:
+        """The lines shown while the pointer is above a step."""
+        figure.scroll_into_view_if_needed()
+        area, across = figure.locator("svg").bounding_box(), left + (step - low) / (high - low) * (right - left)
+        page.mouse.move(area["x"] + across * area["width"], area["y"] + (top + bottom) / 2 * area["height"])
+        return str(figure.locator(".tip").inner_text()).split("\n")
+
+    step, *rows = told(3.2)
+    assert step == "step 3" and len(rows) == 3
+    for row, line in zip(rows, points["lines"], strict=True):
+        assert row.startswith(f"{line['name']}: ")
+        value = line["y"][line["x"].index(3)]
+        assert float(row.removeprefix(f"{line['name']}: ").split(" ")[0]) == pytest.approx(value, abs=6e-4)
+    page.locator(".toggles summary").click()
+    page.locator('[data-toggle="0"]').click()
+    assert told(3.9) == ["step 4", *told(4.1)[1:]] and len(told(4.0)) == 3, "a hidden setting is not told"
+    page.mouse.move(5, 5)
+    assert figure.locator(".tip").count() == 0
 
 
 # --- while runs go on -------------------------------------------------------------------------------------------------
@@ -120,7 +193,7 @@ def test_sections_stand_in_order_and_are_linked(page: Page) -> None:
 
 def test_an_open_page_reloads_itself_and_stays_where_it_is(browser: Browser, tmp_path: Path) -> None:
     folder = tmp_path / "runs"
-    sweep(folder, (STORIES[1],), seeds=2, steps=3, episodes=4)
+    sweep(folder, (STORIES[1], STORIES[2]), seeds=1, steps=3, episodes=4)
 
     def written(refresh: float | None) -> Path:
         return write(load(folder), [folder], Album(tmp_path / "out"), refresh=refresh)
@@ -131,6 +204,8 @@ def test_an_open_page_reloads_itself_and_stays_where_it_is(browser: Browser, tmp
     opened.goto(written(1.5).as_uri())
     opened.evaluate("window.old = true")
     opened.get_by_role("button", name="against generated tokens").click()
+    opened.locator(".toggles summary").click()
+    opened.locator('[data-toggle="0"]').click()
     choose(opened, "role", "solver")
     opened.get_by_label("hide the turns").check()
     opened.evaluate("scrollTo(0, 700)")
@@ -139,6 +214,7 @@ def test_an_open_page_reloads_itself_and_stays_where_it_is(browser: Browser, tmp
     assert opened.evaluate("scrollY") == 700 and total(opened) == found and found[0] == 2 * 3 * 4 * 8
     assert opened.get_by_label("hide the turns").is_checked()
     assert opened.locator('#curves figure[data-for="tokens"]').first.is_visible()
+    assert opened.locator('[data-toggle="0"]').get_attribute("aria-pressed") == "false"
     written(None)
     opened.wait_for_function("document.body && !document.body.dataset.refresh")
     assert errors == []
@@ -238,14 +314,47 @@ def test_hostile_texts_are_shown_and_do_nothing(page: Page) -> None:
 def test_a_phone_has_no_page_to_push_aside(page: Page) -> None:
     page.set_viewport_size({"width": PHONE, "height": 740})
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE
-    table = page.locator("#comparison .scroll").first
-    assert table.evaluate("(box) => box.scrollWidth > box.clientWidth"), "the table scrolls in its box"
+    for row in page.locator("#comparison tbody tr, #runs tbody tr").all():
+        assert row.evaluate("(card) => card.scrollWidth <= card.clientWidth"), "a row is a card, and is whole"
+    names = page.evaluate(
+        """[...document.querySelectorAll("#comparison tbody tr:first-child td")].map(
+             (cell) => getComputedStyle(cell, "::before").content)"""
+    )
+    assert len(names) == 8 and '"seeds"' in names and "none" not in names, "its values have the names of the columns"
     page.get_by_label("text").fill("window.hit")
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE
     for control in page.locator("button, select, input, figure svg").all():
         box = control.bounding_box()
         assert box is None or (box["x"] >= 0 and box["x"] + box["width"] <= PHONE)
     assert page.locator("#curves svg").first.bounding_box()["width"] > 300, "a figure is as wide as the phone"
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_nothing_is_cut_off(page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 1000})
+    page.locator(".toggles summary").click()
+    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("document.body.scrollWidth <= document.body.clientWidth")
+    scrolls = "main .scroll" if width > NARROW else ".none"  # a wide table scrolls in its box; a card has no need to
+    wide = page.evaluate(
+        """(scrolls) => [...document.querySelectorAll("main *, .toggles *")].filter((one) => one.clientWidth > 0 &&
+             one.scrollWidth > one.clientWidth + 1 && !one.closest("svg, thead") && !one.closest(scrolls)).map(
+             (one) => `${one.tagName} ${one.className} ${one.textContent.slice(0, 40)}`)""",
+        scrolls,
+    )
+    assert wide == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_has_the_contrast_of_wcag_aa(page: Page, scheme: Any) -> None:
+    """At least 4.5 to 1 between every text and what is behind it, computed from the styles that the browser uses."""
+    page.emulate_media(color_scheme=scheme)
+    page.locator(".toggles summary").click()
+    page.locator('[data-toggle="0"]').click()
+    page.locator("input[name=low]").fill("1")
+    low = page.evaluate(CONTRAST)
+    assert page.locator("tr.other").count() and low == []
 
 
 def test_on_paper_there_are_no_controls(page: Page) -> None:

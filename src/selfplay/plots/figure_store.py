@@ -7,11 +7,13 @@ figures are also readable in dark mode.
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO, StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from selfplay.errors import SelfplayError
 from selfplay.files import replacing
@@ -56,25 +58,47 @@ class Picture:
         name: of its files, without the extension.
         caption: explains how to read the figure.
         alt: alternative text, which describes what it shows.
-        svg: inline SVG without prolog and size, with identifiers that are unique in a page.
+        svg: inline SVG without prolog and size, with identifiers that are unique in a page. What belongs to a line has
+            the class `line-<index>`.
+        setting: index of the only setting that the figure is about; None for several.
+        points: JSON of the plotted values and of the axes' place in the figure, for the values under the pointer; "" if
+            there are none.
     """
 
     name: str
     caption: str
     alt: str
     svg: str
+    setting: int | None = None
+    points: str = ""
 
 
 class Album:
-    """Stores figures as `<folder>/<name>.png` and `.svg`, and collects their pictures for the page."""
+    """Stores figures as `<folder>/<prefix><name>.png` and `.svg`, and collects their pictures for the page."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.prefix = ""
         self.pictures: list[Picture] = []
 
-    def keep(self, name: str, figure: Figure, caption: str, alt: str) -> Picture:
-        """Write the figure's two files and return its picture."""
+    def keep(
+        self,
+        name: str,
+        figure: Figure,
+        caption: str,
+        alt: str,
+        setting: int | None = None,
+        lines: Sequence[dict[str, Any]] = (),
+    ) -> Picture:
+        """Write the figure's two files and return its picture.
+
+        Args:
+            setting: see `Picture`.
+            lines: the plotted values of each line of the first axes, for `Picture.points`.
+        """
         import matplotlib as mpl
+
+        name = self.prefix + name
 
         vector, raster = StringIO(), BytesIO()
         with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
@@ -85,7 +109,8 @@ class Album:
             draft.write_text(vector.getvalue(), encoding="utf-8")
         with replacing(self.folder / f"{name}.png") as draft:
             draft.write_bytes(raster.getvalue())
-        picture = Picture(name, caption, alt, _inlined(vector.getvalue(), name))
+        points = json.dumps({**_axes(figure), "lines": lines}, separators=(",", ":")) if lines else ""
+        picture = Picture(name, caption, alt, _inlined(vector.getvalue(), name), setting, points)
         self.pictures.append(picture)
         return picture
 
@@ -108,6 +133,15 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(draft, format=kind, dpi=DOTS_PER_INCH, transparent=False, facecolor="white", metadata=plain)
 
 
+def _axes(figure: Figure) -> dict[str, Any]:
+    """The first axes of a drawn figure: `box` (left, top, right, bottom as shares), limits of `x` and `y`, `names`."""
+    axes = figure.axes[0]
+    place = axes.get_position()
+    box = [round(float(edge), 4) for edge in (place.x0, 1 - place.y1, place.x1, 1 - place.y0)]
+    x, y = ([float(end) for end in ends] for ends in (axes.get_xlim(), axes.get_ylim()))
+    return {"box": box, "x": x, "y": y, "names": [axes.get_xlabel(), axes.get_ylabel()]}
+
+
 def _inlined(svg: str, name: str) -> str:
     """Convert an SVG file to inline SVG: identifiers are made unique, and colours become CSS variables of the page."""
     svg = svg[svg.index("<svg") :]
@@ -117,6 +151,7 @@ def _inlined(svg: str, name: str) -> str:
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
     used = set(re.findall(r"url\(#([^)]+)\)", svg)) | set(re.findall(r'xlink:href="#([^"]+)"', svg))
+    svg = re.sub(r' id="(line-\d+)-[^"]*"', r' class="\1"', svg)
     svg = re.sub(r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
     svg = re.sub(r'xlink:href="#([^"]+)"', rf'xlink:href="#{name}-\1"', svg)

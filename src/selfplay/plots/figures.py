@@ -29,6 +29,7 @@ class Line:
         label: name of the line.
         x, y: [N] the points.
         low, high: [N] edges of the band; NaN where there is none.
+        seeds: x and y of each single run, drawn thinly behind the mean.
     """
 
     label: str
@@ -36,6 +37,7 @@ class Line:
     y: Array
     low: Array
     high: Array
+    seeds: Sequence[tuple[Array, Array]] = ()
 
 
 @contextmanager
@@ -83,9 +85,13 @@ def draw_lines(lines: Mapping[int, Line], title: str, x: str, y: str, share: boo
     with panel(title, x, y) as (figure, axes):
         for index, line in lines.items():
             marker = "o" if len(line.x) <= 12 else ""
-            axes.plot(line.x, line.y, marker=marker, markersize=3.5, label=printable(line.label), **look(index))
+            colour, gid = look(index)["color"], f"line-{index}"
+            for seed, (at, values) in enumerate(line.seeds):
+                axes.plot(at, values, color=colour, linewidth=0.7, alpha=0.45, gid=f"{gid}-seed{seed}")
+            label = printable(line.label)
+            axes.plot(line.x, line.y, marker=marker, markersize=3.5, label=label, gid=f"{gid}-mean", **look(index))
             if np.isfinite(line.low).any():
-                axes.fill_between(line.x, line.low, line.high, color=look(index)["color"], alpha=0.16, linewidth=0)
+                axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.16, linewidth=0, gid=f"{gid}-band")
         if share:
             low, high = axes.get_ylim()
             high = 101 if high > 95 else max(high, 5)
@@ -104,25 +110,29 @@ def name_lines(figure: Figure, axes: Axes, lines: Mapping[int, Line]) -> None:
         return
     if len(lines) > DIRECT_UP_TO or max(name.count("\n") for name in names.values()) > 1:
         columns = 2 if max(len(line.label) for line in lines.values()) <= 2 * DIRECT_WIDTH else 1
-        figure.legend(loc="outside lower left", ncols=columns, fontsize=8, handlelength=1.8, columnspacing=1.2)
+        style: dict[str, Any] = {"fontsize": 8, "handlelength": 1.8, "columnspacing": 1.2}
+        legend = figure.legend(loc="outside lower left", ncols=columns, **style)
+        for i, handle, text in zip(lines, legend.get_lines(), legend.get_texts(), strict=True):
+            handle.set_gid(f"line-{i}-handle")
+            text.set_gid(f"line-{i}-name")
         return
     ends = {i: float(line.y[np.isfinite(line.y)][-1]) for i, line in lines.items() if np.isfinite(line.y).any()}
     low, high = axes.get_ylim()
     step = (high - low) * 0.068  # the height of a line of text
     heights = {i: step * (names[i].count("\n") + 1.25) for i in ends}
     places = spread(ends, heights, low, high)
-    for i, place in places.items():
-        axes.annotate(
-            names[i],
-            (1.0, place),
-            xycoords=("axes fraction", "data"),
-            xytext=(6, 0),
-            textcoords="offset points",
-            color=look(i)["color"],
-            fontsize=8.5,
-            va="center",
-            linespacing=1.05,
-        )
+    across = axes.get_yaxis_transform()
+    for i, place in places.items():  # in the colour of text, which has more contrast than that of some lines
+        key: dict[str, Any] = {
+            "transform": across,
+            "clip_on": False,
+            "scalex": False,
+            "scaley": False,
+            "gid": f"line-{i}-key",
+        }
+        axes.plot([1.02, 1.08], [place, place], **key, **look(i))
+        text = axes.text(1.1, place, names[i], transform=across, fontsize=8.5, va="center", linespacing=1.05)
+        text.set_gid(f"line-{i}-name")
 
 
 def wrapped(text: str, width: int) -> str:
@@ -181,6 +191,7 @@ def draw_intervals(
     colours: Sequence[str],
     title: str,
     x: str,
+    indices: Sequence[int] | None = None,
 ) -> Figure:
     """Draw one row per name: mean, interval, and single measurements as small ticks; 0 is marked.
 
@@ -191,23 +202,56 @@ def draw_intervals(
         colours: [n] of the rows.
         title: of the panel.
         x: label of the axis.
+        indices: [n] of the rows' settings; None if the rows are not settings.
     """
     n, labels = len(names), [wrapped(printable(name), 26) for name in names]
     row = 0.38 + 0.14 * max(label.count("\n") for label in labels)
     with panel(title, x, "", height=0.9 + row * max(n, 2)) as (figure, axes):
         for i in range(n):
             colour, values = colours[i], np.asarray(ticks[i], dtype=float)
-            axes.plot(values, np.full(len(values), i + 0.25), "|", color=colour, markersize=6, alpha=0.8)
-            middle, low, high = estimates[i]
-            if np.isfinite(low) and np.isfinite(high):
-                axes.plot([low, high], [i, i], color=colour, linewidth=2.4, solid_capstyle="butt")
-            axes.plot([middle], [i], "o", color=colour, markersize=6)
+            name = "row" if indices is None else f"line-{indices[i]}"
+            heights = np.full(len(values), i + 0.25)
+            axes.plot(values, heights, "|", color=colour, markersize=6, alpha=0.8, gid=f"{name}-ticks{i}")
+            _estimate(axes, i, estimates[i], colour, name)
         axes.set_yticks(range(n), labels)
         axes.set_ylim(n - 0.5, -0.5)
         axes.axvline(0, color=INK, linewidth=0.8, alpha=0.5)
         axes.grid(visible=False, axis="y")
         axes.grid(axis="x", color=INK, alpha=0.12, linewidth=0.8)
         axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        return figure
+
+
+def _estimate(axes: Axes, height: float, estimate: Array, colour: str, name: str, size: float = 6.0) -> None:
+    """Draw mean, low and high as a point and a bar."""
+    middle, low, high = estimate
+    if np.isfinite(low) and np.isfinite(high):
+        ends = [low, high], [height, height]
+        axes.plot(*ends, color=colour, linewidth=0.4 * size, solid_capstyle="butt", gid=f"{name}-bar{height}")
+    axes.plot([middle], [height], "o", color=colour, markersize=size, gid=f"{name}-point{height}")
+
+
+def draw_groups(names: Sequence[str], estimates: Mapping[int, Array], title: str, x: str) -> Figure:
+    """Draw one row per name, and in it the mean and the interval of each setting.
+
+    Args:
+        names: [n] labels of the rows.
+        estimates: index of a setting -> [n, 3] mean, low, high; low and high are NaN if there is no interval.
+        title: of the panel.
+        x: label of the axis.
+    """
+    n, k = len(names), len(estimates)
+    with panel(title, x, "", height=0.9 + n * max(0.24, 0.09 * k + 0.08)) as (figure, axes):
+        for place, (index, of_rows) in enumerate(estimates.items()):
+            for i, estimate in enumerate(of_rows):
+                height = i + 0.72 * ((place + 0.5) / k - 0.5)
+                _estimate(axes, height, estimate, look(index)["color"], f"line-{index}", 3.5)
+        axes.set_yticks(range(n), [wrapped(printable(name), 26) for name in names])
+        axes.set_ylim(n - 0.5, -0.5)
+        axes.grid(visible=False, axis="y")
+        axes.grid(axis="x", color=INK, alpha=0.12, linewidth=0.8)
+        axes.hlines(np.arange(n - 1) + 0.5, 0, 1, transform=axes.get_yaxis_transform(), color=INK, alpha=0.1, lw=0.6)
         axes.tick_params(axis="y", length=0)
         return figure
 

@@ -61,6 +61,7 @@ def report(args: argparse.Namespace) -> None:
     from selfplay.console import say
     from selfplay.errors import SelfplayError
     from selfplay.plots.figure_store import Album
+    from selfplay.report.answers import answers
     from selfplay.report.page import write
     from selfplay.runs.standing import standings
     from selfplay.runs.sweep import load
@@ -74,6 +75,8 @@ def report(args: argparse.Namespace) -> None:
         page = write(sweep, args.folders, album, args.baseline, args.refresh if goes_on else None)
         if first or not goes_on:
             say(str(sweep))
+            for heading, sentences in answers(sweep, args.baseline).items():
+                say("\n  ".join([heading, *sentences]))
             size, figures = page.stat().st_size / 1e6, len(album.pictures)
             say(f"written: {page} ({size:.1f} MB) and its {figures} figures as png and svg")
         if not goes_on:

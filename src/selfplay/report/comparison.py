@@ -36,7 +36,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table: one setting."""
+    """A row of a table: its name, the colour of its setting ("" for none), its cells."""
 
     setting: str
     colour: str
@@ -45,7 +45,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The comparison of settings by one metric."""
+    """A table of the page, such as the comparison of settings by one metric."""
 
     caption: str
     heads: list[str]
@@ -54,11 +54,30 @@ class Table:
     picture: Picture | None = None
 
 
-def comparison(sweep: Sweep, settings: Settings, baseline: str | None, album: Album) -> list[Table]:
-    """One table per metric that finished runs optimised.
+@dataclass(frozen=True)
+class Compared:
+    """The settings compared with one of them by one metric, in its displayed unit.
+
+    Attributes:
+        metric: how it is displayed.
+        baseline: the setting that the others are compared with.
+        runs: the runs of these settings, with the columns `before` and `gain`.
+        before, after, gain: of the metric, as of `statistics.compare`.
+    """
+
+    metric: Measure
+    baseline: str
+    runs: pd.DataFrame
+    before: pd.DataFrame
+    after: pd.DataFrame
+    gain: pd.DataFrame
+
+
+def checked_baseline(sweep: Sweep, settings: Settings, baseline: str | None) -> str | None:
+    """The baseline's full name.
 
     Args:
-        baseline: full or short name of a setting; None for the first setting of each table.
+        baseline: full or short name of a setting; None for none.
 
     Raises:
         SelfplayError: the baseline is not a setting of these runs.
@@ -69,17 +88,23 @@ def comparison(sweep: Sweep, settings: Settings, baseline: str | None, album: Al
         raise SelfplayError(
             f"--baseline is '{baseline}', but no run has this setting; choose one of: {'; '.join(known)}"
         )
+    return chosen
+
+
+def compared(sweep: Sweep, baseline: str | None) -> list[Compared]:
+    """The comparisons by each metric that finished runs optimised.
+
+    Args:
+        baseline: a setting; None, or one without this metric, for the first setting that has it.
+    """
     finished = sweep.runs[(sweep.runs["status"] == "finished") & sweep.runs["optimized"].notna()]
     return [
-        _table(sweep, rows, measure(str(name)), settings, chosen, album)
+        _compared(sweep, list(dict.fromkeys(rows["setting"])), measure(str(name)), baseline)
         for name, rows in finished.groupby("metric", sort=False)
     ]
 
 
-def _table(
-    sweep: Sweep, finished: pd.DataFrame, shown: Measure, settings: Settings, baseline: str | None, album: Album
-) -> Table:
-    here = list(dict.fromkeys(finished["setting"]))
+def _compared(sweep: Sweep, here: list[str], shown: Measure, baseline: str | None) -> Compared:
     against = baseline if baseline is not None and baseline in here else str(here[0])
     runs = sweep.runs[sweep.runs["setting"].isin(here)].copy()
     runs["before"] = runs["run"].map(_first(sweep.metrics, shown.key))
@@ -90,6 +115,16 @@ def _table(
         for name in ("before", "optimized", "gain")
     )
     runs["gain"] *= shown.factor
+    return Compared(shown, against, runs, before, after, gain)
+
+
+def comparison(found: Compared, settings: Settings, baseline: str | None, album: Album) -> Table:
+    """The table of a comparison.
+
+    Args:
+        baseline: the setting that was asked for.
+    """
+    shown, against, before, after, gain = found.metric, found.baseline, found.before, found.after, found.gain
     unit = f", {shown.unit}" if shown.unit not in shown.words else ""
     points = ", points" if shown.share else ""
     heads = [
@@ -102,7 +137,7 @@ def _table(
     heads += map(unbroken, ["p, paired t", "p, Holm", "p, sign flips"])
     rows = []
     for i, setting in enumerate(after["setting"]):
-        name = settings.short(setting) + (" (baseline)" if setting == against and len(here) > 1 else "")
+        name = settings.short(setting) + (" (baseline)" if setting == against and len(after) > 1 else "")
         cells = [
             Cell(str(after["n"][i])),
             *(_cell(t.iloc[i], shown.digits, s) for t, s in ((before, 0), (after, 0), (gain, 1))),
@@ -119,7 +154,7 @@ def _table(
         heads,
         rows,
         _notes(after, shown, settings, baseline, against),
-        _picture(gain, runs, shown, settings, album),
+        _picture(gain, found.runs, shown, settings, album),
     )
 
 
@@ -180,6 +215,7 @@ def _picture(
         [settings.colour(name) for name in names],
         what[0].upper() + what[1:],
         "percentage points" if shown.share else shown.unit,
+        [settings.number(name) for name in names],
     )
     values = "; ".join(
         f"{settings.short(n)} {number(m, shown.digits, True)}" for n, m in zip(names, gain["mean"], strict=True)

@@ -15,7 +15,7 @@ from selfplay.core import SelfplayError
 from selfplay.measures import bounds, number
 from selfplay.plots.figure_store import COLOURS, Album, Picture
 from selfplay.plots.figures import draw_intervals, draw_matrix
-from selfplay.report.comparison import Cell
+from selfplay.report.comparison import Cell, Row, Table
 
 FILE = "crossplay.json"
 MOST = 24  # players in the figure of the ratings
@@ -26,22 +26,12 @@ EXPLOITABILITY = (
 
 
 @dataclass(frozen=True)
-class Standing:
-    """A player and its table cells."""
-
-    name: str
-    cells: list[Cell]
-
-
-@dataclass(frozen=True)
 class CrossPlay:
     """One cross-play, as shown on the page."""
 
     title: str
     about: str
-    caption: str
-    heads: list[str]
-    rows: list[Standing]
+    standings: Table
     cycles: str
     matrix: Picture
     ratings: Picture
@@ -96,9 +86,11 @@ def _described(found: Mapping[str, Any], path: Path, place: int, album: Album) -
     return CrossPlay(
         title,
         f"{path}; runs: {', '.join(map(str, found['runs']))}; roles: {', '.join(map(str, found['roles']))}",
-        f"Sorted by rating, highest first. {_nash(found['meta_nash'])} {EXPLOITABILITY}",
-        [*HEADS, *(["NashConv"] if found["nash_conv"] else [])],
-        [Standing(name, _cells(found, name)) for name in best],
+        Table(
+            f"Sorted by rating, highest first. {_nash(found['meta_nash'])} {EXPLOITABILITY}",
+            ["player", *HEADS, *(["NashConv"] if found["nash_conv"] else [])],
+            [Row(name, "", _cells(found, name)) for name in best],
+        ),
         _cycles(found["cycles"]),
         matrix,
         _ratings(found["ratings"], best, title, f"crossplay-{place}-ratings", album),

@@ -9,7 +9,7 @@ import pandas as pd
 
 from selfplay.measures import Measure, important, number
 from selfplay.plots.figure_store import COLOURS, Album, Picture
-from selfplay.plots.figures import Line, draw_lines
+from selfplay.report.line_pictures import line, line_picture, setting_lines
 from selfplay.report.questions import goodhart
 from selfplay.report.statistics import curves
 from selfplay.runs.sweep import Sweep
@@ -68,8 +68,10 @@ def learning_curves(sweep: Sweep, settings: Settings, album: Album) -> tuple[lis
             continue
         steps, tokens = (_panel(metrics, shown, axis, settings, album) for axis in AXES)
         pairs.append(Pair(steps, tokens))
-    note = "Mean over seeds; the band is its pointwise 95 % interval (Student's t, for shares on the logit scale), "
-    note += "omitted where there is only one seed or all seeds are equal. "
+    note = (
+        "Thick: mean over seeds; thin: single runs; the band is the pointwise 95 % interval of the mean (Student's t, "
+    )
+    note += "for shares on the logit scale), omitted where there is only one seed or all seeds are equal. "
     note += "Unfinished runs are left out, unless their setting has no finished one."
     note += f" Each point is the mean over {width} steps." if width > 1 else ""
     return pairs, note + (f" Constant, so not drawn: {', '.join(constant)}." if constant else "")
@@ -77,32 +79,10 @@ def learning_curves(sweep: Sweep, settings: Settings, album: Album) -> tuple[lis
 
 def _panel(metrics: pd.DataFrame, shown: Measure, axis: str, settings: Settings, album: Album) -> Picture:
     column, label = AXES[axis]
-    lines = setting_lines(curves(metrics, shown.key, column), settings, shown.factor)
-    figure = draw_lines(lines, shown.title, label, shown.unit, shown.share)
+    table = curves(metrics, shown.key, column)
+    lines = setting_lines(table, settings, shown.factor, metrics, (column, shown.key))
     name = f"curve-{shown.key.replace('/', '-')}-{axis}"
-    return album.keep(name, figure, shown.key, f"{shown.title} against {label}: {describe(lines, shown.digits)}")
-
-
-def setting_lines(table: pd.DataFrame, settings: Settings, factor: float = 1.0) -> dict[int, Line]:
-    """One line per setting, keyed by the setting's number."""
-    lines = {}
-    for setting, part in table.groupby("setting", sort=False):
-        lines[settings.number(str(setting))] = line(settings.short(str(setting)), part, factor)
-    return dict(sorted(lines.items()))
-
-
-def line(label: str, table: pd.DataFrame, factor: float = 1.0) -> Line:
-    """Convert one setting's rows of `statistics.curves` to a line."""
-    x, y, low, high = (table[name].to_numpy(dtype=float) for name in ("x", "mean", "low", "high"))
-    return Line(label, x, factor * y, factor * low, factor * high)
-
-
-def describe(lines: dict[int, Line], digits: int) -> str:
-    """Describe the lines in words: the first and last value of each."""
-    return "; ".join(
-        f"{line.label or 'all runs'} from {number(float(line.y[0]), digits)} to {number(float(line.y[-1]), digits)}"
-        for line in lines.values()
-    )
+    return line_picture(album, name, lines, shown.title, label, shown.unit, shown.key, shown.digits, shown.share)
 
 
 GOODHART_NOTE = (
@@ -121,14 +101,9 @@ def reward_against_truth(sweep: Sweep, settings: Settings, album: Album) -> list
         return []
     columns = ["gap", "reward_change", "truth_change"]
     table, _ = stretches(table[["run", "setting", "seed", "step", "tokens", *columns]])
-    gaps = setting_lines(curves(table, "gap"), settings)
-    title = "Gap between reward and truth"
-    figure = draw_lines(gaps, title, "step", "standard deviations")
-    pictures = [
-        album.keep(
-            "goodhart-gap", figure, "At 0, reward and truth have risen equally.", f"{title}: {describe(gaps, 2)}"
-        )
-    ]
+    gaps = setting_lines(curves(table, "gap"), settings, 1.0, table, ("step", "gap"))
+    title, caption = "Gap between reward and truth", "At 0, reward and truth have risen equally."
+    pictures = [line_picture(album, "goodhart-gap", gaps, title, "step", "standard deviations", caption)]
     for setting in dict.fromkeys(table["setting"]):
         part = table[table["setting"] == setting]
         pictures.append(_two(part, settings, str(setting), album))
@@ -136,13 +111,10 @@ def reward_against_truth(sweep: Sweep, settings: Settings, album: Album) -> list
 
 
 def _two(part: pd.DataFrame, settings: Settings, setting: str, album: Album) -> Picture:
-    lines: dict[int, Line] = {}
-    for i, name in (
-        (0, "truth"),
-        (len(COLOURS) + 1, "reward"),
-    ):  # the second line is dashed, to be visible where both coincide
-        lines[i] = line(name, curves(part, f"{name}_change"))
-    title = settings.short(setting)
-    figure = draw_lines(lines, title, "step", "change, standard deviations")
+    """Both lines have the setting's colour; the second is dashed, to be visible where they coincide."""
+    index = settings.number(setting)
+    names = {index: "truth", index + len(COLOURS): "reward"}
+    lines = {i: line(name, curves(part, f"{name}_change")) for i, name in names.items()}
+    title, y = settings.short(setting), "change, standard deviations"
     caption = "Change of reward and truth since the first five steps."
-    return album.keep(f"goodhart-{settings.number(setting)}", figure, caption, f"{title}: {describe(lines, 2)}")
+    return line_picture(album, f"goodhart-{index}", lines, title, "step", y, caption, setting=index)

@@ -1,5 +1,16 @@
 "use strict";
 
+function element(name, options = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(options)) {
+    if (key === "class") made.className = value;
+    else if (key === "text") made.textContent = value;
+    else made.setAttribute(key, value);
+  }
+  made.append(...children);
+  return made;
+}
+
 // --- Curves: one button a choice of the horizontal axis --------------------------------------------------------------
 
 for (const button of document.querySelectorAll("[data-axis]")) {
@@ -12,20 +23,78 @@ for (const button of document.querySelectorAll("[data-axis]")) {
   });
 }
 
+// --- What a link leads to is not covered by the bar that stays on top ---------------------------------------------------
+
+const bar = document.querySelector(".bar");
+new ResizeObserver(() => document.documentElement.style.setProperty("--bar", `${bar.offsetHeight}px`)).observe(bar);
+
+// --- Charts: settings can be hidden, in all of them at once ------------------------------------------------------------
+
+const hidden = new Set();
+const toggles = [...document.querySelectorAll("[data-toggle]")];
+
+function toggle(number, off) {
+  if (off) hidden.add(number);
+  else hidden.delete(number);
+  const all = `figure:not([data-setting]) .line-${number}, figure[data-setting="${number}"], [data-of="${number}"]`;
+  for (const one of document.querySelectorAll(all)) one.classList.toggle("off", off);
+  toggles.find((button) => Number(button.dataset.toggle) === number)?.setAttribute("aria-pressed", String(!off));
+  document.querySelector("[data-visible]").textContent = `${toggles.length - hidden.size} of ${toggles.length}`;
+}
+
+for (const button of toggles) {
+  const number = Number(button.dataset.toggle);
+  button.addEventListener("click", () => toggle(number, !hidden.has(number)));
+}
+
+// --- Charts: the values of every line at the point nearest to the pointer ----------------------------------------------
+
+function short(value) {
+  const digits = Math.abs(value) >= 1000 ? 0 : Math.abs(value) >= 10 ? 1 : 3;
+  return value.toLocaleString("en", { maximumFractionDigits: digits }).replace("-", "\u2212");
+}
+
+function values(figure) {
+  const { box, x, y, names, lines } = JSON.parse(figure.dataset.points);
+  const plot = figure.querySelector(".plot");
+  const tip = element("div", { class: "tip" });
+  const cursor = element("div", { class: "cursor" });
+  const leave = () => [tip, cursor].forEach((one) => one.remove());
+  const own = figure.dataset.setting !== undefined;
+
+  function show(event) {
+    const area = plot.querySelector("svg").getBoundingClientRect();
+    const [left, top, right, bottom] = box;
+    const at = [(event.clientX - area.left) / area.width, (event.clientY - area.top) / area.height];
+    const shown = lines.filter((line) => own || !hidden.has(line.line));
+    const wanted = x[0] + ((at[0] - left) / (right - left)) * (x[1] - x[0]);
+    const points = shown.flatMap((line) => line.x.filter((_, i) => line.y[i] !== null));
+    if (at[0] < left - 0.02 || at[0] > right + 0.02 || at[1] < top || at[1] > bottom || !points.length) return leave();
+    const nearest = points.reduce((best, here) => (Math.abs(here - wanted) < Math.abs(best - wanted) ? here : best));
+    const rows = [element("strong", { text: `${names[0]} ${short(nearest)}` })];
+    for (const line of shown) {
+      const i = line.x.reduce((best, here, j) => (Math.abs(here - nearest) < Math.abs(line.x[best] - nearest) ? j : best), 0);
+      // against tokens every setting has points of its own: only those near the pointer are told
+      if (line.y[i] == null || Math.abs(line.x[i] - nearest) > 0.02 * (x[1] - x[0])) continue;
+      const band = line.low?.[i] == null ? "" : ` [${short(line.low[i])}, ${short(line.high[i])}]`;
+      rows.push(element("div", { text: `${line.name || names[1]}: ${short(line.y[i])}${band}` }));
+    }
+    tip.replaceChildren(...rows);
+    const place = left + ((nearest - x[0]) / (x[1] - x[0])) * (right - left);
+    cursor.style.cssText = `left:${100 * place}%;top:${100 * top}%;height:${100 * (bottom - top)}%`;
+    tip.style.cssText = place > (left + right) / 2 ? `right:${100 * (1 - place) + 2}%;top:${100 * top}%` : `left:${100 * place + 2}%;top:${100 * top}%`;
+    plot.append(cursor, tip);
+  }
+  plot.addEventListener("pointermove", show);
+  plot.addEventListener("pointerdown", show);
+  plot.addEventListener("pointerleave", leave);
+}
+
+for (const figure of document.querySelectorAll("figure[data-points]")) values(figure);
+
 // --- Transcripts: texts are only ever set as text, never as markup ---------------------------------------------------
 
 const PER_PAGE = 10; // episodes
-
-function element(name, options = {}, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(options)) {
-    if (key === "class") made.className = value;
-    else if (key === "text") made.textContent = value;
-    else made.setAttribute(key, value);
-  }
-  made.append(...children);
-  return made;
-}
 
 // A text with its control characters made visible, and those that turn the direction of writing taken out of action.
 function visible(text) {
@@ -137,14 +206,16 @@ function browser(data, place) {
       const reply = element("td", { class: "said" }, element("bdi", { text: visible(texts[columns.reply[same[0]]]) || "(nothing)" }));
       if (same.length > 1) reply.append(element("span", { class: "times", text: ` \u00d7${same.length}` }));
       const row = element("tr", { class: chosen.has(same[0]) ? "match" : "other" }, reply);
-      for (const name of names) row.append(element("td", { class: "number", text: figure(columns[name][same[0]]) }));
+      for (const name of names) {
+        row.append(element("td", { class: "number", "data-head": name.replace("score/", ""), text: figure(columns[name][same[0]]) }));
+      }
       body.append(row);
     }
     const made = element("div", { class: "block" });
     made.append(element("h4", { text: player && player !== "learner" ? `${role} (${player})` : role }));
     if (prompt !== before && texts[prompt] !== "") made.append(element("p", { class: "asked" }, element("bdi", { text: visible(texts[prompt]) })));
     made.append(element("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": `replies of ${role}` },
-      element("table", {}, element("thead", {}, head), body)));
+      element("table", { class: "cards" }, element("thead", {}, head), body)));
     return made;
   }
 
@@ -206,18 +277,22 @@ function restore() {
   const kept = JSON.parse(sessionStorage.getItem(KEPT) ?? "null");
   sessionStorage.removeItem(KEPT);
   if (!kept) return;
-  document.querySelector(`[data-axis="${kept.axis}"]`)?.click();
+  for (const button of document.querySelectorAll(`[data-axis="${kept.axis}"]`)) button.click();
+  for (const number of kept.hidden) if (toggles.some((one) => Number(one.dataset.toggle) === number)) toggle(number, true);
   for (const one of controls()) {
     const value = kept.controls[one.name];
     if (one.type === "checkbox") one.checked = Boolean(value);
     else if (value !== undefined && [...(one.options ?? [{ value }])].some((option) => option.value === value)) one.value = value;
   }
+  for (const one of document.querySelectorAll("details")) one.open = kept.open.includes(one.querySelector("summary").textContent);
   document.querySelector("form.filters")?.dispatchEvent(new Event("input"));
 }
 
 function reload() {
   sessionStorage.setItem(KEPT, JSON.stringify({
     axis: document.querySelector("[data-shown]")?.dataset.shown,
+    hidden: [...hidden],
+    open: [...document.querySelectorAll("details[open] > summary")].map((one) => one.textContent),
     controls: Object.fromEntries(controls().map((one) => [one.name, one.type === "checkbox" ? one.checked : one.value])),
   }));
   location.reload();

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from omegaconf import DictConfig
 
@@ -16,9 +17,16 @@ from selfplay.core import SelfplayError
 from selfplay.files import replacing
 from selfplay.plots.figure_store import Album, palette
 from selfplay.report import crossplays
-from selfplay.report.comparison import comparison
+from selfplay.report.answers import NOTE, by_setting, heading, sentences
+from selfplay.report.breakdown import NOTE as BREAKDOWN_NOTE
+from selfplay.report.breakdown import breakdown
+from selfplay.report.comparison import checked_baseline, compared, comparison
+from selfplay.report.configs import Config, configs
 from selfplay.report.curve_section import GOODHART_NOTE, learning_curves, reward_against_truth
-from selfplay.report.question_section import NOTE, what_is_asked
+from selfplay.report.parts import Part, parts
+from selfplay.report.question_section import NOTE as ASKED_NOTE
+from selfplay.report.question_section import what_is_asked
+from selfplay.report.run_table import run_table
 from selfplay.report.settings import Settings
 from selfplay.report.transcripts import Sample, sample
 from selfplay.runs.safe_yaml import read_mapping
@@ -65,20 +73,20 @@ def render(content: dict[str, Any]) -> str:
 
 def contents(sweep: Sweep, folders: Sequence[Path], album: Album, baseline: str | None = None) -> dict[str, Any]:
     """The values of the template."""
-    settings = Settings(sweep.runs["setting"])
-    tables = comparison(sweep, settings, baseline, album)
-    pairs, note = learning_curves(sweep, settings, album)
-    gaps = reward_against_truth(sweep, settings, album)
-    turns = sweep.turns
-    lines, stacks = what_is_asked(turns, settings, album)
-    chosen = sample(turns)
+    settings, known = Settings(sweep.runs["setting"]), configs(sweep)
+    chosen = checked_baseline(sweep, settings, baseline)
+    found = [
+        _part(part, by_setting(sweep, known), settings, chosen, sweep.turns, album) for part in parts(sweep, known)
+    ]
+    album.prefix = ""
+    shown = sample(sweep.turns)
     plays, unread = _crossplays(folders, album)
-    sections = [
-        ("comparison", "Comparison", True),
-        ("curves", "Learning curves", pairs),
-        ("goodhart", "Reward against truth", gaps),
-        ("questions", "What is asked", lines or stacks),
-        ("transcripts", "Transcripts", chosen.shown),
+    said = [answer for part in found for answer in part["answers"]]
+    sections: list[tuple[str, str, object]] = [("answers", "Answers", said)]
+    sections += [entry for part in found for entry in part["sections"]]
+    sections += [
+        ("runs", "Runs", True),
+        ("transcripts", "Transcripts", shown.shown),
         ("crossplay", "Cross-play", plays),
     ]
     return {
@@ -87,12 +95,51 @@ def contents(sweep: Sweep, folders: Sequence[Path], album: Album, baseline: str 
         "problems": [*_problems(sweep), *sweep.notes, *map(_left_out, sweep.unread.items()), *unread],
         "sections": [(name, title) for name, title, there in sections if there],
         "settings": settings.legend(),
-        "comparison": {"tables": tables, "empty": "No run has finished, so there is nothing to compare yet."},
+        "answers": {"lists": said, "note": NOTE},
+        "parts": found,
+        "runs": run_table(sweep, known, settings),
+        "transcripts": _transcripts(shown),
+        "crossplays": plays,
+    }
+
+
+def _part(
+    part: Part,
+    known: Mapping[str, Config],
+    settings: Settings,
+    baseline: str | None,
+    turns: pd.DataFrame,
+    album: Album,
+) -> dict[str, Any]:
+    """The sections of one part; `sections` has identifier, title and whether there is anything of each."""
+    sweep, album.prefix = part.sweep, part.prefix
+    mine = turns[turns["run"].isin(set(sweep.runs["run"]))] if part.title else turns
+    compared_by = compared(sweep, baseline)
+    pairs, note = learning_curves(sweep, settings, album)
+    gaps = reward_against_truth(sweep, settings, album)
+    lines, stacks = what_is_asked(mine, settings, album)
+    groups = breakdown(sweep, settings, album)
+    sections = [
+        ("comparison", "Comparison", True),
+        ("accuracy", "Accuracy by kind", groups),
+        ("curves", "Learning curves", pairs),
+        ("goodhart", "Reward against truth", gaps),
+        ("questions", "What is asked", lines or stacks),
+    ]
+    lists = [(heading(one.metric, part.title), sentences(one, known)) for one in compared_by]
+    linked = [(part.prefix + name, title, there) for name, title, there in sections]
+    here = [entry for entry in settings.legend() if entry["setting"] in set(sweep.runs["setting"])]
+    return {
+        "title": part.title,
+        "prefix": part.prefix,
+        "sections": [(f"{part.prefix}part", part.title, True)] if part.title else linked,
+        "settings": here,
+        "answers": [(title, some) for title, some in lists if some],
+        "comparison": [comparison(one, settings, baseline, album) for one in compared_by],
+        "accuracy": {"groups": groups, "note": BREAKDOWN_NOTE},
         "curves": {"pairs": pairs, "note": note},
         "goodhart": {"pictures": gaps, "note": GOODHART_NOTE},
-        "questions": {"pictures": lines, "families": stacks, "note": NOTE},
-        "transcripts": _transcripts(chosen),
-        "crossplays": plays,
+        "questions": {"pictures": lines, "families": stacks, "note": ASKED_NOTE},
     }
 
 

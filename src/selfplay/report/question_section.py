@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from selfplay.plots.figure_store import COLOURS, GREY, Album, Picture, paired, pale
-from selfplay.plots.figures import draw_lines, draw_shares
-from selfplay.report.curve_section import describe, setting_lines
+from selfplay.plots.figures import draw_shares
+from selfplay.report.line_pictures import line_picture, setting_lines
 from selfplay.report.questions import asked
 from selfplay.report.statistics import curves
 from selfplay.tasks.tiny_world import FAMILIES, LEVELS
@@ -64,13 +64,13 @@ def what_is_asked(turns: pd.DataFrame, settings: Settings, album: Album) -> tupl
 
 def _lines(table: pd.DataFrame, name: str, settings: Settings, album: Album) -> Picture:
     title, unit, meaning = LINES[name]
-    found = setting_lines(curves(table, name), settings, 100.0 if unit == "%" else 1.0)
-    figure = draw_lines(found, title, "step", unit, share=unit == "%")
+    found = setting_lines(curves(table, name), settings, 100.0 if unit == "%" else 1.0, table, ("step", name))
     if name in ("distinct_1", "distinct_2", "self_bleu"):
         sampled = sorted({int(n) for n in table["sampled"]})
         span = f"{sampled[0]} to {sampled[-1]}" if len(sampled) > 1 else f"{sampled[0]}"
         meaning += f" Measured on {span} questions per interval."
-    return album.keep(f"asked-{name.replace('_', '-')}", figure, meaning, f"{title} over time: {describe(found, 2)}")
+    files = f"asked-{name.replace('_', '-')}"
+    return line_picture(album, files, found, title, "step", unit, meaning, share=unit == "%")
 
 
 def _stack(part: pd.DataFrame, kind: str, setting: str, settings: Settings, album: Album) -> Picture:
@@ -88,9 +88,9 @@ def _stack(part: pd.DataFrame, kind: str, setting: str, settings: Settings, albu
     caption = (
         f"{what}{'; other: not a question of the tiny world' if 'other' in shares else ''}. Right: shares at the end."
     )
-    return album.keep(
-        f"asked-{kind}-{settings.number(setting)}", figure, caption, f"{what} in {short}, at the end: {last}"
-    )
+    number = settings.number(setting)
+    alt = f"{what} in {short}, at the end: {last}"
+    return album.keep(f"asked-{kind}-{number}", figure, caption, alt, number)
 
 
 def _colours(kind: str, columns: Sequence[str]) -> list[str]:

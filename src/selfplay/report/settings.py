@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from selfplay.plots.figure_store import COLOURS
 from selfplay.plots.figures import look
@@ -40,6 +41,9 @@ class Settings:
         """The setting's colour as a CSS variable of the page."""
         return f"var(--c{self.number(setting) % len(COLOURS)})"
 
-    def legend(self) -> list[dict[str, str]]:
-        """Name and colour of each setting."""
-        return [{"name": self.short(setting), "colour": self.chip(setting)} for setting in self.all]
+    def legend(self) -> list[dict[str, Any]]:
+        """Number, setting, short name and colour of each setting."""
+        return [
+            {"number": i, "setting": setting, "name": self.short(setting), "colour": self.chip(setting)}
+            for i, setting in enumerate(self.all)
+        ]

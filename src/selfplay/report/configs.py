@@ -1,0 +1,120 @@
+"""What differs between the runs, by the config that each of them recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from selfplay.core import SelfplayError
+from selfplay.runs.reading import NOT_SCIENCE
+from selfplay.runs.safe_yaml import read_mapping
+from selfplay.runs.sweep import Sweep
+
+RECORDED = (*NOT_SCIENCE, "overrides", "versions", "commit", "trust", "folder")  # not part of a comparison
+TARGET = "._target_"
+NAMES = ("name",)  # options of a game that choose another game
+
+Config = Mapping[str, str]
+
+
+def flat_config(path: Path) -> Config:
+    """The config of the run in a folder: dotted key -> value as text; empty if it cannot be read.
+
+    Keys that cannot affect results, and the seed, are left out. A class is told by its name without its module.
+    """
+    try:
+        plain = OmegaConf.to_container(read_mapping(path / "config.yaml"), resolve=False)
+    except SelfplayError:
+        return {}
+    flat = _flat(plain)
+    return {key: value for key, value in flat.items() if not _left_out(key)}
+
+
+def _left_out(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in RECORDED)
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, str]:
+    if not isinstance(tree, dict) or not tree:
+        return {prefix: _text(tree)} if prefix else {}
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return {key: value.rpartition(".")[2] if key.endswith(TARGET) else value for key, value in flat.items()}
+
+
+def _text(value: object) -> str:
+    return {"None": "null", "True": "true", "False": "false", "{}": "none"}.get(str(value), str(value))
+
+
+def configs(sweep: Sweep) -> dict[str, Config]:
+    """Run -> its config."""
+    return {str(run): flat_config(Path(path)) for run, path in zip(sweep.runs["run"], sweep.runs["path"], strict=True)}
+
+
+def differing(known: Mapping[str, Config], seeds: Mapping[str, object]) -> list[str]:
+    """The keys whose values differ between the runs, classes first.
+
+    Left out are keys that always equal the seed, and keys that only some runs have because these chose another class,
+    as long as all of these have the same value.
+
+    Args:
+        known: run -> its config; runs without one are ignored.
+        seeds: run -> its seed.
+    """
+    some = {run: config for run, config in known.items() if config}
+    keys = dict.fromkeys(key for config in some.values() for key in config)
+    varied = {key for key in keys if len({config.get(key) for config in some.values()}) > 1}
+    found = []
+    for key in keys:
+        if any(other.startswith(f"{key}.") for other in keys):  # nothing in some runs, more keys in others
+            continue
+        values = {run: config[key] for run, config in some.items() if key in config}
+        explained = any(parent in varied for parent in _classes(key))
+        same = len(set(values.values())) == 1
+        if key in varied and not (same and explained) and any(v != str(seeds.get(run)) for run, v in values.items()):
+            found.append(key)
+    return sorted(found, key=lambda key: (not key.endswith(TARGET), key.count(".")))
+
+
+def _classes(key: str) -> list[str]:
+    """The keys of the classes that a key is an option of, at any depth."""
+    parts = key.removesuffix(TARGET).split(".")
+    return [".".join(parts[:i]) + TARGET for i in range(1, len(parts))]
+
+
+def apart(setting: str, other: str, config: Config, other_config: Config) -> tuple[str, str]:
+    """Names of two settings by the overrides in which they differ: ("reward=rm", "selfjudge").
+
+    Where an override was typed for one of them only, the other's value is read from its config, if it is a value and
+    not a whole component. The full names if nothing else tells them apart.
+    """
+    mine, its = (dict(part.partition("=")[::2] for part in name.split(" ")) for name in (setting, other))
+    keys = [key for key in {**mine, **its} if key != "default"]
+    pairs = {
+        key: (mine.get(key, config.get(key.lstrip("+"))), its.get(key, other_config.get(key.lstrip("+"))))
+        for key in keys
+    }
+    pairs = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+    if not pairs:
+        return setting, other
+    if len(pairs) == 1:
+        [(key, (first, second))] = pairs.items()
+        if first is not None and second is not None:
+            return f"{key}={first}", second
+    first, second = (" ".join(f"{key}={pair[i]}" for key, pair in pairs.items() if pair[i] is not None) for i in (0, 1))
+    return first or "the default", second or "the default"
+
+
+def arena(config: Config) -> str:
+    """What an evaluation measures: the task where it asks questions of one, else the game.
+
+    Settings are compared within an arena only: accuracies on the same questions, whatever game was played in training,
+    but not NashConv in two different games.
+    """
+    if task := config.get(f"eval.task{TARGET}"):
+        return task
+    return " ".join(filter(None, (config.get(f"game.{name}") for name in (TARGET[1:], *NAMES))))
