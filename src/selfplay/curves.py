@@ -45,6 +45,10 @@ def curves(args: argparse.Namespace) -> None:
     from selfplay.runs import RunFolder
 
     at_least(1, panels=1 if args.panels is None else args.panels)
+    if any(args.run.glob("*/config.yaml")):
+        raise SelfplayError(
+            f"{args.run} holds several runs; give one of them, or draw all of them with: selfplay report {args.run}"
+        )
     run = RunFolder.open(args.run)
     metrics, out = run.metrics(), args.out or run.curves
     if not metrics:

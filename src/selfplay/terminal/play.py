@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = found.add_argument
     add("source", metavar="SOURCE", help="a run (its last checkpoint), one of its checkpoints, a model's folder or id")
-    add("overrides", nargs="*", metavar="OPTION", help="game=<any>, and options of the game, players and referees")
+    add("overrides", nargs="*", default=[], metavar="OPTION", help="game=<any>, options of game, players, referees")
     add("--role", action="append", default=[], metavar="ROLE", help="yours, repeatable; with --watch, SOURCE's")
     add("--against", metavar="SOURCE", help="another checkpoint or model, in the roles that SOURCE does not play")
     add("--watch", action="store_true", help="take no role; SOURCE plays all roles, or those --against leaves")
