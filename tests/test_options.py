@@ -202,6 +202,8 @@ def test_an_unknown_experiment_is_refused_with_the_names(tmp_path: Path) -> None
     ("arguments", "told"),
     [
         (["player=tinny"], "player has no choice 'tinny'; did you mean tiny"),
+        (["gmae=kuhn"], "there is no option 'gmae'; did you mean game? A new one is added with +gmae=kuhn"),
+        (["updat.optimizer.lr=1"], "there is no option 'updat'; did you mean update?"),
         (["-m", "reward=rm,selfjugde"], "reward has no choice 'selfjugde'; did you mean selfjudge or"),
         (["-m", "reward=choice(rm,verifer)"], "'verifer'; did you mean verifier"),
         (["+eval@extra_evals.more=heldot"], "eval has no choice 'heldot'; did you mean heldout"),

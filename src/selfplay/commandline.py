@@ -50,6 +50,9 @@ def mistake(arguments: Sequence[str], folders: Sequence[Path]) -> str | None:
     for argument in arguments:
         if (fault := _unknown_choice(argument, groups, folders)) is not None:
             return fault
+    for argument in arguments:
+        if (fault := _misspelt(argument, groups, folders)) is not None:
+            return fault
     return None
 
 
@@ -157,6 +160,23 @@ def _unknown_choice(argument: str, groups: set[str], folders: Sequence[Path]) ->
                 meant = f"did you mean {' or '.join(near)}? " if near else ""
                 return f"{group} has no choice '{name}'; {meant}it has {', '.join(known)}"
     return None
+
+
+def _misspelt(argument: str, groups: set[str], folders: Sequence[Path]) -> str | None:
+    """The error for an option that no yaml has at its top level, where a group or option has almost its name."""
+    name = re.match(r"(\w+)[.=@]", argument)
+    known = groups | {"hydra"} | _keys(folders, "config.yaml")
+    if name is None or name[1] in known or not (near := get_close_matches(name[1], known, n=1, cutoff=0.7)):
+        return None
+    if name[1] in _keys(folders, "*/*.yaml"):
+        return None
+    return f"there is no option '{name[1]}'; did you mean {near[0]}? A new one is added with +{argument}"
+
+
+def _keys(folders: Sequence[Path], pattern: str) -> set[str]:
+    """The keys at the top level of some yaml files."""
+    texts = [path.read_text(encoding="utf-8") for conf in folders for path in conf.glob(pattern)]
+    return {key for text in texts for key in re.findall(r"^(\w+):", text, re.MULTILINE)}
 
 
 def _is_computed(name: str) -> bool:
