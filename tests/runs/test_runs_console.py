@@ -136,7 +136,7 @@ def test_figures_stand_with_their_intervals(capsys: pytest.CaptureFixture[str]) 
     cells = [cell.strip() for cell in lines["return"].split("|")]
     assert cells == ["return", "0.0000 [-0.2500, 0.2500]", "1.0000", "+1.0000"], "no interval where there is none"
     assert "0.5000 [0.3750, 0.6250] | 1.0000 [0.9434, 1.0000] | +0.5000" in lines["win_rate"]
-    assert "games" in lines and not any("interval" in name for name in lines)
+    assert "evaluation, 64 games" in lines and "games" not in lines and not any("interval" in name for name in lines)
     progress.closing_figures({"accuracy": 0.5}, {"accuracy": 0.75}, {"gain": 0.25, "interval": [0.125, 0.375]})
     assert "+0.2500 [+0.1250, +0.3750]" in capsys.readouterr().out
     likelihood = {"nll": 1.0, "interval": [0.5, 1.5]}

@@ -17,6 +17,7 @@ from selfplay.measures import headline
 LINES = 20  # approximate number of plain lines that a run prints
 ON_BAR, ON_LINE = 3, 6  # most metrics shown of a step
 SHARES = ("truth", "invalid")  # shown of every role that has them
+COUNTS = ("questions", "games")  # of an evaluation: shown above its table
 MOST_ENTRIES = 8  # larger mappings are not shown entry by entry
 
 
@@ -125,8 +126,12 @@ def closing_figures(
 
     Figures and their changes are followed by their 95 % intervals, where available.
     """
-    table = _table(title)
-    for name, first, last in changes(before, after):
+    rows = changes(before, after)
+    counts = [f"{last:.0f} {name}" for name, first, last in rows if name in COUNTS and first == last]
+    table = _table(", ".join([title, *counts]))
+    for name, first, last in rows:
+        if name in COUNTS and first == last:
+            continue
         main = name == headline(after)
         cells = (f"{first:.4f}{ends(before, name, main)}", f"{last:.4f}{ends(after, name, main)}")
         table.add_row(*map(Text, (name, *cells, f"{last - first:+.4f}{ends(gain, name, main, '+')}")))
