@@ -331,3 +331,26 @@ def test_ctrl_c_in_a_conversation_of_words(tmp_path: Path) -> None:
     shown = screen.seen.strip().splitlines()
     assert shown[0].startswith("attacker: your turn") and shown[-2].startswith("transcript: plays/")
     assert shown[-1].startswith("the same deals again: --seed ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("game", [*GAMES, "lsp"])
+def test_each_kind_of_game_at_a_terminal(game: str, tmp_path: Path) -> None:
+    """A person sees the messages of the first turn, types a reply, and leaves with Ctrl-C; what was played is kept."""
+    if game in ("openspiel", "textarena"):
+        pytest.importorskip("pyspiel" if game == "openspiel" else "textarena")
+    args, typed, _ = GAMES.get(game, (("--role", "challenger", "game.answers=2"), "?\nadd 3 and 4\n", ()))
+    reply = typed.removeprefix("?\n").splitlines()[0]
+    with terminal("play", "asset:tiny", f"game={game}", *args, "--seed", "4", cwd=tmp_path) as screen:
+        assert f"{args[1]}: your turn" in screen.until(rf"{args[1]}> ")
+        screen.type(reply)
+        screen.until(rf"{args[1]}> |again\? \[y/n\] ")
+        screen.press("c")
+        assert screen.ended() == 130
+    assert "Traceback" not in screen.seen and "transcript: plays/" in screen.seen
+    kept = [line for name in ("episodes.jsonl", "unfinished.jsonl") for line in _kept(tmp_path / "plays", name)]
+    assert reply in [turn["reply"] for turn in kept if turn["player"] == "human"]
+
+
+def _kept(plays: Path, name: str) -> list[dict[str, object]]:
+    return [line for path in plays.glob(f"*/*/{name}") for line in cli.lines(path)]
