@@ -189,7 +189,7 @@ def test_the_commands_at_the_end_are_those_to_type(tmp_path: Path, monkeypatch: 
         "jobs.jsonl",
         "multirun.yaml",
     ]
-    assert "sweep folder: multirun/mine\n" in ended.out and "selfplay.report multirun/mine\n" in ended.out
+    assert "sweep folder: multirun/mine\n" in ended.out and "selfplay report multirun/mine\n" in ended.out
     assert ended.out.endswith("seed=0,1 sweep=mine\n")
     ended = cli.run("-m", *sweeps.TABLE, "steps=1", "seed=0,1")
     [command] = [line for line in ended.out.splitlines() if line.startswith("restart, skipping")]

@@ -65,14 +65,14 @@ def differing(known: Mapping[str, Config], seeds: Mapping[str, object]) -> list[
         known: run -> its config; runs without one are ignored.
         seeds: run -> its seed.
     """
-    some = {run: config for run, config in known.items() if config}
-    keys = dict.fromkeys(key for config in some.values() for key in config)
-    varied = {key for key in keys if len({config.get(key) for config in some.values()}) > 1}
+    some = {run: written for run, written in known.items() if written}
+    keys = dict.fromkeys(key for written in some.values() for key in written)
+    varied = {key for key in keys if len({written.get(key) for written in some.values()}) > 1}
     found = []
     for key in keys:
         if any(other.startswith(f"{key}.") for other in keys):  # nothing in some runs, more keys in others
             continue
-        values = {run: config[key] for run, config in some.items() if key in config}
+        values = {run: written[key] for run, written in some.items() if key in written}
         explained = any(parent in varied for parent in _classes(key))
         same = len(set(values.values())) == 1
         if key in varied and not (same and explained) and any(v != str(seeds.get(run)) for run, v in values.items()):
@@ -86,7 +86,7 @@ def _classes(key: str) -> list[str]:
     return [".".join(parts[:i]) + TARGET for i in range(1, len(parts))]
 
 
-def apart(setting: str, other: str, config: Config, other_config: Config) -> tuple[str, str]:
+def apart(setting: str, other: str, written: Config, other_written: Config) -> tuple[str, str]:
     """Names of two settings by the overrides in which they differ: ("reward=rm", "selfjudge").
 
     Where an override was typed for one of them only, the other's value is read from its config, if it is a value and
@@ -95,7 +95,7 @@ def apart(setting: str, other: str, config: Config, other_config: Config) -> tup
     mine, its = (dict(part.partition("=")[::2] for part in name.split(" ")) for name in (setting, other))
     keys = [key for key in {**mine, **its} if key != "default"]
     pairs = {
-        key: (mine.get(key, config.get(key.lstrip("+"))), its.get(key, other_config.get(key.lstrip("+"))))
+        key: (mine.get(key, written.get(key.lstrip("+"))), its.get(key, other_written.get(key.lstrip("+"))))
         for key in keys
     }
     pairs = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
@@ -109,12 +109,12 @@ def apart(setting: str, other: str, config: Config, other_config: Config) -> tup
     return first or "the default", second or "the default"
 
 
-def arena(config: Config) -> str:
+def arena(written: Config) -> str:
     """What an evaluation measures: the task where it asks questions of one, else the game.
 
     Settings are compared within an arena only: accuracies on the same questions, whatever game was played in training,
     but not NashConv in two different games.
     """
-    if task := config.get(f"eval.task{TARGET}"):
+    if task := written.get(f"eval.task{TARGET}"):
         return task
-    return " ".join(filter(None, (config.get(f"game.{name}") for name in (TARGET[1:], *NAMES))))
+    return " ".join(filter(None, (written.get(f"game.{name}") for name in (TARGET[1:], *NAMES))))

@@ -40,14 +40,14 @@ def run_table(sweep: Sweep, known: Mapping[str, Config], settings: Settings) -> 
     ]
     rows = []
     for row in runs.to_dict("records"):
-        config = known.get(str(row["run"]), {})
+        written = known.get(str(row["run"]), {})
         cells = [
             str(row["status"]),
             _whole(row["seed"]),
             _whole(row["steps"]),
             number(float(row["seconds"]), 1),
             _result(row["optimized"], row["metric"], one is None),
-            *(_cut(config.get(key, config.get(key.removesuffix(TARGET), "–"))) for key in keys[:MOST]),
+            *(_cut(written.get(key, written.get(key.removesuffix(TARGET), "–"))) for key in keys[:MOST]),
         ]
         name = f"{row['run']}: {settings.short(str(row['setting']))}"
         rows.append(Row(name, settings.chip(str(row["setting"])), [Cell(cell) for cell in cells]))
