@@ -50,8 +50,9 @@ def mistake(arguments: Sequence[str], folders: Sequence[Path]) -> str | None:
     for argument in arguments:
         if (fault := _unknown_choice(argument, groups, folders)) is not None:
             return fault
+    known = groups | {"hydra"} | _keys(folders, "config.yaml")
     for argument in arguments:
-        if (fault := _misspelt(argument, groups, folders)) is not None:
+        if (fault := _misspelt(argument, known, folders)) is not None:
             return fault
     return None
 
@@ -162,10 +163,9 @@ def _unknown_choice(argument: str, groups: set[str], folders: Sequence[Path]) ->
     return None
 
 
-def _misspelt(argument: str, groups: set[str], folders: Sequence[Path]) -> str | None:
+def _misspelt(argument: str, known: set[str], folders: Sequence[Path]) -> str | None:
     """The error for an option that no yaml has at its top level, where a group or option has almost its name."""
     name = re.match(r"(\w+)[.=@]", argument)
-    known = groups | {"hydra"} | _keys(folders, "config.yaml")
     if name is None or name[1] in known or not (near := get_close_matches(name[1], known, n=1, cutoff=0.7)):
         return None
     if name[1] in _keys(folders, "*/*.yaml"):

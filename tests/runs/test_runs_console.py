@@ -2,7 +2,9 @@
 
 import re
 from io import StringIO
+from pathlib import Path
 
+import cli
 import pytest
 from rich.console import Console
 from toys import Killed
@@ -79,6 +81,13 @@ def test_a_line_follows_what_the_run_measures(capsys: pytest.CaptureFixture[str]
         ["solver/reward 0.50", "asker/payoff 2.00"],
         [f"player_{i}/payoff {i}.00" for i in range(progress.ON_LINE)],
     ]
+
+
+def test_a_figure_of_an_earlier_evaluation_has_its_step(tmp_path: Path) -> None:
+    ended = cli.run("game=kuhn", "player=tabular", "steps=2", "eval.every=5", f"hydra.run.dir={tmp_path / 'run'}")
+    first, second = [line for line in ended.out.splitlines() if line.startswith("step ")]
+    assert re.search(r"eval/nash_conv 0\.917 \(step 0\)  first/payoff", first)
+    assert re.search(r"eval/nash_conv 0\.\d{3}  first/payoff", second), "of this step"
 
 
 def test_a_live_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
