@@ -24,7 +24,7 @@ lint: $(READY)
 
 # the documentation site, in build/site; any warning is an error
 docs: $(READY)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 # make report RUNS=multirun/x: write an HTML report on these runs to report/multirun/x/
 report: $(CORE)

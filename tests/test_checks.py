@@ -1,5 +1,6 @@
 """A set-up that would train nothing, or begins away from its reference, is refused with the reason and the remedy."""
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +11,12 @@ import torch
 from chat_models import stand_in
 from language_models import adapted, made
 
+import selfplay
 from selfplay.checks import FirstUpdate, check_reference, check_trainable, fingerprint
 from selfplay.core import Policy, SelfplayError
 from selfplay.players.language_model import LanguageModel
 from selfplay.players.tabular import Tabular
+from selfplay.update_checks import UpdateChecks
 
 KUHN = ("game=kuhn", "player=tabular", "eval=none", "episodes=8", "steps=2", "optimized_metric=loss")
 
@@ -200,3 +203,33 @@ def test_in_half_precision_the_reference_is_compared_on_what_is_measured(
     monkeypatch.setattr(LanguageModel, "snapshot", other)
     ended = cli.run(*args, f"hydra.run.dir={tmp_path / 'other'}")
     assert ended.code == 1 and "before the first update, so the reference differs from the initial learner" in ended.err
+
+
+def test_in_half_precision_the_mismatch_of_all_turns_is_what_is_allowed() -> None:
+    """Also for a rule that compared no turn, such as one on pairs without a pair: its own measure is then 0."""
+    args = ("game=dataset", "reward=verifier", "update=dpo", "eval=none", "episodes=4", "game.answers=4")
+    for precision in ("bfloat16", "float32"):
+        experiment = selfplay.build(selfplay.compose(*args, f"player.compute_dtype={precision}"))
+        players = experiment.opponent.players
+        episodes = selfplay.play(experiment.game, players, range(4), "0/1", experiment.opponent.seats(1))
+        selfplay.score_and_pay(experiment.game, episodes, experiment.referees, experiment.players)
+        turns = selfplay.turns_of(episodes, "learner")
+        batch = selfplay.collate(turns)
+        found = []
+        for more in (0.0, 1e-5):
+            checks = UpdateChecks(experiment.trainee, True, print)
+            checks.before(episodes, turns, batch)
+            d = checks.first.mismatch
+            metrics = {"solver/kl": math.expm1(d) - d + more, "logprob_mismatch": 0.0, "grad_norm": 0.0}
+            if more:
+                with pytest.raises(SelfplayError, match="the reference differs from the initial learner"):
+                    checks.after(metrics)
+            else:
+                checks.after(metrics)
+            found.append(d)
+        if precision == "float32":
+            assert found == [0.0, 0.0], "rounding is far below what is allowed anyway"
+            continue
+        with torch.no_grad():
+            apart = (experiment.learner.logprobs(batch) - batch.logprobs).abs().max()
+        assert found == pytest.approx([float(apart)] * 2, abs=1e-6) and found[0] > 2e-3

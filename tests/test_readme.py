@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [
     path
-    for pattern in ("*.md", "docs/**/*.md", "analysis/*.md", "experiments/*/*.md")
+    for pattern in ("*.md", "docs/**/*.md", "analysis/*.md", "experiments/**/*.md")
     for path in sorted(ROOT.glob(pattern))
 ]
 FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)

@@ -30,6 +30,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return found[0]
         name, _, anchor = target.partition("#")
         path = (source.parent / name).resolve()
+        if not path.exists():
+            return found[0]  # reported as an error
         if path.is_dir() and (path / "README.md").exists():
             path = path / "README.md"
         inside = path.relative_to(ROOT / "docs") if path.is_relative_to(ROOT / "docs") else path.relative_to(ROOT)
