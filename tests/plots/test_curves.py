@@ -150,9 +150,10 @@ def test_the_command_writes_any_format(folder: Path, capsys: pytest.CaptureFixtu
 
 def test_the_command_says_what_is_wrong(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "metrics.jsonl").write_text("")
+    (empty := folder.parent / "paper").mkdir()
     for given, said in (
         ([str(folder.parent)], "holds several runs; give one of them, or draw all of them with: selfplay report"),
-        ([str(folder.parent.parent)], "is not a run folder"),
+        ([str(empty)], "is not a run folder"),
         ([str(folder)], "a run: no metric was logged yet"),
         ([str(folder), "--panels", "0"], "panels is 0"),
     ):
