@@ -61,7 +61,15 @@ class Terminal:
         os.write(self.own, f"{text}\n".encode())
 
     def press(self, key: str) -> None:
-        """Press Ctrl and a letter."""
+        """Press Ctrl and a letter, once the process waits for a key.
+
+        readline prints its prompt before it begins to wait. A signal in between would be noticed at the next key only.
+        """
+        asleep, end = 0, time.monotonic() + PATIENCE
+        while asleep < 5 and time.monotonic() < end:
+            state = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+            asleep = asleep + 1 if state == "S" else 0
+            time.sleep(0.02)
         os.write(self.own, bytes([ord(key.upper()) - 64]))
 
     def ended(self) -> int:
@@ -69,7 +77,10 @@ class Terminal:
         end = time.monotonic() + PATIENCE
         while self._more(end):
             pass
-        return self.process.wait(PATIENCE)
+        try:
+            return self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the process did not end; on the screen:\n{self.seen}") from None
 
     def _more(self, end: float) -> bool:
         """Read what the process writes; whether it may write more."""
