@@ -70,7 +70,7 @@ def test_dependent_observations_are_covered() -> None:
 
 
 def test_it_is_sharp_at_its_aim() -> None:
-    """At the aim: a fifth of Hoeffding's distance where the spread is small, 1.7 of the normal bound's where it is not."""
+    """At the aim: a fifth of Hoeffding's distance if the spread is small, 1.7 of the normal bound's if not."""
     rng = np.random.default_rng(0)
     narrow = (0.5 + 0.05 * rng.standard_normal(2000)).clip(0, 1)
     found = bound(narrow.tolist(), 2000)
