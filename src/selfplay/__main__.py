@@ -14,6 +14,7 @@ COMMANDS = {  # name -> module with a `main` function
     "curves": "selfplay.curves",
     "report": "selfplay.report.__main__",
     "crossplay": "selfplay.crossplay",
+    "exploit": "selfplay.exploit.command",
     "soup": "selfplay.soup",
     "push": "selfplay.push",
     "play": "selfplay.terminal.play",
@@ -31,6 +32,7 @@ USAGE = """selfplay: train language models by self-play
     selfplay curves RUN --out F     draw the curves of a run as png, pdf or svg
     selfplay report FOLDERS         write an HTML report on runs, with --refresh while they go on
     selfplay crossplay FOLDERS      play every checkpoint against every other
+    selfplay exploit RUN_OR_MODEL   train exploiters against a checkpoint, and certify what they gain
     selfplay soup FOLDERS --out F   average the weights of several runs into one player
     selfplay push RUN --to REPO     upload a checkpoint with a model card to the Hugging Face Hub
     selfplay play RUN_OR_MODEL      play a game against a checkpoint, or watch two of them

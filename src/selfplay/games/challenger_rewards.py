@@ -101,6 +101,11 @@ def reverse_gen(
     return -1.0 if invalid else float(p < passing)
 
 
+def error_rate(rewards: Sequence[float], qualities: Sequence[float], answers: Sequence[str], invalid: bool) -> float:
+    """1 - p for a valid question, the share of wrong answers; 0 for an invalid one. Zero-sum with the accuracy p."""
+    return 0.0 if invalid else 1.0 - _success(rewards, "error_rate")
+
+
 def _success(rewards: Sequence[float], name: str) -> float:
     for reward in rewards:
         if not 0.0 <= reward <= 1.0:
