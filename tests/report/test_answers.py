@@ -4,6 +4,7 @@ Student's t with two degrees of freedom has a closed form: p = 1 - t / √(t² +
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,10 +14,11 @@ from omegaconf import OmegaConf
 from selfplay.core import SelfplayError
 from selfplay.measures import measure
 from selfplay.report.answers import answers
-from selfplay.report.configs import apart, configs, differing, flat_config
+from selfplay.report.configs import apart, configs, differing
 from selfplay.report.parts import parts
 from selfplay.report.run_table import run_table
 from selfplay.report.settings import Settings
+from selfplay.runs.reading import read
 from selfplay.runs.sweep import Sweep
 
 KUHN = {"game": {"_target_": "selfplay.games.kuhn.Kuhn"}, "eval": {"_target_": "a.Exploitability"}}
@@ -42,7 +44,13 @@ def made(
             rows.append([str(len(rows)), str(path), status, setting, seed, 4, 1.5, result, metric])
     columns = ["run", "path", "status", "setting", "seed", "steps", "seconds", "optimized", "metric"]
     runs = pd.DataFrame(rows, columns=columns).astype({"seed": "Int64"})
-    return Sweep(runs, pd.DataFrame(columns=["run", "setting", "seed", "step", "tokens"]), {})
+    return with_configs(Sweep(runs, pd.DataFrame(columns=["run", "setting", "seed", "step", "tokens"]), {}))
+
+
+def with_configs(sweep: Sweep) -> Sweep:
+    """The sweep with the configs that its folders hold now, which `load` would read."""
+    paths = zip(sweep.runs["run"], sweep.runs["path"], strict=True)
+    return replace(sweep, configs={run: read(Path(path)).recorded for run, path in paths})
 
 
 BASE = (0.50, 0.60, 0.70)
@@ -149,7 +157,7 @@ def test_only_what_differs_is_a_column(tmp_path: Path) -> None:
     for i, seed in enumerate((0, 1, 0, 1)):
         path = tmp_path / str(i) / "config.yaml"
         path.write_text(path.read_text().replace("deck:\n  seed: 0", f"deck:\n  seed: {seed}"))
-    known = configs(sweep)
+    known = configs(with_configs(sweep))
     assert (
         known["0"]["game._target_"] == "Kuhn" and known["2"]["game.soldiers"] == "5" and known["0"]["reward"] == "null"
     )
@@ -183,7 +191,8 @@ def test_only_what_differs_is_a_column(tmp_path: Path) -> None:
 def test_a_config_that_cannot_be_read_leaves_gaps(tmp_path: Path) -> None:
     sweep = made(tmp_path, {"k=1": [0.5], "k=2": [0.7]}, config={"k=1": {"x": 1}, "k=2": {"x": 2}})
     (tmp_path / "1" / "config.yaml").write_text("{")
-    assert flat_config(tmp_path / "1") == {} and flat_config(tmp_path / "nowhere") == {}
+    sweep = with_configs(sweep)
+    assert configs(sweep)["1"] == {} and read(tmp_path / "nowhere").recorded == {}
     table = run_table(sweep, configs(sweep), Settings(sweep.runs["setting"]))
     assert [len(row.cells) for row in table.rows] == [5, 5], "a single config differs from nothing"
     assert said(sweep)[0].startswith("No difference between k=2 and 1")

@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from fabricated import HOSTILE, STORIES, hostile, run, sweep
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
 from scipy import stats
 from scipy.special import expit, logit
 
@@ -386,6 +388,19 @@ def test_every_figure_is_in_the_page_and_in_two_files(folder: Path, page: str) -
     for path in (folder.parent / "out").glob("*.svg"):
         ElementTree.parse(path)
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (folder.parent / "out").glob("*.png"))
+
+
+def test_each_config_is_read_once_and_each_figure_is_drawn_once_a_file(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a report of many runs spends its time on."""
+    real, draw, configs, drawn = OmegaConf.load, Figure.draw, [], []
+    monkeypatch.setattr(OmegaConf, "load", lambda file: (configs.append(file), real(file))[1])
+    monkeypatch.setattr(Figure, "draw", lambda self, renderer: (drawn.append(self), draw(self, renderer))[1])
+    monkeypatch.setattr(page_module, "learning_curves", lambda *_: ([], ""))
+    made(folder, out=tmp_path)
+    assert len(configs) == len(list(folder.glob("*/config.yaml"))) == 9
+    assert len(drawn) == 2 * len(list(tmp_path.glob("*.svg"))) > 10
 
 
 def test_the_page_needs_nothing_but_itself(page: str) -> None:

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from selfplay.core import SelfplayError
 from selfplay.runs.reading import NOT_SCIENCE
-from selfplay.runs.safe_yaml import read_mapping
 from selfplay.runs.sweep import Sweep
 
 RECORDED = (*NOT_SCIENCE, "overrides", "versions", "commit", "trust", "folder")  # not part of a comparison
@@ -20,16 +15,12 @@ NAMES = ("name",)  # options of a game that choose another game
 Config = Mapping[str, str]
 
 
-def flat_config(path: Path) -> Config:
-    """The config of the run in a folder: dotted key -> value as text; empty if it cannot be read.
+def flat_config(recorded: Mapping[str, Any]) -> Config:
+    """The config that a run recorded: dotted key -> value as text; empty if it could not be read.
 
     Keys that cannot affect results, and the seed, are left out. A class is told by its name without its module.
     """
-    try:
-        plain = OmegaConf.to_container(read_mapping(path / "config.yaml"), resolve=False)
-    except SelfplayError:
-        return {}
-    flat = _flat(plain)
+    flat = _flat(recorded)
     return {key: value for key, value in flat.items() if not _left_out(key)}
 
 
@@ -52,7 +43,7 @@ def _text(value: object) -> str:
 
 def configs(sweep: Sweep) -> dict[str, Config]:
     """Run -> its config."""
-    return {str(run): flat_config(Path(path)) for run, path in zip(sweep.runs["run"], sweep.runs["path"], strict=True)}
+    return {str(run): flat_config(sweep.configs.get(str(run), {})) for run in sweep.runs["run"]}
 
 
 def differing(known: Mapping[str, Config], seeds: Mapping[str, object]) -> list[str]:
