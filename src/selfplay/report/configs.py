@@ -10,6 +10,7 @@ from selfplay.runs.sweep import Sweep
 
 RECORDED = (*NOT_SCIENCE, "overrides", "versions", "commit", "trust", "folder")  # not part of a comparison
 TARGET = "._target_"
+ITSELF = "selfplay.opponents.matchmaker.Matchmaker"  # the opponent rule of a learner that plays every role itself
 NAMES = ("name",)  # options of a game that choose another game
 
 Config = Mapping[str, str]
@@ -44,6 +45,21 @@ def _text(value: object) -> str:
 def configs(sweep: Sweep) -> dict[str, Config]:
     """Run -> its config."""
     return {str(run): flat_config(sweep.configs.get(str(run), {})) for run in sweep.runs["run"]}
+
+
+def against_itself(recorded: Mapping[str, Any]) -> bool:
+    """Whether a run optimized the payoff of a role in a zero-sum game between the learner and itself.
+
+    Such a payoff says nothing about learning; the KL is then recorded as the progress (`selfplay.derived.progress`).
+
+    Args:
+        recorded: the content of its config.yaml.
+    """
+    progress, optimized = (str(recorded.get(f"{name}_metric")) for name in ("progress", "optimized"))
+    role, _, name = optimized.rpartition("/")
+    opponent = recorded.get("opponent")
+    plain = isinstance(opponent, dict) and opponent.get(TARGET[1:]) == ITSELF
+    return name == "payoff" and progress == f"{role}/kl" and plain
 
 
 def differing(known: Mapping[str, Config], seeds: Mapping[str, object]) -> list[str]:

@@ -124,7 +124,7 @@ def _part(
         ("goodhart", "Reward against truth", gaps),
         ("questions", "What is asked", lines or stacks),
     ]
-    lists = [(heading(one.metric, part.title), sentences(one, known)) for one in compared_by]
+    lists = [(heading(one, settings, part.title), sentences(one, known)) for one in compared_by]
     linked = [(part.prefix + name, title, there) for name, title, there in sections]
     here = [entry for entry in settings.legend() if entry["setting"] in set(sweep.runs["setting"])]
     return {
