@@ -24,6 +24,7 @@ from selfplay import crossplay
 from selfplay.measures import important, measure, number, probability
 from selfplay.plots.figure_store import Album
 from selfplay.plots.figures import spread, wrapped
+from selfplay.report import curve_section
 from selfplay.report import page as page_module
 from selfplay.report.__main__ import main, place
 from selfplay.report.comparison import compared, comparison
@@ -62,6 +63,12 @@ def kuhn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most of a report's time is the drawing of the curves."""
     monkeypatch.setattr(page_module, "learning_curves", lambda *_: ([], ""))
+
+
+@pytest.fixture
+def few_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of two metrics."""
+    monkeypatch.setattr(curve_section, "important", lambda *args: important(*args)[:2])
 
 
 def made(*folders: Path, out: Path, baseline: str | None = None) -> str:
@@ -279,7 +286,7 @@ def test_every_run_that_is_not_finished_is_named(kuhn: Path, without_curves: Non
     assert problems(made(kuhn, out=tmp_path / "whole")) == "", "a whole sweep has no such box"
 
 
-def test_without_a_finished_run_there_is_a_page(tmp_path: Path) -> None:
+def test_without_a_finished_run_there_is_a_page(few_curves: None, tmp_path: Path) -> None:
     run(tmp_path / "runs" / "0", STORIES[2], 0, steps=4, episodes=2, status="interrupted")
     page = made(tmp_path / "runs", out=tmp_path / "out")
     assert "nothing to compare yet" in page and "0 is interrupted" in problems(page)
