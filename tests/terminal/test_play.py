@@ -351,7 +351,8 @@ def test_each_kind_of_game_at_a_terminal(tmp_path: Path) -> None:
             screen.type(reply)
             screen.until(rf"{args[1]}> |again\? \[y/n\] ")
             screen.press("c")
-            assert f"transcript: {game}" in screen.until("ended with 130")
+            said = screen.until(r"ended with \d+\s")
+            assert f"transcript: {game}" in said and "ended with 130" in said
             kept = [line for file in (tmp_path / game).glob("*.jsonl") for line in cli.lines(file)]
             assert reply in [turn["reply"] for turn in kept if turn["player"] == "human"]
     assert "Traceback" not in screen.seen
