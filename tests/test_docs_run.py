@@ -85,6 +85,13 @@ def test_the_blocks_of_a_page_run(page: Path, empty: Path) -> None:
             assert block.language in ("", "yaml", "toml", "text"), block
 
 
+@pytest.mark.parametrize("name", ["index.md", "getting_started.md", "tutorials/first_run.md"])
+def test_the_first_pages_say_that_both_commands_are_the_same(name: str) -> None:
+    head = " ".join((DOCS / name).read_text(encoding="utf-8")[:1500].split())
+    [told] = [one for one in re.split(r"(?<=[.;]) ", head) if "same command" in one]
+    assert "`python run.py`" in told and "clone" in told
+
+
 @pytest.mark.parametrize("page", OTHERS, ids=lambda page: page.name)
 def test_the_python_of_the_other_pages_runs(page: Path, empty: Path) -> None:
     names: dict[str, object] = {}

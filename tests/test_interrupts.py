@@ -157,7 +157,7 @@ def test_ctrl_c_does_not_wait_for_a_judge_that_hangs(tmp_path: Path) -> None:
             began = time.monotonic()
             os.kill(process.pid, signal.SIGINT)
             code, said = ended(process, folder)
-            assert time.monotonic() - began < 20, "2 s on a quiet machine; a request may take 120 s"
+            assert time.monotonic() - began < 60, "2 s on a quiet machine; a request may take 120 s"
             held.close()
     assert code == 130 and "interrupted after step 0" in said
     assert cli.summary(folder)["status"] == "interrupted"

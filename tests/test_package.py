@@ -186,10 +186,9 @@ def test_the_wheel_is_enough(mine: Path) -> None:
     [wheel] = (mine / "dist").glob("selfplay-*.whl")
     pinned = ("--constraint", cli.ROOT / "constraints.txt")
     quiet(sys.executable, "-m", "uv", "pip", "install", "--python", python, *pinned, wheel)
-    where = quiet(python, "-c", "import selfplay; print(selfplay.__file__)").strip()
-    assert Path(where).is_relative_to(place)
     checks = "from selfplay.testing import check_game; from coins import Coins; print(check_game(Coins()).nodes)"
-    assert quiet(python, "-c", checks).strip() == "7"
+    where, nodes = quiet(python, "-c", f"import selfplay; print(selfplay.__file__); {checks}").split()
+    assert Path(where).is_relative_to(place) and nodes == "7"
     quiet(installed, *RUN, "hydra.run.dir=run")
     assert len(cli.metrics(mine / "run")) == 2
     quiet(installed, "report", "run")

@@ -61,7 +61,7 @@ def answers(url: str) -> bool:
 
 def gone(found: Sequence[str]) -> bool:
     """Whether none of the servers answers any more, soon."""
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while any(map(answers, found)) and time.monotonic() < until:
         time.sleep(0.1)
     return not any(map(answers, found))
@@ -83,7 +83,7 @@ def test_a_run_with_the_options_that_it_prints(tmp_path: Path) -> None:
         assert args[0] == "engine=server"
         cli.finished(tmp_path / "run", *cli.SMALL, *args)
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130 and gone(urls(line))
+        assert process.wait(120) == 130 and gone(urls(line))
     logs = [file.read_text() for file in sorted((tmp_path / "logs").iterdir())]
     assert [log.split("--port ")[1].split()[0] for log in logs] == sorted(url.rsplit(":", 1)[1] for url in urls(line))
 
@@ -96,7 +96,7 @@ def test_a_reward_model_and_a_run_with_the_options_that_it_prints(tmp_path: Path
         assert args[:2] == ["reward=rm_server", "reward.path=asset:tiny-rm"]
         cli.finished(tmp_path / "run", *cli.SMALL, *args)
         it.send_signal(signal.SIGINT)
-        assert it.wait(30) == 130 and gone([args[2].removeprefix("reward.url=")])
+        assert it.wait(120) == 130 and gone([args[2].removeprefix("reward.url=")])
     [log] = [file.read_text() for file in (tmp_path / "logs").iterdir()]
     assert "--runner pooling" in log and "VLLM_SERVER_DEV_MODE" not in log
 
@@ -110,7 +110,7 @@ def test_servers_end_with_the_command(number: int, tmp_path: Path) -> None:
     with started("asset:tiny", "--port", "0", python=python) as process:
         line = printed(process)
         process.send_signal(number)
-        assert process.wait(30) in (128 + number, -number) and gone(urls(line))
+        assert process.wait(120) in (128 + number, -number) and gone(urls(line))
 
 
 def test_when_a_server_ends_the_others_do(tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ def test_a_server_that_does_not_want_to_end_is_killed(tmp_path: Path, monkeypatc
     Servers([server]).end()
     assert server.process.returncode == -signal.SIGKILL
     child = Path("/proc") / log.read_text().strip() / "stat"
-    until = time.monotonic() + 5
+    until = time.monotonic() + 60
     while child.exists() and child.read_text().split()[2] != "Z" and time.monotonic() < until:
         time.sleep(0.01)
     assert not child.exists() or child.read_text().split()[2] == "Z"

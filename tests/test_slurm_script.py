@@ -39,7 +39,7 @@ def made(folder: Path, script: str, **more: str) -> tuple[int, list[str]]:
 
 def ended(folder: Path) -> bool:
     """Whether the servers end soon."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while "the servers ended" not in (folder / "called").read_text() and time.monotonic() < end:
         time.sleep(0.02)
     return time.monotonic() < end

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypedDict
 
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -11,7 +12,8 @@ from selfplay.loggers.logger import Logger
 from selfplay.opponents.matchmaker import Matchmaker
 from selfplay.options import Count, Device, Name, OneOf, Period, Seed, Steps, Whole
 from selfplay.parallel.processes import Processes
-from selfplay.signature import Walk
+from selfplay.signature import IMPORTING, Walk
+from selfplay.targets import parameters_of
 
 PAID = ("reward", "quality")  # scores that games may pay, so no probe may use these names
 
@@ -85,6 +87,7 @@ def check_config(cfg: DictConfig) -> set[str]:
     for key, hint in OPTIONS.items():
         value, where = walk.value(cfg, key, key)
         walk.check(value, hint, where)
+    _check_taught(cfg["update"])
     for key, (kind, given) in LAST.items():
         value, where = walk.value(cfg, key, key)
         walk.check_partial(value, kind, given, where)
@@ -107,3 +110,20 @@ def check_config(cfg: DictConfig) -> set[str]:
         reason = str(error).strip().split("\n")[0].rstrip(".")
         raise SelfplayError(f"{error.full_key} cannot be resolved ({reason}); give it a value, or remove it") from error
     return walk.read
+
+
+def _check_taught(update: object) -> None:
+    """Raise SelfplayError if the learner is to learn from teachers, and the update's class cannot."""
+    if not isinstance(update, DictConfig) or not OmegaConf.is_list(teachers := OmegaConf.select(update, "teachers")):
+        return
+    try:
+        target = get_object(update["_target_"])
+    except (LookupError, *IMPORTING):
+        return  # the walk names it
+    options = parameters_of(target) or {}
+    if teachers and "teachers" not in options and not any(p.kind is p.VAR_KEYWORD for p in options.values()):
+        raise SelfplayError(
+            f"update.teachers is {list(teachers)}, so their replies are to be learnt, but {target.__name__} learns "
+            "only the learner's own; choose an update that learns from teachers, such as update=dpo, ipo, kto_pair or "
+            "rejection, or a game without teachers"
+        )

@@ -17,7 +17,6 @@ from selfplay.runs.early_stop import evaluations_of
 from selfplay.runs.folder import RunFolder
 from selfplay.runs.progress import changes, ends
 from selfplay.runs.reading import NOT_SCIENCE
-from selfplay.runs.safe_yaml import read_mapping
 
 FOLDER = re.compile(r"(?<![\w.:/<])(?:\w+:/{2,})?(?:~|(?<!\w)/)(?:[^\s/'\",;:\[\]{}()<>]*/)*(?=[^\s/'\",;:\[\]{}()<>])")
 LEFT_OUT = (*(name for name in NOT_SCIENCE if name != "seed"), "versions", "overrides", "trust")
@@ -160,7 +159,7 @@ def _training(run: RunFolder, config: DictConfig, summary: Mapping[str, Any], st
     fill_in(default, make(default.game, "game"))
     apart = changed(plain, OmegaConf.to_container(default, resolve=True))
     shown = OmegaConf.to_yaml(OmegaConf.create(_kept(without_folders(apart)))) if apart else ""
-    versions = read_mapping(run.path / "config.yaml").get("versions") or {}
+    versions = run.recorded.get("versions") or {}
     made = ", ".join(f"{name} {value}" for name, value in versions.items() if value is not None)
     parts = ["## Training\n", "```bash", shlex.join(["selfplay", *map(without_folders, typed)]), "```\n"]
     if shown.strip() not in ("", "{}"):

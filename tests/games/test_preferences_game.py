@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from selfplay.building import build, make
+from selfplay.config import check_config
 from selfplay.core import Ask, SelfplayError, user
 from selfplay.games.preferences import Preferences
 from selfplay.players.language_model import LanguageModel
@@ -149,3 +150,13 @@ def test_the_teacher_elsewhere_and_without_pairs() -> None:
     with pytest.raises(SelfplayError, match="without saying which reply, chosen or rejected"):
         teacher.act([Ask("teacher", user("2+2?"))])
     assert Preferences().roles == ("chance", "teacher")
+
+
+@pytest.mark.parametrize(("update", "name"), [("kto", "KTO"), ("grpo", "PolicyGradient")])
+def test_an_update_that_learns_only_from_the_learner_is_refused_with_the_reason(update: str, name: str) -> None:
+    cfg = config("game=preferences", *stored.needed("preferences"), f"update={update}", "eval=none")
+    told = rf"^update.teachers is \['teacher'\], so .*, but {name} learns only the learner's own; .*update=dpo, ipo"
+    with pytest.raises(SelfplayError, match=told):
+        check_config(cfg)
+    for other in ("dpo", "ipo", "kto_pair", "rejection", "sppo"):
+        check_config(config("game=preferences", *stored.needed("preferences"), f"update={other}", "eval=none"))

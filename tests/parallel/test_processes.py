@@ -333,9 +333,9 @@ def test_a_killed_process_ends_the_run_which_resumes(alone: Any, tmp_path: Path)
     begun = time.monotonic()
     ended = subprocess.run(
         [*torchrun, str(script), *LSP, "parallel=ddp", f"hydra.run.dir={run}"],
-        capture_output=True, text=True, check=False, timeout=120,
+        capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
-    assert time.monotonic() - begun < 90 and ended.returncode != 0
+    assert time.monotonic() - begun < 240 and ended.returncode != 0
     told = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
     assert len(told) <= 1 and all("another process of this run has ended" in line for line in told), ended.stderr
     assert cli.summary(run)["steps"] == 1
@@ -375,8 +375,8 @@ undo.append(lambda: setattr(RunFolder, "transcribe", plain))
 def test_an_error_of_one_process_ends_all_in_one_sentence(rank: int, ranks: Ranks, tmp_path: Path) -> None:
     begun = time.monotonic()
     args = (*LSP, "reward=verifier", "parallel=ddp", f"hydra.run.dir={tmp_path / 'run'}")
-    joint = ranks.run(*args, breaks=REFEREE.replace("RANK", str(rank)), timeout=30)
-    assert time.monotonic() - begun < 30
+    joint = ranks.run(*args, breaks=REFEREE.replace("RANK", str(rank)), timeout=120)
+    assert time.monotonic() - begun < 120
     assert [ended.code for ended in joint.ended] == [1, 1]
     assert joint.ended[0].err == "error: the verifier of one process is broken\n" and joint.ended[1].err == ""
     assert cli.summary(tmp_path / "run")["reason"] == "the verifier of one process is broken"

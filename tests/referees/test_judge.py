@@ -344,7 +344,7 @@ def test_a_server_that_takes_too_long(how: str, monkeypatch: pytest.MonkeyPatch)
         start = time.monotonic()
         with pytest.raises(SelfplayError, match=r"in 2 attempts \(the last: no complete response within 0\.3 s\)"):
             endpoint(server.url, timeout=0.3, retries=1).ask(["q"])
-        assert time.monotonic() - start < 4
+        assert time.monotonic() - start < 15, "0.6 s on a quiet machine; the server takes 20 s"
         end.set()
 
 
@@ -419,7 +419,7 @@ def test_what_was_answered_before_a_failure_is_kept(tmp_path: Path) -> None:
         if request.prompt == "bad":
             request.send("", 400)
         elif request.prompt == "slow":
-            gate.wait(10)
+            gate.wait(60)
             request.say("late")
         else:
             request.say("ok")

@@ -375,7 +375,7 @@ def test_a_failure_is_one_sentence(
     begun = time.monotonic()
     with pytest.raises(SelfplayError) as error:
         (impatient if name == "hanging" else referee).score(turns(PAIRS), {})
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 60, "2 s on a quiet machine"
     assert words in str(error.value) and spoilt.url in str(error.value) and "\n" not in str(error.value)
     spoilt.misbehaves = lambda *_: False
     torch.testing.assert_close(referee.logits(PAIRS), right, atol=1e-5, rtol=0)

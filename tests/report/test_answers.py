@@ -4,19 +4,26 @@ Student's t with two degrees of freedom has a closed form: p = 1 - t / √(t² +
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from configs import config
 from omegaconf import OmegaConf
 
+from selfplay.building import make
 from selfplay.core import SelfplayError
+from selfplay.derived import fill_in
 from selfplay.measures import measure
+from selfplay.plots.figure_store import Album
 from selfplay.report.answers import answers
-from selfplay.report.configs import apart, configs, differing, flat_config
+from selfplay.report.comparison import ITSELF, compared, comparison
+from selfplay.report.configs import against_itself, apart, configs, differing
 from selfplay.report.parts import parts
 from selfplay.report.run_table import run_table
 from selfplay.report.settings import Settings
+from selfplay.runs.reading import read
 from selfplay.runs.sweep import Sweep
 
 KUHN = {"game": {"_target_": "selfplay.games.kuhn.Kuhn"}, "eval": {"_target_": "a.Exploitability"}}
@@ -42,9 +49,16 @@ def made(
             rows.append([str(len(rows)), str(path), status, setting, seed, 4, 1.5, result, metric])
     columns = ["run", "path", "status", "setting", "seed", "steps", "seconds", "optimized", "metric"]
     runs = pd.DataFrame(rows, columns=columns).astype({"seed": "Int64"})
-    return Sweep(runs, pd.DataFrame(columns=["run", "setting", "seed", "step", "tokens"]), {})
+    return with_configs(Sweep(runs, pd.DataFrame(columns=["run", "setting", "seed", "step", "tokens"]), {}))
 
 
+def with_configs(sweep: Sweep) -> Sweep:
+    """The sweep with the configs that its folders hold now, which `load` would read."""
+    paths = zip(sweep.runs["run"], sweep.runs["path"], strict=True)
+    return replace(sweep, configs={run: read(Path(path)).recorded for run, path in paths})
+
+
+AGAINST = "; baseline: {} (another: --baseline SETTING)"
 BASE = (0.50, 0.60, 0.70)
 
 
@@ -61,7 +75,7 @@ def test_two_differences_worked_by_hand(tmp_path: Path) -> None:
     """-5, -6, -7: t = 6√3, p = 0.0091, Holm 0.018. -1, -2, -3: t = 2√3, p = 0.074. Half width: 4.3027 / √3 = 2.48."""
     sweep = made(tmp_path, {"reward=rm": BASE, "reward=none": minus(1, 2, 3), "reward=selfjudge": minus(5, 6, 7)})
     assert answers(sweep) == {
-        "Held-out accuracy (eval/accuracy), higher is better": [
+        "Held-out accuracy (eval/accuracy), higher is better" + AGAINST.format("reward=rm"): [
             "reward=selfjudge is 6.0 points worse than rm [−8.5, −3.5], n = 3 pairs, Holm p = 0.018.",
             "No difference between reward=none and rm is shown: −2.0 points [−4.5, +0.5], n = 3 pairs, Holm p = 0.074.",
         ]
@@ -93,7 +107,7 @@ def test_a_difference_that_does_not_survive_the_correction_is_not_claimed(tmp_pa
 def test_the_direction_is_the_metrics(tmp_path: Path, metric: str, word: str, head: str) -> None:
     [(title, [sentence])] = answers(made(tmp_path, {"b=0": BASE, "b=1": minus(5, 6, 7)}, metric)).items()
     unit = " nats per token" if measure(metric).unit.startswith("nats") else ""
-    assert title == head
+    assert title == head + AGAINST.format("b=0")
     assert sentence == f"b=1 is 0.060{unit} {word} than 0 [−0.085, −0.035], n = 3 pairs, Holm p = 0.009."
 
 
@@ -112,7 +126,7 @@ def test_what_cannot_be_known_is_said(tmp_path: Path, values: list[float | None]
     if values[0] is None:  # a setting without a result is not in the table either; the run is a problem of the page
         assert found == {}
     else:
-        assert found == {"Held-out accuracy (eval/accuracy), higher is better": [sentence]}
+        assert found == {"Held-out accuracy (eval/accuracy), higher is better" + AGAINST.format("c=0"): [sentence]}
 
 
 def test_seeds_that_differ_are_not_compared(tmp_path: Path) -> None:
@@ -137,6 +151,55 @@ def test_settings_are_named_by_what_differs() -> None:
     assert apart("a=1", "default", {"a": "1"}, {"a": "1"}) == ("a=1", "default"), "one config, typed in two ways"
 
 
+# --- what is compared, and what is not --------------------------------------------------------------------------------
+
+
+def test_the_heading_names_the_baseline_and_how_to_choose_another(tmp_path: Path) -> None:
+    sweep = made(tmp_path, {"game=lsp k=1": BASE, "game=lsp k=2": minus(5, 6, 7)})
+    told = "Held-out accuracy (eval/accuracy), higher is better" + AGAINST
+    assert list(answers(sweep)) == [told.format("k=1")] and list(answers(sweep, "k=2")) == [told.format("k=2")]
+
+
+MIRRORED = ("game=kuhn", "player=tabular", "eval=none")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "mirrored"),
+    [
+        (MIRRORED, True),
+        ((*MIRRORED, "optimized_metric=first/entropy"), False),
+        ((*MIRRORED, "opponent=pfsp"), False),
+        ((*MIRRORED, "seats.second=nature"), False),
+        (("game=kuhn", "player=tabular"), False),
+        (("game=iterated_dilemma", "player=tabular", "eval=none"), False),
+        (("game=dataset", "reward=verifier", "eval=none"), False),
+    ],
+)
+def test_a_zero_sum_game_against_itself_is_told_by_its_config(overrides: tuple[str, ...], mirrored: bool) -> None:
+    cfg = config(*overrides)
+    fill_in(cfg, make(cfg.game, "game"))
+    assert against_itself(OmegaConf.to_container(cfg, resolve=True)) == mirrored
+
+
+def test_what_a_model_wins_of_itself_is_not_compared(tmp_path: Path) -> None:
+    names = {"progress_metric": "first/kl", "optimized_metric": "first/payoff"}
+    itself = {**KUHN, **names, "opponent": {"_target_": "selfplay.opponents.matchmaker.Matchmaker"}}
+    past = {**KUHN, **names, "opponent": {"_target_": "selfplay.opponents.rules.PFSP"}}
+    for folder, recorded, mirrored in (("a", itself, True), ("b", past, False)):
+        (tmp_path / folder).mkdir()
+        values = {"k=1": BASE, "k=2": minus(5, 6, 7)}
+        sweep = made(tmp_path / folder, values, "first/payoff", dict.fromkeys(values, recorded))
+        [(title, lines)] = answers(sweep).items()
+        assert ("baseline" in title) != mirrored and len(lines) == 1
+        assert (ITSELF in lines) == mirrored and "selfplay crossplay FOLDER --last" in ITSELF
+        [found] = compared(sweep, None)
+        table = comparison(found, Settings(sweep.runs["setting"]), None, Album(tmp_path))
+        assert (ITSELF in table.notes) == mirrored
+        assert ([cell.value for cell in table.rows[1].cells[4:]] == ["–"] * 4) == mirrored
+    one = made(tmp_path, {"k=1": BASE}, "first/payoff", {"k=1": itself})
+    assert answers(one) == {}, "a single setting is compared with nothing"
+
+
 # --- the config diff --------------------------------------------------------------------------------------------------
 
 
@@ -149,7 +212,7 @@ def test_only_what_differs_is_a_column(tmp_path: Path) -> None:
     for i, seed in enumerate((0, 1, 0, 1)):
         path = tmp_path / str(i) / "config.yaml"
         path.write_text(path.read_text().replace("deck:\n  seed: 0", f"deck:\n  seed: {seed}"))
-    known = configs(sweep)
+    known = configs(with_configs(sweep))
     assert (
         known["0"]["game._target_"] == "Kuhn" and known["2"]["game.soldiers"] == "5" and known["0"]["reward"] == "null"
     )
@@ -183,7 +246,8 @@ def test_only_what_differs_is_a_column(tmp_path: Path) -> None:
 def test_a_config_that_cannot_be_read_leaves_gaps(tmp_path: Path) -> None:
     sweep = made(tmp_path, {"k=1": [0.5], "k=2": [0.7]}, config={"k=1": {"x": 1}, "k=2": {"x": 2}})
     (tmp_path / "1" / "config.yaml").write_text("{")
-    assert flat_config(tmp_path / "1") == {} and flat_config(tmp_path / "nowhere") == {}
+    sweep = with_configs(sweep)
+    assert configs(sweep)["1"] == {} and read(tmp_path / "nowhere").recorded == {}
     table = run_table(sweep, configs(sweep), Settings(sweep.runs["setting"]))
     assert [len(row.cells) for row in table.rows] == [5, 5], "a single config differs from nothing"
     assert said(sweep)[0].startswith("No difference between k=2 and 1")
@@ -199,7 +263,8 @@ def test_two_games_are_not_compared_and_two_ways_to_train_are(tmp_path: Path) ->
     assert [part.title for part in parts(sweep, configs(sweep))] == ["Kuhn", "Blotto"]
     expected = "u=1 is 0.060 better than the default [−0.085, −0.035], n = 3 pairs, Holm p = 0.009."
     head = "NashConv (eval/nash_conv), lower is better"
-    assert answers(sweep) == {f"Kuhn: {head}": [expected], f"Blotto: {head}": [expected]}
+    found = {f"{name}: {head}" + AGAINST.format(f"game={name.lower()}"): [expected] for name in ("Kuhn", "Blotto")}
+    assert answers(sweep) == found
     (tmp_path / "questions").mkdir()
     task = {"eval": {"task": {"_target_": "b.TinyWorld"}}}
     trained = {"game=lsp": {**KUHN, **task}, "game=dataset": {**BLOTTO, **task}}

@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from fabricated import HOSTILE, STORIES, hostile, run, sweep
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
 from scipy import stats
 from scipy.special import expit, logit
 
@@ -22,6 +24,7 @@ from selfplay import crossplay
 from selfplay.measures import important, measure, number, probability
 from selfplay.plots.figure_store import Album
 from selfplay.plots.figures import spread, wrapped
+from selfplay.report import curve_section
 from selfplay.report import page as page_module
 from selfplay.report.__main__ import main, place
 from selfplay.report.comparison import compared, comparison
@@ -60,6 +63,12 @@ def kuhn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most of a report's time is the drawing of the curves."""
     monkeypatch.setattr(page_module, "learning_curves", lambda *_: ([], ""))
+
+
+@pytest.fixture
+def few_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of two metrics."""
+    monkeypatch.setattr(curve_section, "important", lambda *args: important(*args)[:2])
 
 
 def made(*folders: Path, out: Path, baseline: str | None = None) -> str:
@@ -277,7 +286,7 @@ def test_every_run_that_is_not_finished_is_named(kuhn: Path, without_curves: Non
     assert problems(made(kuhn, out=tmp_path / "whole")) == "", "a whole sweep has no such box"
 
 
-def test_without_a_finished_run_there_is_a_page(tmp_path: Path) -> None:
+def test_without_a_finished_run_there_is_a_page(few_curves: None, tmp_path: Path) -> None:
     run(tmp_path / "runs" / "0", STORIES[2], 0, steps=4, episodes=2, status="interrupted")
     page = made(tmp_path / "runs", out=tmp_path / "out")
     assert "nothing to compare yet" in page and "0 is interrupted" in problems(page)
@@ -386,6 +395,19 @@ def test_every_figure_is_in_the_page_and_in_two_files(folder: Path, page: str) -
     for path in (folder.parent / "out").glob("*.svg"):
         ElementTree.parse(path)
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (folder.parent / "out").glob("*.png"))
+
+
+def test_each_config_is_read_once_and_each_figure_is_drawn_once_a_file(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a report of many runs spends its time on."""
+    real, draw, configs, drawn = OmegaConf.load, Figure.draw, [], []
+    monkeypatch.setattr(OmegaConf, "load", lambda file: (configs.append(file), real(file))[1])
+    monkeypatch.setattr(Figure, "draw", lambda self, renderer: (drawn.append(self), draw(self, renderer))[1])
+    monkeypatch.setattr(page_module, "learning_curves", lambda *_: ([], ""))
+    made(folder, out=tmp_path)
+    assert len(configs) == len(list(folder.glob("*/config.yaml"))) == 9
+    assert len(drawn) == 2 * len(list(tmp_path.glob("*.svg"))) > 10
 
 
 def test_the_page_needs_nothing_but_itself(page: str) -> None:

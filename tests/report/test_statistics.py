@@ -206,6 +206,24 @@ def test_a_curve_of_runs_that_never_meet_is_empty() -> None:
     assert curves(steps("a", 1, (0, 7, 2.0)), "reward", "tokens")["mean"].tolist() == [2.0]
 
 
+@pytest.mark.parametrize("name", ["reward", "valid"])
+def test_a_point_that_some_seeds_lack_is_the_estimate_of_the_others(name: str) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.uniform(0.1, 0.9, (6, 9))
+    values[0, 1:3] = values[3, 2] = values[:5, 4] = np.nan  # point 4: one seed
+    values[:, 5], values[:, 6] = 1.0, np.nan  # all equal; none
+    runs = [[(i, i, y) for i, y in enumerate(row) if not np.isnan(y)] for row in values]
+    table = pd.concat([steps(f"r{seed}", seed, *points) for seed, points in enumerate(runs)])
+    found = curves(table.rename(columns={"reward": name}), name)
+    assert found["x"].tolist() == [0, 1, 2, 3, 4, 5, 7, 8]
+    for row in found.to_dict("records"):
+        column = values[:, int(row["x"])]
+        here = estimate(column[~np.isnan(column)], share=name == "valid")
+        assert [row[key] for key in ("n", "mean", "low", "high")] == pytest.approx(
+            [here.n, here.mean, here.low, here.high], rel=1e-12, nan_ok=True
+        )
+
+
 def test_a_curve_counts_seeds_not_runs() -> None:
     table = pd.concat(
         [steps(run, seed, (1, 5, y)) for run, seed, y in [("a", 1, 0.0), ("b", 1, 2.0), ("c", None, 4.0)]]

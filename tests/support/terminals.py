@@ -19,8 +19,24 @@ SPINNER = re.compile("[\u2800-\u28ff][^\u2800-\u28ff\n]*?\\.\\.\\.\n?")  # erase
 PATIENCE = 120.0  # seconds, on a machine that others use as well
 
 
+SHELL = """
+import os, shlex, signal, sys
+import selfplay.building, selfplay.players.language_model, selfplay.terminal.play, selfplay.tasks.tiny_world
+from selfplay.__main__ import main
+while True:
+    sys.argv = ["selfplay", *shlex.split(input("$ "))]
+    if not (child := os.fork()):
+        sys.exit(main())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command
+    print(f"ended with {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
+
+
 class Terminal:
-    """A command of `selfplay` at a terminal of 80 columns.
+    """A command of `selfplay` at a terminal of 80 columns; without arguments a prompt at which several can be typed.
+
+    What is typed at the prompt runs in forks of a process that has imported everything.
 
     Attributes:
         seen: everything on the screen so far, without escape sequences.
@@ -32,7 +48,7 @@ class Terminal:
         env = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "40", "HF_HUB_OFFLINE": "1"}
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(cli.ROOT / "src"), env.get("PYTHONPATH")]))
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "selfplay", *args],
+            [sys.executable, *(["-m", "selfplay", *args] if args else ["-c", SHELL])],
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,

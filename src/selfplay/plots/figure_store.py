@@ -25,7 +25,8 @@ INK = "#1f2328"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 DASHES = ("-", "--", ":", "-.")
 GREY = "#b9bec4"
-DOTS_PER_INCH = 200
+DOTS_PER_INCH, SVG_DOTS_PER_INCH = 200, 72
+COMPRESSION = 3  # of zlib: a third less time than 6, the default, for 6 % larger files
 FORMATS = ("png", "pdf", "svg")  # of standalone figures
 STYLE = {
     "font.family": "sans-serif",
@@ -99,12 +100,12 @@ class Album:
         import matplotlib as mpl
 
         name = self.prefix + name
-
         vector, raster = StringIO(), BytesIO()
         with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
+            _lay_out(figure)
             figure.savefig(vector, format="svg", metadata={"Date": None, "Creator": None})
-            figure.set_layout_engine("none")  # keep the layout of the first drawing
-            figure.savefig(raster, format="png", dpi=DOTS_PER_INCH, transparent=False, facecolor="white")
+            white: dict[str, Any] = {"transparent": False, "facecolor": "white"}
+            figure.savefig(raster, format="png", dpi=DOTS_PER_INCH, pil_kwargs={"compress_level": COMPRESSION}, **white)
         with replacing(self.folder / f"{name}.svg") as draft:
             draft.write_text(vector.getvalue(), encoding="utf-8")
         with replacing(self.folder / f"{name}.png") as draft:
@@ -113,6 +114,21 @@ class Album:
         picture = Picture(name, caption, alt, _inlined(vector.getvalue(), name), setting, points)
         self.pictures.append(picture)
         return picture
+
+
+def _lay_out(figure: Figure) -> None:
+    """Place the axes as `savefig` would for an SVG, and keep this layout for every file of the figure.
+
+    `savefig` draws a figure with a layout engine twice, first for the layout alone; this needs no drawing.
+    """
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    FigureCanvasSVG(figure)  # becomes the figure's canvas, so that text is measured as in the file
+    if (engine := figure.get_layout_engine()) is not None:
+        dots, figure.dpi = figure.dpi, SVG_DOTS_PER_INCH
+        engine.execute(figure)
+        figure.dpi = dots
+        figure.set_layout_engine()
 
 
 def save(figure: Figure, path: Path) -> None:

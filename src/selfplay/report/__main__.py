@@ -8,11 +8,12 @@ python -m selfplay.report outputs multirun/x --out x --baseline "game=dataset re
 import argparse
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 
 from selfplay.commandline import run_command
+from selfplay.garbage import collected, hold_garbage
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,11 +50,16 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; user errors print one line to stderr and exit with code 1."""
     args = parser().parse_args(arguments)
-    run_command(lambda: report(args))
+    hold_garbage()
+    with collected() as loaded:
+        run_command(lambda: report(args, loaded))
 
 
-def report(args: argparse.Namespace) -> None:
+def report(args: argparse.Namespace, loaded: Callable[[], None]) -> None:
     """Read the runs, write the page, and print where it is; with `args.refresh` repeatedly, until no run goes on.
+
+    Args:
+        loaded: called once the runs are read.
 
     Raises:
         SelfplayError: a folder contains no run, the page cannot be written, or `args.refresh` is too small.
@@ -72,6 +78,9 @@ def report(args: argparse.Namespace) -> None:
     while True:
         goes_on = args.refresh is not None and any(one.goes_on for one in standings(args.folders).values())
         sweep, album = load(*args.folders), Album(out)
+        if first:
+            len(sweep.turns)  # read at first use
+            loaded()
         page = write(sweep, args.folders, album, args.baseline, args.refresh if goes_on else None)
         if first or not goes_on:
             say(str(sweep))

@@ -7,7 +7,7 @@ from math import isnan
 from typing import Any
 
 from selfplay.measures import Measure, bounds, number, probability
-from selfplay.report.comparison import Compared, checked_baseline, compared
+from selfplay.report.comparison import ITSELF, Compared, checked_baseline, compared
 from selfplay.report.configs import Config, apart, configs
 from selfplay.report.parts import parts
 from selfplay.report.settings import Settings
@@ -42,7 +42,7 @@ def answers(sweep: Sweep, baseline: str | None = None) -> dict[str, list[str]]:
     for part in parts(sweep, known):
         for one in compared(part.sweep, chosen):
             if lines := sentences(one, by_setting(sweep, known)):
-                found[heading(one.metric, part.title)] = lines
+                found[heading(one, settings, part.title)] = lines
     return found
 
 
@@ -55,20 +55,24 @@ def by_setting(sweep: Sweep, known: Mapping[str, Config]) -> dict[str, Config]:
     return found
 
 
-def heading(metric: Measure, title: str = "") -> str:
-    """What is compared: the metric and its direction, after the name of the part if there are several."""
+def heading(found: Compared, settings: Settings, title: str = "") -> str:
+    """What is compared: the part's name if there are several, the metric, its direction, and the baseline."""
+    metric = found.metric
     direction = {"better": ", higher is better", "worse": ", lower is better"}.get(metric.better[0], "")
-    return (
-        f"{title}: {metric.title} ({metric.key}){direction}" if title else f"{metric.title} ({metric.key}){direction}"
-    )
+    against = f"; baseline: {settings.short(found.baseline)} (another: --baseline SETTING)" if found.baseline else ""
+    return f"{f'{title}: ' if title else ''}{metric.title} ({metric.key}){direction}{against}"
 
 
 def sentences(found: Compared, known: Mapping[str, Config]) -> list[str]:
     """One sentence per setting other than the baseline, the largest difference first.
 
+    A single sentence where a comparison would be meaningless, see `Compared.baseline`.
+
     Args:
         known: setting -> its config.
     """
+    if not found.baseline:
+        return [ITSELF] if len(found.after) > 1 else []
     others = [row for row in found.after.to_dict("records") if row["setting"] != found.baseline]
     others.sort(key=lambda row: -abs(row["difference"]) if row["pairs"] else 0.0)
     base = int(found.after.loc[found.after["setting"] == found.baseline, "n"].iloc[0])

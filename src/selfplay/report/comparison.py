@@ -13,6 +13,7 @@ from selfplay.core import SelfplayError
 from selfplay.measures import Measure, bounds, measure, number, probability
 from selfplay.plots.figure_store import Album, Picture
 from selfplay.plots.figures import draw_intervals
+from selfplay.report.configs import against_itself
 from selfplay.report.statistics import compare
 from selfplay.runs.sweep import Sweep
 
@@ -23,6 +24,10 @@ TESTS = (
     "Intervals: 95 %, Student's t over seeds{logit}. Differences: paired with the baseline by seed. p: two-sided "
     "paired t-test. Holm: p corrected for {family}; if no difference is real, the chance of any value below 0.05 is at "
     "most 5 %. Sign flips: exact permutation test on the same pairs (at least 2 / 2ⁿ for n pairs), uncorrected."
+)
+ITSELF = (
+    "The settings are not compared: both sides of this zero-sum game are the same model, so what one role earns the "
+    "other loses, however well they play; compare the trained models with selfplay crossplay FOLDER --last."
 )
 
 
@@ -60,7 +65,8 @@ class Compared:
 
     Attributes:
         metric: how it is displayed.
-        baseline: the setting that the others are compared with.
+        baseline: the setting that the others are compared with; "" if the metric is the payoff of a zero-sum game of
+            the learner against itself, which is not compared.
         runs: the runs of these settings, with the columns `before` and `gain`.
         before, after, gain: of the metric, as of `statistics.compare`.
     """
@@ -110,8 +116,10 @@ def _compared(sweep: Sweep, here: list[str], shown: Measure, baseline: str | Non
     runs["before"] = runs["run"].map(_first(sweep.metrics, shown.key))
     runs.loc[(runs["metric"] != shown.key), "optimized"] = np.nan
     runs["gain"] = runs["optimized"] - runs["before"]
+    if any(against_itself(sweep.configs.get(str(run), {})) for run in runs["run"]):
+        against = ""
     before, after, gain = (
-        _scaled(compare(runs, name, against, shown.share and name != "gain"), shown.factor)
+        _scaled(compare(runs, name, against or None, shown.share and name != "gain"), shown.factor)
         for name in ("before", "optimized", "gain")
     )
     runs["gain"] *= shown.factor
@@ -154,7 +162,7 @@ def comparison(found: Compared, settings: Settings, baseline: str | None, album:
         heads,
         rows,
         _notes(after, shown, settings, baseline, against),
-        _picture(gain, found.runs, shown, settings, album),
+        _picture(gain, found.runs, shown, settings, album) if against else None,
     )
 
 
@@ -185,10 +193,11 @@ def _notes(after: pd.DataFrame, shown: Measure, settings: Settings, wanted: str 
     count = int(after["p"].notna().sum())
     family = f"the family of {count} comparisons of this table" if count > 1 else "a family of one comparison"
     logit = ", of shares on the logit scale" if shown.share else ""
-    notes = [f"{TESTS.format(family=family, logit=logit)} Before: first logged value of a run; after: last one."]
+    notes = [] if against else [ITSELF]
+    notes.append(f"{TESTS.format(family=family, logit=logit)} Before: first logged value of a run; after: last one.")
     if shown.less_is_better:
         notes.append("Lower is better: a negative gain is an improvement.")
-    if wanted not in (None, against):
+    if against and wanted not in (None, against):
         notes.append(f"No run of the chosen baseline optimised {shown.key}; the baseline here is the first setting.")
     for setting, note, left in zip(after["setting"], after["note"], after["left out"], strict=True):
         parts = [note] if note else []

@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from selfplay.core import SelfplayError
 from selfplay.runs.reading import NOT_SCIENCE
-from selfplay.runs.safe_yaml import read_mapping
 from selfplay.runs.sweep import Sweep
 
 RECORDED = (*NOT_SCIENCE, "overrides", "versions", "commit", "trust", "folder")  # not part of a comparison
 TARGET = "._target_"
+ITSELF = "selfplay.opponents.matchmaker.Matchmaker"  # the opponent rule of a learner that plays every role itself
 NAMES = ("name",)  # options of a game that choose another game
 
 Config = Mapping[str, str]
 
 
-def flat_config(path: Path) -> Config:
-    """The config of the run in a folder: dotted key -> value as text; empty if it cannot be read.
+def flat_config(recorded: Mapping[str, Any]) -> Config:
+    """The config that a run recorded: dotted key -> value as text; empty if it could not be read.
 
     Keys that cannot affect results, and the seed, are left out. A class is told by its name without its module.
     """
-    try:
-        plain = OmegaConf.to_container(read_mapping(path / "config.yaml"), resolve=False)
-    except SelfplayError:
-        return {}
-    flat = _flat(plain)
+    flat = _flat(recorded)
     return {key: value for key, value in flat.items() if not _left_out(key)}
 
 
@@ -52,7 +44,22 @@ def _text(value: object) -> str:
 
 def configs(sweep: Sweep) -> dict[str, Config]:
     """Run -> its config."""
-    return {str(run): flat_config(Path(path)) for run, path in zip(sweep.runs["run"], sweep.runs["path"], strict=True)}
+    return {str(run): flat_config(sweep.configs.get(str(run), {})) for run in sweep.runs["run"]}
+
+
+def against_itself(recorded: Mapping[str, Any]) -> bool:
+    """Whether a run optimized the payoff of a role in a zero-sum game between the learner and itself.
+
+    Such a payoff says nothing about learning; the KL is then recorded as the progress (`selfplay.derived.progress`).
+
+    Args:
+        recorded: the content of its config.yaml.
+    """
+    progress, optimized = (str(recorded.get(f"{name}_metric")) for name in ("progress", "optimized"))
+    role, _, name = optimized.rpartition("/")
+    opponent = recorded.get("opponent")
+    plain = isinstance(opponent, dict) and opponent.get(TARGET[1:]) == ITSELF
+    return name == "payoff" and progress == f"{role}/kl" and plain
 
 
 def differing(known: Mapping[str, Config], seeds: Mapping[str, object]) -> list[str]:

@@ -6,11 +6,13 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from selfplay.measures import number
 from selfplay.plots.figure_store import Album, Picture
 from selfplay.plots.figures import Line, draw_lines
+from selfplay.theory.zero_sum import Array
 
 if TYPE_CHECKING:
     from selfplay.report.settings import Settings
@@ -37,11 +39,18 @@ def setting_lines(
     for setting, part in table.groupby("setting", sort=False):
         mean = line(settings.short(str(setting)), part, factor)
         if runs is not None:
-            known = runs[runs["setting"] == setting].dropna(subset=list(columns))
-            single = [run[list(columns)].to_numpy(dtype=float).T for _, run in known.groupby("run", sort=False)]
+            single = _runs_of(runs[runs["setting"] == setting], columns)
             mean = replace(mean, seeds=[(x, factor * y) for x, y in single] if len(single) > 1 else ())
         lines[settings.number(str(setting))] = mean
     return dict(sorted(lines.items()))
+
+
+def _runs_of(rows: pd.DataFrame, columns: tuple[str, str]) -> list[Array]:
+    """The points of each run that has any: x and y, [2, points]."""
+    points = np.stack([rows[name].to_numpy(dtype=float, na_value=np.nan) for name in columns])
+    codes, _ = pd.factorize(rows["run"])
+    known = ~np.isnan(points).any(axis=0)
+    return [points[:, known & (codes == code)] for code in pd.unique(codes[known])]
 
 
 def line(label: str, table: pd.DataFrame, factor: float = 1.0) -> Line:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
-from omegaconf import DictConfig
 
 from selfplay.core import SelfplayError
 from selfplay.files import replacing
@@ -29,7 +28,6 @@ from selfplay.report.question_section import what_is_asked
 from selfplay.report.run_table import run_table
 from selfplay.report.settings import Settings
 from selfplay.report.transcripts import Sample, sample
-from selfplay.runs.safe_yaml import read_mapping
 from selfplay.runs.sweep import Sweep
 
 PAGE = "report.html"
@@ -126,7 +124,7 @@ def _part(
         ("goodhart", "Reward against truth", gaps),
         ("questions", "What is asked", lines or stacks),
     ]
-    lists = [(heading(one.metric, part.title), sentences(one, known)) for one in compared_by]
+    lists = [(heading(one, settings, part.title), sentences(one, known)) for one in compared_by]
     linked = [(part.prefix + name, title, there) for name, title, there in sections]
     here = [entry for entry in settings.legend() if entry["setting"] in set(sweep.runs["setting"])]
     return {
@@ -171,18 +169,14 @@ def _read(sweep: Sweep, folders: Sequence[Path], settings: Settings) -> dict[str
 
 def _versions(sweep: Sweep) -> str:
     """The versions recorded by the runs, with the number of runs of each if they differ."""
-    found = Counter(_version(Path(path)) for path in sweep.runs["path"])
+    found = Counter(_version(sweep.configs.get(str(run), {}).get("versions")) for run in sweep.runs["run"])
     if len(found) == 1:
         return f"Made with {next(iter(found))}."
     return "Made with " + "; ".join(f"{made} ({_many(n, 'run')})" for made, n in found.most_common()) + "."
 
 
-def _version(path: Path) -> str:
-    try:
-        versions = read_mapping(path / "config.yaml").get("versions")
-    except SelfplayError:
-        versions = None
-    if not isinstance(versions, DictConfig) or not versions:
+def _version(versions: object) -> str:
+    if not isinstance(versions, dict) or not versions:
         return "versions unknown"
     return ", ".join(f"{name!s} {str(value)[:12] if value else 'unknown'}" for name, value in versions.items())
 

@@ -52,4 +52,5 @@ def _within(sweep: Sweep, name: str, of_setting: Mapping[str, str], first: str) 
         for table in (sweep.runs, sweep.metrics)
     )
     mine = set(runs["run"])
-    return Sweep(runs, metrics, {run: path for run, path in sweep.transcripts.items() if run in mine})
+    transcripts = {run: path for run, path in sweep.transcripts.items() if run in mine}
+    return Sweep(runs, metrics, transcripts, configs=sweep.configs)

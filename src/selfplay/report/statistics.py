@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import isnan, nan
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -50,11 +51,18 @@ def estimate(values: ArrayLike, share: bool = False) -> Estimate:
     x = np.asarray(values, dtype=float)
     if len(x) == 0:
         return Estimate(0, nan, nan, nan)
-    mean, (low, high) = float(x.mean()), student(x)
-    if share and not isnan(low) and 0 < mean < 1:
-        half = (high - low) / 2 / (mean * (1 - mean))
-        low, high = (float(expit(logit(mean) + side * half)) for side in (-1, 1))
-    return Estimate(len(x), mean, low, high)
+    return Estimate(len(x), *map(float, _interval(x, share)))
+
+
+def _interval(x: Floats, share: bool) -> tuple[Floats, Floats, Floats]:
+    """Mean, low and high of `estimate` along the first axis of at least one value."""
+    mean, (low, high) = x.mean(axis=0), student(x)
+    if share:
+        inside = (mean > 0) & (mean < 1)
+        p = np.where(inside, mean, 0.5)
+        half = (high - low) / 2 / (p * (1 - p))
+        low, high = (np.where(inside, expit(logit(p) + side * half), end) for side, end in ((-1, low), (1, high)))
+    return mean, low, high
 
 
 def format_estimate(values: ArrayLike, scale: float = 100.0, digits: int = 1, share: bool = False) -> str:
@@ -131,7 +139,8 @@ def compare(
         raise SelfplayError(
             f"baseline is '{baseline}', but no run has this setting; choose one of: {'; '.join(settings)}"
         )
-    usable = runs[(runs["status"] == "finished") & runs[metric].notna()]
+    narrow = list(dict.fromkeys(["run", "setting", "seed", metric]))
+    usable = runs.loc[(runs["status"] == "finished") & runs[metric].notna(), narrow]
     is_share = _is_share(runs, metric) if share is None else share
     by_seed = {setting: _by_seed(usable[usable["setting"] == setting], metric) for setting in settings}
     rows = []
@@ -217,20 +226,39 @@ def curves(metrics: pd.DataFrame, metric: str, against: str = "step", points: in
         )
     if against not in ("step", "tokens"):
         raise SelfplayError(f"against is '{against}'; use 'step' or 'tokens'")
-    rows: list[dict[str, object]] = []
+    parts = []
     is_share = measure(metric).share or metric in INDICES
-    for setting, part in metrics[metrics[metric].notna()].groupby("setting", sort=False):
+    columns = list(dict.fromkeys(["run", "setting", "seed", "step", "tokens", metric]))
+    for setting, part in metrics.loc[metrics[metric].notna(), columns].groupby("setting", sort=False):
         runs = [run.sort_values("step") for _, run in part.groupby("run", sort=False)]
         x = _steps(runs) if against == "step" else _tokens(runs, points)
         table = np.array([_on(run, metric, against, x) for run in runs])
         seeds = _seeds(pd.concat([run.head(1) for run in runs]))
-        by_seed = pd.DataFrame(table).groupby(seeds, sort=False).mean()
-        for i, at in enumerate(x):
-            here = estimate(by_seed[i].dropna(), is_share)
-            rows.append(
-                {"setting": setting, "x": at, "n": here.n, "mean": here.mean, "low": here.low, "high": here.high}
-            )
-    return pd.DataFrame(rows, columns=["setting", "x", "n", "mean", "low", "high"])
+        by_seed = pd.DataFrame(table).groupby(seeds, sort=False).mean().to_numpy(dtype=float)
+        parts.append(pd.DataFrame({"setting": setting, "x": x, **_pointwise(by_seed, is_share)}))
+    if not parts:
+        return pd.DataFrame(columns=["setting", "x", "n", "mean", "low", "high"])
+    return pd.concat(parts, ignore_index=True)
+
+
+def _pointwise(table: Floats, share: bool) -> dict[str, NDArray[Any]]:
+    """`estimate` of each column, as arrays by the names of its attributes; NaN are no values.
+
+    Columns with values in the same rows are computed together.
+
+    Args:
+        table: [seeds, points].
+    """
+    there = ~np.isnan(table)
+    found = {"n": there.sum(axis=0), **{name: np.full(table.shape[1], nan) for name in ("mean", "low", "high")}}
+    patterns, of_column = np.unique(there, axis=1, return_inverse=True)
+    for i, rows in enumerate(patterns.T):
+        columns = of_column.reshape(-1) == i
+        if rows.any():
+            ends = _interval(table[rows][:, columns], share)
+            for name, values in zip(("mean", "low", "high"), ends, strict=True):
+                found[name][columns] = values
+    return found
 
 
 def _steps(runs: Sequence[pd.DataFrame]) -> Floats:

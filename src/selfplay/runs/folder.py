@@ -78,10 +78,18 @@ class RunFolder:
         Raises:
             SelfplayError: config.yaml is broken or contains something that no run writes; see `read_mapping`.
         """
-        config = read_mapping(self._config)
-        config.pop("versions", None)
-        plain = translated_config(OmegaConf.to_container(config, resolve=False))  # type: ignore[arg-type]
+        plain = self.recorded
+        plain.pop("versions", None)
         return OmegaConf.create(plain)
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The content of config.yaml as plain data with current names: `config`, and the run's `versions`.
+
+        Raises:
+            SelfplayError: see `config`.
+        """
+        return translated_config(OmegaConf.to_container(read_mapping(self._config), resolve=False))  # type: ignore[arg-type]
 
     @property
     def checkpoints(self) -> Path:

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import OmegaConf
-
 from selfplay.commandline import program
 from selfplay.core import SelfplayError
 from selfplay.files import lines
@@ -48,6 +46,7 @@ class Run:
         summary: the content of summary.json.
         metrics: the lines of metrics.jsonl.
         transcript: whether episodes.jsonl exists and is intact, apart from a torn last line.
+        recorded: the content of config.yaml, see `RunFolder.recorded`; empty if it cannot be read.
         total: the steps that the run is to have, and `optimized`: the metric that it optimizes; None if unknown.
     """
 
@@ -59,6 +58,7 @@ class Run:
     summary: Mapping[str, Any] = field(default_factory=dict)
     metrics: list[dict[str, Any]] = field(default_factory=list)
     transcript: bool = False
+    recorded: Mapping[str, Any] = field(default_factory=dict)
     total: int | None = None
     optimized: str | None = None
 
@@ -92,7 +92,7 @@ def read(path: Path, transcripts: bool = True) -> Run:
         transcripts: whether to check episodes.jsonl, by far the largest file.
     """
     broken: list[str] = []
-    config = _tried(broken, lambda: RunFolder.open(path).config)
+    recorded = _tried(broken, lambda: RunFolder.open(path).recorded) or {}
     metrics = _tried(broken, lambda: _metrics(path)) or []
     summary = _tried(broken, lambda: _summary(path)) or {}
     transcript = transcripts and (_tried(broken, lambda: _whole(path / "episodes.jsonl")) or False)
@@ -103,14 +103,13 @@ def read(path: Path, transcripts: bool = True) -> Run:
                 f"{path / 'summary.json'} says {summary.get('steps')} steps, but metrics.jsonl ends at step {last}; "
                 "restore the file that the run wrote"
             )
-    plain: Any = {} if config is None else OmegaConf.to_container(config, resolve=False)
-    typed = plain.get("overrides")
+    typed = recorded.get("overrides")
     overrides = keyed(filter(lambda x: isinstance(x, str), typed)) if isinstance(typed, list) else {}
-    seed, total = (value if type(value := plain.get(key)) is int else None for key in ("seed", "steps"))
+    seed, total = (value if type(value := recorded.get(key)) is int else None for key in ("seed", "steps"))
     status = "broken" if broken else str(summary["status"])
     reason = "; ".join(broken) or _reason(path, status, summary, metrics, total)
-    metric = value if isinstance(value := plain.get("optimized_metric"), str) else None
-    return Run(path, status, reason, overrides, seed, summary, metrics, transcript, total, metric)
+    metric = value if isinstance(value := recorded.get("optimized_metric"), str) else None
+    return Run(path, status, reason, overrides, seed, summary, metrics, transcript, recorded, total, metric)
 
 
 def records(path: Path) -> list[dict[str, Any]]:

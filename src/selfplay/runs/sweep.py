@@ -6,7 +6,7 @@ print(sweep)
 sweep.runs.groupby("setting")["optimized"].mean()
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from selfplay.core import SelfplayError
+from selfplay.garbage import paused
 from selfplay.measures import numbers
 from selfplay.runs.finding import find
 from selfplay.runs.reading import Run, read, records
@@ -31,6 +32,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "advantage": (float, int, type(None)),
     "scores": (dict,),
 }
+FIGURES = ("payoff", "advantage")
 TURN = ("step", "episode", "role", "player", "group", "prompt", "reply", "payoff", "advantage")
 
 
@@ -47,6 +49,7 @@ class Sweep:
             numbers, nested ones as `eval/accuracy`. Step 0 is the evaluation before training.
         transcripts: run -> path of its episodes.jsonl, for readable ones.
         notes: warnings about sweeps whose planned jobs are unknown.
+        configs: run -> the content of its config.yaml as plain data; empty for one that cannot be read.
         unread: run -> why its transcript is left out of `turns`; filled when `turns` is first read.
     """
 
@@ -54,6 +57,7 @@ class Sweep:
     metrics: pd.DataFrame
     transcripts: Mapping[str, Path]
     notes: tuple[str, ...] = ()
+    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -87,19 +91,14 @@ class Sweep:
             known = ", ".join(self.transcripts) or "none"
             raise SelfplayError(f"run '{run}' has no readable transcript; choose one that has: {known}")
         path = self.transcripts[run]
-        turns = [turn for turn in records(path) if steps is None or turn["step"] in steps]
-        if wrong := next(filter(None, map(_wrong, turns)), None):
-            raise SelfplayError(f"a turn in {path} has {wrong}; restore the file that the run wrote")
-        names = dict.fromkeys(name for turn in turns for name in turn["scores"])
-        [row] = self.runs.loc[self.runs["run"] == run, ["setting", "seed"]].itertuples(index=False)
-        columns: dict[str, Any] = {name: [turn[name] for turn in turns] for name in TURN}
-        scores = {f"score/{name}": [turn["scores"].get(name) for turn in turns] for name in names}
-        columns["weight"] = [turn.get("weight", 1.0) for turn in turns]
-        columns["group"] = pd.Series(columns["group"], dtype=object)  # int, str or None, as written
-        for name in ("prompt", "reply"):  # object, because pyarrow's strings cannot contain lone surrogates
-            columns[name] = pd.Series(columns[name], dtype=object)
-        table = pd.DataFrame({"run": run, "setting": row.setting, "seed": row.seed, **columns, **scores})
-        return table.astype(dict.fromkeys(("payoff", "advantage", *scores), "float64"))
+        with paused():
+            turns = [turn for turn in records(path) if steps is None or turn["step"] in steps]
+            try:
+                columns = _columns(turns)
+            except ValueError as wrong:
+                raise SelfplayError(f"a turn in {path} has {wrong}; restore the file that the run wrote") from None
+            [row] = self.runs.loc[self.runs["run"] == run, ["setting", "seed"]].itertuples(index=False)
+            return pd.DataFrame({"run": run, "setting": row.setting, "seed": row.seed, **columns})
 
     def __str__(self) -> str:
         counts = self.runs["status"].value_counts()
@@ -113,18 +112,36 @@ class Sweep:
     __repr__ = __str__
 
 
-def _wrong(turn: Mapping[str, Any]) -> str:
-    """What is wrong with a turn of a transcript; "" if it is valid."""
+def _columns(turns: Sequence[Mapping[str, Any]]) -> dict[str, pd.Series]:
+    """The columns of `Sweep.turns_of` that are in a transcript, checked.
+
+    Raises:
+        ValueError: what is wrong with a turn.
+    """
+    try:
+        written = {name: [turn[name] for turn in turns] for name in KINDS}
+    except KeyError as error:
+        raise ValueError(f"no {error}") from error
     for name, kinds in KINDS.items():
-        if name not in turn:
-            return f"no '{name}'"
-        if type(turn[name]) not in kinds:
-            return f"{str(turn[name])[:40]} as {name}"
-    kinds = KINDS["payoff"]
-    figures = [turn["payoff"], turn["advantage"], turn.get("weight", 1.0), *turn["scores"].values()]
-    if odd := [x for x in figures if type(x) not in kinds or (type(x) is int and abs(x) >= 2**63)]:
-        return f"{str(odd[0])[:40]} as a figure"
-    return ""
+        _check(written[name], kinds, name)
+    scores, weights = written.pop("scores"), [turn.get("weight", 1.0) for turn in turns]
+    names = dict.fromkeys(name for some in scores for name in some)
+    figures = {name: written.pop(name) for name in FIGURES} | {"weight": weights}
+    figures |= {f"score/{name}": [some.get(name) for some in scores] for name in names}
+    for values in figures.values():
+        _check(values, KINDS["payoff"], "a figure")
+    # object, because groups are int, str or None, as written, and pyarrow's strings cannot contain lone surrogates
+    kinds_of = dict.fromkeys(("group", "prompt", "reply"), object)
+    columns = {name: pd.Series(values, dtype=kinds_of.get(name)) for name, values in written.items()}
+    return columns | {name: pd.Series(values, dtype="float64") for name, values in figures.items()}
+
+
+def _check(values: Sequence[object], kinds: Collection[type], name: str) -> None:
+    if set(map(type, values)) - set(kinds):
+        odd = next(value for value in values if type(value) not in kinds)
+        raise ValueError(f"{str(odd)[:40]} as {name}")
+    if float in kinds and (large := [x for x in values if type(x) is int and abs(x) >= 2**63]):
+        raise ValueError(f"{str(large[0])[:40]} as {name}")
 
 
 def load(*folders: Path | str) -> Sweep:
@@ -143,6 +160,7 @@ def load(*folders: Path | str) -> Sweep:
         _typed(pd.DataFrame(metrics, columns=None if metrics else ["run", "setting", "seed", "step", "tokens"])),
         {name: run.path / "episodes.jsonl" for name, run in named.items() if run.transcript},
         tuple(dict.fromkeys(notes)),
+        {name: run.recorded for name, run in named.items()},
     )
 
 

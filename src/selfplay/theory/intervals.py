@@ -91,16 +91,23 @@ def bounded(values: ArrayLike, low: float, high: float) -> tuple[float, float]:
     return float(max(low, mean - half)), float(min(high, mean + half))
 
 
-def student(values: ArrayLike) -> tuple[float, float]:
-    """Student's t interval of the mean of independent values.
+def student(values: ArrayLike) -> tuple[Floats, Floats]:
+    """Lower and upper bounds of Student's t interval of the mean of independent values, along the first axis.
 
     NaN for fewer than two values, for non-finite values, and for values that are equal up to rounding (unknown spread).
+
+    Args:
+        values: [n, ...] the observations.
     """
     x = np.asarray(values, dtype=float)
-    if len(x) < 2 or not np.isfinite(x).all() or np.ptp(x) <= 1e-12 * np.abs(x).max():
-        return nan, nan
-    half = float(stdtrit(len(x) - 1, (1 + LEVEL) / 2)) * float(x.std(ddof=1)) / sqrt(len(x))
-    return float(x.mean()) - half, float(x.mean()) + half
+    if len(x) < 2:
+        unknown = np.full(x.shape[1:], nan)[()]
+        return unknown, unknown
+    with np.errstate(invalid="ignore"):  # of infinite values
+        known = np.isfinite(x).all(axis=0) & (np.ptp(x, axis=0) > 1e-12 * np.abs(x).max(axis=0))
+        half = stdtrit(len(x) - 1, (1 + LEVEL) / 2) * x.std(axis=0, ddof=1) / sqrt(len(x))
+        low, high = (np.where(known, x.mean(axis=0) + side * half, nan)[()] for side in (-1, 1))
+    return low, high
 
 
 def as_list(ends: Iterable[ArrayLike]) -> list[float] | None:
