@@ -14,6 +14,7 @@ import argparse
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -23,7 +24,7 @@ import pandas as pd
 
 from selfplay.report.families import markdown
 from selfplay.report.statistics import format_estimate
-from selfplay.runs import load
+from selfplay.runs.folder import RunFolder
 from selfplay.tasks.tiny_world.questions import held_out
 
 HERE = Path(__file__).parent
@@ -56,17 +57,14 @@ def trained(name: str, payoff: Payoff, steps: int, seeds: tuple[int, ...], task_
     every = f"seed={','.join(map(str, seeds))}"
     command = [sys.executable, "run.py", "-m", *COMMON, *options, every, f"task.seed={task_seed}", f"steps={steps}"]
     subprocess.run([*command, "eval.every=10", f"sweep={PLACE}/{name}"], check=True, cwd=HERE.parents[1])
-    metrics = load(HERE.parents[1] / "multirun" / PLACE / name).metrics.dropna(subset="eval/accuracy")
-    rows = []
     tested = {question.text for question in held_out(seed=0)}
     new = [question.text not in tested for question in held_out(seed=task_seed)]
-    for seed, run in metrics[metrics["step"] == steps].groupby("seed"):
-        correct = str(run["eval/correct"].iloc[0])
-        part = [answer == "1" for answer, counts in zip(correct, new, strict=True) if counts]
-        rows.append(
-            {"seed": int(seed), "accuracy": float(run["eval/accuracy"].iloc[0]), "untested": fmean(part or [0])}
-        )
-    assert len(rows) == len(seeds), (name, rows)
+    rows = []
+    for number, seed in enumerate(seeds):
+        run = RunFolder.open(HERE.parents[1] / "multirun" / PLACE / name / str(number))
+        [line] = [line for line in run.metrics() if line["step"] == steps]
+        part = [answer == "1" for answer, counts in zip(line["eval"]["correct"], new, strict=True) if counts]
+        rows.append({"seed": seed, "accuracy": line["eval"]["accuracy"], "untested": fmean(part or [0])})
     return pd.DataFrame(rows)
 
 
@@ -80,7 +78,7 @@ def search() -> list[dict[str, Any]]:
         value = trained(f"trials/{number:02d}", payoff, RUNGS[0][0], SEARCHED, VALIDATION)["untested"].mean()
         study.tell(trial, value)
         found.append({"trial": number, "payoff": payoff, "accuracy": {RUNGS[0][0]: value}})
-    for (before, _), (steps, kept) in zip(RUNGS, RUNGS[1:], strict=False):
+    for (before, _), (steps, kept) in pairwise(RUNGS):
         left = sorted((one for one in found if before in one["accuracy"]), key=lambda one: -one["accuracy"][before])
         for one in left[:kept]:
             rows = trained(f"trials/{one['trial']:02d}", one["payoff"], steps, SEARCHED, VALIDATION)

@@ -143,7 +143,8 @@ def family(
     if invalid:
         return -penalty
     peak = a / (a + b) if a + b > 0 else 0.5
-    return s**a * (1.0 - s) ** b / (peak**a * (1.0 - peak) ** b) + quality * fmean(qualities)
+    scaled: float = s**a * (1.0 - s) ** b / (peak**a * (1.0 - peak) ** b)
+    return scaled + quality * fmean(qualities)
 
 
 def _success(rewards: Sequence[float], name: str) -> float:
