@@ -228,7 +228,7 @@ def _change(config: DictConfig, key: str, source: DictConfig) -> None:
         return
     if key in FOLLOWERS:
         _move(config, key, old, new)
-    OmegaConf.update(config, key, new)
+    OmegaConf.update(config, key, new, merge=False)
     for name in OmegaConf.select(config, "learners") or {}:  # what a further learner took from the first one
         if OmegaConf.select(config, f"learners.{name}.{key}") == old:
             OmegaConf.update(config, f"learners.{name}.{key}", new)
