@@ -57,7 +57,7 @@ DELIBERATE = OF_THE_DEFAULT_RUN | {  # the same, of the choice that is named; ex
     "KTO.role_weights": "alpha_Ch",
     "LanguageModel.lora": "player=tiny_lora",
     "LanguageModel.temperature": "player=smollm2: at 1 it rambles",
-    "LSP.pay": "game=lsp_zero; challenger=r_zero, spice, sqlm, absolute_zero, reverse_gen",
+    "LSP.pay": "game=lsp_zero; challenger=r_zero, spice, sqlm, absolute_zero, reverse_gen, error_rate, family",
     "League.every": "opponent=psro, league: an oracle is a longer way",
     "League.exploit": "opponent=league",
     "League.latest": "opponent=league, pfsp",

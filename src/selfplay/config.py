@@ -32,6 +32,9 @@ class Stop(TypedDict):
     metric: Name | None
     patience: Count
     goal: Annotated[str, OneOf("max", "min")]
+    above: Mapping[str, float]
+    below: Mapping[str, float]
+    window: Count
 
 
 OPTIONS: dict[str, Any] = {

@@ -41,8 +41,10 @@ def check_effect(cfg: DictConfig, overrides: Sequence[str], read: set[str]) -> N
         if root in (*OPTIONS, *LAST, LEARNERS):
             if value not in NOTHING:
                 _check_used(cfg, key)
-            if root == "stop" and cfg.stop.metric is None and value not in NOTHING:
+            if key in ("stop.patience", "stop.goal") and cfg.stop.metric is None and value not in NOTHING:
                 raise SelfplayError(f"{key} is set, but stop.metric is null; set stop.metric, or remove it")
+            if key == "stop.window" and not (cfg.stop.above or cfg.stop.below):
+                raise SelfplayError(f"{key} is set, but no metric has a limit; set stop.above or stop.below")
         elif root in cfg and value not in NOTHING and not _is_read(key, read):
             raise SelfplayError(
                 f"'{override}' has no effect, since no part of this run reads {root}{_meant(root, key)}; remove it, "

@@ -92,6 +92,42 @@ def test_reverse_gen(rewards: list[float], passing: float, earned: float) -> Non
     assert pay.reverse_gen(*args, True, passing) == -1.0
 
 
+def test_error_rate_is_the_share_of_wrong_answers() -> None:
+    args = ([1.0, 0.0, 0.0, 0.5], NONE, FOUR)
+    assert pay.error_rate(*args, False) == 0.625 and pay.error_rate(*args, True) == 0.0
+
+
+@pytest.mark.parametrize("solved", range(9))
+def test_the_family_holds_the_published_payoffs(solved: int) -> None:
+    """Of eight answers, the first `solved` are right and equal, the others wrong and all different."""
+    rewards, answers = [1.0] * solved + [0.0] * (8 - solved), ["a"] * solved + [f"b{i}" for i in range(8 - solved)]
+    args, p = (rewards, [1.0] * 8, answers), solved / 8
+    assert pay.family(*args, False, a=0, b=1) == pay.lsp_zero(*args, False) + 1 == 1 - p
+    assert pay.family(*args, False, a=0, b=1, quality=2) == pay.family(*args, False, a=0, b=1) + 2
+    tiny = pay.family(*args, False, a=1e-9, b=1)
+    assert tiny == pytest.approx(pay.absolute_zero(*args, False) if 0 < p < 1 else 0.0, abs=1e-6)
+    share = max(solved, 1) / 8  # the agreement
+    assert pay.family(*args, False, of="agreement") == pytest.approx(4 * share * (1 - share))
+    if share in (0.5, 1.0):
+        assert pay.family(*args, False, of="agreement") == pay.r_zero(*args, False)
+    if share > 1 / 8:
+        limit = pay.family(*args, False, a=1e-9, b=1e-9, of="agreement")
+        assert limit == pytest.approx(pay.sqlm(*args, False), abs=1e-6)
+    assert pay.family(*args, False, a=3, b=3) == pytest.approx(pay.spice(*args, False), abs=0.1)
+    assert pay.family(*args, True, penalty=0.3) == -0.3 and pay.family(*args, False, a=0, b=0) == 1.0
+
+
+@pytest.mark.parametrize(("a", "b"), [(1.0, 3.0), (2.0, 1.0), (0.5, 0.5), (0.0, 2.0), (4.0, 0.0)])
+def test_the_familys_maximum_is_1(a: float, b: float) -> None:
+    paid = [pay.family([p], [0.0], [""], False, a, b) for p in (i / 1000 for i in range(1001))]
+    assert max(paid) == pytest.approx(1.0, abs=1e-5) and paid.index(max(paid)) == round(1000 * a / (a + b))
+
+
+def test_the_family_knows_two_shares() -> None:
+    with pytest.raises(SelfplayError, match=r"challenger\.of is 'truth'; choose reward or agreement"):
+        pay.family([1.0], [0.0], [""], False, of="truth")
+
+
 def test_reverse_gens_optimum_under_dpo() -> None:
     """Arm i fails with probability f_i: all failing over all passing questions end at ref (f / (1 - f))^(1 / beta).
 
@@ -116,14 +152,14 @@ def test_reverse_gens_optimum_under_dpo() -> None:
     assert float((found - before).abs().max()) > 0.1
 
 
-@pytest.mark.parametrize("name", ["absolute_zero", "reverse_gen", "spice"])
+@pytest.mark.parametrize("name", ["absolute_zero", "error_rate", "family", "reverse_gen", "spice"])
 @pytest.mark.parametrize(("bad", "told"), [(-0.01, "-0.01"), (1.5, "1.5"), (math.nan, "nan")])
 def test_success_needs_rewards_between_0_and_1(name: str, bad: float, told: str) -> None:
     with pytest.raises(SelfplayError, match=f"challenger={name} needs rewards between 0 and 1, but one is {told};"):
         getattr(pay, name)([1.0, 0.0, bad], NONE[:3], FOUR[:3], False)
 
 
-@pytest.mark.parametrize("name", ["absolute_zero", "reverse_gen", "spice"])
+@pytest.mark.parametrize("name", ["absolute_zero", "error_rate", "family", "reverse_gen", "spice"])
 def test_the_bounds_themselves_are_fine(name: str) -> None:
     assert math.isfinite(getattr(pay, name)([1.0, 0.0], NONE[:2], FOUR[:2], False))
 

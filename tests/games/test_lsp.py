@@ -130,3 +130,20 @@ def test_what_a_value_or_a_spark_holds_is_no_placeholder() -> None:
     both = LSP("{spark} of {task}, {spark}", "{spark}", answers=1)
     [episode] = play(both, {"chance": chance, "challenger": say, "solver": say}, [0], key="k")
     assert episode.turns[1].ask.prompt == "{task} {spark} of {spark}, {task} {spark}"
+
+
+def test_a_novel_question_is_paid_for_if_it_is_asked_for() -> None:
+    """The weighted novelty is added to the Challenger's payoff alone; without a score, a weight is an error."""
+    say = Script(lambda ask: Reply("a question" if ask.role == "challenger" else "2"))
+    paid = {}
+    for weight in (0.0, 0.5):
+        game = LSP("?", answers=2, novelty_weight=weight)
+        [episode] = play(game, {"challenger": say, "solver": say}, [0], key="k")
+        for turn in episode.turns:
+            turn.scores |= {"reward": 1.0} if turn.ask.role == "solver" else {"novelty": 0.3}
+        paid[weight] = game.payoffs(episode)
+        del episode.turns[0].scores["novelty"]
+        if weight:
+            with pytest.raises(SelfplayError, match="novelty"):
+                game.payoffs(episode)
+    assert paid == {0.0: [-1.0, 1.0, 1.0], 0.5: [-0.85, 1.0, 1.0]}

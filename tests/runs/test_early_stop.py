@@ -94,11 +94,52 @@ def test_a_restarted_sweep_skips_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("values", "limit", "told"),
+    [
+        ((0.0, 0.9, 0.3, 0.7), {"above": {"x": 0.4}}, "x was 0.5 on average over the last 2 steps, above 0.4"),
+        ((0.0, 0.9, 0.3, 0.7), {"above": {"x": 0.5}}, ""),  # the limit itself is within
+        ((0.9, 0.1, 0.0), {"below": {"x": 0.1}}, "x was 0.05 on average over the last 2 steps, below 0.1"),
+        ((0.9,), {"above": {"x": 0.4}}, ""),  # fewer steps than the window
+        ((0.9, None, 0.9), {"above": {"x": 0.4}}, "x was 0.9"),  # a step that does not log it
+    ],
+)
+def test_limits_of_means_over_steps(values: tuple[float, ...], limit: dict[str, dict[str, float]], told: str) -> None:
+    lines = [{"step": step, **({} if value is None else {"x": value})} for step, value in enumerate(values, 1)]
+    rule = EarlyStop(window=2, **limit)
+    said = rule.left(rule.recent([{"step": 0, "x": 9.0}, *lines]))
+    assert said.startswith(told) and bool(said) == bool(told)
+    with pytest.raises(SelfplayError, match="limits 'x', which this run does not log; choose one of step, y"):
+        rule.left([{"step": 1, "y": 0.1}])
+
+
+def test_a_run_ends_at_a_limit(tmp_path: Path) -> None:
+    """It is evaluated and saved there, stays ended when it is resumed, and goes on if the limit is lifted."""
+    table = ("experiment=rps_latest", "steps=9", "checkpoint.every=7", "eval.every=5")
+    whole = cli.finished(tmp_path / "whole", *table)
+    means = {line["step"]: line["column/kl"] for line in cli.metrics(whole) if line["step"]}
+    step = next(at for at in range(3, 9) if means[at] + means[at - 1] + means[at - 2] > 3 * 0.09)
+    assert step not in (5, 7), "no step at which it is evaluated or saved anyway"
+    run = cli.finished(tmp_path / "run", *table, "stop.above={column/kl:0.09}", "stop.window=3")
+    found = cli.summary(run)
+    assert found["steps"] == step and found["stop"]["early"] and "column/kl was" in found["stop"]["left"]
+    assert cli.steps(run) == [f"step-{step:06d}"] and "eval" in cli.metrics(run)[-1]
+    again = cli.run(f"resume={run}")
+    assert f"stopped early after step {step}: column/kl was" in again.out and cli.summary(run)["steps"] == step
+    more = cli.run(f"resume={run}", "stop.above={}")
+    assert more.code == 0, more.err
+    for file in (whole / "checkpoints/step-000009").iterdir():
+        assert (run / "checkpoints/step-000009" / file.name).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize(
     ("args", "reason"),
     [
         (("stop.metric=eval/nope",), "stop.metric is 'eval/nope', which the evaluations of this run do not log"),
         (("stop.metric=eval/x", "eval=none", "optimized_metric=loss"), "stop.metric is 'eval/x', but eval is none"),
         (("stop.patience=2",), "stop.patience is set, but stop.metric is null; set stop.metric, or remove it"),
+        (("stop.window=2",), "stop.window is set, but no metric has a limit; set stop.above or stop.below"),
+        (("stop.above={row/pay:0.1}",), "stop.above limits 'row/pay', which this run does not log; choose one of"),
+        (("stop.below={loss:x}",), "stop.below.loss is 'x'"),
         ((*STOP, "stop.patience=0"), "stop.patience is 0, but it must be a whole number, at least 1"),
         (("stop.metric=eval/nash_conv", "stop.goal=least"), "stop.goal is 'least', but it must be one of max, min"),
     ],

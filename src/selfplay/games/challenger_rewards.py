@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Annotated, Protocol
 
 from selfplay.core import SelfplayError
-from selfplay.options import Range
+from selfplay.options import NotNegative, OneOf, Range
 
 
 class ChallengerPay(Protocol):
@@ -104,6 +104,47 @@ def reverse_gen(
 def error_rate(rewards: Sequence[float], qualities: Sequence[float], answers: Sequence[str], invalid: bool) -> float:
     """1 - p for a valid question, the share of wrong answers; 0 for an invalid one. Zero-sum with the accuracy p."""
     return 0.0 if invalid else 1.0 - _success(rewards, "error_rate")
+
+
+def family(
+    rewards: Sequence[float],
+    qualities: Sequence[float],
+    answers: Sequence[str],
+    invalid: bool,
+    a: NotNegative = 1.0,
+    b: NotNegative = 1.0,
+    penalty: NotNegative = 1.0,
+    quality: NotNegative = 0.0,
+    of: Annotated[str, OneOf("reward", "agreement")] = "reward",
+) -> float:
+    """s^a (1 - s)^b, scaled to a maximum of 1, plus the weighted quality; -penalty for an invalid question.
+
+    A family in which the smooth payoffs above are points or limits: a = 0, b = 1 is 1 - p, `lsp_zero` plus 1; a -> 0,
+    b = 1 that of `absolute_zero` for 0 < p < 1; a = b = 1 is 4 s (1 - s), equal to `r_zero` at 0, 1/2 and 1; a = b = 3
+    is near `spice`; a = b -> 0 is 1 unless all answers are alike, as in `sqlm`. Its maximum is at a / (a + b).
+
+    Args:
+        rewards: [G] rewards of the answers, from 0 to 1.
+        qualities: [G] their qualities.
+        answers: [G] the answers.
+        invalid: whether the question is invalid.
+        a: how much easy questions are preferred; 0: a question that nobody solves is not worth less.
+        b: how much hard questions are preferred; 0: a question that everybody solves is not worth less.
+        penalty: what an invalid question costs.
+        quality: the weight of the mean quality.
+        of: s is the success rate ("reward") or the agreement of the answers ("agreement").
+
+    Raises:
+        SelfplayError: `of` is neither, or a reward is not between 0 and 1.
+    """
+    if of not in ("reward", "agreement"):
+        raise SelfplayError(f"challenger.of is '{of}'; choose reward or agreement")
+    s = _success(rewards, "family") if of == "reward" else _agreeing(answers) / len(answers)
+    if invalid:
+        return -penalty
+    peak = a / (a + b) if a + b > 0 else 0.5
+    scaled: float = s**a * (1.0 - s) ** b / (peak**a * (1.0 - peak) ** b)
+    return scaled + quality * fmean(qualities)
 
 
 def _success(rewards: Sequence[float], name: str) -> float:

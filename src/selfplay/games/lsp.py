@@ -28,6 +28,8 @@ class LSP(Game):
         answers: G, answers per question.
         pay: the Challenger's payoff function, see `selfplay.games.challenger_rewards`.
         quality_weight: w, the weight of the quality relative to the reward (1 in the paper).
+        novelty_weight: the weight of the question's "novelty" score in the Challenger's payoff, if a referee gives one
+            (+reward@probes.novelty=novelty); 0 in the paper.
 
     Raises:
         SelfplayError: a task or a template is given, but the challenge has no placeholder for it.
@@ -43,12 +45,14 @@ class LSP(Game):
         answers: Count = 8,
         pay: ChallengerPay = lsp,
         quality_weight: NotNegative = 1.0,
+        novelty_weight: NotNegative = 0.0,
     ) -> None:
         at_least(1, answers=answers)
         parts = _filled(challenge, {"task": task, "template": template})
         self.roles = ("chance", "challenger", "solver") if len(parts) > 1 else ("challenger", "solver")
         self.parts, self.challenge = parts, SPARK.join(parts)
-        self.answers, self.pay, self.quality_weight = answers, pay, quality_weight
+        self.answers, self.pay = answers, pay
+        self.quality_weight, self.novelty_weight = quality_weight, novelty_weight
 
     def play(self) -> Play:
         challenge = self.challenge
@@ -66,6 +70,8 @@ class LSP(Game):
         qualities = [self.quality_weight * turn.scores.get("quality", 0.0) for turn in solvers]
         replies = [turn.reply.text for turn in solvers]
         asked = self.pay(rewards, qualities, replies, challenger.scores.get("invalid", 0.0) > 0)
+        if self.novelty_weight:
+            asked += self.novelty_weight * score(challenger, "novelty")
         return [*(0.0 for _ in chance), asked, *(r + q for r, q in zip(rewards, qualities, strict=True))]
 
 

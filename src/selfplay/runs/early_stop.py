@@ -1,7 +1,8 @@
-"""Early stopping: a run ends when a figure of its evaluations has not improved for a number of them."""
+"""Early stopping: a run ends when its evaluations stop improving, or when a metric of its steps leaves its limits."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import fmean
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -10,26 +11,33 @@ from selfplay.core import SelfplayError
 from selfplay.measures import numbers
 
 Evaluations = Mapping[int, Mapping[str, Any]]  # step -> the evaluation after it
+Line = Mapping[str, Any]  # a step's metrics
 
 
 @dataclass(frozen=True)
 class EarlyStop:
-    """The rule that ends a run early, see `stop` in conf/config.yaml; it follows from the logged evaluations alone.
+    """The rule that ends a run early, see `stop` in conf/config.yaml; it follows from the logged lines alone.
 
     Args:
         metric: the name of a figure of the evaluations, such as "eval/accuracy"; None never stops.
         patience: successive evaluations without a new best value after which the run ends.
         goal: "max" if larger values are better, else "min".
+        above: metric -> limit; the run ends after a step at which its mean over the last `window` steps exceeds it.
+        below: the same for means that fall below their limit.
+        window: the number of steps.
     """
 
     metric: str | None = None
     patience: int = 3
     goal: str = "max"
+    above: Mapping[str, float] = field(default_factory=dict)
+    below: Mapping[str, float] = field(default_factory=dict)
+    window: int = 10
 
     @classmethod
     def of(cls, cfg: DictConfig) -> "EarlyStop":
         """The rule of a run; configs of earlier versions have none."""
-        return cls(**(OmegaConf.select(cfg, "stop") or {}))
+        return cls(**OmegaConf.to_container(OmegaConf.select(cfg, "stop") or OmegaConf.create()))  # type: ignore[arg-type]
 
     def check(self, evaluations: Evaluations) -> None:
         """Raise SelfplayError if there are no evaluations or the first one lacks the metric."""
@@ -67,25 +75,51 @@ class EarlyStop:
         best = self.best_step(evaluations)
         return best is not None and sum(step > best for step in evaluations) >= self.patience
 
-    def summary(self, evaluations: Evaluations, early: bool) -> dict[str, Any]:
-        """The rule's entry in summary.json, `stop`; empty without a metric.
+    def recent(self, lines: Iterable[Line]) -> list[Line]:
+        """The lines of the last `window` steps of training."""
+        return [line for line in lines if line["step"] > 0][-self.window :]
+
+    def left(self, recent: Sequence[Line]) -> str:
+        """Which mean over the last `window` steps has left its limit, in words; empty if none has.
+
+        Raises:
+            SelfplayError: none of the steps logs a metric that has a limit.
+        """
+        for limits, sign, words in ((self.above, 1, "above"), (self.below, -1, "below")):
+            for name, limit in limits.items():
+                values = [float(line[name]) for line in recent if isinstance(line.get(name), int | float)]
+                if recent and not values:
+                    known = sorted(name for name, value in recent[-1].items() if isinstance(value, int | float))
+                    raise SelfplayError(
+                        f"stop.{words} limits '{name}', which this run does not log; choose one of {', '.join(known)}"
+                    )
+                if len(recent) == self.window and sign * (mean := fmean(values)) > sign * limit:
+                    return f"{name} was {mean:.4g} on average over the last {self.window} steps, {words} {limit:g}"
+        return ""
+
+    def summary(self, evaluations: Evaluations, recent: Sequence[Line], early: bool) -> dict[str, Any]:
+        """The rule's entry in summary.json, `stop`; empty without a rule.
 
         Args:
             early: whether the rule has ended the run.
         """
-        best = self.best(evaluations)
-        if best is None:
+        best, limits = self.best(evaluations), bool(self.above or self.below)
+        if best is None and not limits:
             return {}
-        rule = {"metric": self.metric, "patience": self.patience, "goal": self.goal}
-        return {"stop": {**rule, "best_step": best[0], "best": best[1], "early": early}}
+        rule = {key: value for key, value in asdict(self).items() if limits or key in ("metric", "patience", "goal")}
+        figures = {} if best is None else {"best_step": best[0], "best": best[1]}
+        return {"stop": {**rule, **figures, "early": early, **({"left": self.left(recent)} if limits else {})}}
 
     def ended(self, summary: Mapping[str, Any]) -> bool:
         """Whether this rule has ended the run with this summary."""
         found = summary.get("stop") or {}
-        return bool(found.get("early")) and EarlyStop(found["metric"], found["patience"], found["goal"]) == self
+        rule = {key: found[key] for key in asdict(self) if key in found}
+        return bool(found.get("early")) and EarlyStop(**rule) == self
 
-    def words(self, evaluations: Evaluations, step: int) -> str:
+    def words(self, evaluations: Evaluations, recent: Sequence[Line], step: int) -> str:
         """What a run says when the rule ends it after a step."""
+        if left := self.left(recent):
+            return f"stopped early after step {step}: {left}"
         best = self.best(evaluations)
         assert best is not None
         return (
@@ -97,6 +131,22 @@ class EarlyStop:
 def evaluations_of(lines: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
     """Step -> evaluation, of the lines of metrics.jsonl."""
     return {line["step"]: line["eval"] for line in lines if "eval" in line}
+
+
+def optimized(line: Line, metric: str) -> float:
+    """The value of the optimized metric in a line.
+
+    Raises:
+        SelfplayError: it is not there.
+    """
+    flat = {k: v for k, v in line.items() if isinstance(v, int | float)}
+    flat |= {f"eval/{k}": v for k, v in line.get("eval", {}).items() if isinstance(v, int | float)}
+    every = flat | numbers(line.get("eval", {}), "eval/")
+    if metric not in every:
+        raise SelfplayError(
+            f"optimized_metric is '{metric}', which this run does not log; choose one of " + ", ".join(sorted(flat))
+        )
+    return float(every[metric])
 
 
 def _figures(evaluation: Mapping[str, Any]) -> dict[str, float]:

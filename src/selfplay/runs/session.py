@@ -25,7 +25,7 @@ from selfplay.parallel import current
 from selfplay.plots.curves import draw_curves
 from selfplay.runs import checkpoint
 from selfplay.runs.disk_space import note
-from selfplay.runs.early_stop import EarlyStop, evaluations_of
+from selfplay.runs.early_stop import EarlyStop, evaluations_of, optimized
 from selfplay.runs.folder import RunFolder
 from selfplay.runs.progress import Progress, closing_figures, closing_table, only_figures
 from selfplay.runs.restore import restored
@@ -59,6 +59,7 @@ class Session:
             say(f"resuming {self.folder.path} after step {self.done}")
         self.evals: dict[int, dict[str, Any]] = self.processes.lead(lambda: evaluations_of(self.folder.metrics()))
         self.stop, self._saved = EarlyStop.of(cfg), self.done
+        self.recent: list[Mapping[str, Any]] = self.processes.lead(lambda: self.stop.recent(self.folder.metrics()))
         self.progress = Progress(cfg.steps, self.done, str(cfg.progress_metric))
 
     def __enter__(self) -> Self:
@@ -95,8 +96,8 @@ class Session:
             self._optimized({"eval": self.evals[0]})  # report a wrong name before the run is marked finished
         for step in range(self.done + 1, self.cfg.steps + 1):
             self._stop_if_asked()
-            if self.stop.due(self.evals):
-                say(self.stop.words(self.evals, self.done))
+            if self.stop.due(self.evals) or self.stop.left(self.recent):
+                say(self.stop.words(self.evals, self.recent, self.done))
                 return
             yield step
 
@@ -124,7 +125,8 @@ class Session:
         """
         self._optimized({**metrics, "eval": self.evals.get(0, {})})  # report a wrong name at the first step
         self._check_watch({**self._evaluated(), **metrics})
-        last = step == self.cfg.steps
+        self.recent = self.processes.lead(lambda: self.stop.recent([*self.recent, {"step": step, **metrics}]))
+        last = step == self.cfg.steps or bool(self.stop.left(self.recent))
         self.processes.lead(lambda: self.folder.transcribe(step, episodes, advantages))
         due = self.experiment.evaluation is not None and (last or step % self.experiment.evaluation.every == 0)
         self._log(step, {**metrics, **(self._evaluate(step) if due else {})}, episodes if due or last else ())
@@ -273,7 +275,7 @@ class Session:
             summary["eval"] = {"before": before, "after": after, "gain": self.experiment.evaluation.gain(before, after)}
         elif 0 in self.evals and self.cfg.steps == 0:
             summary["eval"] = {"before": self.evals[0]}
-        summary |= self.stop.summary(self.evals, early=status == "finished" and self.done < self.cfg.steps)
+        summary |= self.stop.summary(self.evals, self.recent, early=status == "finished" and self.done < self.cfg.steps)
         if status == "finished":
             summary["optimized"] = {"metric": self.cfg.optimized_metric, "value": self.optimized}
         self.folder.summarise(summary)
@@ -289,12 +291,4 @@ class Session:
         return self._optimized(self.folder.metrics()[-1])
 
     def _optimized(self, line: Mapping[str, Any]) -> float:
-        flat = {k: v for k, v in line.items() if isinstance(v, int | float)}
-        flat |= {f"eval/{k}": v for k, v in line.get("eval", {}).items() if isinstance(v, int | float)}
-        every = flat | numbers(line.get("eval", {}), "eval/")
-        if self.cfg.optimized_metric not in every:
-            raise SelfplayError(
-                f"optimized_metric is '{self.cfg.optimized_metric}', which this run does not log; choose one of "
-                + ", ".join(sorted(flat))
-            )
-        return float(every[self.cfg.optimized_metric])
+        return optimized(line, str(self.cfg.optimized_metric))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,9 @@ RESUMABLE = (
     "stop.metric",
     "stop.patience",
     "stop.goal",
+    "stop.above",
+    "stop.below",
+    "stop.window",
     "player.batch_size",
     "update.micro_batch",
     *OF_SERVERS,
@@ -147,8 +150,7 @@ def _resumed(cfg: DictConfig, folder: RunFolder, overrides: list[str]) -> DictCo
             f"the run in {folder.path} has no '{lacking[0]}' in its config.yaml, so an earlier version of selfplay "
             "made it; resume it with that version (its commit is under versions), or start a new run"
         )
-    if "stop" not in config:  # an earlier version's
-        config.stop = cfg.stop
+    config.stop = {**asdict(EarlyStop()), **(OmegaConf.select(config, "stop") or {})}  # an earlier version's lacks some
     for override in overrides:
         key = override.split("=")[0].lstrip("+~")
         if key in ("resume", "trust", "parallel") or _is_own(config, cfg, key):
@@ -226,7 +228,7 @@ def _change(config: DictConfig, key: str, source: DictConfig) -> None:
         return
     if key in FOLLOWERS:
         _move(config, key, old, new)
-    OmegaConf.update(config, key, new)
+    OmegaConf.update(config, key, new, merge=False)
     for name in OmegaConf.select(config, "learners") or {}:  # what a further learner took from the first one
         if OmegaConf.select(config, f"learners.{name}.{key}") == old:
             OmegaConf.update(config, f"learners.{name}.{key}", new)

@@ -81,7 +81,7 @@ class LowerBound:
                     "the bound would hold; give the true range"
                 )
         self._seen = np.append(self._seen, scaled.clip(0.0, 1.0))
-        self._unit = max(self._unit, _bound(self._seen, 1 - self.confidence, self.aim))
+        self._unit = _bound(self._seen, 1 - self.confidence, self.aim)
         return self.bound
 
 
