@@ -23,11 +23,8 @@ sweep reverse_gen experiment=points data=none players.teacher.answer.share=0 ste
 sweep simple experiment=simple steps=76 eval.every=19
 sweep lance experiment=lance steps=60 eval.every=10
 # SOFT: four rounds, as in its study, each with a quarter of the tokens
-soft=(experiment=soft stop.metric=null eval.least=null steps=208 eval.every=52 update.hoard=52 update.room=52 update.fits=52)
-sweep soft "${soft[@]}"
+sweep soft experiment=soft eval=heldout '~eval.least' stop.metric=null steps=208 eval.every=52 update.hoard=52 update.room=52 update.fits=52
 sweep offline_q experiment=scaled_ql
 # the headroom: GRPO with exact rewards from both starts
-sweep headroom experiment=headroom eval.every=5
-sweep headroom_shots experiment=headroom eval.every=5 player.path=asset:tiny-shots
-# SOFT+, easy answers first
-sweep soft_plus "${soft[@]}" update.order._target_=selfplay.updates.orders.surprisal
+sweep headroom experiment=headroom
+sweep headroom_shots experiment=headroom player.path=asset:tiny-shots
