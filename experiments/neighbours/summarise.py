@@ -244,9 +244,9 @@ def main() -> None:
     if args.folder is None:
         print("\n".join(tables(ordered(pd.read_json(out / "results.json"), plan), plan)))
         return
-    table = ordered(figures(args.system, plan, args.folder), plan)
+    table = ordered(figures(args.system, plan, args.folder), plan).round(5)  # so that results.json gives these tables
     (out / "results.json").write_text(
-        json.dumps(json.loads(table.round(5).to_json(orient="records")), indent=1) + "\n", encoding="utf-8"
+        json.dumps(json.loads(table.to_json(orient="records")), indent=1) + "\n", encoding="utf-8"
     )
     lines = tables(table, plan)
     print("\n".join(lines))
