@@ -36,9 +36,10 @@ paper-table: $(CORE)
 	experiments/paper_table/run.sh $(BIN)/python
 	$(BIN)/python experiments/paper_table/summarise.py multirun/paper_table
 
-# published systems beside Language Self-Play, as compositions, with the embedded model; resumes if restarted
+# ten published systems and Language Self-Play side by side, with the embedded model: runs and tables; resumes if restarted.
+# make neighbours SYSTEMS="points lance": the studies of single systems, folders of experiments/neighbours; SYSTEMS=all: all of them
 neighbours: $(READY)
-	experiments/neighbours/run.sh $(BIN)/python
+	experiments/neighbours/run.sh $(BIN)/python "$(SYSTEMS)"
 
 # benchmark a step against TRL, transformers and hardware limits: experiments/bench/results.json and bench.png
 bench: $(READY) smollm2

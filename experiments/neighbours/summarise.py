@@ -4,6 +4,7 @@
     python experiments/neighbours/summarise.py points     # without the runs: from the results.json written before
 
 `<system>/plan.yaml` says which overrides make an arm, which figures are read from a run and which comparisons are made.
+From runs, results.json is written, and the tables of this system's README.md and of the plan's `pages` are replaced.
 Intervals are 95 % Student's t over seeds, of shares on the logit scale. p-values of differences are Holm's over all of
 a system's comparisons. A comparison with `bound` is one of equivalence, too: two one-sided t-tests (Schuirmann 1987) at
 this bound, whose p-values are not corrected.
@@ -42,27 +43,34 @@ def named(how: Mapping[str, Any]) -> list[str]:
 
 
 def tokens(lines: pd.DataFrame) -> pd.Series:
-    """The tokens up to each step that the learner generated, or that were learnt from where a teacher wrote them."""
+    """The tokens up to each step that players generated, or that were learnt from where a teacher wrote them."""
     said = lines.get("tokens/generated", pd.Series(0.0, lines.index)).fillna(0.0)
-    return (said if said.any() else lines["tokens/kept"].fillna(0.0)).cumsum()
+    if not said.any() and "tokens/kept" in lines:
+        said = lines["tokens/kept"].fillna(0.0)
+    return said.cumsum()
 
 
 def figure_of(lines: pd.DataFrame, how: Mapping[str, Any]) -> float:
     """One figure of a run.
 
     Args:
-        lines: its metrics by step.
+        lines: its metrics by step, with the tokens counted up to each step as `tokens`, if `at` asks for them.
         how: `metric`, a metric's name or a formula of names in backticks, and `at`: "last" or "first" evaluated step,
             "gain" from the first to the last, "sum" over all steps, or [first, last] steps whose mean is taken
-            (negative: from the end), or {tokens: n}: the first evaluation after n tokens (with `gain`: less the first).
+            (negative: from the end), or {tokens: n}: the first evaluation after n tokens (with `gain`: less the first;
+            with `else: last` the last one of a run that ends before).
     """
     at, formula, names = how.get("at", "last"), str(how["metric"]), named(how)
     known = lines[names].dropna() if set(names) <= set(lines.columns) else pd.DataFrame()
     if known.empty:  # this arm does not log it
         return float("nan")
     if isinstance(at, dict):
-        after = known[tokens(lines).reindex(known.index) >= at["tokens"]]
-        row = after.iloc[0] - (known.iloc[0] if at.get("gain") else 0.0)
+        after = known[lines["tokens"].reindex(known.index) >= at["tokens"]]
+        if after.empty and at.get("else") != "last":
+            raise SystemExit(
+                f"a run ended after {lines['tokens'].max():.0f} of {at['tokens']} tokens; give it more steps"
+            )
+        row = (known.iloc[-1] if after.empty else after.iloc[0]) - (known.iloc[0] if at.get("gain") else 0.0)
     elif isinstance(at, list):
         steps = [one if one >= 0 else int(lines.index.max()) + 1 + one for one in at]
         row = known.loc[steps[0] : steps[1]].mean()
@@ -89,20 +97,48 @@ def further_of(name: str) -> Callable[[Any, str], dict[str, float]] | None:
 
 
 def figures(name: str, plan: Plan, folder: Path) -> pd.DataFrame:
-    """One row per finished run of an arm: arm, seed and figures."""
-    sweep, rows = load(folder), []
+    """One row per finished run of an arm: arm, seed and figures.
+
+    `tokens` of the plan says of an arm how many each generated one counts (`each`), and which runs of the same seed
+    came `before` and count, too. A figure may be that of the same seed's run of another arm (`from`), divided by
+    another figure of its row (`over`), and different in some arms (`by_arm`).
+    """
+    sweep, rows, runs = load(folder), [], {}
     if len(sweep.problems):
         print(sweep)
-    further = further_of(name)
+    further, counts = further_of(name), plan.get("tokens", {})
+    before = {arm: how["before"] for arm, how in counts.items() if "before" in how}
     for run in sweep.runs[sweep.runs["status"] == "finished"].itertuples():
-        arm = arm_of(run.setting, plan["arms"])
+        arm = arm_of(run.setting, plan["arms"] | {f"before {arm}": said for arm, said in before.items()})
         if arm is None:
             continue
+        if (arm, int(run.seed)) in runs:
+            raise SystemExit(f"two finished runs of seed {run.seed} of: {arm}; remove one of them")
         lines = sweep.metrics[sweep.metrics["run"] == run.run].set_index("step").sort_index()
-        row = {"arm": arm, "seed": int(run.seed)}
-        row |= {label: figure_of(lines, how) for label, how in plan["figures"].items() if "metric" in how}
-        rows.append(row | (further(sweep, run.run) if further else {}))
+        runs[arm, int(run.seed)] = run.run, lines.assign(tokens=tokens(lines) * counts.get(arm, {}).get("each", 1))
+    for (arm, seed), (run, lines) in runs.items():
+        if arm not in plan["arms"]:
+            continue
+        if arm in before:
+            _, earlier = other(runs, f"before {arm}", seed)
+            lines["tokens"] += earlier["tokens"].iloc[-1]
+        row: dict[str, Any] = {"arm": arm, "seed": seed}
+        hows = {label: how | how.get("by_arm", {}).get(arm, {}) for label, how in plan["figures"].items()}
+        for label, how in hows.items():
+            if "metric" in how:
+                row[label] = figure_of(other(runs, how["from"], seed)[1] if "from" in how else lines, how)
+        for label, how in hows.items():
+            if how.get("over"):
+                row[label] /= row[how["over"]]
+        rows.append(row | (further(sweep, run) if further else {}))
     return pd.DataFrame(rows).reindex(columns=["arm", "seed", *plan["figures"]])
+
+
+def other(runs: Mapping[Any, tuple[str, pd.DataFrame]], arm: Any, seed: int) -> tuple[str, pd.DataFrame]:
+    """The run of this seed that figures of another arm need."""
+    if (arm, seed) not in runs:
+        raise SystemExit(f"no finished run of seed {seed} of: {arm}")
+    return runs[arm, seed]
 
 
 def ordered(table: pd.DataFrame, plan: Plan) -> pd.DataFrame:
@@ -139,24 +175,47 @@ def equivalent(values: pd.Series, bound: float) -> float:
     return float(max(stats.t.sf(lower, len(values) - 1), stats.t.cdf(upper, len(values) - 1)))
 
 
-def show(table: pd.DataFrame, plan: Plan) -> None:
-    """The tables, in Markdown."""
-    labels = list(plan["figures"])
+def tables(table: pd.DataFrame, plan: Plan) -> list[str]:
+    """The lines of the tables, in Markdown."""
+    labels, told = list(plan["figures"]), plan.get("told", {})
     if missing := set(plan["arms"]) - set(table["arm"]):
         raise SystemExit(f"no finished run of: {', '.join(sorted(missing))}")
-    print("| arm | seeds | " + " | ".join(labels) + " |\n| --- |" + " ---: |" * (1 + len(labels)))
+    lines = ["| " + " | ".join(["arm", *told, "seeds", *labels]) + " |"]
+    lines.append("| --- |" + " --- |" * len(told) + " ---: |" * (1 + len(labels)))
     for arm, part in table.groupby("arm", observed=True):
         cells = [cell(part[label], plan["figures"][label]) for label in labels]
-        print(f"| {arm} | {len(part)} | " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join([str(arm), *(by[arm] for by in told.values()), str(len(part)), *cells]) + " |")
     made = differences(table, plan)
     scaled = {name: 100 * values if shares(plan, how) else values for name, (values, how) in made.items()}
-    print("\n" + markdown(scaled, unit=plan.get("unit", "points"), scale=1.0, digits=plan.get("digits", 1)))
+    lines += ["", *markdown(scaled, plan.get("unit", "points"), scale=1.0, digits=plan.get("digits", 1)).splitlines()]
     for name, (values, how) in made.items():
         if "bound" in how:
             scale = 100 if shares(plan, how) else 1
             p = equivalent(values, how["bound"] / scale)
-            told = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-            print(f"\nEquivalence of {name} within ± {how['bound']:g} {plan.get('unit', 'points')}: {told}")
+            said = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+            lines += ["", f"Equivalence of {name} within ± {how['bound']:g} {plan.get('unit', 'points')}: {said}"]
+    return lines
+
+
+def replaced(page: str, lines: list[str]) -> str:
+    """The page with these tables, and their note, in place of those with the same header; the rest as it is."""
+    blocks: dict[str, list[str]] = {}
+    for line, above in zip(lines, ["", *lines], strict=False):
+        if line and not (line.startswith("|") and above.startswith("|")):
+            head = key = "Differences of the same seeds" if line.startswith("Differences of the same seeds") else line
+            blocks[key] = []
+        if line:
+            blocks[head].append(line)
+    kept, within = [], False
+    for line in page.splitlines():
+        within = within and line.startswith("|")
+        key = next((key for key in blocks if line.startswith(key)), None)
+        if key is not None:
+            kept += blocks[key]
+            within = line.startswith("|")
+        elif not within:
+            kept.append(line)
+    return "\n".join(kept) + "\n"
 
 
 def shares(plan: Plan, how: Mapping[str, Any]) -> bool:
@@ -183,13 +242,16 @@ def main() -> None:
     plan = yaml.safe_load((HERE / args.system / "plan.yaml").read_text(encoding="utf-8"))
     out = args.out or HERE / args.system
     if args.folder is None:
-        show(ordered(pd.read_json(out / "results.json"), plan), plan)
+        print("\n".join(tables(ordered(pd.read_json(out / "results.json"), plan), plan)))
         return
-    table = ordered(figures(args.system, plan, args.folder), plan)
+    table = ordered(figures(args.system, plan, args.folder), plan).round(5)  # so that results.json gives these tables
     (out / "results.json").write_text(
-        json.dumps(json.loads(table.round(5).to_json(orient="records")), indent=1) + "\n", encoding="utf-8"
+        json.dumps(json.loads(table.to_json(orient="records")), indent=1) + "\n", encoding="utf-8"
     )
-    show(table, plan)
+    lines = tables(table, plan)
+    print("\n".join(lines))
+    for page in filter(Path.exists, (out / name for name in ("README.md", *plan.get("pages", ())))):
+        page.write_text(replaced(page.read_text(encoding="utf-8"), lines), encoding="utf-8")
 
 
 if __name__ == "__main__":
