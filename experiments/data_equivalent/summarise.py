@@ -3,9 +3,9 @@
     python experiments/data_equivalent/summarise.py multirun/data_equivalent
     python experiments/data_equivalent/summarise.py      # without the runs: from the results.csv written before
 
-Every arm is read at its first evaluation after TOKENS generated tokens, those of its first stage included. A seed's
-crossing is the number of questions at which the line through its points (accuracy against the logarithm of n) reaches
-self-play's accuracy of the same seed.
+Every arm is read at its first evaluation after TOKENS generated tokens, those of its first stage included, or at its
+end if it generates fewer; the tables say how many it was. A seed's crossing is the number of questions at which the
+line through its points (accuracy against the logarithm of n) reaches self-play's accuracy of the same seed.
 """
 
 import argparse
@@ -50,17 +50,19 @@ def read(folder: Path) -> pd.DataFrame:
     rows = []
     for arm, sweep in sweeps.items():
         first, step = FIRST.get(arm, (None, 0))
+        done = set(sweep.runs.loc[sweep.runs["status"] == "finished", "seed"])
         for seed, run in sweep.metrics.groupby("seed"):
+            if seed not in done:
+                print(f"{arm}, seed {seed}: not finished, left out")
+                continue
             spent = 0.0
             if first:
                 earlier = sweeps[first].metrics
                 spent = float(earlier[(earlier["seed"] == seed) & (earlier["step"] == step)]["tokens"].iloc[0])
             run = run.dropna(subset="eval/accuracy")
             after = run[run["tokens"].fillna(0) + spent >= TOKENS]
-            if after.empty:
-                print(f"{arm}, seed {seed}: not finished, left out")
-                continue
-            rows.append({"arm": arm, "seed": seed, **_figures(after.iloc[0], spent)})
+            line = after.iloc[0] if len(after) else run.iloc[-1]  # short answers: an arm may end before
+            rows.append({"arm": arm, "seed": seed, **_figures(line, spent)})
     return pd.DataFrame(rows)
 
 
@@ -89,11 +91,12 @@ def tell(table: pd.DataFrame) -> dict[str, Any]:
     """Print the tables; what the figures are."""
     wide = {key: table.pivot(index="seed", columns="arm", values=key) for key in ("accuracy", *LACKING)}
     accuracy = wide["accuracy"]
-    print("| arm | seeds | held-out, % | on levels 3 and 4, % | on the other six families, % |")
-    print("| --- | ---: | ---: | ---: | ---: |")
+    tokens = table.groupby("arm")["tokens"].mean() / 1000
+    print("| arm | seeds | tokens, thousands | held-out, % | on levels 3 and 4, % | on the other six families, % |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for arm in (arm for arm in NAMES if arm in accuracy):
         cells = [format_estimate(values[arm].dropna(), share=True) for values in wide.values()]
-        print(f"| {NAMES[arm]} | {accuracy[arm].count()} | {' | '.join(cells)} |")
+        print(f"| {NAMES[arm]} | {accuracy[arm].count()} | {tokens[arm]:.0f} | {' | '.join(cells)} |")
     pairs = [("accuracy", "lsp", arm) for arm in COUNTS]
     pairs += [("levels", "lsp", "levels"), ("families", "lsp", "families")]
     pairs += [("levels", "levels_then_lsp", "levels"), ("families", "families_then_lsp", "families")]
