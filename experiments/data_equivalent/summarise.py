@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from selfplay.plots.figure_store import save
+from selfplay.plots.figure_store import INK, save
 from selfplay.plots.figures import Line, draw_lines
 from selfplay.report.families import markdown
 from selfplay.report.statistics import estimate, format_estimate
@@ -119,19 +119,25 @@ def tell(table: pd.DataFrame) -> dict[str, Any]:
     return found
 
 
-def draw(table: pd.DataFrame) -> None:
-    """Accuracy against the number of questions, with self-play as a line."""
+def draw(table: pd.DataFrame, crossing: list[float] | None) -> None:
+    """Accuracy against the number of questions, with self-play as a line, and where they cross."""
     wide = table.pivot(index="seed", columns="arm", values="accuracy")
     x = np.log2(list(COUNTS.values()))
 
     def line(label: str, arms: list[str]) -> Line:
         found = [estimate(wide[arm].dropna(), share=True) for arm in arms]
-        mean, low, high = (np.array([getattr(e, name) for e in found]) for name in ("mean", "low", "high"))
+        mean, low, high = (100 * np.array([getattr(e, name) for e in found]) for name in ("mean", "low", "high"))
         return Line(label, x, mean, low, high)
 
     lines = {0: line("data", list(COUNTS)), 1: line("self-play", ["lsp"] * len(COUNTS))}
-    title = f"Held-out accuracy after {TOKENS:,} tokens"
-    save(draw_lines(lines, title, "distinct questions, log2", "accuracy", share=True), HERE / "questions.png")
+    figure = draw_lines(lines, f"Held-out accuracy after {TOKENS:,} tokens", "distinct questions", "accuracy, %")
+    axes = figure.axes[0]
+    axes.set_xticks(x, list(COUNTS))
+    if crossing:
+        middle, low, high = np.log2(crossing)
+        axes.axvspan(low, high, color=INK, alpha=0.08, linewidth=0)
+        axes.axvline(middle, color=INK, linewidth=1, linestyle=":")
+    save(figure, HERE / "questions.png")
 
 
 def main() -> None:
@@ -145,7 +151,7 @@ def main() -> None:
     found = tell(table)
     (HERE / "results.json").write_text(json.dumps(found, indent=1) + "\n")
     if set(COUNTS) | {"lsp"} <= set(table["arm"]):
-        draw(table)
+        draw(table, found.get("crossing"))
 
 
 if __name__ == "__main__":
