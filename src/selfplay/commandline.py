@@ -19,13 +19,8 @@ ACTIONS = {  # mutually exclusive flags of Hydra
     **dict.fromkeys(("--run", "-r"), "run"),
     **dict.fromkeys(("--shell-completion", "-sc"), "completion"),
 }
-OPEN = (
-    "seats",
-    "update.role_weights",
-    "learners",
-    "stop.above",
-    "stop.below",
-)  # mappings whose keys no yaml has to list
+# mappings whose keys no yaml has to list
+OPEN = ("seats", "update.role_weights", "learners", "stop.above", "stop.below")
 DEFAULT = re.compile(r"~(seats\.\w+)")  # takes an entry away, whether a yaml lists it or not
 
 

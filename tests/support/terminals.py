@@ -77,14 +77,16 @@ class Terminal:
         os.write(self.own, f"{text}\n".encode())
 
     def press(self, key: str) -> None:
-        """Press Ctrl and a letter, once the process waits for a key.
+        """Press Ctrl and a letter, once the process and its forks wait: for a key, or for a fork.
 
         readline prints its prompt before it begins to wait. A signal in between would be noticed at the next key only.
         """
         asleep, end = 0, time.monotonic() + PATIENCE
         while asleep < 5 and time.monotonic() < end:
-            state = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
-            asleep = asleep + 1 if state == "S" else 0
+            pid = self.process.pid
+            forks = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            states = [Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()[0] for one in (pid, *forks)]
+            asleep = asleep + 1 if set(states) == {"S"} else 0
             time.sleep(0.02)
         os.write(self.own, bytes([ord(key.upper()) - 64]))
 
