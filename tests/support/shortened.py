@@ -23,6 +23,8 @@ from servers import Double, serving
 from selfplay.composing import arguments_of, composed
 from selfplay.core import SelfplayError
 
+SWEPT = re.compile(r"^([\w.@/]+=[^\[{(,]*),.*$")  # an option that lists values, and its first
+
 
 def smaller(words: Sequence[str]) -> list[str]:
     """The options of a run or sweep with stand-ins, and what makes it small where it does not say how large it is."""
@@ -33,6 +35,8 @@ def smaller(words: Sequence[str]) -> list[str]:
         supply(word.partition("=")[2])
     if "player=tabular" in words:  # takes no time
         return given(words, [] if any(word.startswith("steps=") for word in words) else ["steps=1"])
+    if sum(is_swept(word) for word in words) > 1:
+        words = [word.partition(",")[0] if word.startswith("seed=") else word for word in words]
     words = given(words, stand_ins(words))
     try:
         cfg = of_first_job(words)
@@ -49,6 +53,11 @@ def with_stand_ins(words: Sequence[str]) -> list[str]:
     """
     words = given(words, stand_ins(words))
     return given(words, [*models_elsewhere(of_first_job(words))])
+
+
+def is_swept(word: str) -> bool:
+    """Whether an option lists several values."""
+    return SWEPT.match(word) is not None
 
 
 def short(word: str) -> str:
@@ -125,8 +134,7 @@ def models_elsewhere(cfg: DictConfig) -> Iterator[str]:
 
 def of_first_job(words: Sequence[str]) -> DictConfig:
     """The config of a run, or of a sweep's first job."""
-    single = [word for word in words if word != "-m"]
-    single = [re.sub(r"^([\w.@/]+=[^\[{(,]*),.*$", r"\1", word) for word in single]
+    single = [re.sub(SWEPT, r"\1", word) for word in words if word != "-m"]
     single = [re.sub(r"=tag\(.*$", "=1", word) for word in single]
     return composed(arguments_of(tuple(single), {}))
 
