@@ -3,7 +3,7 @@
     python experiments/stability/again.py multirun/stability        # after run.sh and summarise.py --choose; goes on
 
 Stopped: seed 4 of every setting, with `stop.above` or `stop.below`. Rollback: every run of the seeds 4 and 5 with an
-alarm goes on from its last checkpoint up to the alarm, as LSP with the learning rate 3e-4, for the rest of its 60 steps;
+alarm goes on from its last checkpoint up to the alarm, as LSP with the learning rate 3e-4, for the rest of 60 steps;
 the checkpoint is its reference, too. Writes reruns.csv.
 """
 

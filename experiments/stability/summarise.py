@@ -1,6 +1,7 @@
 """Early warning of a fall: the rule that the training seeds give, and what it does on the others.
 
     python experiments/stability/summarise.py --choose  # from the training seeds of results.csv: writes rules.json
+    python experiments/stability/summarise.py --swap    # what the other seeds would have chosen; prints only
     python experiments/stability/summarise.py           # the tables, from results.csv, reruns.csv and rules.json
 
 Definitions are those of the README's plan. `collect.py` writes results.csv from the runs, `again.py` reruns.csv.
@@ -165,7 +166,7 @@ def elsewhere(rule: Alarm) -> list[str]:
     return lines
 
 
-def draw(rule: Alarm, rules: Mapping[str, Alarm], test: Runs, out: Path) -> None:
+def draw(rule: Alarm, test: Runs, out: Path) -> None:
     """Of the test seeds: accuracy with the alarms; the rule's measure with its limit."""
     with panel("Held-out accuracy (mean of three), test seeds", "step", "accuracy, %") as (figure, axes):
         for run in test.values():
@@ -205,19 +206,31 @@ def choose(runs: Runs, out: Path) -> None:
     print(accuracy.round(3).to_dict())
 
 
+def swap(training: Runs, test: Runs) -> None:
+    """The rule that the test seeds would have chosen, on the training seeds."""
+    alarms = [chosen(name, test) for name in STOPPABLE if name != "solver/quality"]
+    rule = max(alarms, key=lambda alarm: merit(alarm, test))
+    lead, false = leads(rule, training)
+    print(f"{rule.measure} {rule}: {merit(rule, test)}; on the others {counted(lead >= LEAST)}; {counted(false)}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--choose", action="store_true")
+    parser.add_argument("--swap", action="store_true")
     parser.add_argument("--out", type=Path, default=HERE)
     args = parser.parse_args()
     runs = read(args.out / "results.csv")
     if args.choose:
         choose(runs, args.out)
         return
+    training, test = ({k: r for k, r in runs.items() if (k[1] in TRAINING) == part} for part in (True, False))
+    if args.swap:
+        swap(training, test)
+        return
     found = json.loads((args.out / "rules.json").read_text())
     rules = {alarm["measure"]: Alarm(**alarm) for alarm in found["alarms"]}
     rule, fixed = rules[found["rule"]], found["fixed step"]
-    training, test = ({k: r for k, r in runs.items() if (k[1] in TRAINING) == part} for part in (True, False))
     again = pd.read_csv(args.out / "reruns.csv")
     print("\n".join(table_of_falls(runs)), end="\n\n")
     print("\n".join(table_of_measures(rules, training, test)), end="\n\n")
@@ -226,7 +239,7 @@ def main() -> None:
     print("\n".join(table_of_reruns(again)), end="\n\n")
     print(markdown(rolled_back(again, rule, test)), end="\n\n")
     print("\n".join(elsewhere(rule)))
-    draw(rule, rules, test, args.out)
+    draw(rule, test, args.out)
 
 
 if __name__ == "__main__":
