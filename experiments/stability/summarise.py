@@ -148,27 +148,54 @@ def rolled_back(table: pd.DataFrame, rule: Alarm, runs: Runs) -> dict[str, list[
     return family
 
 
-def elsewhere(rule: Alarm) -> list[str]:
-    """The rule on the runs of paper_table, which have other sizes."""
+def clustered(rule: Alarm, runs: Runs) -> dict[str, list[float]]:
+    """The family: differences over all runs as means of a seed's or a setting's runs, which are not independent."""
+    table = pd.DataFrame(
+        {
+            "rule": {key: at(run, rule.step(run)) - at(run, 60) for key, run in runs.items()},
+            "best": {key: at(run, patient(run, "even"), "odd") - at(run, 60, "odd") for key, run in runs.items()},
+            "both": {
+                key: at(run, rule.step(run), "odd") - at(run, patient(run, "even"), "odd") for key, run in runs.items()
+            },
+        }
+    )
+    names = {
+        "rule": "at the rule's alarm − at the end",
+        "best": "best evaluation before accuracy stalls − at the end",
+        "both": "at the rule's alarm − best evaluation before accuracy stalls",
+    }
+    units = (("means of a seed", 1), ("means of a setting", 0))
+    return {
+        f"{words}, {unit}": table[name].groupby(level=level).mean().tolist()
+        for unit, level in units
+        for name, words in names.items()
+    }
+
+
+def elsewhere(rule: Alarm, runs: Runs) -> list[str]:
+    """The rule on the runs of paper_table, which have other sizes; the limit that those suggest, on both."""
     table = pd.read_csv(HERE.parent / "paper_table" / "results.csv")
-    lines = [
-        "| paper_table | falls | detected, % | false, % | lead times, steps |",
-        "| --- | ---: | ---: | ---: | --- |",
-    ]
+    suggested = Alarm("challenger/invalid", 1, 10, 0.6)
+    parts = {}
     for method, name in (("lsp_zero", "LSP-Zero"), ("lsp", "LSP")):
         mine = table[table["method"].isin([method, f"{method}_long"])]
-        runs = {(method, int(seed)): run.set_index("step") for seed, run in mine.groupby("seed")}
-        lead, false = leads(rule, runs)
-        cells = [f"{len(lead)} / {len(runs)}"]
+        parts[f"paper_table, {name}"] = {(method, int(s)): run.set_index("step") for s, run in mine.groupby("seed")}
+    rows = [(name, rule, part) for name, part in parts.items()]
+    rows += [(name, suggested, part) for name, part in {**parts, "the 64 runs": runs}.items()]
+    lines = ["| runs | alarm | falls | detected, % | false, % | lead time, steps |", "| --- | --- |" + " ---: |" * 4]
+    for name, alarm, part in rows:
+        lead, false = leads(alarm, part)
+        cells = [f"{MEASURES[alarm.measure]} {alarm}", f"{len(lead)} / {len(part)}"]
         cells += [counted(values) if len(values) else "–" for values in (lead >= LEAST, false)]
-        times = ", ".join(f"{x:.0f}" for x in sorted(lead) if x >= LEAST)
-        lines.append(f"| {name} | " + " | ".join([*cells, times or "–"]) + " |")
+        found = lead[lead >= LEAST]
+        cells.append(f"{np.median(found):.0f} ({found.min():.0f} to {found.max():.0f})" if len(found) else "–")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
 
 
 def draw(rule: Alarm, test: Runs, out: Path) -> None:
     """Of the test seeds: accuracy with the alarms; the rule's measure with its limit."""
-    with panel("Held-out accuracy (mean of three), test seeds", "step", "accuracy, %") as (figure, axes):
+    with panel("Held-out accuracy, test seeds", "step", "accuracy, %, mean of three") as (figure, axes):
         for run in test.values():
             smooth = 100 * run["accuracy"].dropna().rolling(OVER).mean().dropna()
             falls, alarm = np.isfinite(fall(run["accuracy"])), rule.step(run)
@@ -179,14 +206,18 @@ def draw(rule: Alarm, test: Runs, out: Path) -> None:
         for number, words in ((1, "falls"), (0, "does not fall")):
             axes.plot([], [], color=COLOURS[number], label=words)
         axes.plot([], [], "o", color=INK, markersize=3.5, linestyle="none", label="alarm")
-        axes.legend(frameon=False, fontsize=7)
+        axes.set_ylim(top=64)
+        axes.legend(fontsize=9, loc="upper center", ncols=3, columnspacing=1.0)
     save(figure, out / "accuracy.png")
     words = f"Mean over the last {rule.window} steps, test seeds"
     with panel(words, "step", MEASURES[rule.measure]) as (figure, axes):
         for run in test.values():
             values = means(run, rule.measure, rule.window)
             axes.plot(values.index, values, color=COLOURS[int(np.isfinite(fall(run["accuracy"])))], linewidth=0.8)
-        axes.axhline(rule.limit, color=INK, linestyle=":", linewidth=1)
+        for number, label in ((1, "falls"), (0, "does not fall")):
+            axes.plot([], [], color=COLOURS[number], label=label)
+        axes.axhline(rule.limit, color=INK, linestyle=":", linewidth=1, label="limit")
+        axes.legend(fontsize=9)
     save(figure, out / "measure.png")
 
 
@@ -236,9 +267,10 @@ def main() -> None:
     print("\n".join(table_of_measures(rules, training, test)), end="\n\n")
     print("\n".join(table_of_auc(training, test)), end="\n\n")
     print(markdown(savings(rule, fixed, test)), end="\n\n")
+    print(markdown(clustered(rule, test)), end="\n\n")
     print("\n".join(table_of_reruns(again)), end="\n\n")
     print(markdown(rolled_back(again, rule, test)), end="\n\n")
-    print("\n".join(elsewhere(rule)))
+    print("\n".join(elsewhere(rule, runs)))
     draw(rule, test, args.out)
 
 
