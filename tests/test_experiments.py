@@ -25,6 +25,7 @@ NAMES = (
     "paper_table",
     "rewards_and_regularisers",
     "smollm2_arithmetic",
+    "stability",
 )
 
 
@@ -37,6 +38,7 @@ def test_the_tables_are_those_of_the_committed_results(
         shutil.copy(path, tmp_path)
     spec = importlib.util.spec_from_file_location(f"summarise_{name}", here / "summarise.py")
     assert spec is not None and spec.loader is not None
+    monkeypatch.syspath_prepend(here)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     out = [] if name == "first_light" else ["--out", str(tmp_path)]
