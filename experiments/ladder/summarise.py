@@ -37,7 +37,7 @@ LEVELS = [str(level) for level in range(1, 9)]
 
 
 def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Every evaluation (arm, seed, step, tokens, accuracy, by level), and the mean level asked by arm, seed and step."""
+    """Every evaluation (arm, seed, step, tokens, accuracies), and the mean level asked by arm, seed and step."""
     evaluations, asked = [], []
     for arm in NAMES:
         if not (folder / arm).is_dir():
@@ -59,7 +59,9 @@ def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
             found = turns["reply"].map(lambda text: QUESTION.fullmatch(text))
             level = found.map(lambda match: len(match[1]) if match else np.nan)
             for step, part in level.groupby(turns["step"].astype(int)):
-                asked.append({"arm": arm, "seed": seed, "step": step, "level": part.mean(), "valid": part.notna().mean()})
+                asked.append(
+                    {"arm": arm, "seed": seed, "step": step, "level": part.mean(), "valid": part.notna().mean()}
+                )
     return pd.DataFrame(evaluations), pd.DataFrame(asked)
 
 
@@ -86,15 +88,23 @@ def show(table: pd.DataFrame) -> None:
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for arm in arms:
         share = "100" if arm == DATA else format_estimate((gain[arm] / gain[DATA]).dropna(), digits=0)
-        cells = [format_estimate(wide["accuracy"][arm].dropna(), share=True), format_estimate(gain[arm].dropna()), share]
+        cells = [
+            format_estimate(wide["accuracy"][arm].dropna(), share=True),
+            format_estimate(gain[arm].dropna()),
+            share,
+        ]
         tokens = wide["tokens"][arm].mean() / 1000
         print(f"| {NAMES[arm]} | {gain[arm].count()} | {tokens:.0f} | {' | '.join(cells)} |")
-    print(f"\n{markdown({f'{NAMES[a]} − {NAMES[DATA]}': (gain[a] - gain[DATA]).dropna() for a in arms if a != DATA})}\n")
+    print(
+        f"\n{markdown({f'{NAMES[a]} − {NAMES[DATA]}': (gain[a] - gain[DATA]).dropna() for a in arms if a != DATA})}\n"
+    )
     print("| questions | " + " | ".join(f"level {level}" for level in LEVELS) + " |")
     print("| --- |" + " ---: |" * len(LEVELS))
     for arm in arms:
         part = read_at[read_at["arm"] == arm]
-        print(f"| {NAMES[arm]} | " + " | ".join(f"{100 * part[f'level {level}'].mean():.0f}" for level in LEVELS) + " |")
+        print(
+            f"| {NAMES[arm]} | " + " | ".join(f"{100 * part[f'level {level}'].mean():.0f}" for level in LEVELS) + " |"
+        )
 
 
 def draw(table: pd.DataFrame, asked: pd.DataFrame) -> None:
@@ -105,14 +115,19 @@ def draw(table: pd.DataFrame, asked: pd.DataFrame) -> None:
         found = [estimate(values["accuracy"], share=True) for _, values in part]
         mean, low, high = (100 * np.array([getattr(e, name) for e in found]) for name in ("mean", "low", "high"))
         lines[index] = Line(NAMES[arm], part["tokens"].mean().to_numpy() / 1000, mean, low, high)
-    save(draw_lines(lines, "Held-out accuracy on the ladder", "generated tokens, thousands", "accuracy, %"), HERE / "accuracy.png")
+    save(
+        draw_lines(lines, "Held-out accuracy on the ladder", "generated tokens, thousands", "accuracy, %"),
+        HERE / "accuracy.png",
+    )
     lines = {}
     for index, arm in enumerate(arm for arm in NAMES if arm in set(asked["arm"])):
         if arm.startswith("data"):
             continue
         part = asked[asked["arm"] == arm]
         mean = part.groupby(part["step"] // 5 * 5)["level"].mean()
-        lines[index] = Line(NAMES[arm], mean.index.to_numpy(dtype=float), mean.to_numpy(), mean.to_numpy(), mean.to_numpy())
+        lines[index] = Line(
+            NAMES[arm], mean.index.to_numpy(dtype=float), mean.to_numpy(), mean.to_numpy(), mean.to_numpy()
+        )
     save(draw_lines(lines, "Level of the questions asked", "step", "mean level"), HERE / "levels.png")
 
 

@@ -42,7 +42,9 @@ def test_mistakes_by_hand() -> None:
     assert all(different)
 
 
-@pytest.mark.parametrize("text", ["", "?", "r", "r ab", "r abcd", "y abc", "r  abc", " r abc", "r abc ", "R abc", "r" * 13 + " abc"])
+@pytest.mark.parametrize(
+    "text", ["", "?", "r", "r ab", "r abcd", "y abc", "r  abc", " r abc", "r abc ", "R abc", "r" * 13 + " abc"]
+)
 def test_other_texts_are_no_questions(text: str) -> None:
     task = Ladder(per_level=1)
     assert task.item(text) is None and not task.holds_out(text)

@@ -32,7 +32,10 @@ OPERATIONS: dict[str, tuple[Callable[[str], str], Callable[[str], str]]] = {
     "d": (_moved(-1), _moved(1)),  # down
     "s": (lambda word: "".join(sorted(word)), lambda word: "".join(sorted(word, reverse=True))),  # sort
     "l": (lambda word: word[1:] + word[0], lambda word: word[-1] + word[:-1]),  # left: the first letter goes to the end
-    "x": (lambda word: word[1] + word[0] + word[2:], lambda word: word[:-2] + word[-1] + word[-2]),  # exchange the first two
+    "x": (
+        lambda word: word[1] + word[0] + word[2:],
+        lambda word: word[:-2] + word[-1] + word[-2],
+    ),  # exchange the first two
 }
 QUESTION = re.compile(rf"([{''.join(OPERATIONS)}]{{1,{HIGHEST}}}) ([a-z]{{{LENGTH}}})")
 
@@ -73,8 +76,8 @@ def question(rng: Random, level: int, heldout: bool = False) -> str:
 class Ladder(Task):
     """Questions such as "rus cab" (reverse, up, sort), which is answered by "bac cbd bcd".
 
-    The operations are r (reverse), u and d (every letter up or down the alphabet), s (sort), l (the first letter goes to
-    the end) and x (the first two change places).
+    The operations are r (reverse), u and d (every letter up or down the alphabet), s (sort), l (the first letter goes
+    to the end) and x (the first two change places).
 
     Args:
         top: the highest level of the held-out questions, at most 12. A Challenger may ask up to that.
