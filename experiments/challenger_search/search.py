@@ -21,9 +21,10 @@ from typing import Any
 
 import optuna
 import pandas as pd
+from scipy.stats import spearmanr
 
 from selfplay.report.families import markdown
-from selfplay.report.statistics import format_estimate
+from selfplay.report.statistics import format_estimate, holm
 from selfplay.runs.folder import RunFolder
 from selfplay.tasks.tiny_world.questions import held_out
 
@@ -96,6 +97,7 @@ def show(results: dict[str, Any]) -> None:
         reached = {str(step): value for step, value in one["accuracy"].items()}
         cells = [f"{100 * reached[step]:.1f}" if step in reached else "" for step in steps]
         print(f"| {one['trial']} | {' | '.join(map(str, one['payoff'].values()))} | {' | '.join(cells)} |")
+    correlations(results["trials"])
     winner = pd.Series({row["seed"]: row["accuracy"] for row in results["winner"]})
     named = pd.DataFrame(json.loads(NAMED.read_text())).pivot(index="seed", columns="arm", values="accuracy after")
     named = named.loc[winner.index]
@@ -103,6 +105,18 @@ def show(results: dict[str, Any]) -> None:
     for arm, values in {"winner of the search": winner, **named}.items():
         print(f"| {arm} | {len(values)} | {format_estimate(values, share=True)} |")
     print("\n" + markdown({f"winner − {arm}": winner - values for arm, values in named.items()}))
+
+
+def correlations(trials: list[dict[str, Any]]) -> None:
+    """Of each parameter with the accuracy at the first rung, which every trial reached."""
+    first = str(RUNGS[0][0])
+    accuracy = [{str(step): value for step, value in one["accuracy"].items()}[first] for one in trials]
+    names = [name for name, value in trials[0]["payoff"].items() if isinstance(value, float)]
+    found = [spearmanr([one["payoff"][name] for one in trials], accuracy) for name in names]
+    print(f"\n| parameter | rank correlation with accuracy at {first} steps | p | p, Holm |")
+    print("| --- | ---: | ---: | ---: |")
+    for name, one, corrected in zip(names, found, holm([one.pvalue for one in found]), strict=True):
+        print(f"| `{name}` | {one.statistic:.2f} | {one.pvalue:.2g} | {corrected:.2g} |")
 
 
 def main() -> None:
