@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Self-play against data on a ladder of levels: nine arms of six seeds, read where each has generated 200,000 tokens, the
-# first two also at 400,000. Started again, it goes on.
+# Self-play against data on a ladder of levels: nine arms of six seeds, read where each has generated 200,000 tokens, and
+# 400,000. Started again, it goes on.
 #     experiments/ladder/run.sh [python]       JOBS=1 for one job at a time
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -12,10 +12,10 @@ arm() { # name, options
 grpo=(game=dataset update=grpo regularizer=kl_forward)
 arm data "${grpo[@]}" steps=95
 arm play challenger=spice steps=125
-arm data_low "${grpo[@]}" 'task.levels=[1,2]' steps=140
-arm play_vote challenger=spice reward=agreement steps=75
-arm play_r_zero challenger=r_zero steps=75
-arm data_same game=dataset steps=55
-arm play_zero_sum challenger=lsp_zero steps=60
-arm play_league challenger=spice opponent=uniform steps=75
-arm data_chosen "${grpo[@]}" data=least_solved players.nature.size=4096 steps=60
+arm data_same game=dataset steps=95
+arm data_low "${grpo[@]}" 'task.levels=[1,2]' steps=280
+arm play_vote challenger=spice reward=agreement steps=125
+arm play_r_zero challenger=r_zero steps=125
+arm play_zero_sum challenger=lsp_zero steps=100
+arm play_league challenger=spice opponent=uniform steps=125
+arm data_chosen "${grpo[@]}" data=least_solved players.nature.size=4096 steps=95

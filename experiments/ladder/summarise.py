@@ -21,7 +21,7 @@ from selfplay.runs import load
 from selfplay.tasks.ladder import QUESTION
 
 HERE = Path(__file__).parent
-TOKENS = 150_000
+TOKENS = 200_000
 DATA = "data"
 NAMES = {
     DATA: "data, all levels",
