@@ -123,13 +123,13 @@ def needing(choice: str, *more: str) -> list[str]:
     """
     args = [*_behind(choice), *more]
     config = configs.config(*args)
-    args += [f"++{where}.path={stand_in(reward)}" for where, reward in _elsewhere(OmegaConf.to_container(config))]
+    args += [f"++{where}.path={stand_in(reward)}" for where, reward in elsewhere(OmegaConf.to_container(config))]
     if OmegaConf.select(config, "task.source.path") == "tatsu-lab/alpaca":
         args += [f"task.source.path={stored.path('alpaca')}", "task.held_out_share=0.2"]
     return args
 
 
-def _elsewhere(node: Any, where: str = "") -> Iterator[tuple[str, bool]]:
+def elsewhere(node: Any, where: str = "") -> Iterator[tuple[str, bool]]:
     """Every part of a config that names a model which is not in this package, and whether it is a reward model."""
     if not isinstance(node, dict):
         return
@@ -137,7 +137,7 @@ def _elsewhere(node: Any, where: str = "") -> Iterator[tuple[str, bool]]:
     if kind in ("LanguageModel", "RewardModel") and not str(node["path"]).startswith("asset:"):
         yield where, kind == "RewardModel"
     for key, value in node.items():
-        yield from _elsewhere(value, f"{where}.{key}".lstrip("."))
+        yield from elsewhere(value, f"{where}.{key}".lstrip("."))
 
 
 def _behind(choice: str) -> list[str]:
