@@ -3,8 +3,8 @@
     python experiments/ladder/summarise.py multirun/ladder
     python experiments/ladder/summarise.py      # without the runs: from the csv files written before
 
-Every arm is read at its first evaluation after TOKENS generated tokens. The gain is accuracy there minus that before
-training; an arm's share is its gain divided by that of GRPO with data of all levels, seed by seed.
+Every arm is read at its first evaluation after each of BUDGETS generated tokens. The gain is accuracy there minus that
+before training; an arm's share is its gain divided by that of a data arm, seed by seed.
 """
 
 import argparse
@@ -21,18 +21,20 @@ from selfplay.runs import load
 from selfplay.tasks.ladder import QUESTION
 
 HERE = Path(__file__).parent
-TOKENS = 200_000
-DATA = "data"
+BUDGETS = (200_000, 400_000)
+DATA, SAME, PLAY = "data", "data_same", "play"
 NAMES = {
-    DATA: "data, all levels",
-    "data_low": "data, levels 1 and 2",
-    "data_chosen": "data, the least solved of a pool",
-    "play": "self-play (spice)",
+    DATA: "data, GRPO",
+    SAME: "data, the rule of self-play",
+    "data_low": "data of levels 1 and 2, GRPO",
+    "data_chosen": "data, the least solved of a pool, GRPO",
+    PLAY: "self-play (spice)",
     "play_r_zero": "self-play (r_zero)",
     "play_zero_sum": "self-play (lsp_zero)",
     "play_league": "self-play (spice), past selves",
     "play_vote": "self-play (spice), paid by majority vote",
 }
+DRAWN = (DATA, SAME, "data_low", PLAY, "play_r_zero", "play_zero_sum")
 LEVELS = [str(level) for level in range(1, 9)]
 
 
@@ -65,43 +67,52 @@ def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.DataFrame(evaluations), pd.DataFrame(asked)
 
 
-def at_tokens(table: pd.DataFrame) -> pd.DataFrame:
-    """The evaluation of each arm and seed that is read, with the accuracy before training."""
+def at_tokens(table: pd.DataFrame, tokens: int) -> pd.DataFrame:
+    """The evaluation of each arm and seed at a budget, with the gain over the accuracy before training."""
     rows = []
     for _, run in table.sort_values("step").groupby(["arm", "seed"], sort=False):
-        after = run[run["tokens"] >= TOKENS]
-        if after.empty:
-            print(f"{run['arm'].iloc[0]}, seed {run['seed'].iloc[0]}: only {run['tokens'].max():,.0f} tokens, left out")
-            continue
-        rows.append({**after.iloc[0].to_dict(), "before": run["accuracy"].iloc[0]})
+        after = run[run["tokens"] >= tokens]
+        if len(after):
+            rows.append({**after.iloc[0].to_dict(), "gain": after["accuracy"].iloc[0] - run["accuracy"].iloc[0]})
     return pd.DataFrame(rows)
 
 
 def show(table: pd.DataFrame) -> None:
     """The tables, in Markdown."""
-    read_at = at_tokens(table)
-    wide = {key: read_at.pivot(index="seed", columns="arm", values=key) for key in ("accuracy", "before", "tokens")}
-    gain = wide["accuracy"] - wide["before"]
-    arms = [arm for arm in NAMES if arm in gain]
-    print(f"before training: {100 * read_at['before'].mean():.1f} %\n")
-    print("| questions | seeds | tokens, thousands | held-out, % | gain, points | share of the gain with data, % |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
-    for arm in arms:
-        share = "100" if arm == DATA else format_estimate((gain[arm] / gain[DATA]).dropna(), digits=0)
-        cells = [
-            format_estimate(wide["accuracy"][arm].dropna(), share=True),
-            format_estimate(gain[arm].dropna()),
-            share,
-        ]
-        tokens = wide["tokens"][arm].mean() / 1000
-        print(f"| {NAMES[arm]} | {gain[arm].count()} | {tokens:.0f} | {' | '.join(cells)} |")
+    print(f"before training: {100 * table.loc[table['step'] == 0, 'accuracy'].mean():.1f} %\n")
     print(
-        f"\n{markdown({f'{NAMES[a]} − {NAMES[DATA]}': (gain[a] - gain[DATA]).dropna() for a in arms if a != DATA})}\n"
+        "| tokens | questions | seeds | held-out, % | gain, points | of the gain of GRPO, % | of that of its rule, % |"
     )
-    print("| questions | " + " | ".join(f"level {level}" for level in LEVELS) + " |")
+    print("| ---: | --- | ---: | ---: | ---: | ---: | ---: |")
+    differences = {}
+    for tokens in BUDGETS:
+        found = at_tokens(table, tokens)
+        accuracy, gain = (found.pivot(index="seed", columns="arm", values=key) for key in ("accuracy", "gain"))
+        arms = [arm for arm in NAMES if arm in gain]
+        for arm in arms:
+            held, gained = format_estimate(accuracy[arm].dropna(), share=True), format_estimate(gain[arm].dropna())
+            shares = [
+                "100" if arm == of else format_estimate((gain[arm] / gain[of]).dropna(), digits=0)
+                for of in (DATA, SAME)
+                if of in gain
+            ]
+            spent = found.loc[found["arm"] == arm, "tokens"].mean() / 1000
+            cells = [f"{spent:.0f},000", NAMES[arm], str(gain[arm].count()), held, gained, *shares]
+            print(f"| {' | '.join(cells)} |")
+        plays = [arm for arm in arms if arm.startswith("play")]
+        pairs = [(arm, of) for arm in plays for of in (DATA, SAME) if of in arms]
+        pairs += [
+            (arm, of) for arm in (PLAY, "play_r_zero") for of in ("data_low", "data_chosen") if {arm, of} <= set(arms)
+        ]
+        for one, other in pairs:
+            name = f"{tokens // 1000},000 tokens: {NAMES[one]} − {NAMES[other]}"
+            differences[name] = (gain[one] - gain[other]).dropna()
+    print(f"\n{markdown(differences)}\n")
+    print("| at 400,000 tokens | " + " | ".join(f"level {level}" for level in LEVELS) + " |")
     print("| --- |" + " ---: |" * len(LEVELS))
-    for arm in arms:
-        part = read_at[read_at["arm"] == arm]
+    found = at_tokens(table, BUDGETS[-1])
+    for arm in (arm for arm in NAMES if arm in set(found["arm"])):
+        part = found[found["arm"] == arm]
         print(
             f"| {NAMES[arm]} | " + " | ".join(f"{100 * part[f'level {level}'].mean():.0f}" for level in LEVELS) + " |"
         )
@@ -110,7 +121,7 @@ def show(table: pd.DataFrame) -> None:
 def draw(table: pd.DataFrame, asked: pd.DataFrame) -> None:
     """Accuracy against tokens, and the mean level asked against steps."""
     lines = {}
-    for index, arm in enumerate(arm for arm in NAMES if arm in set(table["arm"])):
+    for index, arm in enumerate(arm for arm in DRAWN if arm in set(table["arm"])):
         part = table[table["arm"] == arm].groupby("step")
         found = [estimate(values["accuracy"], share=True) for _, values in part]
         mean, low, high = (100 * np.array([getattr(e, name) for e in found]) for name in ("mean", "low", "high"))
