@@ -211,7 +211,8 @@ def shrunk(choice: str) -> list[str]:
         args.append("opponent.exploit=0")  # one step is no whole period of a league with an exploiter
     if config.eval is not None and choice.startswith(("eval=", "experiment=")):
         args += ["eval.episodes=2"] if "episodes" in config.eval else []
-        args += ["task.per_cell=1"] if "per_cell" in config.task and "task" in config.eval else []
+        for few in ("per_cell", "per_level"):
+            args += [f"task.{few}=1"] if few in config.task and "task" in config.eval else []
         args += ["eval.task.held_out=2"] if "held_out" in config.eval.get("task", {}) else []
     return args
 
