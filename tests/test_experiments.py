@@ -25,6 +25,7 @@ NAMES = (
     "paper_table",
     "rewards_and_regularisers",
     "smollm2_arithmetic",
+    "smollm2_lsp",
 )
 
 
