@@ -29,12 +29,12 @@ from selfplay.runs import load
 from selfplay.theory.intervals import share
 
 HERE = Path(__file__).parent
-ARMS = {"lsp": "LSP", "lsp_zero": "LSP-Zero"}
+ARMS = {"lsp": "LSP"}  # an arm that is run in folders smollm2_lsp_<arm>_<seed> is added here
 UNTOUCHED = {"start": "untouched, sampled", "greedy": "untouched, greedy"}
-COLOURS = {"lsp": "#D55E00", "lsp_zero": "#0072B2"}
+COLOURS = {"lsp": "#D55E00"}
 PANELS = {
     "log-likelihood": "log-likelihood of answers under the judge, nats/token",
-    "solver/quality": "rubric grade of answers, 0–7 (LSP only)",
+    "solver/quality": "rubric grade of answers, 0–7",
     "reward/grade": "grade of answers, 0–7",
     "instruction": "Challenger's texts that are instructions, share",
     "solver/length": "answer, tokens",
@@ -96,7 +96,7 @@ def tell(turns: pd.DataFrame, out: Path) -> None:
         "# Transcripts",
         "",
         "Two games of a step, of each the question and two of the four answers, with their reward (log-likelihood per "
-        "token under the judge) and, with LSP, their rubric grade.",
+        "token under the judge) and their rubric grade.",
     ]
     for (arm, seed), run in turns.groupby(["arm", "seed"], sort=False):
         last = int(run["step"].max())
@@ -146,7 +146,7 @@ def judge_table(judge: pd.DataFrame) -> None:
     )
     for pairs in dict.fromkeys(judge["pairs"]):
         cells = [f"{rows[pairs, by][1]}, p = {probability(corrected[pairs, by])}" for by in names]
-        print(f"| {pairs} | {rows[pairs, names[0]][0]} | " + " | ".join(cells).replace("= <", "< ") + " |")
+        print(f"| {pairs} | {rows[pairs, names[0]][0]} | " + " | ".join(cells).replace("= <", "<") + " |")
 
 
 def by_seed(replies: pd.DataFrame, measure: str) -> pd.Series:
