@@ -21,10 +21,12 @@ NAMES = (
     "baselines",
     "challenger_payoffs",
     "first_light",
+    "ladder",
     "neighbours/offline_q",
     "paper_table",
     "rewards_and_regularisers",
     "smollm2_arithmetic",
+    "smollm2_lsp",
     "stability",
 )
 

@@ -118,7 +118,7 @@ def show(table: pd.DataFrame) -> None:
         )
 
 
-def draw(table: pd.DataFrame, asked: pd.DataFrame) -> None:
+def draw(table: pd.DataFrame, asked: pd.DataFrame, out: Path) -> None:
     """Accuracy against tokens, and the mean level asked against steps."""
     lines = {}
     for index, arm in enumerate(arm for arm in DRAWN if arm in set(table["arm"])):
@@ -128,7 +128,7 @@ def draw(table: pd.DataFrame, asked: pd.DataFrame) -> None:
         lines[index] = Line(NAMES[arm], part["tokens"].mean().to_numpy() / 1000, mean, low, high)
     save(
         draw_lines(lines, "Held-out accuracy on the ladder", "generated tokens, thousands", "accuracy, %"),
-        HERE / "accuracy.png",
+        out / "accuracy.png",
     )
     lines = {}
     for index, arm in enumerate(arm for arm in NAMES if arm in set(asked["arm"])):
@@ -139,12 +139,13 @@ def draw(table: pd.DataFrame, asked: pd.DataFrame) -> None:
         lines[index] = Line(
             NAMES[arm], mean.index.to_numpy(dtype=float), mean.to_numpy(), mean.to_numpy(), mean.to_numpy()
         )
-    save(draw_lines(lines, "Level of the questions asked", "step", "mean level"), HERE / "levels.png")
+    save(draw_lines(lines, "Level of the questions asked", "step", "mean level"), out / "levels.png")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder of the figures")
     args = parser.parse_args()
     files = HERE / "evaluations.csv", HERE / "asked.csv"
     if args.folder:
@@ -152,7 +153,7 @@ def main() -> None:
             table.to_csv(file, index=False, float_format="%.6g", lineterminator="\n")
     table, asked = map(pd.read_csv, files)
     show(table)
-    draw(table, asked)
+    draw(table, asked, args.out)
 
 
 if __name__ == "__main__":
