@@ -3,11 +3,13 @@
 import math
 from dataclasses import replace
 
+import cli
 import pytest
 import torch
 from bandit import ASK, table
 from language_models import ASKS, made, moved, plain_logprobs
 
+from selfplay.building import make
 from selfplay.core import Reply, SelfplayError, Turn
 from selfplay.parallel import Processes, using
 from selfplay.players.language_model import LanguageModel
@@ -37,6 +39,20 @@ def test_the_mean_per_token_of_sampled_replies(learner: LanguageModel) -> None:
     own = [-sum(reply.logprobs) / len(reply.logprobs) for reply in replies]
     assert Surprisal("learner").score(turns, players).tolist() == pytest.approx(own, abs=1e-4)
     assert Surprisal().score(turns, players).tolist() != pytest.approx(own, abs=1e-2)
+
+
+def test_the_reward_likelihood_is_the_mean_log_probability_and_the_grade_is_only_logged(learner: LanguageModel) -> None:
+    """The reward of the frozen reference, not of the learner, which has moved from it."""
+    learner.max_tokens = 8
+    reference = learner.snapshot()
+    moved(learner, 1)
+    turns = [Turn(ask, reply, player="learner") for ask, reply in zip(ASKS, learner.act(ASKS), strict=True)]
+    reward = make(cli.composed("reward=likelihood", "reward.parts.grade.unreadable=5").reward, "reward")
+    found = reward.score(turns, {"learner": learner, "reference": reference})
+    expected = [-by_hand(reference, turn.reply) for turn in turns]
+    assert found.tolist() == pytest.approx(expected, abs=1e-4)
+    assert reward.metrics["surprisal"] == pytest.approx(-sum(expected) / len(expected), abs=1e-4)
+    assert reward.metrics["grade"] == 5  # a judge of chance writes no grade
 
 
 def test_a_teachers_text_has_the_policys_tokens(tiny: LanguageModel) -> None:
