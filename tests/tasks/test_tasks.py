@@ -111,7 +111,7 @@ def test_a_task_that_judges_serves_as_reward_and_evaluation() -> None:
                 make(config(f"task={name}", *stored.needed(name)[:-1]).eval, "eval")
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("world", "arithmetic")])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("world", "ladder", "arithmetic")])
 def test_every_task_of_others_says_what_is_lacking(name: str, tmp_path: Path) -> None:
     """Without its file, or offline without its data set, the error is one sentence with the remedy."""
     if name in ("ifbench", "reasoning_gym", "programs", "preferences"):
