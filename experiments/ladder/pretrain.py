@@ -9,6 +9,7 @@ tokenizer, the architecture and the optimizers are those of experiments/tiny_mod
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -16,7 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tiny_model"))
 from corpus import Encoder, Pair
-from pretrain import model, save, train
+from pretrain import batches, model, save, train
 from tokenizer import build
 
 from selfplay.engines.memory import keep_freed_memory
@@ -35,15 +36,6 @@ def pairs(rng: Random, count: int, habit: float) -> list[Pair]:
         answer = " ".join(steps(*text.split(), mistaken=lambda: rng.random() < habit))
         out.append((text, answer) if rng.random() < 0.8 else (CHALLENGE, text))
     return out
-
-
-def batches(encoder: Encoder, rng: Random, size: int, habit: float):
-    """Endless batches of conversations of like length: a pool of sixteen is sorted, sliced and shuffled."""
-    while True:
-        pool = sorted(pairs(rng, 16 * size, habit), key=lambda p: len(p[0]) + len(p[1]))
-        slices = [pool[i : i + size] for i in range(0, len(pool), size)]
-        rng.shuffle(slices)
-        yield from (encoder.batch(part) for part in slices)
 
 
 def main() -> None:
@@ -65,7 +57,8 @@ def main() -> None:
         ("skills", args.steps, args.lr, 0.0),
         ("habits", args.habit_steps, args.habit_lr, HABIT),
     ):
-        train(lm, batches(encoder, Random(f"{args.seed}/{stage}"), args.batch, habit), stage, count, lr)
+        stream = batches(encoder, Random(f"{args.seed}/{stage}"), args.batch, partial(pairs, habit=habit))
+        train(lm, stream, stage, count, lr)
         save(lm, tokenizer, args.out.with_name(f"{args.out.name}-{stage}") if stage == "skills" else args.out)
 
 

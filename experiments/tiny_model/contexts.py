@@ -8,11 +8,12 @@ one is learnt (below level 4), behind typical mistakes the typical mistake; with
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 from random import Random
 
 import torch
-from corpus import Encoder, dialogue
+from corpus import Encoder, dialogue, pairs
 from pretrain import batches, save, train
 from tokenizer import build
 from transformers import LlamaForCausalLM
@@ -23,7 +24,7 @@ from selfplay.models.load import resolve
 
 def mixed(encoder: Encoder, rng: Random, size: int):
     """Endless batches, in turn of `size` bare conversations and of half as many dialogues of like length."""
-    bare, pool = batches(encoder, rng, size, habits=True), []
+    bare, pool = batches(encoder, rng, size, partial(pairs, habits=True)), []
     while True:
         if not pool:
             drawn = sorted(

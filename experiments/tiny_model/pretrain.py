@@ -10,11 +10,13 @@ which self-play can bring out. `measure.py` prints what the result can do.
 import argparse
 import math
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from random import Random
 
 import torch
-from corpus import Encoder, pairs
+from corpus import Encoder, Pair, pairs
 from muon import Muon
 from tokenizer import build
 from torch.nn.functional import cross_entropy
@@ -42,10 +44,10 @@ def model(vocabulary: int, end: int, pad: int) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def batches(encoder: Encoder, rng: Random, size: int, habits: bool):
+def batches(encoder: Encoder, rng: Random, size: int, pairs: Callable[[Random, int], list[Pair]]):
     """Endless batches of conversations of like length: a pool of sixteen is sorted, sliced and shuffled."""
     while True:
-        pool = sorted(pairs(rng, 16 * size, habits), key=lambda p: len(p[0]) + len(p[1]))
+        pool = sorted(pairs(rng, 16 * size), key=lambda p: len(p[0]) + len(p[1]))
         slices = [pool[i : i + size] for i in range(0, len(pool), size)]
         rng.shuffle(slices)
         yield from (encoder.batch(part) for part in slices)
@@ -104,10 +106,10 @@ def main() -> None:
     else:
         lm = model(len(tokenizer), encoder.end, encoder.pad)
         print(f"{sum(p.numel() for p in lm.parameters()):,} parameters", flush=True)
-        skills = batches(encoder, Random(f"{args.seed}/skills"), args.batch, habits=False)
+        skills = batches(encoder, Random(f"{args.seed}/skills"), args.batch, partial(pairs, habits=False))
         train(lm, skills, "skills", args.steps, args.lr)
         save(lm, tokenizer, args.out.with_name(args.out.name + "-skills"))
-    habits = batches(encoder, Random(f"{args.seed}/habits"), args.batch, habits=True)
+    habits = batches(encoder, Random(f"{args.seed}/habits"), args.batch, partial(pairs, habits=True))
     train(lm, habits, "habits", args.habit_steps, args.habit_lr)
     save(lm, tokenizer, args.out)
 

@@ -74,6 +74,7 @@ def test_levels_of_the_training_questions() -> None:
     "options, message",
     [
         ({"top": 13}, "task.top is 13 .* has the levels 1 to 12"),
+        ({"top": 13, "levels": [1], "per_level": 1}, "task.top is 13"),
         ({"levels": [0], "per_level": 1}, r"task.levels \[0\]"),
         ({"levels": [], "per_level": 1}, r"task.levels \[\]"),
         ({"per_level": 20_000, "top": 1}, "task.per_level is 20000, but level 1 seems to have only"),
